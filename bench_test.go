@@ -1,0 +1,87 @@
+package sendq_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+)
+
+// BenchmarkSend is the cost of a 64-byte message over loopback TCP, written included:
+// of a Writer, and of the two ways that most programs have.
+func BenchmarkSend(b *testing.B) {
+	message := make([]byte, 64)
+
+	b.Run("Writer", func(b *testing.B) {
+		w := sendq.NewWriter(drained(b), nil)
+		b.ReportAllocs()
+		for b.Loop() {
+			w.Write(message)
+		}
+		require.NoError(b, w.Flush(context.Background()))
+	})
+
+	b.Run("channel, one write per message", func(b *testing.B) {
+		conn := drained(b)
+		queue := make(chan []byte, 256)
+		var writer sync.WaitGroup
+		writer.Go(func() {
+			for p := range queue {
+				conn.Write(p)
+			}
+		})
+		b.ReportAllocs()
+		for b.Loop() {
+			queue <- append([]byte(nil), message...)
+		}
+		close(queue)
+		writer.Wait()
+	})
+
+	b.Run("mutex around conn.Write", func(b *testing.B) {
+		conn := drained(b)
+		var mu sync.Mutex
+		b.ReportAllocs()
+		for b.Loop() {
+			mu.Lock()
+			conn.Write(message)
+			mu.Unlock()
+		}
+	})
+
+	b.Run("limit", func(b *testing.B) {
+		conn := drained(b)
+		buf := make([]byte, 0, 256<<10)
+		for b.Loop() {
+			if len(buf)+64 > cap(buf) {
+				conn.Write(buf)
+				buf = buf[:0]
+			}
+			buf = append(buf, message...)
+		}
+	})
+}
+
+// drained returns a TCP connection whose peer reads everything.
+func drained(b *testing.B) net.Conn {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(b, err)
+	defer l.Close()
+	go func() {
+		peer, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer peer.Close()
+		io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{peer}, make([]byte, 256<<10))
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(b, err)
+	b.Cleanup(func() { conn.Close() })
+	return conn
+}

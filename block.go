@@ -1,0 +1,95 @@
+package sendq
+
+import (
+	"encoding/binary"
+	"sync"
+)
+
+// blockSizes are the sizes in bytes of pooled blocks.
+var blockSizes = [...]int{512, 4 << 10, 32 << 10, 256 << 10}
+
+// maxCopied is the largest message that is copied behind others into a pooled
+// block. A larger one gets a block of its own, and is copied without the lock.
+const maxCopied = 16 << 10
+
+const endSize = 4 // bytes of an entry in a block's index
+
+var blockPools [len(blockSizes)]sync.Pool
+
+// A block holds messages one behind the other, and an index of where each ends.
+// The messages fill buf from the front, the index from the back, until they meet:
+//
+//	| message 0 | message 1 | ... free ... | end of 1 | end of 0 |
+//
+// One goroutine at a time appends; what has been appended never changes, so any
+// number of others may read it meanwhile.
+type block struct {
+	buf   []byte
+	class int // index into blockSizes, or loneMessage
+
+	// Owned by whoever appends.
+	used int // bytes of messages
+	n    int // messages
+}
+
+// loneMessage marks a block that holds one message and no index: a message too
+// large to share a block, or one whose bytes belong to somebody else.
+const loneMessage = -1
+
+// newLone returns a block whose only message is p, without copying it.
+func newLone(p []byte) *block {
+	return &block{buf: p, class: loneMessage, used: len(p), n: 1}
+}
+
+// newBlock returns an empty block, near size bytes large and with room for at
+// least one message of up to maxCopied bytes and of up to size.
+func newBlock(size int) *block {
+	class := 0
+	for class < len(blockSizes)-1 && blockSizes[class] < size+endSize {
+		class++
+	}
+	if b, ok := blockPools[class].Get().(*block); ok {
+		return b
+	}
+	return &block{buf: make([]byte, blockSizes[class]), class: class}
+}
+
+func (b *block) pooled() bool { return b.class != loneMessage }
+
+// recycle gives a pooled block back. No message of it may be in use.
+func (b *block) recycle() {
+	b.reset()
+	blockPools[b.class].Put(b)
+}
+
+func (b *block) reset() { b.used, b.n = 0, 0 }
+
+// fits tells whether a message of n bytes can be appended.
+func (b *block) fits(n int) bool {
+	return n <= len(b.buf)-b.used-endSize*(b.n+1)
+}
+
+// append copies p, which fits, behind the other messages and returns its index.
+func (b *block) append(p []byte) int {
+	b.used += copy(b.buf[b.used:], p)
+	binary.NativeEndian.PutUint32(b.buf[len(b.buf)-endSize*(b.n+1):], uint32(b.used))
+	b.n++
+	return b.n - 1
+}
+
+// message returns message i.
+func (b *block) message(i int) []byte { return b.buf[b.start(i):b.end(i):b.end(i)] }
+
+func (b *block) start(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return b.end(i - 1)
+}
+
+func (b *block) end(i int) int {
+	if b.class == loneMessage {
+		return len(b.buf)
+	}
+	return int(binary.NativeEndian.Uint32(b.buf[len(b.buf)-endSize*(i+1):]))
+}
