@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+// runClient logs in at addr, sends the lines of in and shows on out what arrives,
+// until either ends.
+func runClient(addr, name string, in io.Reader, out io.Writer) error {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	w := sendq.NewWriter(conn, nil)
+	defer w.CloseNow()
+	fmt.Fprintln(w, name)
+	fmt.Fprintf(os.Stderr, "connected as %s: type *: hello, or ? for help; Ctrl-D ends\n", name)
+
+	received := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(out, conn)
+		received <- err
+	}()
+	typed := make(chan struct{})
+	go func() {
+		defer close(typed)
+		for lines := bufio.NewReader(in); ; {
+			line, err := lines.ReadString('\n')
+			if line != "" {
+				fmt.Fprintln(w, strings.TrimRight(line, "\r\n"))
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+
+	select {
+	case err := <-received:
+		if err != nil {
+			return fmt.Errorf("the connection broke: %w", err)
+		}
+		return errors.New("the server closed the connection")
+	case <-typed:
+	}
+	// Told to quit, the server answers what was sent before, and closes.
+	fmt.Fprintln(w, "/quit")
+	conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	if err := <-received; err != nil {
+		return fmt.Errorf("the server did not say goodbye: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Whatever a client sends, its lines are understood or refused, and what others may
+// get to see is one line of harmless text.
+func FuzzLines(f *testing.F) {
+	for _, seed := range []string{
+		"bob, alice: hi\n", "*: hi\n", "#room: hi\n", "/join #room\n/leave #room\r\n", "/who\n/who #room\n/quit\n",
+		"", "\n", ":\n", ",:,\n", "/\n", "/who  \n", "cut off", "a\xff\x1b[2J\u202e: \x00\r\r\n",
+	} {
+		f.Add(seed)
+	}
+	harmless := func(t *testing.T, s string) {
+		require.True(t, utf8.ValidString(s))
+		require.False(t, strings.ContainsFunc(s, unicode.IsControl), "%q", s)
+	}
+	f.Fuzz(func(t *testing.T, input string) {
+		rest := input
+		lines := newLineScanner(strings.NewReader(input))
+		for lines.Scan() {
+			raw, after, found := strings.Cut(rest, "\n")
+			rest = after
+			require.True(t, found, "a line without an end was delivered")
+			require.Equal(t, strings.TrimSuffix(raw, "\r"), lines.Text())
+			require.LessOrEqual(t, len(lines.Text()), maxLine)
+
+			cmd, err := parse(clean(lines.Text()))
+			if err != nil {
+				harmless(t, err.Error())
+				continue
+			}
+			harmless(t, cmd.text)
+			harmless(t, cmd.room)
+			switch cmd.verb {
+			case toUsers:
+				require.NotEmpty(t, cmd.users)
+				require.NotEmpty(t, cmd.text)
+				for _, name := range cmd.users {
+					harmless(t, name)
+					require.NotContains(t, name, ",")
+					require.Equal(t, strings.TrimSpace(name), name)
+				}
+			case toAll, toRoom:
+				require.NotEmpty(t, cmd.text)
+			case join, leave:
+				require.True(t, isName(strings.TrimPrefix(cmd.room, "#")))
+			}
+		}
+		if lines.Err() == nil {
+			require.NotContains(t, rest, "\n", "a line was left out")
+		}
+	})
+}

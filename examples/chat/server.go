@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+const (
+	// loginTimeout is how long a client has for its first line.
+	loginTimeout = 10 * time.Second
+
+	// closeTimeout is how long a client has to take what is queued for it when
+	// its connection, or the whole server, ends.
+	closeTimeout = 10 * time.Second
+)
+
+// A server is the users who are logged in, and the rooms they are in: a Broker.
+type server struct {
+	broker *sendq.Broker
+	log    *slog.Logger
+}
+
+func newServer(log *slog.Logger) *server {
+	return &server{broker: sendq.NewBroker(nil), log: log}
+}
+
+// serve accepts connections until ctx is done. Then it delivers what is queued for
+// each user, for closeTimeout at most, and returns when the last session has ended.
+func (s *server) serve(ctx context.Context, l net.Listener) error {
+	context.AfterFunc(ctx, func() { l.Close() })
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	for pause := time.Duration(0); ; {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+			sessions.Go(func() { s.handle(ctx, conn) })
+		case ctx.Err() != nil:
+			bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
+			defer cancel()
+			_ = s.broker.Shutdown(bound) // each session reports what its user did not get
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			// Such as too many open files: it passes when users leave.
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.log.Warn("cannot accept, trying again", "error", err, "pause", pause)
+			time.Sleep(pause)
+		}
+	}
+}
+
+// handle is one connection, from the login to the end.
+func (s *server) handle(ctx context.Context, conn net.Conn) {
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{CloseTimeout: closeTimeout})
+	lines := newLineScanner(conn)
+	name, err := s.login(ctx, conn, w, lines)
+	if err == nil {
+		u := &user{server: s, name: name, w: w, rooms: make(map[string]*sendq.Room)}
+		err = u.talk(lines)
+		u.logOut()
+	}
+	if err != io.EOF {
+		reply(w, "error: %v", err)
+	}
+	// Close delivers: a user who says /quit, or whose login is refused, still gets
+	// every line that was queued.
+	if err := w.Close(); err != nil && name != "" {
+		s.log.Warn("connection lost", "user", name, "peer", conn.RemoteAddr(), "error", err)
+	}
+}
+
+// login reads the first line and registers w under the name in it.
+func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, lines *bufio.Scanner) (string, error) {
+	// When the server stops, those who are not logged in have nothing to wait for.
+	defer context.AfterFunc(ctx, func() { w.CloseNow() })()
+	conn.SetReadDeadline(time.Now().Add(loginTimeout))
+	defer conn.SetReadDeadline(time.Time{})
+
+	if !lines.Scan() {
+		return "", readError(lines)
+	}
+	name := clean(lines.Text())
+	if !isName(name) {
+		return "", fmt.Errorf("a login is 1 to %d letters (a-z), digits, '_', '-' or '.'", maxName)
+	}
+	switch err := s.broker.Register(name, w); {
+	case errors.Is(err, sendq.ErrNameTaken):
+		return "", fmt.Errorf("the login %s is taken, choose another one", name)
+	case err != nil:
+		return "", errors.New("the server is shutting down")
+	}
+	return name, nil
+}
+
+// A user is somebody who is logged in.
+type user struct {
+	server *server
+	name   string
+	w      *sendq.Writer
+	rooms  map[string]*sendq.Room // those the user is in
+}
+
+// talk does what the user's lines say, until there are no more (io.EOF) or one is too
+// long. It stops when the Writer has ended: others may have the name by then, and what
+// is left of the input must not speak for them.
+func (u *user) talk(lines *bufio.Scanner) error {
+	for lines.Scan() && u.w.Err() == nil {
+		cmd, err := parse(clean(lines.Text()))
+		switch {
+		case err != nil:
+			reply(u.w, "error: %v", err)
+		case cmd.verb == quit:
+			return io.EOF
+		default:
+			u.do(cmd)
+		}
+	}
+	return readError(lines)
+}
+
+func (u *user) do(cmd command) {
+	broker := u.server.broker
+	switch cmd.verb {
+	case toUsers:
+		message := line("from %s: %s", u.name, cmd.text)
+		for _, to := range cmd.users {
+			switch err := broker.Send(to, message); {
+			case errors.Is(err, sendq.ErrUnknownName):
+				reply(u.w, "error: no such user: %s", to)
+			case err != nil:
+				reply(u.w, "error: %s has just left", to)
+			}
+		}
+	case toAll:
+		broker.BroadcastFrom(u.name, line("from %s: %s", u.name, cmd.text))
+	case toRoom:
+		if room := u.rooms[cmd.room]; room != nil {
+			room.PublishFrom(u.name, line("from %s in %s: %s", u.name, cmd.room, cmd.text))
+		} else {
+			reply(u.w, "error: not in %s", cmd.room)
+		}
+	case join:
+		u.join(cmd.room)
+	case leave:
+		u.leave(cmd.room)
+	case who:
+		names := broker.Names()
+		if cmd.room != "" {
+			names = broker.Room(cmd.room).Members()
+		}
+		reply(u.w, "names: %s", strings.Join(slices.Sorted(names), ", "))
+	}
+}
+
+func (u *user) join(name string) {
+	if u.rooms[name] != nil {
+		reply(u.w, "error: already in %s", name)
+		return
+	}
+	room := u.server.broker.Room(name)
+	if err := room.Join(u.name); err != nil {
+		return // this user's Writer has ended, and the connection with it
+	}
+	u.rooms[name] = room
+	room.Publish(line("* %s joined %s", u.name, name))
+}
+
+func (u *user) leave(name string) {
+	room := u.rooms[name]
+	if room == nil {
+		reply(u.w, "error: not in %s", name)
+		return
+	}
+	delete(u.rooms, name)
+	room.Leave(u.name)
+	room.Publish(line("* %s left %s", u.name, name))
+}
+
+// logOut frees the name and leaves all rooms. What is queued for the user stays queued.
+func (u *user) logOut() {
+	u.server.broker.Unregister(u.name, u.w)
+	for name, room := range u.rooms {
+		room.Publish(line("* %s left %s", u.name, name))
+	}
+}
+
+// reply queues a line for w alone. It can fail only when w has ended, and then the
+// reader of the connection ends too.
+func reply(w *sendq.Writer, format string, args ...any) {
+	_, _ = w.Write(line(format, args...))
+}
+
+func line(format string, args ...any) []byte {
+	return append(fmt.Appendf(nil, format, args...), '\n')
+}
