@@ -48,7 +48,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	return &Broker{
 		names: make(map[string]*member),
 		rooms: make(map[string]*group),
-		all:   newGroup(),
+		all:   newGroup(""),
 	}
 }
 
@@ -117,11 +117,20 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 
 // Names yields the names at the moment when the iteration starts, in no order.
 func (b *Broker) Names() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, m := range b.members(b.all) {
-			if !yield(m.name) {
-				return
-			}
+	return func(yield func(string) bool) { b.yieldNames(b.all, yield) }
+}
+
+// yieldNames yields the names of the members of g, which may be nil.
+func (b *Broker) yieldNames(g *group, yield func(string) bool) {
+	if g == nil {
+		return
+	}
+	b.mu.Lock()
+	members := g.snapshot()
+	b.mu.Unlock()
+	for _, m := range members {
+		if !yield(m.name) {
+			return
 		}
 	}
 }
@@ -166,8 +175,8 @@ func (b *Broker) Close() error { return b.end((*Writer).Close) }
 func (b *Broker) end(endWriter func(*Writer) error) error {
 	b.mu.Lock()
 	b.closed = true
+	members := b.all.snapshot()
 	b.mu.Unlock()
-	members := b.members(b.all)
 	errs := make([]error, len(members))
 	var g errgroup.Group
 	for i, m := range members {

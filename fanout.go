@@ -8,24 +8,33 @@ import (
 
 // A group is whom a message fans out to: the members of a room, or all of a Broker.
 type group struct {
+	room string // the room's name
+
 	// order is held by whoever publishes to the group, so that all members get
 	// its messages in one same order. It is taken before Broker.mu.
 	order sync.Mutex
 
 	// Guarded by Broker.mu.
-	members []*member
-	index   map[*member]int // where in members
-	frozen  bool            // somebody reads members: change a copy
+	members    []*member
+	index      map[*member]int // where in members
+	frozen     bool            // somebody reads members: change a copy
+	publishing bool            // order is held
 }
 
-func newGroup() *group { return &group{index: make(map[*member]int)} }
+func newGroup(room string) *group { return &group{room: room, index: make(map[*member]int)} }
 
 // snapshot returns the members, which nobody will change. It copies nothing: the next
-// change does, once, however many snapshots were taken and changes follow. Broker.mu
-// is held, here and in add and remove.
+// change does, once, however many snapshots were taken and changes follow.
 func (g *group) snapshot() []*member {
 	g.frozen = true
 	return g.members
+}
+
+func (g *group) thaw() {
+	if g.frozen {
+		g.members = slices.Clone(g.members)
+		g.frozen = false
+	}
 }
 
 func (g *group) add(m *member) {
@@ -46,13 +55,6 @@ func (g *group) remove(m *member) {
 	g.members = g.members[:last]
 }
 
-func (g *group) thaw() {
-	if g.frozen {
-		g.members = slices.Clone(g.members)
-		g.frozen = false
-	}
-}
-
 // publish queues p for the members of g, which may be nil, and returns how many
 // accepted it. If except is not nil, the member of that name is passed over.
 //
@@ -65,7 +67,12 @@ func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
 	message := newLone(bytes.Clone(p))
 	g.order.Lock()
 	defer g.order.Unlock()
-	for _, m := range b.members(g) {
+	b.mu.Lock()
+	g.publishing = true
+	members := g.snapshot()
+	b.mu.Unlock()
+
+	for _, m := range members {
 		if except != nil && m.name == *except {
 			continue
 		}
@@ -73,15 +80,19 @@ func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
 			accepted++
 		}
 	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g.publishing = false
+	b.dropIfDone(g)
 	return accepted
 }
 
-// members returns a snapshot of the members of g, which may be nil.
-func (b *Broker) members(g *group) []*member {
-	if g == nil {
-		return nil
+// dropIfDone forgets a room that its last member has left. It waits for the message
+// under way: otherwise those who come back meanwhile could make the room anew, and see
+// the next message before this one. b.mu is held.
+func (b *Broker) dropIfDone(g *group) {
+	if len(g.members) == 0 && !g.publishing && b.rooms[g.room] == g {
+		delete(b.rooms, g.room)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return g.snapshot()
 }

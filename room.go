@@ -32,7 +32,7 @@ func (r *Room) Join(name string) error {
 	}
 	g := b.rooms[r.name]
 	if g == nil {
-		g = newGroup()
+		g = newGroup(r.name)
 		b.rooms[r.name] = g
 	}
 	g.add(m)
@@ -53,7 +53,7 @@ func (r *Room) Leave(name string) bool {
 	return m != nil && b.leave(m, r.name)
 }
 
-// leave takes m out of a room, and the room away with its last member. b.mu is held.
+// leave takes m out of a room and tells whether it was in. b.mu is held.
 func (b *Broker) leave(m *member, room string) bool {
 	g := m.rooms[room]
 	if g == nil {
@@ -61,9 +61,7 @@ func (b *Broker) leave(m *member, room string) bool {
 	}
 	delete(m.rooms, room)
 	g.remove(m)
-	if len(g.members) == 0 {
-		delete(b.rooms, room)
-	}
+	b.dropIfDone(g)
 	return true
 }
 
@@ -77,21 +75,20 @@ func (r *Room) PublishFrom(sender string, p []byte) int {
 
 // Members yields the members' names at the moment when the iteration starts, in no order.
 func (r *Room) Members() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, m := range r.broker.members(r.group()) {
-			if !yield(m.name) {
-				return
-			}
-		}
-	}
+	return func(yield func(string) bool) { r.broker.yieldNames(r.group(), yield) }
 }
 
 // Len returns the number of members.
 func (r *Room) Len() int {
-	return len(r.broker.members(r.group()))
+	r.broker.mu.Lock()
+	defer r.broker.mu.Unlock()
+	if g := r.broker.rooms[r.name]; g != nil {
+		return len(g.members)
+	}
+	return 0
 }
 
-// group returns the room itself, or nil if it has no members.
+// group returns the members of the room, or nil if it has none.
 func (r *Room) group() *group {
 	r.broker.mu.Lock()
 	defer r.broker.mu.Unlock()

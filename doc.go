@@ -1,0 +1,74 @@
+/*
+Package sendq sends messages from many goroutines over one connection, whole and in
+order, without making any of them wait for the network.
+
+Only one goroutine may write to a connection at a time, or foo and bar arrive as
+fobaor. A [Writer] takes a [net.Conn] over for writing: every call of its Write is a
+message, which is queued and then written by a single goroutine. A [Broker] gives
+Writers names and sends to one of them, to all, or to the members of a [Room].
+
+	w := sendq.NewWriter(conn, nil)
+	go w.WriteString("from one goroutine\n")
+	go w.WriteString("from another\n")
+	...
+	err := w.Close() // delivers what is queued, or says how much it could not
+
+A complete program, a chat server, is in examples/chat.
+
+# Guarantees
+
+Each is followed by the test that holds it.
+
+A Writer:
+
+ 1. Whole. The bytes of one message are contiguous on the connection, however many
+    goroutines send. (TestWriterWhole)
+ 2. In order. Messages reach the connection in the order in which they were accepted;
+    those of one goroutine are accepted in the order of its calls. (TestWriterInOrder)
+ 3. Never in the way. A send never waits for the network, and no lock is held across a
+    call into the connection: no sender, no other Writer and no Broker waits for a
+    slow peer. (TestWriterNeverInTheWay)
+ 4. One flusher. At most one goroutine writes to the connection at a time. While there
+    is nothing to write there is none, and no buffer either. (TestWriterOneFlusher)
+ 5. Accounted for. Every accepted message ends in exactly one way: written (the
+    connection took every byte), dropped, or undelivered (the Writer ended first);
+    accepted = written + dropped + undelivered + pending in every snapshot of Stats.
+    (TestWriterAccountedFor)
+ 6. Never torn. After a failed or partial write nothing more is written: the Writer
+    ends, closes the connection, so that its reader wakes, and keeps the error.
+    (TestWriterNeverTorn)
+ 7. Close delivers. Close writes what is queued, within a bound, so that a peer that
+    reads to the end gets every byte, even if it has sent bytes that nobody read.
+    CloseNow can always interrupt a stuck write. (TestWriterCloseDelivers)
+ 8. Memory comes back. After a burst the queue's memory is returned; what a stalled
+    peer costs is its backlog, not a multiple of it. (TestWriterMemoryComesBack)
+
+A Broker:
+
+ 9. A name maps to its Writer until that Writer ends or is unregistered. The end of an
+    old Writer never removes a newer one under the same name.
+    (TestBrokerNameMapsUntilEnd)
+ 10. Every member of a room sees the room's messages in one same order
+    (TestRoomOneOrder), and one sender's messages, direct, to a room or to all, reach
+    a recipient in call order (TestBrokerSenderOrder).
+ 11. A fan-out copies a message at most once, however many recipients it has, and a
+    stalled recipient slows no other. (TestBrokerFanOutCopiesOnce)
+ 12. The caller learns what became of each recipient: unknown, accepted, refused.
+    (TestBrokerTellsOutcome)
+
+# The queue is unbounded
+
+What a peer does not read stays in memory until it does, or until the Writer is
+closed. Stats tells how much that is.
+
+# What accepted means
+
+A message is accepted when Write returns nil. It is written when the connection has
+taken it, which [Writer.Flush] waits for, and delivered when the peer's machine has
+acknowledged it, which [Writer.Close] waits for. Whether the peer's program has read it
+only the peer can tell. After the end of a Writer, [Writer.Err] says why it ended, and
+[Writer.Undelivered] returns what was accepted and not written.
+
+The package logs nothing and starts no goroutine before there is something to write.
+*/
+package sendq
