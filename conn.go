@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -71,19 +72,25 @@ func finish(conn net.Conn, aborted <-chan struct{}) (unacknowledged int, err err
 		case errors.Is(err, errors.ErrUnsupported):
 			sleep(500*time.Millisecond, aborted) // as net/http does, hoping that it is enough
 			return 0, nil
-		case err != nil && n > fin:
+		case errors.Is(err, errPeerGone) && n <= fin:
+			return 0, nil // with everything
+		case errors.Is(err, errPeerGone):
 			return n - fin, err
 		case err != nil:
-			return 0, nil
+			return unacknowledged, err // closed under our hands
 		case n == 0:
 			discardUnread(inner)
 			return 0, nil
 		}
+		unacknowledged = max(n-fin, 0)
 		if !sleep(pause, aborted) {
-			return n - fin, nil
+			return unacknowledged, nil
 		}
 	}
 }
+
+// errPeerGone says that what is not acknowledged by now never will be.
+const errPeerGone = syscall.ECONNRESET
 
 // sleep waits for d, and returns false at once when aborted is closed.
 func sleep(d time.Duration, aborted <-chan struct{}) bool {

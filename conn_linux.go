@@ -9,8 +9,8 @@ import (
 )
 
 // unacknowledgedBytes returns how many bytes, the half-close included, were written
-// to conn and not acknowledged by the peer's kernel. The error is ECONNRESET when
-// they never will be.
+// to conn and not acknowledged by the peer's kernel. The error is errPeerGone when they
+// never will be.
 //
 // SIOCOUTQ alone does not do: after a reset it stays where it was for ever.
 func unacknowledgedBytes(conn net.Conn) (n int, err error) {
@@ -39,7 +39,7 @@ func unacknowledgedBytes(conn net.Conn) (n int, err error) {
 		n = int(outq)
 		const tcpClose = 7
 		if state := binary.NativeEndian.AppendUint32(nil, uint32(info))[0]; state == tcpClose && n > 0 {
-			err = syscall.ECONNRESET
+			err = errPeerGone
 		}
 	})
 	if controlErr != nil {

@@ -150,6 +150,9 @@ func (w *Writer) end() error {
 
 	w.mu.Lock()
 	w.state = ended
+	if w.queue.empty() {
+		w.queue.release()
+	}
 	flushes, hooks := w.flushes, w.onEnd
 	w.flushes, w.onEnd = nil, nil
 	w.mu.Unlock()

@@ -70,6 +70,9 @@ const (
 // else may call Write, CloseWrite or SetWriteDeadline on it. Reading stays with the
 // caller, and so does ending the Writer, by Close or otherwise: that closes conn.
 //
+// On a datagram connection each message is a datagram, and an error, such as that of a
+// port where nobody listens, ends the Writer as on any other.
+//
 // A Writer uses no goroutine and no buffer until the first message.
 //
 // NewWriter panics if conn is nil or an option is negative.
