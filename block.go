@@ -2,11 +2,16 @@ package sendq
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"sync"
 )
 
-// blockSizes are the sizes in bytes of pooled blocks.
-var blockSizes = [...]int{512, 4 << 10, 32 << 10, 256 << 10}
+// The sizes of pooled blocks in bytes: powers of 2 from minBlock on, one for each pool.
+const (
+	minBlock     = 512
+	maxBlock     = 256 << 10
+	blockClasses = 10
+)
 
 // maxCopied is the largest message that is copied behind others into a pooled
 // block. A larger one gets a block of its own, and is copied without the lock.
@@ -14,7 +19,7 @@ const maxCopied = 16 << 10
 
 const endSize = 4 // bytes of an entry in a block's index
 
-var blockPools [len(blockSizes)]sync.Pool
+var blockPools [blockClasses]sync.Pool
 
 // A block holds messages one behind the other, and an index of where each ends.
 // The messages fill buf from the front, the index from the back, until they meet:
@@ -25,7 +30,7 @@ var blockPools [len(blockSizes)]sync.Pool
 // number of others may read it meanwhile.
 type block struct {
 	buf   []byte
-	class int // index into blockSizes, or loneMessage
+	class int // of size minBlock << class, or loneMessage
 
 	// Owned by whoever appends.
 	used int // bytes of messages
@@ -41,17 +46,13 @@ func newLone(p []byte) *block {
 	return &block{buf: p, class: loneMessage, used: len(p), n: 1}
 }
 
-// newBlock returns an empty block, near size bytes large and with room for at
-// least one message of up to maxCopied bytes and of up to size.
+// newBlock returns an empty block of at least size bytes, which is at most maxBlock.
 func newBlock(size int) *block {
-	class := 0
-	for class < len(blockSizes)-1 && blockSizes[class] < size+endSize {
-		class++
-	}
+	class := bits.Len(uint(max(size, minBlock)-1)) - bits.Len(minBlock-1)
 	if b, ok := blockPools[class].Get().(*block); ok {
 		return b
 	}
-	return &block{buf: make([]byte, blockSizes[class]), class: class}
+	return &block{buf: make([]byte, minBlock<<class), class: class}
 }
 
 func (b *block) pooled() bool { return b.class != loneMessage }

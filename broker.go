@@ -143,14 +143,15 @@ func (b *Broker) Len() int {
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
-// has, and as Writer.Write does if that Writer refuses it.
+// has, and as Writer.Write does if that Writer refuses it. It never waits: where Write would, it
+// fails with ErrWouldBlock.
 func (b *Broker) Send(name string, p []byte) error {
 	w, ok := b.Lookup(name)
 	if !ok {
 		return fmt.Errorf("%w: %q", ErrUnknownName, name)
 	}
-	_, err := w.Write(p)
-	return err
+	m := copyOf(p)
+	return w.send(nil, &m)
 }
 
 // Broadcast queues p for every Writer and returns how many accepted it. A Writer with

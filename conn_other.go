@@ -1,4 +1,4 @@
-//go:build !linux
+//go:build !linux || 386 || s390x
 
 package sendq
 
@@ -7,8 +7,11 @@ import (
 	"net"
 )
 
-// unacknowledgedBytes is known on Linux only.
-func unacknowledgedBytes(net.Conn) (int, error) { return 0, errors.ErrUnsupported }
+// getSendState is known on Linux only.
+func getSendState(net.Conn) (sendState, error) { return sendState{}, errors.ErrUnsupported }
 
-// discardUnread is needed only where unacknowledgedBytes is known.
+// peerProgress is known on Linux only.
+func peerProgress(net.Conn) (taken uint64, known bool) { return 0, false }
+
+// discardUnread is needed only where getSendState is known.
 func discardUnread(net.Conn) {}

@@ -11,6 +11,22 @@ import (
 // net.ErrClosed.
 var ErrClosed = fmt.Errorf("sendq: closed: %w", net.ErrClosed)
 
+// ErrSlowConsumer is why a Writer ended when a limit ended it: MaxPending with
+// Disconnect, MaxAge, WriteTimeout, or a Budget.
+var ErrSlowConsumer = errors.New("sendq: slow consumer")
+
+// ErrDropped is returned for a message that was given up at MaxPending at once. It
+// counts as accepted and dropped.
+var ErrDropped = errors.New("sendq: message dropped")
+
+// ErrWouldBlock is returned for a message of a Broker to a Writer that is at
+// MaxPending with Block: a Broker waits for nobody. The message was not accepted.
+var ErrWouldBlock = errors.New("sendq: no room, and a Broker does not wait")
+
+// ErrTooLarge is returned for a message that MaxPending, or a Budget, could never
+// hold. It was not accepted; the Writer lives on.
+var ErrTooLarge = errors.New("sendq: message too large")
+
 // ErrNameTaken is returned by Broker.Register when another Writer has the name.
 var ErrNameTaken = errors.New("sendq: name is taken")
 
@@ -23,3 +39,20 @@ type endedError struct{ cause error }
 func (e *endedError) Error() string { return "sendq: Writer has ended: " + e.cause.Error() }
 
 func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
+
+// closedError makes an error that means the same as net.ErrClosed wrap it too.
+type closedError struct{ err error }
+
+func (e *closedError) Error() string { return e.err.Error() }
+
+func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
+
+// A PanicError is why a Writer ended when the Write of its connection panicked.
+type PanicError struct {
+	Value any    // what it panicked with
+	Stack []byte // where, as debug.Stack tells
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("sendq: conn.Write panicked: %v\n\n%s", e.Value, e.Stack)
+}

@@ -64,7 +64,7 @@ func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
 	if g == nil {
 		return 0
 	}
-	message := newLone(bytes.Clone(p))
+	shared := message{block: newLone(bytes.Clone(p))}
 	g.order.Lock()
 	defer g.order.Unlock()
 	b.mu.Lock()
@@ -76,7 +76,7 @@ func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
 		if except != nil && m.name == *except {
 			continue
 		}
-		if m.writer.sendRef(message, 0) == nil {
+		if m.writer.send(nil, &shared) == nil {
 			accepted++
 		}
 	}

@@ -2,6 +2,7 @@ package sendq
 
 import (
 	"iter"
+	"slices"
 	"sort"
 )
 
@@ -22,6 +23,7 @@ type queue struct {
 	one      [1]segment // where segments starts: a short queue allocates no list
 	own      *block     // the block that copied messages are appended to, or nil
 	bytes    int        // in queued messages, including one that is partly written
+	inFlight int        // how many messages of the front the last peek touches
 }
 
 // A segment is the run of messages [first, last) of a block. Other queues may hold
@@ -39,10 +41,13 @@ func (q *queue) empty() bool { return q.head == len(q.segments) }
 
 // copyIn queues a copy of p, of at most maxCopied bytes.
 func (q *queue) copyIn(p []byte) {
-	if q.own == nil || !q.own.fits(len(p)) {
-		// Twice the backlog: a short message costs a small block, and a long
-		// backlog a few large ones.
-		q.own = newBlock(max(2*q.bytes, len(p)))
+	switch {
+	case q.own == nil:
+		q.own = newBlock(len(p) + endSize)
+	case !q.own.fits(len(p)):
+		// Twice as large as the last: a queue takes up to twice its backlog,
+		// and a long one needs few blocks.
+		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), maxBlock)))
 	}
 	q.push(q.own, q.own.append(p))
 }
@@ -66,36 +71,56 @@ func (q *queue) push(b *block, i int) {
 		q.segments, q.head = q.segments[:n], 0
 	}
 	q.segments = append(q.segments, segment{block: b, first: i, last: i + 1, written: b.start(i)})
+	if len(q.segments) > len(q.one) {
+		q.one[0] = segment{} // moved away: keep no block alive from here
+	}
 }
 
-// peek fills parts with the next bytes to write, at most limit of them, and
-// returns the filled ones. They stay valid without the lock until advance.
+// peek fills parts with the next bytes to write, at most limit of them, and returns
+// the filled ones: one part, or several that have at most maxGather bytes together. They
+// stay valid without the lock until advance.
 func (q *queue) peek(parts [][]byte, limit int) [][]byte {
-	n := 0
-	for i := q.head; i < len(q.segments) && n < len(parts) && limit > 0; i++ {
-		part := q.segments[i].unwritten()
-		part = part[:min(len(part), limit)]
+	s := &q.segments[q.head]
+	first := s.unwritten()
+	parts[0] = first[:min(len(first), limit)]
+	q.inFlight = s.last - s.first
+	if len(first) > limit {
+		q.inFlight = s.endingBy(s.written+limit-1) + 1
+	}
+	n, size := 1, len(first)
+	for _, s := range q.segments[q.head+1:] {
+		part := s.unwritten()
+		size += len(part)
+		if size > min(maxGather, limit) || n == len(parts) {
+			break
+		}
 		parts[n] = part
-		limit -= len(part)
+		q.inFlight += s.last - s.first
 		n++
 	}
 	return parts[:n]
 }
 
-// advance removes n bytes that were written from the front of a non-empty queue,
-// and with them the messages that are now whole on the connection. It returns how
-// many these are, and their size in bytes.
+// endingBy returns how many messages of the segment end at offset off or before.
+func (s *segment) endingBy(off int) int {
+	return sort.Search(s.last-s.first, func(i int) bool { return s.block.end(s.first+i) > off })
+}
+
+// advance removes n bytes, which were written, from the front of a queue that was
+// peeked at, and with them the messages that are now whole on the connection. It
+// returns how many these are, and their size in bytes.
 func (q *queue) advance(n int) (messages, size int) {
+	q.inFlight = 0
 	for !q.empty() {
 		s := &q.segments[q.head]
-		b, next := s.block, s.last
 		rest := len(s.unwritten())
+		next := s.last
 		if n < rest {
 			s.written += n
-			next = s.first + sort.Search(s.last-s.first, func(i int) bool { return b.end(s.first+i) > s.written })
+			next = s.first + s.endingBy(s.written)
 		}
 		messages += next - s.first
-		size += b.start(next) - b.start(s.first)
+		size += s.block.start(next) - s.block.start(s.first)
 		s.first = next
 		if s.first < s.last {
 			break
@@ -110,17 +135,61 @@ func (q *queue) advance(n int) (messages, size int) {
 // peekMessage returns the oldest message. It stays valid like peek's bytes.
 func (q *queue) peekMessage() []byte {
 	s := &q.segments[q.head]
+	q.inFlight = 1
 	return s.block.message(s.first)
 }
 
-// advanceMessage removes the oldest message, which was written whole.
-func (q *queue) advanceMessage() {
+// advanceMessage removes the oldest message, which was written whole if written is
+// true, and else stays.
+func (q *queue) advanceMessage(written bool) (messages, size int) {
+	q.inFlight = 0
+	if !written {
+		return 0, 0
+	}
 	s := &q.segments[q.head]
-	q.bytes -= len(s.block.message(s.first))
+	size = len(s.block.message(s.first))
+	q.bytes -= size
 	s.written = s.block.end(s.first)
 	if s.first++; s.first == s.last {
 		q.pop()
 	}
+	return 1, size
+}
+
+// dropOldest removes the oldest message that is not in flight, and returns its size.
+// There is none if ok is false.
+func (q *queue) dropOldest() (size int, ok bool) {
+	i, skip := q.head, q.inFlight
+	for i < len(q.segments) && skip >= q.segments[i].last-q.segments[i].first {
+		skip -= q.segments[i].last - q.segments[i].first
+		i++
+	}
+	if i == len(q.segments) {
+		return 0, false
+	}
+	if skip > 0 { // the segment is partly in flight: split it
+		q.segments = slices.Insert(q.segments, i, q.segments[i])
+		q.segments[i].last = q.segments[i].first + skip
+		i++
+		q.segments[i].first += skip
+	}
+	s := &q.segments[i]
+	size = len(s.block.message(s.first))
+	q.bytes -= size
+	s.first++
+	s.written = s.block.start(s.first)
+	if s.first == s.last {
+		// Few segments are in flight, but many may be queued: close the gap
+		// from the front. The block goes to the garbage collector, for part of it
+		// may be in flight.
+		copy(q.segments[q.head+1:i+1], q.segments[q.head:i])
+		q.segments[q.head] = segment{}
+		q.head++
+		if q.empty() {
+			q.emptied()
+		}
+	}
+	return size, true
 }
 
 // pop removes the oldest segment, whose messages are all written.
@@ -132,13 +201,18 @@ func (q *queue) pop() {
 		s.block.recycle()
 	}
 	if q.empty() {
-		q.head, q.segments = 0, q.segments[:0]
-		if cap(q.segments) > keptSegments {
-			q.segments = nil
-		}
-		if q.own != nil {
-			q.own.reset() // nothing refers to its messages any more
-		}
+		q.emptied()
+	}
+}
+
+// emptied makes the memory of a queue that has become empty ready for the next message.
+func (q *queue) emptied() {
+	q.head, q.segments = 0, q.segments[:0]
+	if cap(q.segments) > keptSegments {
+		q.segments = nil
+	}
+	if q.own != nil {
+		q.own.reset() // nothing refers to its messages any more
 	}
 }
 

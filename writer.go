@@ -3,38 +3,28 @@ package sendq
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"iter"
+	"math"
 	"net"
-	"slices"
 	"sync"
 	"time"
 )
 
-// WriterOptions configure a Writer. The zero value of each field is its default.
-type WriterOptions struct {
-	// CloseTimeout bounds Close: when the peer has not taken everything by then,
-	// the connection is closed without it. 0 means 5 seconds.
-	CloseTimeout time.Duration
-}
-
-const defaultCloseTimeout = 5 * time.Second
-
 // A Writer sends the messages of any number of goroutines over one connection.
 //
 // A message is the bytes of one call of Write, WriteString or Send. Messages are
-// queued, without limit, and written by a goroutine that exists only while there
-// is something to write: whole, in the order in which they were accepted, and
-// several at a time where the connection is a stream. Accepted does not mean
-// delivered; Flush, Close and Undelivered tell what became of a message.
+// queued, without limit unless WriterOptions sets one, and written by a goroutine that
+// exists only while there is something to write: whole, in the order in which they
+// were accepted, and several at a time where the connection is a stream. Accepted
+// does not mean delivered; Flush, Close and Undelivered tell what became of a message.
 //
 // A Writer must be made by NewWriter. All its methods may be called from any
 // goroutine at any time.
 type Writer struct {
 	conn          net.Conn
 	closeTimeout  time.Duration
-	messageFramed bool // one conn.Write per message
+	limits        *limits // nil if there are none
+	messageFramed bool    // one conn.Write per message
 
 	// mu guards what follows. No call into conn, nor anything else that could
 	// wait, is made while it is held: a sender never waits for the network.
@@ -43,13 +33,17 @@ type Writer struct {
 	flushing bool // the flusher runs, and alone calls conn.Write
 	queue    queue
 
-	// Each counts whole messages; what is neither written nor queued any more
-	// follows from them.
+	// Whole messages; those dropped are counted by limits, and what is neither
+	// written, dropped nor queued any more follows.
 	accepted, acceptedBytes int64
 	written, writtenBytes   int64
 
+	writes      int64 // calls of conn.Write
+	peakPending int64 // the most bytes that were pending when one returned
+	ages        ages  // of the pending messages
+
 	err     error         // why the Writer ended or is about to; nil if by Close alone
-	flushes []flushWaiter // oldest first
+	waiters *waiter       // calls of Flush and WaitPending
 	aborted chan struct{} // closed when state becomes aborting; made by Shutdown
 	done    chan struct{} // closed when the Writer has ended; made when asked for
 	onEnd   *endHook      // what to call then
@@ -71,41 +65,37 @@ const (
 // caller, and so does ending the Writer, by Close or otherwise: that closes conn.
 //
 // On a datagram connection each message is a datagram, and an error, such as that of a
-// port where nobody listens, ends the Writer as on any other.
+// port where nobody listens, ends the Writer as on any other. So does a conn.Write that
+// panics, with an error that wraps a PanicError.
 //
-// A Writer uses no goroutine and no buffer until the first message.
+// A Writer uses no goroutine, no timer and no buffer until the first message.
 //
-// NewWriter panics if conn is nil or an option is negative.
+// NewWriter panics if conn is nil or an option makes no sense.
 func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 	if conn == nil {
 		panic("sendq: NewWriter: conn is nil")
 	}
-	if opts == nil {
-		opts = new(WriterOptions)
+	o := opts.checked()
+	return &Writer{
+		conn:          conn,
+		closeTimeout:  o.CloseTimeout,
+		messageFramed: o.MessageFramed || isMessageFramed(conn),
+		limits:        newLimits(conn, o),
 	}
-	w := &Writer{conn: conn, closeTimeout: opts.CloseTimeout, messageFramed: isMessageFramed(conn)}
-	if w.closeTimeout < 0 {
-		panic(fmt.Sprintf("sendq: NewWriter: CloseTimeout is negative: %v", w.closeTimeout))
-	}
-	if w.closeTimeout == 0 {
-		w.closeTimeout = defaultCloseTimeout
-	}
-	return w
 }
 
 // Write queues a copy of p as one message and returns len(p), nil: the message is
-// accepted. It never waits for the network, and p may be reused when it returns.
+// accepted. It never waits for the network, unless Overflow is Block, and p may be
+// reused when it returns.
 //
 // When the Writer is closing or has ended, Write returns 0 and an error that wraps
-// net.ErrClosed and, if there is one, Err.
+// net.ErrClosed and, if there is one, Err. When a limit of WriterOptions is reached
+// the error is ErrSlowConsumer, ErrDropped or ErrTooLarge, as they say.
 func (w *Writer) Write(p []byte) (int, error) {
-	if len(p) > maxCopied {
-		// A long copy is made before the lock is taken.
-		if err := w.sendRef(newLone(bytes.Clone(p)), 0); err != nil {
-			return 0, err
-		}
-		return len(p), nil
+	if w.limits != nil || len(p) > maxCopied {
+		return w.WriteContext(context.Background(), p)
 	}
+	// What WriteContext comes to for most messages, at two thirds of its cost.
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
@@ -116,28 +106,76 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// WriteContext is like Write, and when it waits for room, as only Overflow Block does,
+// it gives up when ctx is done: the message is not accepted then, and the error is the
+// cause of ctx.
+func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
+	m := copyOf(p)
+	if err := w.send(ctx, &m); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
 // WriteString is like Write.
 func (w *Writer) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
 // Send is like Write, but takes p over without a copy, which pays for messages of
-// some kilobytes. The caller must never change p again. It may go on reading it, and
-// may send it to other Writers.
-func (w *Writer) Send(p []byte) error { return w.sendRef(newLone(p), 0) }
+// some kilobytes. The caller must never change p again, whatever Send returns. It may go
+// on reading it, and may send it to other Writers.
+func (w *Writer) Send(p []byte) error {
+	return w.send(context.Background(), &message{block: newLone(p)})
+}
 
-// sendRef queues message i of b by reference.
-func (w *Writer) sendRef(b *block, i int) error {
+// A message is what a sender brings: bytes to copy, or message i of a block.
+type message struct {
+	copied []byte
+	block  *block
+	i      int
+}
+
+// copyOf returns p as a message to copy. A long copy is made at once, before a lock is
+// taken.
+func copyOf(p []byte) message {
+	if len(p) > maxCopied {
+		return message{block: newLone(bytes.Clone(p))}
+	}
+	return message{copied: p}
+}
+
+func (m *message) size() int {
+	if m.block == nil {
+		return len(m.copied)
+	}
+	return len(m.block.message(m.i))
+}
+
+// send accepts m or returns why it is not. It may wait only if ctx is not nil.
+func (w *Writer) send(ctx context.Context, m *message) error {
+	if w.limits != nil {
+		return w.sendLimited(ctx, m)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
 		return w.refusal()
 	}
-	w.queue.push(b, i)
-	w.accept(len(b.message(i)))
+	w.enqueue(m)
 	return nil
 }
 
+// enqueue accepts m. mu is held, here and below where it says so.
+func (w *Writer) enqueue(m *message) {
+	if m.block == nil {
+		w.queue.copyIn(m.copied)
+	} else {
+		w.queue.push(m.block, m.i)
+	}
+	w.accept(m.size())
+}
+
 // accept counts a message of n bytes that was just queued, and sees to it that the
-// flusher runs. mu is held, here and below where it says so.
+// flusher runs. mu is held.
 func (w *Writer) accept(n int) {
 	w.accepted++
 	w.acceptedBytes += int64(n)
@@ -147,10 +185,14 @@ func (w *Writer) accept(n int) {
 // wake starts the flusher if it does not run. It cannot be missed: the flusher finds
 // the queue empty and says that it leaves under one and the same lock. mu is held.
 func (w *Writer) wake() {
-	if !w.flushing {
-		w.flushing = true
-		go w.flush()
+	if w.flushing {
+		return
 	}
+	w.flushing = true
+	if w.limits != nil {
+		w.limits.startWatch(w)
+	}
+	go w.flush()
 }
 
 // refusal returns the error for a message that comes too late. mu is held.
@@ -161,198 +203,84 @@ func (w *Writer) refusal() error {
 	return &endedError{w.err}
 }
 
-// Flush waits until every message that was accepted before the call has been
-// written, which means that the connection took it; the peer may not have it yet.
-// It does not wait for messages accepted later.
+// Flush waits until every message that was accepted before the call has been written,
+// which means that the connection took it, or dropped by the overflow policy; the
+// peer may not have it yet. It does not wait for messages accepted later.
 //
 // It returns an error that says how much was not delivered if the Writer ends
 // first, and the cause of ctx if that is done first; the messages stay queued then.
 func (w *Writer) Flush(ctx context.Context) error {
 	w.mu.Lock()
-	target := w.accepted
-	if w.written == target || w.state == ended {
-		defer w.mu.Unlock()
-		return w.shortOf(target)
-	}
-	f := flushWaiter{target, make(chan struct{})}
-	w.flushes = append(w.flushes, f)
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	return w.await(ctx, &waiter{messages: w.pending(), bytes: -1})
+}
 
-	var err error
-	select {
-	case <-f.reached:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
+// WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
+// counts them. It is for those who feed a Writer from a source that they can pause: when
+// too much is pending they pause, wait until less is, and go on. Its errors are those
+// of Flush.
+func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err != nil {
-		w.flushes = slices.DeleteFunc(w.flushes, func(o flushWaiter) bool { return o == f })
-		return fmt.Errorf("sendq: flush: %w", err)
-	}
-	return w.shortOf(target)
+	return w.await(ctx, &waiter{messages: math.MaxInt64, bytes: limit})
 }
 
-// A flushWaiter is a call of Flush in progress.
-type flushWaiter struct {
-	target  int64         // how many messages must be written
-	reached chan struct{} // closed when they are, or when the Writer has ended
+// A waiter is a call that waits until the first messages of the queue have their
+// outcome, or until at most bytes are queued.
+type waiter struct {
+	next     *waiter
+	messages int64
+	bytes    int
+	over     chan struct{} // closed when one is so, or the Writer has ended
 }
 
-// shortOf returns nil if the first target messages are written, or else an error
-// that says how much is missing. mu is held, and the Writer has ended if not.
-func (w *Writer) shortOf(target int64) error {
-	if w.written >= target {
-		return nil
-	}
-	return fmt.Errorf("sendq: messages not delivered: %d (%d bytes): %w",
-		w.accepted-w.written, w.acceptedBytes-w.writtenBytes, w.err)
-}
+func (w *Writer) isMet(me *waiter) bool { return me.messages <= 0 || w.queue.bytes <= me.bytes }
 
-// Close delivers what is queued, closes the connection and waits until that is done,
-// at most for CloseTimeout. It is Shutdown with that bound.
-func (w *Writer) Close() error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), w.closeTimeout,
-		fmt.Errorf("CloseTimeout of %v is over: %w", w.closeTimeout, context.DeadlineExceeded))
-	defer cancel()
-	return w.Shutdown(ctx)
-}
-
-// Shutdown accepts no more messages, delivers what is queued, closes the connection
-// and waits until that is done or ctx is, in which case it ends the Writer as
-// CloseNow does.
-//
-// Delivered means that the peer's machine has acknowledged it. A peer that reads to
-// the end gets every byte and then EOF, even if it has sent bytes that nobody read.
-// That takes a TCP, Unix or TLS connection, or one that has a method
-// NetConn() net.Conn to lead to it, and Linux; elsewhere Shutdown half-closes the
-// connection and waits half a second before it closes it. While Shutdown
-// waits, the caller's reader may go on reading; a Read then fails or returns EOF.
-//
-// The error is nil if all was delivered. Otherwise it tells how much was not, and
-// wraps the cause: that of ctx, or why the Writer ended, maybe long before the call.
-// Every call of Close and Shutdown waits for the end and returns the same outcome;
-// of several bounds the first to pass ends the Writer.
-func (w *Writer) Shutdown(ctx context.Context) error {
-	w.mu.Lock()
-	if w.state == open {
-		w.state = closing
-		w.aborted = make(chan struct{})
-		w.wake()
-	}
-	w.mu.Unlock()
-
-	select {
-	case <-w.Done():
-	case <-ctx.Done():
-		w.abort(context.Cause(ctx))
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if err := w.shortOf(w.accepted); err != nil {
-		return err
-	}
-	return w.err
-}
-
-// CloseNow discards what is queued and closes the connection, which interrupts a
-// write that is stuck, and waits until the Writer has ended. The peer may get part of
-// the message that was being written. Undelivered yields what was discarded.
-//
-// It returns the connection's error, if closing fails. Once the Writer has ended, by
-// CloseNow or otherwise, it does nothing and returns nil.
-func (w *Writer) CloseNow() error { return w.abort(ErrClosed) }
-
-// abort ends the Writer with cause, unless something ended it before, and waits for
-// the end.
-func (w *Writer) abort(cause error) (err error) {
-	w.mu.Lock()
-	first := w.state < aborting
-	busy := w.flushing
-	if first {
-		w.state = aborting
-		w.err = cause
-		w.flushing = true // there is nothing to flush any more
-		if w.aborted != nil {
-			close(w.aborted)
-		}
-	}
-	w.mu.Unlock()
-
+// await waits until me is met, ctx is done, or the Writer has ended. mu is released
+// meanwhile.
+func (w *Writer) await(ctx context.Context, me *waiter) error {
 	switch {
-	case first && busy:
-		err = closeNow(w.conn) // interrupts the flusher, which then ends the Writer
-	case first:
-		err = w.end()
-	}
-	<-w.Done()
-	if errors.Is(err, net.ErrClosed) {
+	case w.isMet(me):
 		return nil
+	case w.state == ended:
+		return w.undeliveredError()
 	}
-	return err
-}
-
-// Done returns a channel that is closed when the Writer has ended: the connection is
-// closed, and Err, Stats and Undelivered change no more. Err tells why it ended.
-func (w *Writer) Done() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.done == nil {
-		w.done = make(chan struct{})
-	}
-	return w.done
-}
-
-// Err returns the first cause of the Writer's end: the error of a write, ErrClosed
-// after CloseNow, the cause of the context that bounded Shutdown. It is nil while the
-// Writer lives, and after a Close that delivered everything.
-func (w *Writer) Err() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.err
-}
-
-// Undelivered yields the messages that were accepted and not wholly written, in
-// order; of the first the peer may have got a part. It yields nothing before the
-// Writer has ended. The messages must not be changed: other Writers may share them.
-// They stay in memory as long as the Writer does.
-func (w *Writer) Undelivered() iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
+	me.over = make(chan struct{})
+	me.next = w.waiters
+	w.waiters = me
+	w.mu.Unlock()
+	select {
+	case <-me.over:
 		w.mu.Lock()
-		var messages iter.Seq[[]byte] = func(func([]byte) bool) {}
-		if w.state == ended {
-			messages = w.queue.all() // nobody changes it any more
+		if me.messages > 0 {
+			return w.undeliveredError()
 		}
-		w.mu.Unlock()
-		messages(yield)
+		return nil
+	case <-ctx.Done():
+		w.mu.Lock()
+		for p := &w.waiters; *p != nil; p = &(*p).next {
+			if *p == me {
+				*p = me.next
+				break
+			}
+		}
+		return fmt.Errorf("sendq: %w", context.Cause(ctx))
 	}
 }
 
-// WriterStats counts what became of a Writer's messages, in messages and in bytes. In every
-// snapshot Accepted = Written + Dropped + Undelivered + Pending, for both.
-type WriterStats struct {
-	Accepted    int64 // Write, WriteString or Send took it
-	Written     int64 // the connection took every byte of it
-	Dropped     int64 // given up by the overflow policy
-	Undelivered int64 // the Writer ended before it was written
-	Pending     int64 // queued or being written
-
-	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
-}
-
-// Stats returns a consistent snapshot of the Writer's counters.
-func (w *Writer) Stats() WriterStats {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	s := WriterStats{
-		Accepted: w.accepted, AcceptedBytes: w.acceptedBytes,
-		Written: w.written, WrittenBytes: w.writtenBytes,
+// tellWaiters ends the calls whose wait is over, all if the Writer has ended.
+func (w *Writer) tellWaiters() {
+	for p := &w.waiters; *p != nil; {
+		me := *p
+		met := w.isMet(me)
+		if !met && w.state != ended {
+			p = &me.next
+			continue
+		}
+		if met {
+			me.messages = 0
+		}
+		close(me.over)
+		*p = me.next
 	}
-	rest, restBytes := w.accepted-w.written, w.acceptedBytes-w.writtenBytes
-	if w.state == ended {
-		s.Undelivered, s.UndeliveredBytes = rest, restBytes
-	} else {
-		s.Pending, s.PendingBytes = rest, restBytes
-	}
-	return s
 }

@@ -1,0 +1,117 @@
+package sendq
+
+import (
+	"fmt"
+	"time"
+)
+
+// WriterOptions configure a Writer. The zero value of each field is its default: a
+// queue without limit, and a peer that may take as long as it likes.
+//
+// A limit that ends the Writer does so with an error that wraps ErrSlowConsumer and
+// says which limit it was: sends fail with it from then on, Err returns it, and the
+// connection is closed.
+type WriterOptions struct {
+	// MaxPending bounds what is queued or being written, in bytes. Each message
+	// counts 64 bytes more than it has, so that tiny ones cannot evade the limit.
+	// What happens to a message that would exceed it is up to Overflow; one that
+	// could never fit is refused with ErrTooLarge. 0 means no limit.
+	MaxPending int
+
+	// Overflow is what to do at MaxPending.
+	Overflow Overflow
+
+	// MaxAge ends the Writer when its oldest pending message has waited so long;
+	// it may take an eighth longer. 0 means that it may wait for ever.
+	MaxAge time.Duration
+
+	// WriteTimeout ends the Writer when the peer has taken nothing for so long
+	// while something was being written; it may take a quarter longer. A peer that
+	// takes a little now and then is alive, however long the whole takes. 0 means
+	// that it may take for ever.
+	//
+	// On Linux, progress is what the peer's machine acknowledges over TCP, and what
+	// the peer reads from a Unix socket; TLS and wrappers with a method
+	// NetConn() net.Conn are looked through. Elsewhere it is a Write of the
+	// connection that returns, of at most 16 KiB. No deadline is ever set.
+	WriteTimeout time.Duration
+
+	// CloseTimeout bounds Close: when the peer has not taken everything by then,
+	// the connection is closed without it. 0 means 5 seconds.
+	CloseTimeout time.Duration
+
+	// Budget bounds what all Writers that share it have pending together. Nil means
+	// no such limit.
+	Budget *Budget
+
+	// MessageFramed makes each message one Write on the connection. It is for
+	// connections on which each Write is a message to the peer, such as those of
+	// websocket.NetConn. On UDP, unixgram and unixpacket it goes without saying.
+	MessageFramed bool
+}
+
+// Overflow is what a Writer does with a message for which MaxPending leaves no room.
+type Overflow uint8
+
+const (
+	// Disconnect ends the Writer: its peer is a slow consumer.
+	Disconnect Overflow = iota
+
+	// Block makes the sender wait until there is room, or the Writer ends; see
+	// Writer.WriteContext. Senders that wait are served in turn. A Broker does
+	// not wait: the Writer refuses its message with ErrWouldBlock.
+	Block
+
+	// DropNewest drops the message, and the sender gets ErrDropped.
+	DropNewest
+
+	// DropOldest drops the oldest messages instead, as many as it takes, but none
+	// that is being written already. If that is not enough, it is DropNewest.
+	DropOldest
+)
+
+func (o Overflow) String() string {
+	switch o {
+	case Disconnect:
+		return "Disconnect"
+	case Block:
+		return "Block"
+	case DropNewest:
+		return "DropNewest"
+	case DropOldest:
+		return "DropOldest"
+	}
+	return fmt.Sprintf("Overflow(%d)", uint8(o))
+}
+
+const defaultCloseTimeout = 5 * time.Second
+
+// checked returns a copy of o with defaults filled in. It panics if an option makes no
+// sense.
+func (o *WriterOptions) checked() WriterOptions {
+	var c WriterOptions
+	if o != nil {
+		c = *o
+	}
+	for _, option := range []struct {
+		name     string
+		negative bool
+		value    any
+	}{
+		{"MaxPending", c.MaxPending < 0, c.MaxPending},
+		{"MaxAge", c.MaxAge < 0, c.MaxAge},
+		{"WriteTimeout", c.WriteTimeout < 0, c.WriteTimeout},
+		{"CloseTimeout", c.CloseTimeout < 0, c.CloseTimeout},
+	} {
+		if option.negative {
+			panic(fmt.Sprintf("sendq: NewWriter: %s is negative: %v", option.name, option.value))
+		}
+	}
+	if c.Overflow > DropOldest {
+		panic(fmt.Sprintf("sendq: NewWriter: no such Overflow: %v", c.Overflow))
+	}
+	if c.CloseTimeout == 0 {
+		c.CloseTimeout = defaultCloseTimeout
+	}
+	return c
+}
