@@ -151,7 +151,7 @@ func (b *Broker) Send(name string, p []byte) error {
 		return fmt.Errorf("%w: %q", ErrUnknownName, name)
 	}
 	m := copyOf(p)
-	return w.send(nil, &m)
+	return w.send(neverWait, &m)
 }
 
 // Broadcast queues p for every Writer and returns how many accepted it. A Writer with

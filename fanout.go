@@ -76,7 +76,7 @@ func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
 		if except != nil && m.name == *except {
 			continue
 		}
-		if m.writer.send(nil, &shared) == nil {
+		if m.writer.send(neverWait, &shared) == nil {
 			accepted++
 		}
 	}

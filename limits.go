@@ -78,7 +78,7 @@ func (w *Writer) sendWithin(ctx context.Context, m *message, cost int) (accepted
 	}
 	switch l.Overflow {
 	case Block:
-		if ctx == nil {
+		if ctx == neverWait {
 			return false, ErrWouldBlock
 		}
 		err := w.waitForRoom(ctx, m)

@@ -150,7 +150,10 @@ func (m *message) size() int {
 	return len(m.block.message(m.i))
 }
 
-// send accepts m or returns why it is not. It may wait only if ctx is not nil.
+// neverWait is the context of senders that do not wait for room, as a Broker.
+var neverWait context.Context
+
+// send accepts m or returns why it is not. It waits only as Block and ctx say.
 func (w *Writer) send(ctx context.Context, m *message) error {
 	if w.limits != nil {
 		return w.sendLimited(ctx, m)

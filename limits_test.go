@@ -1,0 +1,435 @@
+package sendq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// stuck returns a Writer whose first message is being written and stays so until conn is
+// released. It counts 100 bytes at MaxPending.
+func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *faultconn.Conn) {
+	conn := faultconn.New()
+	waiting := conn.Stall()
+	w := sendq.NewWriter(conn, opts)
+	t.Cleanup(func() { w.CloseNow() })
+	require.NoError(t, w.Send(make([]byte, 36)))
+	<-waiting
+	return w, conn
+}
+
+// counted returns a message that counts n bytes at MaxPending.
+func counted(n int) []byte { return make([]byte, n-64) }
+
+func TestMaxPendingDisconnect(t *testing.T) {
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 1000})
+	for range 9 {
+		require.NoError(t, w.Send(counted(100)))
+	}
+	_, err := w.Write(nil) // an empty message counts too
+	require.ErrorIs(t, err, sendq.ErrSlowConsumer)
+	require.ErrorIs(t, err, net.ErrClosed)
+	<-w.Done() // although the write was stuck
+	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+	require.ErrorContains(t, w.Err(), "MaxPending is 1000")
+	require.ErrorIs(t, conn.Close(), net.ErrClosed)
+	stats := w.Stats()
+	assertConserved(t, stats)
+	require.EqualValues(t, 10, stats.Undelivered)
+}
+
+func TestMaxPendingTooLarge(t *testing.T) {
+	for overflow := sendq.Disconnect; overflow <= sendq.DropOldest; overflow++ {
+		t.Run(overflow.String(), func(t *testing.T) {
+			w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: overflow})
+			require.ErrorIs(t, w.Send(counted(1001)), sendq.ErrTooLarge)
+			require.NoError(t, w.Send(counted(900)), "the Writer lives on")
+			conn.Release()
+			require.NoError(t, w.Flush(t.Context()))
+			require.NoError(t, w.Send(counted(1000)))
+			require.NoError(t, w.Close())
+			require.EqualValues(t, 3, w.Stats().Accepted)
+		})
+	}
+}
+
+func TestMaxPendingDropNewest(t *testing.T) {
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 300, Overflow: sendq.DropNewest})
+	require.NoError(t, w.Send(counted(200)))
+	n, err := w.Write([]byte("dropped"))
+	require.Zero(t, n)
+	require.Equal(t, sendq.ErrDropped, err)
+	flushed := async(func() error { return w.Flush(t.Context()) })
+	conn.Release()
+	require.NoError(t, <-flushed)
+	require.NoError(t, w.Close())
+	require.Len(t, conn.Bytes(), 36+200-64)
+	stats := w.Stats()
+	assertConserved(t, stats)
+	require.EqualValues(t, 1, stats.Dropped)
+	require.EqualValues(t, len("dropped"), stats.DroppedBytes)
+}
+
+// The oldest messages go, those being written never do, and what is left is in order.
+func TestMaxPendingDropOldest(t *testing.T) {
+	messages := make([][]byte, 200)
+	for i := range messages {
+		messages[i] = fmt.Appendf(nil, "%036d", i)
+	}
+	for way := range 3 { // copied, by reference, in turns
+		t.Run(fmt.Sprint(way), func(t *testing.T) {
+			w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropOldest})
+			for i, p := range messages {
+				if way == 0 || way == 2 && i%2 == 0 {
+					_, err := w.Write(p)
+					require.NoError(t, err)
+				} else {
+					require.NoError(t, w.Send(p))
+				}
+				assertConserved(t, w.Stats())
+			}
+			require.EqualValues(t, 10, w.Stats().Pending)
+			flushed := async(func() error { return w.Flush(t.Context()) })
+			conn.Release()
+			require.NoError(t, <-flushed)
+			require.NoError(t, w.Close())
+			require.Equal(t, string(slices.Concat(messages[191:]...)), string(conn.Bytes()[36:]))
+			require.EqualValues(t, 191, w.Stats().Dropped)
+		})
+	}
+
+	t.Run("no room but by dropping what is being written", func(t *testing.T) {
+		w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 200, Overflow: sendq.DropOldest})
+		require.NoError(t, w.Send(counted(70)))
+		require.Equal(t, sendq.ErrDropped, w.Send(counted(101)))
+		conn.Release()
+		require.NoError(t, w.Close())
+		require.Len(t, conn.Bytes(), 36)
+		require.EqualValues(t, 2, w.Stats().Dropped)
+	})
+}
+
+// Messages that were dropped behind one that is being written do not stand for it.
+func TestFlushWaitsForWhatIsBeingWritten(t *testing.T) {
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 200, Overflow: sendq.DropOldest})
+	flushed := async(func() error { return w.Flush(t.Context()) })
+	for range 100 {
+		require.NoError(t, w.Send(counted(100)))
+	}
+	select {
+	case err := <-flushed:
+		t.Fatal("flushed while the message was stuck: ", err)
+	default:
+	}
+	conn.Release()
+	require.NoError(t, <-flushed)
+}
+
+func TestMaxPendingBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 300, Overflow: sendq.Block})
+		require.NoError(t, w.Send(counted(200)))
+		var sent []<-chan error
+		for i := range 5 { // they are served in turn
+			sent = append(sent, async(func() error { return w.Send(fmt.Appendf(nil, "%0100d", i)) }))
+			synctest.Wait()
+		}
+		require.EqualValues(t, 2, w.Stats().Accepted)
+		conn.Release()
+		for _, result := range sent {
+			require.NoError(t, <-result)
+		}
+		require.NoError(t, w.Close())
+		want := ""
+		for i := range 5 {
+			want += fmt.Sprintf("%0100d", i)
+		}
+		require.Equal(t, want, string(conn.Bytes()[36+136:]))
+	})
+}
+
+func TestMaxPendingBlockGivesUp(t *testing.T) {
+	errEnough := errors.New("enough")
+	for name, tt := range map[string]struct {
+		end  func(w *sendq.Writer, conn *faultconn.Conn, cancel context.CancelCauseFunc)
+		want error
+	}{
+		"context":  {func(_ *sendq.Writer, _ *faultconn.Conn, cancel context.CancelCauseFunc) { cancel(errEnough) }, errEnough},
+		"CloseNow": {func(w *sendq.Writer, _ *faultconn.Conn, _ context.CancelCauseFunc) { w.CloseNow() }, net.ErrClosed},
+		"Close":    {func(w *sendq.Writer, _ *faultconn.Conn, _ context.CancelCauseFunc) { go w.Close() }, net.ErrClosed},
+		"error":    {func(_ *sendq.Writer, conn *faultconn.Conn, _ context.CancelCauseFunc) { conn.Close() }, net.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
+				ctx, cancel := context.WithCancelCause(t.Context())
+				sent := async(func() error { _, err := w.WriteContext(ctx, []byte("message")); return err })
+				synctest.Wait()
+				tt.end(w, conn, cancel)
+				require.ErrorIs(t, <-sent, tt.want)
+				require.EqualValues(t, 1, w.Stats().Accepted)
+			})
+		})
+	}
+}
+
+func TestBrokerDoesNotWaitForRoom(t *testing.T) {
+	w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
+	b := sendq.NewBroker(nil)
+	require.NoError(t, b.Register("slow", w))
+	require.NoError(t, b.Room("room").Join("slow"))
+	require.Equal(t, sendq.ErrWouldBlock, b.Send("slow", []byte("message")))
+	require.Zero(t, b.Broadcast([]byte("message")))
+	require.Zero(t, b.Room("room").Publish([]byte("message")))
+}
+
+func TestMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = 8 * time.Second
+		w, _ := stuck(t, &sendq.WriterOptions{MaxAge: maxAge})
+		time.Sleep(maxAge - time.Nanosecond)
+		require.NoError(t, w.Send([]byte("more")))
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(maxAge / 8)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		require.ErrorContains(t, w.Err(), "MaxAge is 8s")
+		require.EqualValues(t, 2, w.Stats().Undelivered)
+	})
+}
+
+// A queue that never gets empty is no matter, as long as each message leaves in time.
+func TestMaxAgeIsAboutTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: 10 * time.Second})
+		for range 10 {
+			w.Write([]byte("1"))
+		}
+		for range 1000 {
+			_, err := io.ReadFull(peer, make([]byte, 1))
+			require.NoError(t, err)
+			time.Sleep(500 * time.Millisecond)
+			_, err = w.Write([]byte("1"))
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Err())
+		w.CloseNow()
+	})
+}
+
+func TestWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 8 * time.Second
+		w, _ := stuck(t, &sendq.WriterOptions{WriteTimeout: timeout})
+		time.Sleep(timeout - time.Nanosecond)
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(timeout / 4)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		require.ErrorIs(t, w.Err(), os.ErrDeadlineExceeded)
+	})
+}
+
+// A peer that takes 4 KiB now and then is alive, however long the whole takes.
+func TestWriteTimeoutIsAboutProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 10 * time.Second})
+		w.Write(make([]byte, 1<<20))
+		for range 256 {
+			time.Sleep(9 * time.Second)
+			_, err := io.ReadFull(peer, make([]byte, 4<<10))
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Flush(t.Context()))
+		time.Sleep(time.Hour) // nothing to write is no lack of progress
+		require.NoError(t, w.Err())
+		w.CloseNow()
+	})
+}
+
+// The kernel tells of progress that no Write shows, beneath TLS and a wrapper too; and
+// of its lack.
+func TestWriteTimeoutOverSockets(t *testing.T) {
+	for _, tr := range sockets {
+		t.Run(tr.name, func(t *testing.T) {
+			conn, peer := tr.pair(t)
+			w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 200 * time.Millisecond})
+			const size = 64 << 20
+			require.NoError(t, w.Send(make([]byte, size)))
+			_, err := io.ReadFull(peer, make([]byte, size/2)) // then it stops reading
+			require.NoError(t, err)
+			<-w.Done()
+			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+			assertConserved(t, w.Stats())
+			_, err = conn.Read(make([]byte, 1))
+			require.ErrorIs(t, err, net.ErrClosed, "the reader wakes, and its deadline was not touched")
+		})
+	}
+}
+
+func TestBudget(t *testing.T) {
+	const limit, writers, stalled = 1 << 20, 1000, 50
+	budget := sendq.NewBudget(limit)
+	opts := &sendq.WriterOptions{Budget: budget}
+	all := make([]*sendq.Writer, writers)
+	for i := range all {
+		conn := faultconn.New()
+		if i < stalled {
+			conn.Stall()
+		}
+		all[i] = sendq.NewWriter(conn, opts)
+	}
+	message := make([]byte, 1000)
+	for range 200 {
+		for _, w := range all {
+			if err := w.Send(message); err != nil {
+				require.ErrorIs(t, err, sendq.ErrSlowConsumer)
+			}
+			assert.LessOrEqual(t, budget.Pending(), limit)
+		}
+		for _, w := range all[stalled:] { // these keep up
+			require.NoError(t, w.Flush(t.Context()))
+		}
+	}
+	ended := 0
+	for i, w := range all {
+		if w.Err() != nil {
+			ended++
+			require.Less(t, i, stalled, "only stalled Writers end")
+			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		}
+		w.CloseNow()
+	}
+	require.NotZero(t, ended)
+	require.Zero(t, budget.Pending(), "ended Writers take nothing")
+}
+
+func TestBudgetTooLarge(t *testing.T) {
+	w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: sendq.NewBudget(1000)})
+	require.ErrorIs(t, w.Send(counted(1001)), sendq.ErrTooLarge)
+	require.NoError(t, w.Send(counted(1000)))
+	require.NoError(t, w.Close())
+	require.Panics(t, func() { sendq.NewBudget(0) })
+}
+
+// Senders of many Writers that end one another's are no deadlock, and the sum comes out.
+func TestBudgetUnderPressure(t *testing.T) {
+	budget := sendq.NewBudget(20_000)
+	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
+		var senders sync.WaitGroup
+		var all []*sendq.Writer
+		for i := range 30 {
+			conn := faultconn.New()
+			if i%3 == 0 {
+				conn.Stall()
+			}
+			w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget, MaxPending: 5000, Overflow: overflow})
+			all = append(all, w)
+			for range 2 {
+				senders.Go(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+					defer cancel()
+					for range 300 {
+						w.WriteContext(ctx, make([]byte, 100))
+						assert.LessOrEqual(t, budget.Pending(), 20_000)
+					}
+				})
+			}
+		}
+		senders.Wait()
+		for _, w := range all {
+			w.CloseNow()
+			assertConserved(t, w.Stats())
+		}
+		require.Zero(t, budget.Pending(), overflow)
+	}
+}
+
+func TestWaitPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, conn := stuck(t, nil)
+		for range 9 {
+			w.Write(make([]byte, 100))
+		}
+		require.NoError(t, w.WaitPending(t.Context(), 936), "so much is pending")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, w.WaitPending(ctx, 935), context.DeadlineExceeded)
+		waited := async(func() error { return w.WaitPending(t.Context(), 0) })
+		synctest.Wait()
+		conn.Release()
+		require.NoError(t, <-waited)
+
+		conn.Stall()
+		w.Write([]byte("stuck"))
+		waited = async(func() error { return w.WaitPending(t.Context(), 0) })
+		synctest.Wait()
+		w.CloseNow()
+		require.ErrorIs(t, <-waited, net.ErrClosed)
+	})
+}
+
+func TestStatsTellAgeAndPeak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, conn := stuck(t, nil)
+		time.Sleep(time.Minute)
+		w.Write(make([]byte, 64))
+		stats := w.Stats()
+		require.Equal(t, time.Minute, stats.OldestPending)
+		require.EqualValues(t, 100, stats.PeakPendingBytes)
+		conn.Release()
+		require.NoError(t, w.Flush(t.Context()))
+		synctest.Wait()
+		stats = w.Stats()
+		require.Zero(t, stats.OldestPending)
+		require.EqualValues(t, 100, stats.PeakPendingBytes)
+		require.EqualValues(t, 2, stats.Writes)
+		require.NoError(t, w.Close())
+	})
+}
+
+// A panic in Write, which nobody else could recover, ends the Writer and no more.
+func TestWriterSurvivesPanic(t *testing.T) {
+	conn := faultconn.New()
+	conn.Fault = func([]byte) (int, error) { panic("broken wrapper") }
+	w := sendq.NewWriter(conn, nil)
+	require.NoError(t, w.Send([]byte("message")))
+	<-w.Done()
+	var panicked *sendq.PanicError
+	require.ErrorAs(t, w.Err(), &panicked)
+	require.Equal(t, "broken wrapper", panicked.Value)
+	require.Contains(t, string(panicked.Stack), "TestWriterSurvivesPanic")
+	require.EqualValues(t, 1, w.Stats().Undelivered)
+}
+
+func TestMessageFramed(t *testing.T) {
+	conn := faultconn.New()
+	waiting := conn.Stall()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true})
+	w.WriteString("one")
+	<-waiting
+	w.WriteString("three")
+	w.WriteString("")
+	w.WriteString("seven")
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Equal(t, []int{3, 5, 0, 5}, conn.Sizes())
+}
