@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -154,11 +155,11 @@ func TestMaxPendingBlock(t *testing.T) {
 			require.NoError(t, <-result)
 		}
 		require.NoError(t, w.Close())
-		want := ""
+		var want strings.Builder
 		for i := range 5 {
-			want += fmt.Sprintf("%0100d", i)
+			fmt.Fprintf(&want, "%0100d", i)
 		}
-		require.Equal(t, want, string(conn.Bytes()[36+136:]))
+		require.Equal(t, want.String(), string(conn.Bytes()[36+136:]))
 	})
 }
 
