@@ -31,7 +31,8 @@ A Writer:
  4. One flusher. At most one goroutine writes to the connection at a time. While there
     is nothing to write there is none, and no buffer either. (TestWriterOneFlusher)
  5. Accounted for. Every accepted message ends in exactly one way: written (the
-    connection took every byte), dropped, or undelivered (the Writer ended first);
+    connection took every byte), dropped (by the overflow policy), or undelivered (the
+    Writer ended first);
     accepted = written + dropped + undelivered + pending in every snapshot of Stats.
     (TestWriterAccountedFor)
  6. Never torn. After a failed or partial write nothing more is written: the Writer
@@ -56,10 +57,11 @@ A Broker:
  12. The caller learns what became of each recipient: unknown, accepted, refused.
     (TestBrokerTellsOutcome)
 
-# The queue is unbounded
+# Slow peers
 
-What a peer does not read stays in memory until it does, or until the Writer is
-closed. Stats tells how much that is.
+What a peer does not read stays in memory until it does, or until its Writer ends: the
+queue is unbounded, unless [WriterOptions] bound it, by size, by age, by progress, or
+by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending.
 
 # What accepted means
 
