@@ -1,9 +1,12 @@
 package sendq
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ages knows how long pending messages have waited, without a look at the clock for
-// each. It is a few marks, which are made for every conn.Write and whenever somebody
+// each. It is a few marks, which are made when a conn.Write begins and when somebody
 // asks. So an age may come out too low, by the time between two marks, but never too
 // high.
 type ages struct {
@@ -18,9 +21,11 @@ type mark struct {
 	at       time.Duration // by now
 }
 
+// The marks of a backlog are an eighth of its age apart, or a millisecond.
 const (
-	maxMarks     = 8
-	markInterval = time.Millisecond // none is made sooner after another
+	marksPerAge     = 8
+	maxMarks        = 2 * marksPerAge
+	minMarkInterval = time.Millisecond
 )
 
 var start = time.Now()
@@ -42,18 +47,23 @@ func (a *ages) note(pending int64, at time.Duration) {
 	if len(marks) > 0 {
 		last = marks[len(marks)-1]
 	}
-	if last.messages == pending || at-last.at < markInterval {
+	interval := max(minMarkInterval, (at-a.oldest.at)/marksPerAge)
+	if last.messages == pending || at-last.at < interval {
 		return
 	}
 	if len(marks) == maxMarks {
-		// Every second will do: the older a backlog, the coarser its marks.
-		for i := range maxMarks / 2 {
-			marks[i] = marks[2*i+1]
-		}
-		marks = marks[:maxMarks/2]
+		// They were made when the backlog was younger.
+		last = a.oldest
+		marks = slices.DeleteFunc(marks, func(m mark) bool {
+			if m.at-last.at < interval {
+				return true
+			}
+			last = m
+			return false
+		})
 	}
 	marks = append(marks, mark{pending, at})
-	a.later = &marks
+	*a.later = marks
 }
 
 // written says that n messages have left the front of the queue.
@@ -71,7 +81,7 @@ func (a *ages) written(n int64) {
 		a.oldest.at = marks[0].at
 		marks = marks[1:]
 	}
-	a.later = &marks
+	*a.later = marks
 }
 
 // dropped says that the message behind the first i has left the queue.

@@ -12,8 +12,8 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// BenchmarkSend is the cost of a 64-byte message over loopback TCP, written included:
-// of a Writer, and of the two ways that most programs have.
+// BenchmarkSend is the cost of a 64-byte message over loopback TCP with one sender: of a
+// Writer, of the two ways that most programs have, and of the limit.
 func BenchmarkSend(b *testing.B) {
 	message := make([]byte, 64)
 

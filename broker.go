@@ -23,7 +23,7 @@ type BrokerOptions struct{}
 // method, and all recipients see what is broadcast in one same order, as the members
 // of a room do.
 //
-// A Broker starts no goroutine. It must be made by NewBroker.
+// A Broker keeps no goroutine. It must be made by NewBroker.
 type Broker struct {
 	// mu guards the names, the rooms and who is in them. It is never held while
 	// messages are queued. It may be held while a Writer's lock is taken, but
@@ -154,8 +154,8 @@ func (b *Broker) Send(name string, p []byte) error {
 	return w.send(neverWait, &m)
 }
 
-// Broadcast queues p for every Writer and returns how many accepted it. A Writer with
-// several names gets it for each.
+// Broadcast queues p for every Writer and returns how many accepted it, those not counted
+// that dropped it at once. A Writer with several names gets it for each.
 func (b *Broker) Broadcast(p []byte) int { return b.publish(b.all, p, nil) }
 
 // BroadcastFrom is Broadcast to all names but sender.

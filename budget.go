@@ -10,7 +10,8 @@ import (
 // largest backlog ends with ErrSlowConsumer, maybe the one that the message is for, and
 // if need be the next, until there is room. So those whose peers keep up are spared.
 //
-// Pending counts as it does for MaxPending: each message 64 bytes more than it has.
+// Pending counts as it does for MaxPending: each message 64 bytes more than it has. The
+// messages of senders that wait for room, as with Block, count too.
 // What an ended Writer hands out by Undelivered does not count; it stays in memory as
 // long as the Writer does.
 type Budget struct {

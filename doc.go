@@ -25,9 +25,9 @@ A Writer:
     goroutines send. (TestWriterWhole)
  2. In order. Messages reach the connection in the order in which they were accepted;
     those of one goroutine are accepted in the order of its calls. (TestWriterInOrder)
- 3. Never in the way. A send never waits for the network, and no lock is held across a
-    call into the connection: no sender, no other Writer and no Broker waits for a
-    slow peer. (TestWriterNeverInTheWay)
+ 3. Never in the way. A send never waits for the network, unless the overflow policy
+    is Block, and no lock is held across a call into the connection: no sender, no
+    other Writer and no Broker waits for a slow peer. (TestWriterNeverInTheWay)
  4. One flusher. At most one goroutine writes to the connection at a time. While there
     is nothing to write there is none, and no buffer either. (TestWriterOneFlusher)
  5. Accounted for. Every accepted message ends in exactly one way: written (the
@@ -54,7 +54,8 @@ A Broker:
     a recipient in call order (TestBrokerSenderOrder).
  11. A fan-out copies a message at most once, however many recipients it has, and a
     stalled recipient slows no other. (TestBrokerFanOutCopiesOnce)
- 12. The caller learns what became of each recipient: unknown, accepted, refused.
+ 12. The caller learns what became of each recipient: from Send, whether it is unknown,
+    has accepted the message or refused it, and why; from a fan-out, how many accepted.
     (TestBrokerTellsOutcome)
 
 # Slow peers
@@ -65,7 +66,8 @@ by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending.
 
 # What accepted means
 
-A message is accepted when Write returns nil. It is written when the connection has
+A message is accepted when Write returns nil; one that is refused with [ErrDropped]
+counts as accepted and dropped. It is written when the connection has
 taken it, which [Writer.Flush] waits for, and delivered when the peer's machine has
 acknowledged it, which [Writer.Close] waits for. Whether the peer's program has read it
 only the peer can tell. After the end of a Writer, [Writer.Err] says why it ended, and

@@ -23,12 +23,16 @@ func (w *Writer) Close() error {
 // Delivered means that the peer's machine has acknowledged it. A peer that reads to
 // the end gets every byte and then EOF, even if it has sent bytes that nobody read.
 // That takes a TCP, Unix or TLS connection, or one that has a method
-// NetConn() net.Conn to lead to it, and Linux; elsewhere Shutdown half-closes the
-// connection and waits half a second before it closes it. While Shutdown
-// waits, the caller's reader may go on reading; a Read then fails or returns EOF.
+// NetConn() net.Conn to lead to it, and Linux, but not 386 or s390x; elsewhere Shutdown
+// half-closes the connection and waits half a second before it closes it. While
+// Shutdown waits, the caller's reader may go on reading; a Read then fails or returns
+// EOF.
 //
-// The error is nil if all was delivered. Otherwise it tells how much was not, and
-// wraps the cause: that of ctx, or why the Writer ended, maybe long before the call.
+// The error is nil if the Writer ended by Close or Shutdown alone, with everything
+// delivered but what an overflow policy dropped. Otherwise it wraps the cause, that of
+// ctx or why the Writer ended, maybe long before the call, and tells how much was not
+// delivered, if anything.
+//
 // Every call of Close and Shutdown waits for the end and returns the same outcome;
 // of several bounds the first to pass ends the Writer.
 func (w *Writer) Shutdown(ctx context.Context) error {
@@ -115,9 +119,10 @@ func (w *Writer) Done() <-chan struct{} {
 	return w.done
 }
 
-// Err returns the first cause of the Writer's end: the error of a write, ErrClosed
-// after CloseNow, the cause of the context that bounded Shutdown. It is nil while the
-// Writer lives, and after a Close that delivered everything.
+// Err returns the first cause of the Writer's end: the error of a write, or a PanicError;
+// an ErrSlowConsumer that says which limit was reached; ErrClosed after CloseNow; the cause
+// of the context that bounded Shutdown; a reset before the peer had acknowledged
+// everything. It is nil while the Writer lives, and after a Close that delivered everything.
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

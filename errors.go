@@ -54,5 +54,5 @@ type PanicError struct {
 }
 
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("sendq: conn.Write panicked: %v\n\n%s", e.Value, e.Stack)
+	return fmt.Sprintf("sendq: conn.Write panicked: %v", e.Value)
 }

@@ -98,8 +98,8 @@ func (w *Writer) sendWithin(ctx context.Context, m *message, cost int) (accepted
 		l.droppedBytes += int64(m.size())
 		return false, ErrDropped
 	}
-	closeConn := w.fail(fmt.Errorf("%w: %d bytes are pending, counted as %d, and MaxPending is %d",
-		ErrSlowConsumer, w.queue.bytes, w.pendingCost(), l.MaxPending))
+	closeConn := w.fail(fmt.Errorf("%w: no room for %d bytes more, counted as %d: %d are pending, counted as %d, and MaxPending is %d",
+		ErrSlowConsumer, m.size(), cost, w.queue.bytes, w.pendingCost(), l.MaxPending))
 	go closeConn() // nobody who sends waits for that
 	return false, w.refusal()
 }

@@ -234,6 +234,30 @@ func TestMaxAgeIsAboutTheOldest(t *testing.T) {
 	})
 }
 
+// The backlog of a peer that is too slow grows older, and then the peer stalls.
+func TestMaxAgeOfALongBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = time.Second
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: maxAge, MessageFramed: true})
+		began := time.Now()
+		go func() {
+			for range 90 { // until the age is 900 ms
+				time.Sleep(20 * time.Millisecond)
+				io.ReadFull(peer, make([]byte, 1))
+			}
+		}()
+		for w.Err() == nil { // message i at 10i ms
+			w.Write([]byte("1"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		age := time.Since(began) - time.Duration(w.Stats().Written)*10*time.Millisecond
+		require.GreaterOrEqual(t, age, maxAge)
+		require.LessOrEqual(t, age, maxAge+maxAge/4+20*time.Millisecond)
+		w.CloseNow()
+	})
+}
+
 func TestWriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 8 * time.Second

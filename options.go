@@ -18,11 +18,11 @@ type WriterOptions struct {
 	// could never fit is refused with ErrTooLarge. 0 means no limit.
 	MaxPending int
 
-	// Overflow is what to do at MaxPending.
+	// Overflow is what to do at MaxPending. Without MaxPending it has no effect.
 	Overflow Overflow
 
 	// MaxAge ends the Writer when its oldest pending message has waited so long;
-	// it may take an eighth longer. 0 means that it may wait for ever.
+	// it may take a quarter longer. 0 means that it may wait for ever.
 	MaxAge time.Duration
 
 	// WriteTimeout ends the Writer when the peer has taken nothing for so long
@@ -30,10 +30,10 @@ type WriterOptions struct {
 	// takes a little now and then is alive, however long the whole takes. 0 means
 	// that it may take for ever.
 	//
-	// On Linux, progress is what the peer's machine acknowledges over TCP, and what
-	// the peer reads from a Unix socket; TLS and wrappers with a method
-	// NetConn() net.Conn are looked through. Elsewhere it is a Write of the
-	// connection that returns, of at most 16 KiB. No deadline is ever set.
+	// Over TCP on Linux, progress is what the peer's machine acknowledges; TLS, and
+	// a wrapper with a method NetConn() net.Conn, is looked through. Elsewhere it is
+	// a Write of the connection that returns; these are kept to 4 KiB then, but a
+	// message on a message-framed connection is not divided. No deadline is set.
 	WriteTimeout time.Duration
 
 	// CloseTimeout bounds Close: when the peer has not taken everything by then,

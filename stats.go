@@ -13,15 +13,16 @@ type WriterStats struct {
 
 	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
 
-	// Writes is how often the connection's Write was called.
+	// Writes is how often the queue, or part of it, was handed to the connection.
 	Writes int64
 
 	// PeakPendingBytes is the most that PendingBytes ever was.
 	PeakPendingBytes int64
 
 	// OldestPending is how long the oldest pending message has waited, at least. It
-	// is sampled, at each Write of the connection and at each call of Stats: it may
-	// be too low by the time between two of these, and is never too high.
+	// is sampled when a Write of the connection begins and when Stats is called: it
+	// may be too low by the time between two of these, or by an eighth of the age of
+	// the backlog, and is never too high.
 	OldestPending time.Duration
 }
 

@@ -18,7 +18,6 @@ type watch struct {
 	progress   uint64        // what it had taken by then, by the measure of peerProgress
 }
 
-// A deadline is missed by an eighth of it at most.
 const watchesPerDeadline = 8
 
 // startWatch starts the timer if there is anything to watch.

@@ -150,8 +150,11 @@ func (m *message) size() int {
 	return len(m.block.message(m.i))
 }
 
-// neverWait is the context of senders that do not wait for room, as a Broker.
-var neverWait context.Context
+// neverWait is the context of senders that do not wait for room, as a Broker. The value
+// makes it equal to no other.
+var neverWait = context.WithValue(context.Background(), neverWaitKey{}, nil)
+
+type neverWaitKey struct{}
 
 // send accepts m or returns why it is not. It waits only as Block and ctx say.
 func (w *Writer) send(ctx context.Context, m *message) error {
@@ -225,7 +228,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.await(ctx, &waiter{messages: math.MaxInt64, bytes: limit})
+	return w.await(ctx, &waiter{messages: math.MaxInt64, bytes: max(limit, 0)})
 }
 
 // A waiter is a call that waits until the first messages of the queue have their
@@ -267,7 +270,7 @@ func (w *Writer) await(ctx context.Context, me *waiter) error {
 				break
 			}
 		}
-		return fmt.Errorf("sendq: %w", context.Cause(ctx))
+		return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, context.Cause(ctx))
 	}
 }
 

@@ -100,8 +100,8 @@ func (p *process) connect(t *testing.T) *client {
 // login connects and waits until the server knows the name.
 func (p *process) login(t *testing.T, name string) *client {
 	c := p.connect(t)
-	c.say(name, "/who")
-	require.Contains(t, c.next(), name)
+	c.say(name)
+	require.Contains(t, c.ask("/who"), name)
 	return c
 }
 

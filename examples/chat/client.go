@@ -23,7 +23,7 @@ func runClient(addr, name string, in io.Reader, out io.Writer) error {
 	w := sendq.NewWriter(conn, nil)
 	defer w.CloseNow()
 	fmt.Fprintln(w, name)
-	fmt.Fprintf(os.Stderr, "connected as %s: type *: hello, or ? for help; Ctrl-D ends\n", name)
+	fmt.Fprintf(os.Stderr, "connected to %s: say bob: hi, *: hi, /who, /join #go, #go: hi; Ctrl-D ends\n", addr)
 
 	received := make(chan error, 1)
 	go func() {

@@ -23,6 +23,10 @@ const (
 	// closeTimeout is how long a client has to take what is queued for it when
 	// its connection, or the whole server, ends.
 	closeTimeout = 10 * time.Second
+
+	// maxPending is how many bytes may be queued for a user. One who has stopped
+	// reading for so long is disconnected.
+	maxPending = 64 << 20
 )
 
 // A server is the users who are logged in, and the rooms they are in: a Broker.
@@ -65,7 +69,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // handle is one connection, from the login to the end.
 func (s *server) handle(ctx context.Context, conn net.Conn) {
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{CloseTimeout: closeTimeout})
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: maxPending, CloseTimeout: closeTimeout})
 	lines := newLineScanner(conn)
 	name, err := s.login(ctx, conn, w, lines)
 	if err == nil {
