@@ -68,20 +68,24 @@ func (a *ages) note(pending int64, at time.Duration) {
 
 // written says that n messages have left the front of the queue.
 func (a *ages) written(n int64) {
-	a.oldest.messages = max(0, a.oldest.messages-n)
+	a.oldest.messages -= n
 	if a.later == nil {
+		a.oldest.messages = max(0, a.oldest.messages)
 		return
 	}
-	marks := *a.later
-	for i := range marks {
-		marks[i].messages -= n
+	for i := range *a.later {
+		(*a.later)[i].messages -= n
 	}
-	for a.oldest.messages == 0 && len(marks) > 0 {
-		a.oldest.messages = max(0, marks[0].messages)
-		a.oldest.at = marks[0].at
-		marks = marks[1:]
+	a.promote()
+}
+
+// promote replaces a void oldest mark by the first that is not.
+func (a *ages) promote() {
+	for a.oldest.messages <= 0 && len(*a.later) > 0 {
+		a.oldest = (*a.later)[0]
+		*a.later = (*a.later)[1:]
 	}
-	*a.later = marks
+	a.oldest.messages = max(0, a.oldest.messages)
 }
 
 // dropped says that the message behind the first i has left the queue.
@@ -95,6 +99,7 @@ func (a *ages) dropped(i int64) {
 				m.messages--
 			}
 		}
+		a.promote()
 	}
 }
 

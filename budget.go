@@ -7,13 +7,12 @@ import (
 
 // A Budget bounds what any number of Writers have pending together: it is given to
 // each in its WriterOptions. When a message would exceed it, the Writer with the
-// largest backlog ends with ErrSlowConsumer, maybe the one that the message is for, and
-// if need be the next, until there is room. So those whose peers keep up are spared.
+// largest backlog, the message counted to its own, ends with ErrSlowConsumer, and if
+// need be the next, until there is room. So those whose peers keep up are spared.
 //
-// Pending counts as it does for MaxPending: each message 64 bytes more than it has. The
-// messages of senders that wait for room, as with Block, count too.
-// What an ended Writer hands out by Undelivered does not count; it stays in memory as
-// long as the Writer does.
+// Pending counts as it does for MaxPending: each message 64 bytes more than it has. A
+// Writer that ends does not count from that moment on; what it hands out by
+// Undelivered stays in memory as long as it does.
 type Budget struct {
 	limit int
 
@@ -40,37 +39,32 @@ func (b *Budget) Pending() int {
 	return b.pending
 }
 
-// reserve adds cost to the backlog of w, and ends other Writers if that takes it. A nil
-// Budget has room for everything.
+// reserve adds cost to the backlog of w, and ends other Writers if that takes it. If w
+// itself would have the largest backlog it is w that must end, and reserve fails. The
+// lock of w is held. A nil Budget has room for everything.
 func (b *Budget) reserve(w *Writer, cost int) error {
 	if b == nil {
 		return nil
 	}
-	if cost > b.limit {
-		return fmt.Errorf("%w: counted as %d bytes, but the Budget is %d", ErrTooLarge, cost, b.limit)
-	}
-	var slow []*Writer
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for b.pending+cost > b.limit {
 		largest := b.largest()
-		slow = append(slow, largest)
+		slow := fmt.Errorf("%w: the Budget of %d bytes is spent, and this backlog was the largest: %d",
+			ErrSlowConsumer, b.limit, b.backlog[largest])
+		if largest == w || b.backlog[w]+cost > b.backlog[largest] {
+			return slow
+		}
 		b.pending -= b.backlog[largest]
 		delete(b.backlog, largest)
+		go largest.abort(slow) // takes its lock, and then closes its connection
 	}
 	b.pending += cost
 	b.backlog[w] += cost
-	b.mu.Unlock()
-
-	for _, s := range slow {
-		s.mu.Lock()
-		closeConn := s.fail(fmt.Errorf("%w: the Budget of %d bytes is spent, and this backlog was the largest", ErrSlowConsumer, b.limit))
-		s.mu.Unlock()
-		go closeConn() // nobody who sends waits for that
-	}
 	return nil
 }
 
-// largest returns the Writer with the largest backlog. That takes a look at each, but
+// largest returns the Writer with the largest backlog, or nil if there is none. That takes a look at each, but
 // only when the Budget is spent, and then a large backlog goes.
 func (b *Budget) largest() (largest *Writer) {
 	for w, backlog := range b.backlog {

@@ -35,42 +35,72 @@ func onSocket(conn net.Conn, f func(fd uintptr) error) error {
 // SIOCOUTQ alone does not do: after a reset it stays where it was for ever.
 func getSendState(conn net.Conn) (s sendState, err error) {
 	err = onSocket(conn, func(fd uintptr) error {
-		info, isTCP := tcpInfo(fd)
-		if !isTCP {
-			return nil
+		for {
+			before, isTCP := getTCPInfo(fd)
+			if !isTCP {
+				return nil
+			}
+			queued, err := outQueue(fd)
+			after, _ := getTCPInfo(fd)
+			if err != nil {
+				return err
+			}
+			if after.acknowledged == before.acknowledged {
+				s = sendState{after.acknowledged, queued, after.state == tcpClose}
+				return nil
+			}
 		}
-		const tcpClose = 7
-		s.gone = info[0] == tcpClose
-		s.acknowledged = binary.NativeEndian.Uint64(info[120:])
-		var queued int32
-		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&queued)))
-		if errno != 0 {
-			return errno
-		}
-		s.unacknowledged = int(queued)
-		return nil
 	})
 	return s, err
 }
 
-// peerProgress returns a number that changes when the peer takes something. It is not
-// known if conn is no TCP connection, or closed.
-func peerProgress(conn net.Conn) (taken uint64, known bool) {
+// peerProgress returns a number that changes when the peer takes something: what its
+// kernel has acknowledged over TCP, or what it has not read from a Unix socket. It is
+// not known if conn leads to neither, or is closed.
+func peerProgress(conn net.Conn) (n uint64, known bool) {
 	err := onSocket(innermost(conn), func(fd uintptr) error {
-		info, isTCP := tcpInfo(fd)
-		taken, known = binary.NativeEndian.Uint64(info[120:]), isTCP
-		return nil
+		info, isTCP := getTCPInfo(fd)
+		if isTCP {
+			n = info.acknowledged
+			return nil
+		}
+		queued, err := outQueue(fd)
+		n = uint64(queued)
+		return err
 	})
-	return taken, known && err == nil
+	return n, err == nil
 }
 
-// tcpInfo returns the beginning of the kernel's struct tcp_info: the state in the first
-// byte, and tcpi_bytes_acked in those from 120 on.
-func tcpInfo(fd uintptr) (info [128]byte, isTCP bool) {
-	size := uint32(len(info))
+// tcpInfo is what is of use here of the kernel's struct tcp_info.
+type tcpInfo struct {
+	state        uint8
+	acknowledged uint64 // tcpi_bytes_acked
+}
+
+const tcpClose = 7 // a tcpInfo.state
+
+// getTCPInfo returns false if fd is no TCP socket, or the kernel too old, before 4.2, to
+// tell.
+func getTCPInfo(fd uintptr) (info tcpInfo, ok bool) {
+	var raw [128]byte
+	size := uint32(len(raw))
 	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-	return info, errno == 0
+		uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 || int(size) < len(raw) {
+		return tcpInfo{}, false
+	}
+	return tcpInfo{state: raw[0], acknowledged: binary.NativeEndian.Uint64(raw[120:])}, true
+}
+
+// outQueue returns how much of what was written to fd is not acknowledged over TCP, or
+// not read from a Unix socket.
+func outQueue(fd uintptr) (int, error) {
+	var n int32
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }
 
 // discardUnread takes away the input of conn that nobody has read, and lets no more

@@ -53,6 +53,12 @@ type PanicError struct {
 	Stack []byte // where, as debug.Stack tells
 }
 
+// Unwrap returns Value if it is an error.
+func (e *PanicError) Unwrap() error {
+	err, _ := e.Value.(error)
+	return err
+}
+
 func (e *PanicError) Error() string {
 	return fmt.Sprintf("sendq: conn.Write panicked: %v", e.Value)
 }

@@ -65,7 +65,7 @@ func (w *Writer) writeSome() error {
 	if w.messageFramed {
 		parts[0] = w.queue.peekMessage()
 	} else {
-		parts = w.queue.peek(array[:], limit)
+		parts = w.queue.peek(array[:], limit, w.flushTarget())
 	}
 	at := now()
 	w.ages.note(w.pending(), at)
@@ -75,7 +75,9 @@ func (w *Writer) writeSome() error {
 	w.mu.Unlock()
 	n, err := w.writeParts(parts)
 	w.mu.Lock()
-	w.writes++
+	if n > 0 || err != nil || w.messageFramed {
+		w.writes++
+	}
 	w.peakPending = max(w.peakPending, int64(w.queue.bytes))
 	if w.messageFramed {
 		w.wrote(w.queue.advanceMessage(err == nil || n == len(parts[0]) && n > 0))
@@ -116,9 +118,15 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	}
 	// A panic here would end the process, and nobody could recover it, for
 	// the goroutine is ours. Ending the Writer is enough.
+	returned := false
 	defer func() {
 		if r := recover(); r != nil {
 			n, err = 0, &PanicError{r, debug.Stack()}
+		} else if !returned { // runtime.Goexit, as t.FailNow calls it: this goroutine ends
+			w.mu.Lock()
+			w.fail(errors.New("sendq: conn.Write called runtime.Goexit"))
+			w.mu.Unlock()
+			go w.end()
 		}
 	}()
 	n, err = w.conn.Write(p)
@@ -126,6 +134,7 @@ func (w *Writer) write(p []byte) (n int, err error) {
 		time.Sleep(time.Millisecond) // package net does not wait when an empty datagram finds no room
 		n, err = w.conn.Write(p)
 	}
+	returned = true
 	switch {
 	case n < 0 || n > len(p):
 		return 0, fmt.Errorf("sendq: the connection's Write returned an impossible count: %d of %d bytes", n, len(p))

@@ -31,6 +31,10 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	if _, known := peerProgress(conn); !known && o.WriteTimeout > 0 {
 		l.maxWrite = maxUnseenWrite
 	}
+	if o.Overflow == DropOldest && o.MaxPending > 0 {
+		// Else all that is pending could be in flight, and the newest be dropped.
+		l.maxWrite = min(l.maxWrite, max(o.MaxPending/4, 1))
+	}
 	return l
 }
 
@@ -49,73 +53,69 @@ func (w *Writer) pendingCost() int { return w.queue.bytes + messageOverhead*int(
 // sendLimited is send for a Writer with limits. mu is not held.
 func (w *Writer) sendLimited(ctx context.Context, m *message) error {
 	l := w.limits
-	cost := m.size() + messageOverhead
-	if l.MaxPending > 0 && cost > l.MaxPending {
-		return fmt.Errorf("%w: %d bytes, counted as %d, but MaxPending is %d", ErrTooLarge, m.size(), cost, l.MaxPending)
-	}
-	// The Budget first, and without mu: it may end another Writer, or this one.
-	if err := l.Budget.reserve(w, cost); err != nil {
-		return err
-	}
-	accepted, err := w.sendWithin(ctx, m, cost)
-	if !accepted {
-		l.Budget.release(w, cost)
-	}
-	return err
-}
-
-// sendWithin accepts m if there is room, or does what Overflow says.
-func (w *Writer) sendWithin(ctx context.Context, m *message, cost int) (accepted bool, err error) {
-	l := w.limits
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state != open {
-		return false, w.refusal()
-	}
-	if w.hasRoom(cost) && len(l.blocked) == 0 {
-		w.enqueue(m)
-		return true, nil
+	cost := m.size() + messageOverhead
+	switch {
+	case w.state != open:
+		return w.refusal()
+	case l.MaxPending > 0 && cost > l.MaxPending:
+		return fmt.Errorf("%w: %d bytes, counted as %d, but MaxPending is %d", ErrTooLarge, m.size(), cost, l.MaxPending)
+	case l.Budget != nil && cost > l.Budget.limit:
+		return fmt.Errorf("%w: %d bytes, counted as %d, but the Budget is %d", ErrTooLarge, m.size(), cost, l.Budget.limit)
+	case w.hasRoom(cost) && len(l.blocked) == 0:
+		return w.admit(m)
 	}
 	switch l.Overflow {
 	case Block:
 		if ctx == neverWait {
-			return false, ErrWouldBlock
+			return ErrWouldBlock
 		}
-		err := w.waitForRoom(ctx, m)
-		return err == nil, err
+		return w.waitForRoom(ctx, m)
 	case DropOldest:
-		for !w.hasRoom(cost) && w.dropOldest() {
+		if inFlight := w.queue.bytesInFlight() + messageOverhead*w.queue.inFlight; inFlight+cost <= l.MaxPending {
+			for !w.hasRoom(cost) {
+				w.dropOldest()
+			}
+			return w.admit(m)
 		}
-		if w.hasRoom(cost) {
-			w.enqueue(m)
-			return true, nil
-		}
-		fallthrough
+		fallthrough // for it would not help
 	case DropNewest:
 		w.accepted++
 		w.acceptedBytes += int64(m.size())
 		l.dropped++
 		l.droppedBytes += int64(m.size())
-		return false, ErrDropped
+		return ErrDropped
 	}
-	closeConn := w.fail(fmt.Errorf("%w: no room for %d bytes more, counted as %d: %d are pending, counted as %d, and MaxPending is %d",
+	return w.disconnect(fmt.Errorf("%w: no room for %d bytes more, counted as %d: %d are pending, counted as %d, and MaxPending is %d",
 		ErrSlowConsumer, m.size(), cost, w.queue.bytes, w.pendingCost(), l.MaxPending))
-	go closeConn() // nobody who sends waits for that
-	return false, w.refusal()
 }
 
 func (w *Writer) hasRoom(cost int) bool {
 	return w.limits.MaxPending == 0 || w.pendingCost()+cost <= w.limits.MaxPending
 }
 
-// dropOldest drops the oldest message that is not in flight, if there is one.
-func (w *Writer) dropOldest() bool {
+// admit accepts m if the Budget allows, and else ends the Writer.
+func (w *Writer) admit(m *message) error {
+	if slow := w.limits.Budget.reserve(w, m.size()+messageOverhead); slow != nil {
+		return w.disconnect(slow)
+	}
+	w.enqueue(m)
+	return nil
+}
+
+// disconnect ends the Writer, and returns what to tell the sender whose message did it.
+func (w *Writer) disconnect(slow error) error {
+	closeConn := w.fail(slow)
+	go closeConn() // nobody who sends waits for that
+	return w.refusal()
+}
+
+// dropOldest drops the oldest message that is not in flight, of which there is one.
+func (w *Writer) dropOldest() {
 	l := w.limits
 	w.peakPending = max(w.peakPending, int64(w.queue.bytes))
-	size, ok := w.queue.dropOldest()
-	if !ok {
-		return false
-	}
+	size := w.queue.dropOldest()
 	l.dropped++
 	l.droppedBytes += int64(size)
 	inFlight := int64(w.queue.inFlight)
@@ -127,7 +127,6 @@ func (w *Writer) dropOldest() bool {
 	}
 	w.tellWaiters()
 	l.Budget.release(w, size+messageOverhead)
-	return true
 }
 
 // A blockedSend is a message whose sender waits for room.
@@ -170,8 +169,7 @@ func (w *Writer) admitBlocked() {
 		b := l.blocked[0]
 		l.blocked[0] = nil
 		l.blocked = l.blocked[1:]
-		w.enqueue(&b.message)
-		b.outcome <- nil
+		b.outcome <- w.admit(&b.message)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -119,8 +120,23 @@ func TestMaxPendingDropOldest(t *testing.T) {
 		require.Equal(t, sendq.ErrDropped, w.Send(counted(101)))
 		conn.Release()
 		require.NoError(t, w.Close())
-		require.Len(t, conn.Bytes(), 36)
-		require.EqualValues(t, 2, w.Stats().Dropped)
+		require.Len(t, conn.Bytes(), 36+70-64, "the others are not dropped in vain")
+		require.EqualValues(t, 1, w.Stats().Dropped)
+	})
+
+	t.Run("not all is in flight", func(t *testing.T) {
+		conn := faultconn.New()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropOldest})
+		waiting := conn.Stall()
+		for range 10 {
+			w.Write(make([]byte, 36))
+		}
+		<-waiting
+		for range 100 {
+			_, err := w.Write(make([]byte, 36))
+			require.NoError(t, err, "the newest is kept")
+		}
+		w.CloseNow()
 	})
 }
 
@@ -355,6 +371,30 @@ func TestBudgetTooLarge(t *testing.T) {
 	require.Panics(t, func() { sendq.NewBudget(0) })
 }
 
+// Only a message that is queued, and then the largest backlog, may cost a Writer its life.
+func TestBudgetSparesTheInnocent(t *testing.T) {
+	budget := sendq.NewBudget(10_000)
+	bystander, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, bystander.Send(counted(8000)))
+
+	ended := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	ended.CloseNow()
+	require.ErrorIs(t, ended.Send(counted(5000)), net.ErrClosed)
+	full, _ := stuck(t, &sendq.WriterOptions{Budget: budget, MaxPending: 5000, Overflow: sendq.DropNewest})
+	require.Equal(t, sendq.ErrDropped, full.Send(counted(5000)))
+	require.NoError(t, bystander.Err())
+
+	greedy, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.ErrorIs(t, greedy.Send(counted(9000)), sendq.ErrSlowConsumer, "it would be the largest itself")
+	<-greedy.Done()
+	require.NoError(t, bystander.Err())
+
+	require.NoError(t, full.Send(counted(4000)))
+	<-bystander.Done()
+	require.ErrorIs(t, bystander.Err(), sendq.ErrSlowConsumer)
+	require.NoError(t, full.Err())
+}
+
 // Senders of many Writers that end one another's are no deadlock, and the sum comes out.
 func TestBudgetUnderPressure(t *testing.T) {
 	budget := sendq.NewBudget(20_000)
@@ -443,6 +483,35 @@ func TestWriterSurvivesPanic(t *testing.T) {
 	require.Equal(t, "broken wrapper", panicked.Value)
 	require.Contains(t, string(panicked.Stack), "TestWriterSurvivesPanic")
 	require.EqualValues(t, 1, w.Stats().Undelivered)
+}
+
+// Goexit, which t.FailNow calls, takes the flusher away.
+func TestWriterSurvivesGoexit(t *testing.T) {
+	conn := faultconn.New()
+	conn.Fault = func([]byte) (int, error) { runtime.Goexit(); return 0, nil }
+	w := sendq.NewWriter(conn, nil)
+	require.NoError(t, w.Send([]byte("message")))
+	<-w.Done()
+	require.ErrorContains(t, w.Err(), "Goexit")
+	require.Len(t, slices.Collect(w.Undelivered()), 1)
+}
+
+// A later message must not share the write that Flush waits for.
+func TestFlushDoesNotShareAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, nil)
+		w.Write([]byte("0"))
+		synctest.Wait() // it is being written
+		w.Write([]byte("1"))
+		flushed := async(func() error { return w.Flush(t.Context()) })
+		synctest.Wait()
+		w.Write(make([]byte, 1000))
+		_, err := io.ReadFull(peer, make([]byte, 2))
+		require.NoError(t, err)
+		require.NoError(t, <-flushed, "although nobody reads the rest")
+		w.CloseNow()
+	})
 }
 
 func TestMessageFramed(t *testing.T) {

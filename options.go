@@ -30,10 +30,13 @@ type WriterOptions struct {
 	// takes a little now and then is alive, however long the whole takes. 0 means
 	// that it may take for ever.
 	//
-	// Over TCP on Linux, progress is what the peer's machine acknowledges; TLS, and
-	// a wrapper with a method NetConn() net.Conn, is looked through. Elsewhere it is
-	// a Write of the connection that returns; these are kept to 4 KiB then, but a
-	// message on a message-framed connection is not divided. No deadline is set.
+	// On Linux, progress is what the peer's machine acknowledges over TCP, and what
+	// the peer reads from a Unix socket; TLS, and a wrapper with a method
+	// NetConn() net.Conn, is looked through. Elsewhere it is a Write of the connection
+	// that returns; these are kept to 4 KiB then, though a message on a message-framed
+	// connection is not divided. That is coarse where a kernel buffers beneath, which
+	// lets nothing in until a good part has gone: give wrappers the method. No
+	// deadline is set.
 	WriteTimeout time.Duration
 
 	// CloseTimeout bounds Close: when the peer has not taken everything by then,

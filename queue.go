@@ -45,9 +45,9 @@ func (q *queue) copyIn(p []byte) {
 	case q.own == nil:
 		q.own = newBlock(len(p) + endSize)
 	case !q.own.fits(len(p)):
-		// Twice as large as the last: a queue takes up to twice its backlog,
-		// and a long one needs few blocks.
-		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), maxBlock)))
+		// Twice as large as the last, if the backlog has grown with it: a queue
+		// takes a small multiple of a short backlog, and a long one few blocks.
+		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), 4*q.bytes, maxBlock)))
 	}
 	q.push(q.own, q.own.append(p))
 }
@@ -76,27 +76,27 @@ func (q *queue) push(b *block, i int) {
 	}
 }
 
-// peek fills parts with the next bytes to write, at most limit of them, and returns
-// the filled ones: one part, or several that have at most maxGather bytes together. They
-// stay valid without the lock until advance.
-func (q *queue) peek(parts [][]byte, limit int) [][]byte {
-	s := &q.segments[q.head]
-	first := s.unwritten()
-	parts[0] = first[:min(len(first), limit)]
-	q.inFlight = s.last - s.first
-	if len(first) > limit {
-		q.inFlight = s.endingBy(s.written+limit-1) + 1
-	}
-	n, size := 1, len(first)
-	for _, s := range q.segments[q.head+1:] {
-		part := s.unwritten()
-		size += len(part)
-		if size > min(maxGather, limit) || n == len(parts) {
+// peek fills parts with the next bytes to write, at most limit of them and of at most
+// the given number of messages, and returns the filled ones: one part, or several that
+// have at most maxGather bytes together. They stay valid without the lock until advance.
+func (q *queue) peek(parts [][]byte, limit int, messages int64) [][]byte {
+	n, gathered := 0, 0
+	q.inFlight = 0
+	for i := q.head; i < len(q.segments) && n < len(parts) && messages > 0; i++ {
+		s := &q.segments[i]
+		touched := int(min(int64(s.last-s.first), messages))
+		part := s.block.buf[s.written:s.block.end(s.first+touched-1)]
+		if gathered += len(part); n > 0 && gathered > min(limit, maxGather) {
 			break
 		}
+		if len(part) > limit {
+			part = part[:limit]
+			touched = s.endingBy(s.written+limit-1) + 1
+		}
 		parts[n] = part
-		q.inFlight += s.last - s.first
 		n++
+		messages -= int64(touched)
+		q.inFlight += touched
 	}
 	return parts[:n]
 }
@@ -156,19 +156,29 @@ func (q *queue) advanceMessage(written bool) (messages, size int) {
 	return 1, size
 }
 
-// dropOldest removes the oldest message that is not in flight, and returns its size.
-// There is none if ok is false.
-func (q *queue) dropOldest() (size int, ok bool) {
+// bytesInFlight returns the size of the messages that the last peek touches.
+func (q *queue) bytesInFlight() (size int) {
+	n := q.inFlight
+	for i := q.head; n > 0; i++ {
+		s := &q.segments[i]
+		last := min(s.last, s.first+n)
+		size += s.block.start(last) - s.block.start(s.first)
+		n -= last - s.first
+	}
+	return size
+}
+
+// dropOldest removes the oldest message that is not in flight, of which there is one, and
+// returns its size.
+func (q *queue) dropOldest() (size int) {
 	i, skip := q.head, q.inFlight
 	for i < len(q.segments) && skip >= q.segments[i].last-q.segments[i].first {
 		skip -= q.segments[i].last - q.segments[i].first
 		i++
 	}
-	if i == len(q.segments) {
-		return 0, false
-	}
 	if skip > 0 { // the segment is partly in flight: split it
 		q.segments = slices.Insert(q.segments, i, q.segments[i])
+		q.one[0] = segment{} // there are two now, elsewhere
 		q.segments[i].last = q.segments[i].first + skip
 		i++
 		q.segments[i].first += skip
@@ -189,7 +199,7 @@ func (q *queue) dropOldest() (size int, ok bool) {
 			q.emptied()
 		}
 	}
-	return size, true
+	return size
 }
 
 // pop removes the oldest segment, whose messages are all written.

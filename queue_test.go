@@ -3,6 +3,7 @@ package sendq
 import (
 	"bytes"
 	"context"
+	"math"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -153,7 +154,7 @@ func requireNext(t testing.TB, m *model, q *queue, limit int) {
 		return
 	}
 	for _, parts := range [][][]byte{make([][]byte, 1), make([][]byte, 2), make([][]byte, len(m.messages)+1)} {
-		peeked := bytes.Join(q.peek(parts, limit), nil)
+		peeked := bytes.Join(q.peek(parts, limit, math.MaxInt64), nil)
 		require.True(t, bytes.HasPrefix(m.next(limit), peeked))
 		require.True(t, len(peeked) > 0 || len(m.next(limit)) == 0 || len(m.next(1)) == 0 || len(m.messages[0]) == 0)
 	}
@@ -213,4 +214,34 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 // What an idle Writer costs, who has no block and no list. Go allocates 256 bytes for it.
 func TestWriterIsSmall(t *testing.T) {
 	require.LessOrEqual(t, unsafe.Sizeof(Writer{}), uintptr(256))
+}
+
+// A queue that is short but never empty does not get ever larger blocks.
+func TestQueueStaysSmall(t *testing.T) {
+	var q queue
+	for range 100_000 {
+		q.copyIn(make([]byte, 10))
+		if q.bytes > 100 {
+			q.peek(make([][]byte, 1), 10, 1)
+			q.advance(10)
+		}
+	}
+	require.LessOrEqual(t, len(q.own.buf), 4*minBlock)
+}
+
+// Dropping moves the list, of which nothing must stay behind.
+func TestQueueForgetsWhatIsDropped(t *testing.T) {
+	var q queue
+	for range 10 {
+		q.copyIn([]byte("message"))
+	}
+	q.peek(make([][]byte, 1), 10, 5)
+	for range 5 {
+		require.Equal(t, 7, q.dropOldest())
+	}
+	require.Equal(t, 14, q.bytes-3*7)
+	q.advance(35)
+	require.True(t, q.empty())
+	q.release()
+	require.Zero(t, q)
 }

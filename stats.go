@@ -29,7 +29,6 @@ type WriterStats struct {
 // Stats returns a consistent snapshot of the Writer's counters. It takes the Writer's
 // lock for some tens of nanoseconds.
 func (w *Writer) Stats() WriterStats {
-	at := now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := WriterStats{
@@ -47,6 +46,7 @@ func (w *Writer) Stats() WriterStats {
 	}
 	s.Pending, s.PendingBytes = w.pending(), int64(w.queue.bytes)
 	if s.Pending > 0 {
+		at := now() // not before the lock, or messages could come before it
 		w.ages.note(s.Pending, at)
 		s.OldestPending = w.ages.age(at)
 	}

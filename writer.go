@@ -66,7 +66,8 @@ const (
 //
 // On a datagram connection each message is a datagram, and an error, such as that of a
 // port where nobody listens, ends the Writer as on any other. So does a conn.Write that
-// panics, with an error that wraps a PanicError.
+// panics, with a PanicError. The methods of conn must not call those of the Writer that
+// wait for something.
 //
 // A Writer uses no goroutine, no timer and no buffer until the first message.
 //
@@ -272,6 +273,16 @@ func (w *Writer) await(ctx context.Context, me *waiter) error {
 		}
 		return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, context.Cause(ctx))
 	}
+}
+
+// flushTarget returns how many messages of the queue may be written together: those that
+// a Flush waits for must not share a write with later ones, for which it would wait too.
+func (w *Writer) flushTarget() int64 {
+	target := int64(math.MaxInt64)
+	for p := w.waiters; p != nil; p = p.next {
+		target = min(target, p.messages)
+	}
+	return target
 }
 
 // tellWaiters ends the calls whose wait is over, all if the Writer has ended.

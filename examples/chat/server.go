@@ -27,16 +27,20 @@ const (
 	// maxPending is how many bytes may be queued for a user. One who has stopped
 	// reading for so long is disconnected.
 	maxPending = 64 << 20
+
+	// maxPendingOfAll is the same for all users together.
+	maxPendingOfAll = 1 << 30
 )
 
 // A server is the users who are logged in, and the rooms they are in: a Broker.
 type server struct {
 	broker *sendq.Broker
+	budget *sendq.Budget
 	log    *slog.Logger
 }
 
 func newServer(log *slog.Logger) *server {
-	return &server{broker: sendq.NewBroker(nil), log: log}
+	return &server{sendq.NewBroker(nil), sendq.NewBudget(maxPendingOfAll), log}
 }
 
 // serve accepts connections until ctx is done. Then it delivers what is queued for
@@ -69,7 +73,11 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 
 // handle is one connection, from the login to the end.
 func (s *server) handle(ctx context.Context, conn net.Conn) {
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: maxPending, CloseTimeout: closeTimeout})
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+		MaxPending:   maxPending,
+		CloseTimeout: closeTimeout,
+		Budget:       s.budget,
+	})
 	lines := newLineScanner(conn)
 	name, err := s.login(ctx, conn, w, lines)
 	if err == nil {
