@@ -129,6 +129,22 @@ func (w *Writer) Err() error {
 	return w.err
 }
 
+// OnEnd calls f in a goroutine of its own when the Writer has ended, at once if it has
+// already. It is for those who supervise many Writers: no goroutine has to wait for
+// Done meanwhile. The returned function takes the request back, and tells whether it
+// came in time to keep f from being called.
+func (w *Writer) OnEnd(f func()) (stop func() bool) {
+	afterDone := func() {
+		<-w.Done()
+		f()
+	}
+	h := &endHook{ended: func() { go afterDone() }}
+	if !w.addEndHook(h) {
+		go afterDone()
+	}
+	return func() bool { return w.removeEndHook(h) }
+}
+
 // Undelivered yields the messages that were accepted and not wholly written, in
 // order; of the first the peer may have got a part. It yields nothing before the
 // Writer has ended. The messages must not be changed: other Writers may share them.
@@ -223,14 +239,15 @@ func (w *Writer) addEndHook(h *endHook) bool {
 	return true
 }
 
-// removeEndHook takes h back, unless it is being called.
-func (w *Writer) removeEndHook(h *endHook) {
+// removeEndHook takes h back, and tells whether it was in time.
+func (w *Writer) removeEndHook(h *endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for p := &w.onEnd; *p != nil; p = &(*p).next {
 		if *p == h {
 			*p = h.next
-			return
+			return true
 		}
 	}
+	return false
 }

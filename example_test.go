@@ -65,6 +65,34 @@ func ExampleWriter_Undelivered() {
 	// true
 }
 
+// A service that sends 256 MiB to everybody, one of whom is stuck, with 32 MiB for what
+// is pending: the stuck one is let go, and the other gets all.
+func ExampleBudget() {
+	budget := sendq.NewBudget(32 << 20)
+	opts := &sendq.WriterOptions{Budget: budget}
+	stuckConn, _ := net.Pipe() // nobody reads
+	stuck := sendq.NewWriter(stuckConn, opts)
+	conn, peer := dialed()
+	go io.Copy(io.Discard, peer)
+	healthy := sendq.NewWriter(conn, opts)
+
+	broker := sendq.NewBroker(nil)
+	broker.Register("stuck", stuck)
+	broker.Register("healthy", healthy)
+	message := make([]byte, 1<<20)
+	for range 256 {
+		broker.Broadcast(message)
+		// The source of the messages keeps pace with those who read.
+		healthy.WaitPending(context.Background(), 8<<20)
+	}
+
+	fmt.Println(healthy.Close(), healthy.Stats().WrittenBytes>>20, "MiB")
+	fmt.Println("slow consumer:", errors.Is(stuck.Err(), sendq.ErrSlowConsumer))
+	// Output:
+	// <nil> 256 MiB
+	// slow consumer: true
+}
+
 func ExampleBroker() {
 	broker := sendq.NewBroker(nil)
 	conn, peer := dialed()

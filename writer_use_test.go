@@ -290,6 +290,28 @@ func unixpacketPair(t testing.TB) (conn, peer net.Conn) {
 	return connect(t, "unixpacket", socketPath(t))
 }
 
+func TestWriterOnEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := sendq.NewWriter(faultconn.New(), nil)
+		var causes []error
+		note := func() { causes = append(causes, w.Err()) }
+		w.OnEnd(note)
+		stop := w.OnEnd(func() { t.Error("called although it was stopped") })
+		late := w.OnEnd(func() {})
+		require.True(t, stop())
+		require.False(t, stop())
+		synctest.Wait()
+		require.Empty(t, causes)
+		w.CloseNow()
+		synctest.Wait()
+		require.Equal(t, []error{sendq.ErrClosed}, causes)
+		require.False(t, late(), "it has been called")
+		w.OnEnd(note)
+		synctest.Wait()
+		require.Len(t, causes, 2, "at once when it is too late")
+	})
+}
+
 // The scenarios: connections that break the rules, and arguments that do.
 
 func TestWriterBadCounts(t *testing.T) {
