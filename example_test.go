@@ -15,6 +15,7 @@ import (
 // Two goroutines talk on one connection, and their lines never mix.
 func ExampleWriter() {
 	conn, peer := dialed()
+	defer peer.Close()
 	w := sendq.NewWriter(conn, nil)
 
 	var senders sync.WaitGroup
@@ -33,6 +34,7 @@ func ExampleWriter() {
 // Flush is for those who must know that a message has gone out.
 func ExampleWriter_Flush() {
 	conn, peer := dialed()
+	defer peer.Close()
 	go io.Copy(io.Discard, peer)
 	w := sendq.NewWriter(conn, nil)
 	defer w.Close()
@@ -73,6 +75,7 @@ func ExampleBudget() {
 	stuckConn, _ := net.Pipe() // nobody reads
 	stuck := sendq.NewWriter(stuckConn, opts)
 	conn, peer := dialed()
+	defer peer.Close()
 	go io.Copy(io.Discard, peer)
 	healthy := sendq.NewWriter(conn, opts)
 
@@ -96,6 +99,7 @@ func ExampleBudget() {
 func ExampleBroker() {
 	broker := sendq.NewBroker(nil)
 	conn, peer := dialed()
+	defer peer.Close()
 	broker.Register("bob", sendq.NewWriter(conn, nil))
 
 	fmt.Println(broker.Send("bob", []byte("hi\n")))
@@ -117,6 +121,7 @@ func ExampleRoom() {
 	peers := make(map[string]net.Conn)
 	for _, name := range []string{"alice", "bob", "carol"} {
 		conn, peer := dialed()
+		defer peer.Close()
 		broker.Register(name, sendq.NewWriter(conn, nil))
 		peers[name] = peer
 	}
