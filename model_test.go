@@ -35,7 +35,7 @@ const (
 // whole and in order, and Stats says the same. The first bytes choose the options; then
 // each two bytes are an operation.
 func FuzzWriter(f *testing.F) {
-	for overflow := byte(0); overflow < 4; overflow++ {
+	for overflow := range byte(4) {
 		for limits := range byte(16) {
 			f.Add([]byte{overflow, limits, opSend, 10, opStall, 0, opBurst, 20, opFlush, 0, opSend, 200, opRelease, 0, opSend, 0, opEnd, 0})
 			f.Add([]byte{overflow, limits, opStall, 0, opBurst, 3, opFlush, 1, opBurst, 60, opSleep, 30, opRelease, 0, opBurst, 9})
