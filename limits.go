@@ -143,7 +143,7 @@ func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 		m = &message{block: newLone(bytes.Clone(m.copied))}
 	}
 	l := w.limits
-	b := &blockedSend{message{block: m.block, i: m.i}, make(chan error, 1)}
+	b := &blockedSend{message{block: m.block}, make(chan error, 1)}
 	l.blocked = append(l.blocked, b)
 	w.mu.Unlock()
 	var err error

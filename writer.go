@@ -128,11 +128,11 @@ func (w *Writer) Send(p []byte) error {
 	return w.send(context.Background(), &message{block: newLone(p)})
 }
 
-// A message is what a sender brings: bytes to copy, or message i of a block.
+// A message is what a sender brings: bytes to copy, or a block of which it is the only
+// message.
 type message struct {
 	copied []byte
 	block  *block
-	i      int
 }
 
 // copyOf returns p as a message to copy. A long copy is made at once, before a lock is
@@ -148,7 +148,7 @@ func (m *message) size() int {
 	if m.block == nil {
 		return len(m.copied)
 	}
-	return len(m.block.message(m.i))
+	return len(m.block.message(0))
 }
 
 // neverWait is the context of senders that do not wait for room, as a Broker. The value
@@ -176,7 +176,7 @@ func (w *Writer) enqueue(m *message) {
 	if m.block == nil {
 		w.queue.copyIn(m.copied)
 	} else {
-		w.queue.push(m.block, m.i)
+		w.queue.push(m.block, 0)
 	}
 	w.accept(m.size())
 }
