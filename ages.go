@@ -39,10 +39,10 @@ func (a *ages) note(pending int64, at time.Duration) {
 		a.oldest = mark{pending, at}
 		return
 	}
-	if a.later == nil {
-		a.later = new([]mark)
+	var marks []mark
+	if a.later != nil {
+		marks = *a.later
 	}
-	marks := *a.later
 	last := a.oldest
 	if len(marks) > 0 {
 		last = marks[len(marks)-1]
@@ -62,8 +62,10 @@ func (a *ages) note(pending int64, at time.Duration) {
 			return false
 		})
 	}
-	marks = append(marks, mark{pending, at})
-	*a.later = marks
+	if a.later == nil {
+		a.later = new([]mark)
+	}
+	*a.later = append(marks, mark{pending, at})
 }
 
 // written says that n messages have left the front of the queue.

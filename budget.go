@@ -64,8 +64,8 @@ func (b *Budget) reserve(w *Writer, cost int) error {
 	return nil
 }
 
-// largest returns the Writer with the largest backlog, or nil if there is none. That takes a look at each, but
-// only when the Budget is spent, and then a large backlog goes.
+// largest returns the Writer with the largest backlog, or nil if there is none. That takes
+// a look at each, but only when the Budget is spent, and then a large backlog goes.
 func (b *Budget) largest() (largest *Writer) {
 	for w, backlog := range b.backlog {
 		if largest == nil || backlog > b.backlog[largest] {

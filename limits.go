@@ -28,8 +28,10 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 		return nil
 	}
 	l := &limits{WriterOptions: o, maxWrite: maxWrite}
-	if _, known := peerProgress(conn); !known && o.WriteTimeout > 0 {
-		l.maxWrite = maxUnseenWrite
+	if o.WriteTimeout > 0 {
+		if _, known := peerProgress(conn); !known {
+			l.maxWrite = maxUnseenWrite
+		}
 	}
 	if o.Overflow == DropOldest && o.MaxPending > 0 {
 		// Else all that is pending could be in flight, and the newest be dropped.

@@ -96,20 +96,10 @@ func (o *WriterOptions) checked() WriterOptions {
 	if o != nil {
 		c = *o
 	}
-	for _, option := range []struct {
-		name     string
-		negative bool
-		value    any
-	}{
-		{"MaxPending", c.MaxPending < 0, c.MaxPending},
-		{"MaxAge", c.MaxAge < 0, c.MaxAge},
-		{"WriteTimeout", c.WriteTimeout < 0, c.WriteTimeout},
-		{"CloseTimeout", c.CloseTimeout < 0, c.CloseTimeout},
-	} {
-		if option.negative {
-			panic(fmt.Sprintf("sendq: NewWriter: %s is negative: %v", option.name, option.value))
-		}
-	}
+	refuseNegative("MaxPending", c.MaxPending)
+	refuseNegative("MaxAge", c.MaxAge)
+	refuseNegative("WriteTimeout", c.WriteTimeout)
+	refuseNegative("CloseTimeout", c.CloseTimeout)
 	if c.Overflow > DropOldest {
 		panic(fmt.Sprintf("sendq: NewWriter: no such Overflow: %v", c.Overflow))
 	}
@@ -117,4 +107,10 @@ func (o *WriterOptions) checked() WriterOptions {
 		c.CloseTimeout = defaultCloseTimeout
 	}
 	return c
+}
+
+func refuseNegative[T int | time.Duration](option string, value T) {
+	if value < 0 {
+		panic(fmt.Sprintf("sendq: NewWriter: %s is negative: %v", option, value))
+	}
 }

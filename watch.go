@@ -45,10 +45,13 @@ func (l *limits) stopWatch() {
 
 // look ends the Writer if a time limit has passed.
 func (w *Writer) look() {
-	progress, known := peerProgress(w.conn) // without mu, as every call into conn
-
-	w.mu.Lock()
 	l := w.limits
+	var progress uint64
+	var known bool
+	if l.WriteTimeout > 0 {
+		progress, known = peerProgress(w.conn) // without mu, as every call into conn
+	}
+	w.mu.Lock()
 	if w.state >= aborting || !w.flushing {
 		w.mu.Unlock()
 		return
