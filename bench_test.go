@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,18 +14,28 @@ import (
 )
 
 // BenchmarkSend is the cost of a 64-byte message over loopback TCP with one sender: of a
-// Writer, of the two ways that most programs have, and of the limit.
+// Writer, without limits and with, of the two ways that most programs have, and of the limit.
 func BenchmarkSend(b *testing.B) {
 	message := make([]byte, 64)
 
-	b.Run("Writer", func(b *testing.B) {
-		w := sendq.NewWriter(drained(b), nil)
-		b.ReportAllocs()
-		for b.Loop() {
-			w.Write(message)
-		}
-		require.NoError(b, w.Flush(context.Background()))
-	})
+	for _, bb := range []struct {
+		name string
+		opts *sendq.WriterOptions
+	}{
+		{"Writer", nil},
+		{"Writer, MaxPending of 1 MiB, Block", &sendq.WriterOptions{MaxPending: 1 << 20, Overflow: sendq.Block}},
+		{"Writer, every limit", &sendq.WriterOptions{MaxPending: 1 << 20, Overflow: sendq.Block, MaxAge: time.Minute,
+			WriteTimeout: time.Minute, Budget: sendq.NewBudget(1 << 30)}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			w := sendq.NewWriter(drained(b), bb.opts)
+			b.ReportAllocs()
+			for b.Loop() {
+				w.Write(message)
+			}
+			require.NoError(b, w.Flush(context.Background()))
+		})
+	}
 
 	b.Run("channel, one write per message", func(b *testing.B) {
 		conn := drained(b)

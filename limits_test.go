@@ -326,40 +326,67 @@ func TestWriteTimeoutOverSockets(t *testing.T) {
 	}
 }
 
+// The kernel's buffer is full, so that one conn.Write takes some times WriteTimeout, while
+// the peer reads 4 KiB now and then. Only a Unix socket tells of such small steps.
+func TestWriteTimeoutSparesASlowReader(t *testing.T) {
+	conn, peer := unixPair(t)
+	const timeout = time.Second
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
+	require.NoError(t, w.Send(make([]byte, 1<<20)))
+	for began := time.Now(); time.Since(began) < 3*timeout; time.Sleep(timeout / 20) {
+		_, err := io.ReadFull(peer, make([]byte, 4<<10))
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Err())
+	require.Less(t, w.Stats().Writes, int64(2), "no Write has shown the progress")
+	w.CloseNow()
+}
+
 func TestBudget(t *testing.T) {
-	const limit, writers, stalled = 1 << 20, 1000, 50
+	const limit, writers, stalled = 32 << 20, 1000, 50
+	warmUp(writers)
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	before := heap()
 	budget := sendq.NewBudget(limit)
 	opts := &sendq.WriterOptions{Budget: budget}
 	all := make([]*sendq.Writer, writers)
 	for i := range all {
-		conn := faultconn.New()
+		conn := faultconn.Wrap(discard)
 		if i < stalled {
 			conn.Stall()
 		}
 		all[i] = sendq.NewWriter(conn, opts)
 	}
-	message := make([]byte, 1000)
+	message := make([]byte, 16<<10)
+	ended := 0
 	for range 200 {
-		for _, w := range all {
-			if err := w.Send(message); err != nil {
+		for i, w := range all {
+			if w == nil {
+				continue
+			}
+			switch _, err := w.Write(message); {
+			case err != nil:
 				require.ErrorIs(t, err, sendq.ErrSlowConsumer)
+				require.Less(t, i, stalled, "only stalled Writers end")
+				all[i] = nil // as a service forgets them
+				ended++
+			case i >= stalled:
+				require.NoError(t, w.Flush(t.Context()))
 			}
 			assert.LessOrEqual(t, budget.Pending(), limit)
 		}
-		for _, w := range all[stalled:] { // these keep up
-			require.NoError(t, w.Flush(t.Context()))
-		}
-	}
-	ended := 0
-	for i, w := range all {
-		if w.Err() != nil {
-			ended++
-			require.Less(t, i, stalled, "only stalled Writers end")
-			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-		}
-		w.CloseNow()
 	}
 	require.NotZero(t, ended)
+	used := heap() - before
+	t.Logf("%d Writers ended; %d bytes are pending, and the process uses %d", ended, budget.Pending(), used)
+	require.Greater(t, budget.Pending(), limit/2, "stalled Writers are left")
+	require.LessOrEqual(t, used, limit*5/4)
+	for _, w := range all {
+		if w != nil {
+			w.CloseNow()
+		}
+	}
 	require.Zero(t, budget.Pending(), "ended Writers take nothing")
 }
 

@@ -23,7 +23,10 @@ import (
 
 // What several tests of Writers need.
 
-var errBroken = errors.New("broken on purpose")
+var (
+	errBroken   = errors.New("broken on purpose")
+	errChecksum = errors.New("a wrong checksum")
+)
 
 // patient bounds Close by more than a test may take: that Close returns at all shows
 // that it did not wait for the bound.
@@ -108,7 +111,7 @@ func receive(r io.Reader) arrival {
 			_, err = io.ReadFull(in, p[frameHeader:end])
 		}
 		if err == nil && checksum(p[:end]) != binary.BigEndian.Uint32(p[12:]) {
-			err = errors.New("a wrong checksum")
+			err = errChecksum
 		}
 		if err != nil {
 			io.Copy(io.Discard, in)
