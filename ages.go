@@ -105,6 +105,20 @@ func (a *ages) dropped(i int64) {
 	}
 }
 
+// inserted says that n messages have come behind the first i.
+func (a *ages) inserted(i, n int64) {
+	if a.oldest.messages > i {
+		a.oldest.messages += n
+	}
+	if a.later != nil {
+		for j := range *a.later {
+			if m := &(*a.later)[j]; m.messages > i {
+				m.messages += n
+			}
+		}
+	}
+}
+
 // age returns how long the oldest message has waited, at least.
 func (a *ages) age(at time.Duration) time.Duration {
 	if a.oldest.messages == 0 {

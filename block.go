@@ -30,16 +30,22 @@ var blockPools [blockClasses]sync.Pool
 // number of others may read it meanwhile.
 type block struct {
 	buf   []byte
-	class int // of size minBlock << class, or loneMessage
+	class int // of size minBlock << class, if it is pooled
 
 	// Owned by whoever appends.
 	used int // bytes of messages
 	n    int // messages
 }
 
-// loneMessage marks a block that holds one message and no index: a message too
-// large to share a block, or one whose bytes belong to somebody else.
-const loneMessage = -1
+// Classes of blocks that come from no pool.
+const (
+	// loneMessage is a block that holds one message and no index: a message too
+	// large to share a block, or one whose bytes belong to somebody else.
+	loneMessage = -1
+
+	// unpooled is a block to which several queues may refer.
+	unpooled = -2
+)
 
 // newLone returns a block whose only message is p, without copying it.
 func newLone(p []byte) *block {
@@ -55,7 +61,7 @@ func newBlock(size int) *block {
 	return &block{buf: make([]byte, minBlock<<class), class: class}
 }
 
-func (b *block) pooled() bool { return b.class != loneMessage }
+func (b *block) pooled() bool { return b.class >= 0 }
 
 // recycle gives a pooled block back. No message of it may be in use.
 func (b *block) recycle() {

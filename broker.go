@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,28 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// BrokerOptions configure a Broker. There are none yet.
-type BrokerOptions struct{}
+// BrokerOptions configure a Broker. The zero value of each field is its default.
+type BrokerOptions struct {
+	// Names is what happens when a name is registered that is taken: the new Writer is
+	// refused, or takes over, or shares the name.
+	Names NamePolicy
+
+	// OnUndelivered, if it is not nil, gets what a Writer with a name had accepted and
+	// not delivered when it ended, by whatever cause, so that it can be stored or sent
+	// elsewhere. It is called once for a Writer, under one of its names, and not at all if
+	// everything was delivered or another Writer has taken it over.
+	//
+	// The calls are made one after the other, in the order in which the Writers ended,
+	// by a goroutine that exists while there are any. They hold up nothing but
+	// one another, and Shutdown and Close of the Broker, which return after the
+	// last: so OnUndelivered must not wait for these.
+	OnUndelivered func(name string, messages iter.Seq[[]byte], cause error)
+
+	// ReplayMessages and ReplayBytes bound what each room keeps of its last messages for
+	// those who join by Room.JoinReplay. With 0 ReplayMessages it keeps none; with 0
+	// ReplayBytes their size does not matter. What is kept goes with the room.
+	ReplayMessages, ReplayBytes int
+}
 
 // A Broker delivers messages to Writers by name: to one, to all, or to the members of
 // a room. It only ever queues them, so no call waits for a slow peer, and a stalled
@@ -25,111 +46,69 @@ type BrokerOptions struct{}
 //
 // A Broker keeps no goroutine. It must be made by NewBroker.
 type Broker struct {
+	opts BrokerOptions
+
 	// mu guards the names, the rooms and who is in them. It is never held while
 	// messages are queued. It may be held while a Writer's lock is taken, but
 	// not the other way round.
-	mu     sync.Mutex
-	names  map[string]*member
-	rooms  map[string]*group // those with members
-	all    *group            // the members that Broadcast reaches: every one
-	closed bool              // no new names
+	mu        sync.Mutex
+	names     map[string]*named
+	rooms     map[string]*group // those with members
+	all       *group            // the members that Broadcast reaches: every one
+	closed    bool              // no new names
+	observers []*observer
+	returned  returned
+
+	letters struct { // to several names
+		mu  sync.Mutex // no other lock is taken while it is held
+		log log
+	}
 }
 
-// A member is a Writer under a name.
-type member struct {
-	name   string
-	writer *Writer
-	hook   endHook
-	rooms  map[string]*group // those it is in
-}
-
-// NewBroker returns a Broker without names, with default options if opts is nil.
+// NewBroker returns a Broker without names, with default options if opts is nil. It panics
+// if an option makes no sense.
 func NewBroker(opts *BrokerOptions) *Broker {
-	return &Broker{
-		names: make(map[string]*member),
+	b := &Broker{
+		names: make(map[string]*named),
 		rooms: make(map[string]*group),
 		all:   newGroup(""),
 	}
+	if opts != nil {
+		b.opts = *opts
+	}
+	if b.opts.Names > Attach {
+		panic(fmt.Sprintf("sendq: NewBroker: no such NamePolicy: %v", b.opts.Names))
+	}
+	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
+	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
+	b.returned.none = sync.NewCond(&b.mu)
+	return b
 }
 
-// Register gives name to w until w ends or Unregister is called. It fails with
-// ErrNameTaken if a Writer, be it w itself, has the name, and with ErrClosed if w has
-// ended or the Broker has been shut down. A Writer may have several names; the empty
-// string is a name like any other.
-func (b *Broker) Register(name string, w *Writer) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
-	}
-	if b.names[name] != nil {
-		return fmt.Errorf("%w: %q", ErrNameTaken, name)
-	}
-	m := &member{name: name, writer: w}
-	m.hook.ended = func() { b.remove(m) }
-	if !w.addEndHook(&m.hook) {
-		return fmt.Errorf("sendq: register %q: Writer has ended: %w", name, ErrClosed)
-	}
-	b.names[name] = m
-	b.all.add(m)
-	return nil
-}
-
-// Unregister takes name away from w, out of all rooms, and tells whether w had it. If
-// another Writer has the name by now, nothing happens. The Writer lives on.
-func (b *Broker) Unregister(name string, w *Writer) bool {
-	b.mu.Lock()
-	m := b.names[name]
-	b.mu.Unlock()
-	if m == nil || m.writer != w {
-		return false
-	}
-	w.removeEndHook(&m.hook)
-	return b.remove(m)
-}
-
-// remove takes m out, and tells whether it was in. It compares members, not names:
-// the end of a Writer must never remove the one that has the name after it.
-func (b *Broker) remove(m *member) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.names[m.name] != m {
-		return false
-	}
-	delete(b.names, m.name)
-	b.all.remove(m)
-	for room := range m.rooms {
-		b.leave(m, room)
-	}
-	return true
-}
-
-// Lookup returns the Writer that has the name.
+// Lookup returns the Writer that has the name, with Attach the one that has had it longest.
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.names[name]
-	if m == nil {
+	n := b.names[name]
+	if n == nil {
 		return nil, false
 	}
-	return m.writer, true
+	return (*n.writers.Load())[0], true
 }
 
 // Names yields the names at the moment when the iteration starts, in no order.
 func (b *Broker) Names() iter.Seq[string] {
-	return func(yield func(string) bool) { b.yieldNames(b.all, yield) }
+	return func(yield func(string) bool) {
+		b.mu.Lock()
+		members := b.all.snapshot()
+		b.mu.Unlock()
+		yieldNames(members, yield)
+	}
 }
 
-// yieldNames yields the names of the members of g, which may be nil.
-func (b *Broker) yieldNames(g *group, yield func(string) bool) {
-	if g == nil {
-		return
-	}
-	b.mu.Lock()
-	members := g.snapshot()
-	b.mu.Unlock()
-	for _, m := range members {
-		if !yield(m.name) {
+func yieldNames(members []*named, yield func(string) bool) {
+	for _, n := range members {
+		if !yield(n.name) {
 			return
 		}
 	}
@@ -146,25 +125,75 @@ func (b *Broker) Len() int {
 // has, and as Writer.Write does if that Writer refuses it. It never waits: where Write would, it
 // fails with ErrWouldBlock.
 func (b *Broker) Send(name string, p []byte) error {
-	w, ok := b.Lookup(name)
-	if !ok {
-		return fmt.Errorf("%w: %q", ErrUnknownName, name)
-	}
-	m := copyOf(p)
-	return w.send(neverWait, &m)
+	_, err := b.post(name, letter(p))
+	return err
 }
 
-// Broadcast queues p for every Writer and returns how many accepted it, those not counted
+// letter returns p as a mail to copy.
+func letter(p []byte) mail {
+	if len(p) > maxCopied {
+		return mail{block: newLone(bytes.Clone(p)), last: 1}
+	}
+	return mail{copied: p}
+}
+
+// post delivers m to the name.
+func (b *Broker) post(name string, m mail) (accepted int, err error) {
+	b.mu.Lock()
+	n := b.names[name]
+	b.mu.Unlock()
+	if n == nil {
+		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
+	}
+	return n.deliver(&m)
+}
+
+// A Report tells what became of messages to several recipients.
+type Report struct {
+	Accepted int       // how often a message was accepted by a recipient
+	Refused  []Refusal // the others, in the order of sending; nil if there are none
+}
+
+// A Refusal is a recipient that did not accept a message.
+type Refusal struct {
+	Name     string
+	Messages int   // how many of those that were sent together
+	Err      error // why: ErrUnknownName, or as Broker.Send has it
+}
+
+// SendTo queues p for each of the names, as Send does, and tells what became of it: those
+// that are not in Report.Refused have accepted it. It is copied once, and if all goes well
+// nothing is allocated but that.
+func (b *Broker) SendTo(names []string, p []byte) (r Report) {
+	b.letters.mu.Lock()
+	var m mail
+	m.block, m.first, m.last = b.letters.log.append([][]byte{p})
+	b.letters.mu.Unlock()
+	for _, name := range names {
+		accepted, err := b.post(name, m)
+		r.Accepted += accepted
+		if err != nil {
+			r.Refused = append(r.Refused, Refusal{name, 1, err})
+		}
+	}
+	return r
+}
+
+// Broadcast queues p for every name and returns how many accepted it, those not counted
 // that dropped it at once. A Writer with several names gets it for each.
-func (b *Broker) Broadcast(p []byte) int { return b.publish(b.all, p, nil) }
+func (b *Broker) Broadcast(p []byte) int {
+	return b.publish(target{kind: toAll}, [][]byte{p}, nil, nil)
+}
 
 // BroadcastFrom is Broadcast to all names but sender.
-func (b *Broker) BroadcastFrom(sender string, p []byte) int { return b.publish(b.all, p, &sender) }
+func (b *Broker) BroadcastFrom(sender string, p []byte) int {
+	return b.publish(target{kind: toAll}.from(sender), [][]byte{p}, nil, nil)
+}
 
 // Shutdown takes no new names from now on, and ends all Writers at once as
 // Writer.Shutdown does, within the bound of ctx. It returns nil if each delivered
-// everything, and otherwise the errors of those that did not, each with its name,
-// joined by errors.Join. Sends go on meanwhile, and are refused by the Writers.
+// everything. Otherwise it returns an errors.Join of an *UndeliveredError for each that did
+// not, with its name. Sends go on meanwhile, and are refused by the Writers.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	return b.end(func(w *Writer) error { return w.Shutdown(ctx) })
 }
@@ -178,18 +207,28 @@ func (b *Broker) end(endWriter func(*Writer) error) error {
 	b.closed = true
 	members := b.all.snapshot()
 	b.mu.Unlock()
-	errs := make([]error, len(members))
+	var writers []*Writer
+	var names []string
+	for _, n := range members {
+		for _, w := range *n.writers.Load() {
+			writers, names = append(writers, w), append(names, n.name)
+		}
+	}
+	errs := make([]error, len(writers))
 	var g errgroup.Group
-	for i, m := range members {
+	for i, w := range writers {
 		g.Go(func() error {
-			if err := endWriter(m.writer); err != nil {
-				errs[i] = fmt.Errorf("%s: %w", m.name, err)
+			err := endWriter(w)
+			if err != nil {
+				s := w.Stats()
+				errs[i] = &UndeliveredError{names[i], s.Undelivered, s.UndeliveredBytes, err}
 			}
-			return errs[i]
+			return err
 		})
 	}
-	if g.Wait() == nil {
-		return nil
-	}
+	_ = g.Wait()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.returned.wait()
 	return errors.Join(errs...)
 }

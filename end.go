@@ -192,6 +192,8 @@ func (w *Writer) end() error {
 	w.state = ended
 	if w.queue.empty() {
 		w.queue.release()
+	} else {
+		w.queue.share()
 	}
 	if w.limits != nil {
 		w.limits.stopWatch()

@@ -27,6 +27,9 @@ var ErrWouldBlock = errors.New("sendq: no room, and a Broker does not wait")
 // hold. It was not accepted; the Writer lives on.
 var ErrTooLarge = errors.New("sendq: message too large")
 
+// ErrTakenOver is why a Writer ended when another one took its name over.
+var ErrTakenOver = errors.New("sendq: another Writer has taken the name over")
+
 // ErrNameTaken is returned by Broker.Register when another Writer has the name.
 var ErrNameTaken = errors.New("sendq: name is taken")
 
@@ -46,6 +49,17 @@ type closedError struct{ err error }
 func (e *closedError) Error() string { return e.err.Error() }
 
 func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
+
+// An UndeliveredError tells whose messages a Broker could not deliver when it was shut down.
+type UndeliveredError struct {
+	Name            string
+	Messages, Bytes int64 // accepted and not written
+	Err             error // why, as Writer.Shutdown has it
+}
+
+func (e *UndeliveredError) Error() string { return e.Name + ": " + e.Err.Error() }
+
+func (e *UndeliveredError) Unwrap() error { return e.Err }
 
 // A PanicError is why a Writer ended when the Write of its connection panicked.
 type PanicError struct {

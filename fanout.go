@@ -1,7 +1,9 @@
 package sendq
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
+	"net"
 	"slices"
 	"sync"
 )
@@ -11,21 +13,24 @@ type group struct {
 	room string // the room's name
 
 	// order is held by whoever publishes to the group, so that all members get
-	// its messages in one same order. It is taken before Broker.mu.
+	// its messages in one same order. It is taken before Broker.mu. It guards the
+	// log and what is kept of it.
 	order sync.Mutex
+	log   log
+	kept  history
 
 	// Guarded by Broker.mu.
-	members    []*member
-	index      map[*member]int // where in members
-	frozen     bool            // somebody reads members: change a copy
-	publishing bool            // order is held
+	members []*named
+	index   map[*named]int // where in members
+	frozen  bool           // somebody reads members: change a copy
+	users   int            // who publish, or are about to
 }
 
-func newGroup(room string) *group { return &group{room: room, index: make(map[*member]int)} }
+func newGroup(room string) *group { return &group{room: room, index: make(map[*named]int)} }
 
 // snapshot returns the members, which nobody will change. It copies nothing: the next
 // change does, once, however many snapshots were taken and changes follow.
-func (g *group) snapshot() []*member {
+func (g *group) snapshot() []*named {
 	g.frozen = true
 	return g.members
 }
@@ -37,16 +42,21 @@ func (g *group) thaw() {
 	}
 }
 
-func (g *group) add(m *member) {
-	g.thaw()
-	g.index[m] = len(g.members)
-	g.members = append(g.members, m)
+func (g *group) has(n *named) bool {
+	_, ok := g.index[n]
+	return ok
 }
 
-func (g *group) remove(m *member) {
+func (g *group) add(n *named) {
 	g.thaw()
-	i, last := g.index[m], len(g.members)-1
-	delete(g.index, m)
+	g.index[n] = len(g.members)
+	g.members = append(g.members, n)
+}
+
+func (g *group) remove(n *named) {
+	g.thaw()
+	i, last := g.index[n], len(g.members)-1
+	delete(g.index, n)
 	if i < last {
 		g.members[i] = g.members[last]
 		g.index[g.members[i]] = i
@@ -55,44 +65,195 @@ func (g *group) remove(m *member) {
 	g.members = g.members[:last]
 }
 
-// publish queues p for the members of g, which may be nil, and returns how many
-// accepted it. If except is not nil, the member of that name is passed over.
-//
-// The message is copied once, and queued without Broker.mu: a large fan-out holds up
-// neither those who join and leave nor messages to one name.
-func (b *Broker) publish(g *group, p []byte, except *string) (accepted int) {
-	if g == nil {
-		return 0
-	}
-	shared := message{block: newLone(bytes.Clone(p))}
-	g.order.Lock()
-	defer g.order.Unlock()
-	b.mu.Lock()
-	g.publishing = true
-	members := g.snapshot()
-	b.mu.Unlock()
+// A target is whom a message is for.
+type target struct {
+	kind   targetKind
+	name   string // of the recipient, or of the room
+	except bool   // all but the sender
+	sender string
+}
 
-	for _, m := range members {
-		if except != nil && m.name == *except {
-			continue
-		}
-		if m.writer.send(neverWait, &shared) == nil {
-			accepted++
-		}
-	}
+type targetKind uint8
 
+const (
+	toName targetKind = iota
+	toRoom
+	toAll
+)
+
+// from returns t without the sender.
+func (t target) from(sender string) target {
+	t.except, t.sender = true, sender
+	return t
+}
+
+// use returns the group that t means, or nil, and keeps it until done. mu is not held.
+func (b *Broker) use(t target) (g *group, except *named) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g.publishing = false
-	b.dropIfDone(g)
+	g = b.all
+	if t.kind == toRoom {
+		g = b.rooms[t.name]
+	}
+	if g != nil {
+		g.users++
+	}
+	if t.except {
+		except = b.names[t.sender]
+	}
+	return g, except
+}
+
+// done ends what use began. A room that its last member has left is forgotten then, and not
+// while a message is under way: otherwise those who come back meanwhile could make the room
+// anew, and see the next message before this one.
+func (b *Broker) done(g *group) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g.users--
+	b.forgetIfEmpty(g)
+}
+
+// forgetIfEmpty forgets a room without members that nobody uses. mu is held.
+func (b *Broker) forgetIfEmpty(g *group) {
+	if len(g.members) == 0 && g.users == 0 && b.rooms[g.room] == g {
+		delete(b.rooms, g.room)
+	}
+}
+
+// deliver queues messages for t and returns how often one was accepted. If refused is not
+// nil, it gets the others. If later is not nil, it gets the Writers whose flusher the caller
+// must start.
+func (b *Broker) deliver(t target, messages [][]byte, later *[]*Writer, refused *[]Refusal) (accepted int) {
+	if t.kind != toName {
+		return b.publish(t, messages, later, refused)
+	}
+	for _, p := range messages {
+		m := letter(p)
+		m.later = later
+		took, err := b.post(t.name, m)
+		accepted += took
+		if err != nil && refused != nil {
+			*refused = append(*refused, Refusal{t.name, 1, err})
+		}
+	}
 	return accepted
 }
 
-// dropIfDone forgets a room that its last member has left. It waits for the message
-// under way: otherwise those who come back meanwhile could make the room anew, and see
-// the next message before this one. b.mu is held.
-func (b *Broker) dropIfDone(g *group) {
-	if len(g.members) == 0 && !g.publishing && b.rooms[g.room] == g {
-		delete(b.rooms, g.room)
+// publish is deliver to a group.
+//
+// A message is copied once, and queued without Broker.mu: a large fan-out holds up
+// neither those who join and leave nor messages to one name.
+func (b *Broker) publish(t target, messages [][]byte, later *[]*Writer, refused *[]Refusal) (accepted int) {
+	g, except := b.use(t)
+	if g == nil {
+		return 0
 	}
+	defer b.done(g)
+	g.order.Lock()
+	defer g.order.Unlock()
+	b.mu.Lock()
+	members := g.snapshot()
+	b.mu.Unlock()
+
+	m := mail{later: later}
+	for len(messages) > 0 {
+		m.block, m.first, m.last = g.log.append(messages)
+		messages = messages[m.messages():]
+		for _, n := range members {
+			if n == except {
+				continue
+			}
+			took, err := n.deliver(&m)
+			accepted += took
+			if err != nil && refused != nil {
+				*refused = append(*refused, Refusal{n.name, m.messages() - took, err})
+			}
+		}
+		if g != b.all {
+			g.kept.add(&m, &b.opts)
+		}
+	}
+	return accepted
+}
+
+// A mail is what a Broker delivers: a message to copy, or messages [first, last) of a block.
+type mail struct {
+	copied      []byte
+	block       *block
+	first, last int
+
+	// later, if it is not nil, gets the Writers whose flusher must be started, which
+	// waits until the whole of a batch is queued.
+	later *[]*Writer
+}
+
+func (m *mail) messages() int {
+	if m.block == nil {
+		return 1
+	}
+	return m.last - m.first
+}
+
+// deliver queues m for those that have the name, and returns how many of its messages were
+// accepted, and if not all, why.
+func (n *named) deliver(m *mail) (accepted int, err error) {
+	rest := *m
+	for {
+		writers := n.writers.Load()
+		if len(*writers) == 0 {
+			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+		}
+		most := 0
+		for _, w := range *writers {
+			took, refused := w.post(&rest)
+			most = max(most, took)
+			if refused != nil {
+				err = refused
+			}
+		}
+		accepted += most
+		switch {
+		case most == rest.messages():
+			return accepted, nil
+		case !errors.Is(err, net.ErrClosed) || n.writers.Load() == writers:
+			return accepted, err
+		}
+		rest.first += most // another Writer has the name since
+	}
+}
+
+// post accepts what m brings, and returns how many messages it accepted and, if not all,
+// why. It never waits.
+func (w *Writer) post(m *mail) (accepted int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m.later != nil {
+		w.held++
+		defer func() {
+			if w.held--; !w.queue.empty() && w.startFlushing() {
+				*m.later = append(*m.later, w)
+			}
+		}()
+	}
+	switch {
+	case m.block == nil:
+		if err = w.offer(&message{copied: m.copied}); err == nil {
+			accepted = 1
+		}
+	case w.limits == nil && w.state != open:
+		err = w.refusal()
+	case w.limits == nil:
+		accepted = m.messages()
+		w.accept(accepted, w.queue.push(m.block, m.first, m.last))
+	default:
+		for i := m.first; i < m.last; i++ {
+			if refused := w.offer(&message{block: m.block, index: i}); refused != nil {
+				err = refused
+			} else {
+				accepted++
+			}
+		}
+	}
+	return accepted, err
 }

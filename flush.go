@@ -24,18 +24,21 @@ const (
 )
 
 // flush is the flusher: the goroutine that writes the queue to the connection. It
-// leaves when the queue is empty, to be started again by the next message, or when
-// the Writer ends, which is always its doing while it runs.
+// leaves when the queue is empty or a takeover holds it, to be started again by the next
+// message or the takeover's end, or when the Writer ends, which is always its doing while
+// it runs.
 func (w *Writer) flush() {
 	w.mu.Lock()
-	for w.state < aborting && !w.queue.empty() {
+	for w.state < aborting && w.held == 0 && !w.queue.empty() {
 		if err := w.writeSome(); err != nil {
 			w.fail(err) // not carried out: no write is under way, and end follows
 		}
 	}
-	if w.state == open {
-		w.queue.release()
-		w.ages = ages{}
+	if w.state == open || w.state == closing && w.held > 0 {
+		if w.queue.empty() {
+			w.queue.release()
+			w.ages = ages{}
+		}
 		w.flushing = false
 		if w.limits != nil {
 			w.limits.stopWatch()

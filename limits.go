@@ -52,11 +52,9 @@ func (w *Writer) pending() int64 {
 // pendingCost returns what is pending by the measure of MaxPending.
 func (w *Writer) pendingCost() int { return w.queue.bytes + messageOverhead*int(w.pending()) }
 
-// sendLimited is send for a Writer with limits. mu is not held.
-func (w *Writer) sendLimited(ctx context.Context, m *message) error {
+// offerLimited is offer for a Writer with limits.
+func (w *Writer) offerLimited(m *message) error {
 	l := w.limits
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	cost := m.size() + messageOverhead
 	switch {
 	case w.state != open:
@@ -70,10 +68,7 @@ func (w *Writer) sendLimited(ctx context.Context, m *message) error {
 	}
 	switch l.Overflow {
 	case Block:
-		if ctx == neverWait {
-			return ErrWouldBlock
-		}
-		return w.waitForRoom(ctx, m)
+		return ErrWouldBlock
 	case DropOldest:
 		if inFlight := w.queue.bytesInFlight() + messageOverhead*w.queue.inFlight; inFlight+cost <= l.MaxPending {
 			for !w.hasRoom(cost) {
@@ -145,7 +140,7 @@ func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 		m = &message{block: newLone(bytes.Clone(m.copied))}
 	}
 	l := w.limits
-	b := &blockedSend{message{block: m.block}, make(chan error, 1)}
+	b := &blockedSend{message{block: m.block, index: m.index}, make(chan error, 1)}
 	l.blocked = append(l.blocked, b)
 	w.mu.Unlock()
 	var err error

@@ -101,10 +101,10 @@ func (o *WriterOptions) checked() WriterOptions {
 	if o != nil {
 		c = *o
 	}
-	refuseNegative("MaxPending", c.MaxPending)
-	refuseNegative("MaxAge", c.MaxAge)
-	refuseNegative("WriteTimeout", c.WriteTimeout)
-	refuseNegative("CloseTimeout", c.CloseTimeout)
+	refuseNegative("NewWriter", "MaxPending", c.MaxPending)
+	refuseNegative("NewWriter", "MaxAge", c.MaxAge)
+	refuseNegative("NewWriter", "WriteTimeout", c.WriteTimeout)
+	refuseNegative("NewWriter", "CloseTimeout", c.CloseTimeout)
 	if c.Overflow > DropOldest {
 		panic(fmt.Sprintf("sendq: NewWriter: no such Overflow: %v", c.Overflow))
 	}
@@ -114,8 +114,8 @@ func (o *WriterOptions) checked() WriterOptions {
 	return c
 }
 
-func refuseNegative[T int | time.Duration](option string, value T) {
+func refuseNegative[T int | time.Duration](where, option string, value T) {
 	if value < 0 {
-		panic(fmt.Sprintf("sendq: NewWriter: %s is negative: %v", option, value))
+		panic(fmt.Sprintf("sendq: %s: %s is negative: %v", where, option, value))
 	}
 }

@@ -49,16 +49,18 @@ func (q *queue) copyIn(p []byte) {
 		// takes a small multiple of a short backlog, and a long one few blocks.
 		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), 4*q.bytes, maxBlock)))
 	}
-	q.push(q.own, q.own.append(p))
+	i := q.own.append(p)
+	q.push(q.own, i, i+1)
 }
 
-// push queues message i of b by reference.
-func (q *queue) push(b *block, i int) {
-	q.bytes += b.end(i) - b.start(i)
+// push queues messages [first, last) of b by reference, and returns their size.
+func (q *queue) push(b *block, first, last int) (size int) {
+	size = b.end(last-1) - b.start(first)
+	q.bytes += size
 	if !q.empty() {
-		if tail := &q.segments[len(q.segments)-1]; tail.block == b && tail.last == i {
-			tail.last++
-			return
+		if tail := &q.segments[len(q.segments)-1]; tail.block == b && tail.last == first {
+			tail.last = last
+			return size
 		}
 	}
 	if q.segments == nil {
@@ -70,9 +72,16 @@ func (q *queue) push(b *block, i int) {
 		clear(q.segments[n:])
 		q.segments, q.head = q.segments[:n], 0
 	}
-	q.segments = append(q.segments, segment{block: b, first: i, last: i + 1, written: b.start(i)})
+	q.segments = append(q.segments, segment{block: b, first: first, last: last, written: b.start(first)})
+	q.forgetOne()
+	return size
+}
+
+// forgetOne is called when the list has grown: if it has moved away from q.one, that must
+// keep no block alive.
+func (q *queue) forgetOne() {
 	if len(q.segments) > len(q.one) {
-		q.one[0] = segment{} // moved away: keep no block alive from here
+		q.one[0] = segment{}
 	}
 }
 
@@ -168,21 +177,29 @@ func (q *queue) bytesInFlight() (size int) {
 	return size
 }
 
+// split returns where in the list message n from the front begins, and divides a segment
+// if need be.
+func (q *queue) split(n int) int {
+	i := q.head
+	for i < len(q.segments) && n >= q.segments[i].last-q.segments[i].first {
+		n -= q.segments[i].last - q.segments[i].first
+		i++
+	}
+	if n > 0 {
+		q.segments = slices.Insert(q.segments, i, q.segments[i])
+		q.forgetOne()
+		q.segments[i].last = q.segments[i].first + n
+		i++
+		q.segments[i].first += n
+		q.segments[i].written = q.segments[i].block.start(q.segments[i].first)
+	}
+	return i
+}
+
 // dropOldest removes the oldest message that is not in flight, of which there is one, and
 // returns its size.
 func (q *queue) dropOldest() (size int) {
-	i, skip := q.head, q.inFlight
-	for i < len(q.segments) && skip >= q.segments[i].last-q.segments[i].first {
-		skip -= q.segments[i].last - q.segments[i].first
-		i++
-	}
-	if skip > 0 { // the segment is partly in flight: split it
-		q.segments = slices.Insert(q.segments, i, q.segments[i])
-		q.one[0] = segment{} // there are two now, elsewhere
-		q.segments[i].last = q.segments[i].first + skip
-		i++
-		q.segments[i].first += skip
-	}
+	i := q.split(q.inFlight)
 	s := &q.segments[i]
 	size = len(s.block.message(s.first))
 	q.bytes -= size
@@ -233,6 +250,41 @@ func (q *queue) release() {
 		q.own = nil
 	}
 	q.segments = nil
+}
+
+// share lets other queues refer to the messages.
+func (q *queue) share() {
+	for _, s := range q.segments[q.head:] {
+		if s.block.pooled() {
+			s.block.class = unpooled
+		}
+	}
+}
+
+// insert queues the messages of another queue behind the first n and returns how many. They
+// must be shared; what was written of them counts no more.
+func (q *queue) insert(n int, other *queue) (messages int) {
+	inserted := slices.Clone(other.segments[other.head:])
+	for i := range inserted {
+		s := &inserted[i]
+		s.written = s.block.start(s.first)
+		messages += s.last - s.first
+	}
+	at := q.split(n)
+	q.segments = slices.Insert(q.segments, at, inserted...)
+	q.forgetOne()
+	q.bytes += other.bytes
+	return messages
+}
+
+// begun returns how many messages at the front are in flight, or partly written.
+func (q *queue) begun() int {
+	if q.inFlight == 0 && !q.empty() {
+		if s := q.segments[q.head]; s.written > s.block.start(s.first) {
+			return 1
+		}
+	}
+	return q.inFlight
 }
 
 // all yields the queued messages, the oldest first, a partly written one whole.

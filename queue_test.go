@@ -45,10 +45,10 @@ func FuzzQueue(f *testing.F) {
 				m.push(bytes.Clone(p))
 				clear(p)
 			case pushLone:
-				q.push(newLone(p), 0)
+				q.push(newLone(p), 0, 1)
 				m.push(p)
 			case pushShared:
-				q.push(shared, 0)
+				q.push(shared, 0, 1)
 				m.push(shared.message(0))
 			case advance:
 				if !q.empty() {
@@ -196,7 +196,7 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 	for _, lone := range []int{1, 2, 3, keptSegments, 1000} {
 		var q queue
 		for range lone {
-			q.push(newLone([]byte("message")), 0)
+			q.push(newLone([]byte("message")), 0, 1)
 			q.copyIn([]byte("message"))
 		}
 		slots := q.segments

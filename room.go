@@ -3,6 +3,7 @@ package sendq
 import (
 	"fmt"
 	"iter"
+	"slices"
 )
 
 // A Room is a set of a Broker's names that share messages. It is a handle, cheap to
@@ -16,31 +17,127 @@ type Room struct {
 // Room returns a handle to the room of that name, whether or not it has members.
 func (b *Broker) Room(name string) *Room { return &Room{b, name} }
 
+// RoomsOf yields the rooms that name is in at the moment when the iteration starts, in no
+// order.
+func (b *Broker) RoomsOf(name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		b.mu.Lock()
+		var rooms []*group
+		if n := b.names[name]; n != nil {
+			rooms = slices.Clone(n.rooms)
+		}
+		b.mu.Unlock()
+		for _, g := range rooms {
+			if !yield(g.room) {
+				return
+			}
+		}
+	}
+}
+
 // Join makes name a member; it is none the less nil if it is one already. It fails with
-// ErrUnknownName if no Writer has the name. A member stays until Leave is called, its
-// Writer ends or it is unregistered.
+// ErrUnknownName if no Writer has the name. A member stays until Leave is called or the
+// name is free again.
 func (r *Room) Join(name string) error {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.names[name]
-	if m == nil {
+	n := b.names[name]
+	if n == nil {
 		return fmt.Errorf("%w: %q", ErrUnknownName, name)
 	}
-	if m.rooms[r.name] != nil {
-		return nil
-	}
-	g := b.rooms[r.name]
-	if g == nil {
-		g = newGroup(r.name)
-		b.rooms[r.name] = g
-	}
-	g.add(m)
-	if m.rooms == nil {
-		m.rooms = make(map[string]*group)
-	}
-	m.rooms[r.name] = g
+	b.join(n, b.makeRoom(r.name))
 	return nil
+}
+
+// makeRoom returns the room of that name, a new one if there is none. b.mu is held, here
+// and below where it does not say otherwise.
+func (b *Broker) makeRoom(name string) *group {
+	g := b.rooms[name]
+	if g == nil {
+		g = newGroup(name)
+		b.rooms[name] = g
+	}
+	return g
+}
+
+// join makes n a member of g, and returns false if it is one already.
+func (b *Broker) join(n *named, g *group) bool {
+	if g.has(n) {
+		return false
+	}
+	g.add(n)
+	n.rooms = append(n.rooms, g)
+	b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
+	return true
+}
+
+// JoinReplay is like Join, and queues for name the last messages that the room has kept, at
+// most so many. What is published later comes behind them: there is no gap, and none comes
+// twice. It returns how many were accepted; 0 if name is a member already. It waits for
+// what is being published to the room.
+//
+// What rooms keep is up to BrokerOptions.
+func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
+	b := r.broker
+	b.mu.Lock()
+	n := b.names[name]
+	if n == nil {
+		b.mu.Unlock()
+		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
+	}
+	g := b.makeRoom(r.name)
+	g.users++
+	b.mu.Unlock()
+	defer b.done(g)
+	g.order.Lock()
+	defer g.order.Unlock()
+
+	b.mu.Lock()
+	isFree := b.names[name] != n
+	joined := !isFree && b.join(n, g)
+	b.mu.Unlock()
+	switch {
+	case isFree:
+		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
+	case joined:
+		replayed = g.kept.replay(n, messages)
+	}
+	return replayed, nil
+}
+
+// A history is what a room keeps of its last messages. It refers to the room's log.
+type history struct {
+	queue    queue
+	messages int
+}
+
+// add keeps m, and of the last messages as many as the options allow.
+func (h *history) add(m *mail, opts *BrokerOptions) {
+	if opts.ReplayMessages == 0 {
+		return
+	}
+	h.queue.push(m.block, m.first, m.last)
+	h.messages += m.messages()
+	for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > opts.ReplayBytes {
+		h.queue.dropOldest()
+		h.messages--
+	}
+}
+
+// replay delivers the last messages to n, at most so many, and returns how many it
+// accepted.
+func (h *history) replay(n *named, messages int) (replayed int) {
+	skip := max(0, h.messages-messages)
+	for _, s := range h.queue.segments[h.queue.head:] {
+		m := mail{block: s.block, first: min(s.first+skip, s.last), last: s.last}
+		skip -= m.first - s.first
+		if m.first < m.last {
+			accepted, _ := n.deliver(&m)
+			replayed += accepted
+		}
+	}
+	return replayed
 }
 
 // Leave ends the membership of name and tells whether there was one. Messages that
@@ -49,33 +146,53 @@ func (r *Room) Leave(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	m := b.names[name]
-	return m != nil && b.leave(m, r.name)
-}
-
-// leave takes m out of a room and tells whether it was in. b.mu is held.
-func (b *Broker) leave(m *member, room string) bool {
-	g := m.rooms[room]
-	if g == nil {
+	n, g := b.names[name], b.rooms[r.name]
+	if n == nil || g == nil || !g.has(n) {
 		return false
 	}
-	delete(m.rooms, room)
-	g.remove(m)
-	b.dropIfDone(g)
+	i := slices.Index(n.rooms, g)
+	n.rooms = slices.Delete(n.rooms, i, i+1)
+	b.leave(n, g)
 	return true
 }
 
+// leave takes n out of g, where it is a member.
+func (b *Broker) leave(n *named, g *group) {
+	g.remove(n)
+	b.tell(Event{Kind: RoomLeft, Name: n.name, Room: g.room})
+	b.forgetIfEmpty(g)
+}
+
 // Publish queues p for every member and returns how many accepted it.
-func (r *Room) Publish(p []byte) int { return r.broker.publish(r.group(), p, nil) }
+func (r *Room) Publish(p []byte) int {
+	return r.broker.publish(target{kind: toRoom, name: r.name}, [][]byte{p}, nil, nil)
+}
 
 // PublishFrom is Publish to all members but sender, who need not be one.
 func (r *Room) PublishFrom(sender string, p []byte) int {
-	return r.broker.publish(r.group(), p, &sender)
+	return r.broker.publish(target{kind: toRoom, name: r.name}.from(sender), [][]byte{p}, nil, nil)
+}
+
+// Has tells whether name is a member.
+func (r *Room) Has(name string) bool {
+	b := r.broker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g, n := b.rooms[r.name], b.names[name]
+	return g != nil && n != nil && g.has(n)
 }
 
 // Members yields the members' names at the moment when the iteration starts, in no order.
 func (r *Room) Members() iter.Seq[string] {
-	return func(yield func(string) bool) { r.broker.yieldNames(r.group(), yield) }
+	return func(yield func(string) bool) {
+		r.broker.mu.Lock()
+		var members []*named
+		if g := r.broker.rooms[r.name]; g != nil {
+			members = g.snapshot()
+		}
+		r.broker.mu.Unlock()
+		yieldNames(members, yield)
+	}
 }
 
 // Len returns the number of members.
@@ -86,11 +203,4 @@ func (r *Room) Len() int {
 		return len(g.members)
 	}
 	return 0
-}
-
-// group returns the members of the room, or nil if it has none.
-func (r *Room) group() *group {
-	r.broker.mu.Lock()
-	defer r.broker.mu.Unlock()
-	return r.broker.rooms[r.name]
 }

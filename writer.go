@@ -31,6 +31,8 @@ type Writer struct {
 	mu       sync.Mutex
 	state    state
 	flushing bool // the flusher runs, and alone calls conn.Write
+	held     int8 // how many takeovers keep the flusher from running
+	claimed  bool // somebody sees to what will be undelivered
 	queue    queue
 
 	// Whole messages; those dropped are counted by limits, and what is neither
@@ -103,7 +105,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, w.refusal()
 	}
 	w.queue.copyIn(p)
-	w.accept(len(p))
+	w.accept(1, len(p))
 	return len(p), nil
 }
 
@@ -128,11 +130,11 @@ func (w *Writer) Send(p []byte) error {
 	return w.send(context.Background(), &message{block: newLone(p)})
 }
 
-// A message is what a sender brings: bytes to copy, or a block of which it is the only
-// message.
+// A message is what a sender brings: bytes to copy, or a message of a block.
 type message struct {
 	copied []byte
 	block  *block
+	index  int
 }
 
 // copyOf returns p as a message to copy. A long copy is made at once, before a lock is
@@ -148,22 +150,26 @@ func (m *message) size() int {
 	if m.block == nil {
 		return len(m.copied)
 	}
-	return len(m.block.message(0))
+	return len(m.block.message(m.index))
 }
-
-// neverWait is the context of senders that do not wait for room, as a Broker. The value
-// makes it equal to no other.
-var neverWait = context.WithValue(context.Background(), neverWaitKey{}, nil)
-
-type neverWaitKey struct{}
 
 // send accepts m or returns why it is not. It waits only as Block and ctx say.
 func (w *Writer) send(ctx context.Context, m *message) error {
-	if w.limits != nil {
-		return w.sendLimited(ctx, m)
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	err := w.offer(m)
+	if err == ErrWouldBlock {
+		return w.waitForRoom(ctx, m)
+	}
+	return err
+}
+
+// offer accepts m or returns why it is not, ErrWouldBlock if its sender may wait for
+// room. mu is held, here and below where it says so.
+func (w *Writer) offer(m *message) error {
+	if w.limits != nil {
+		return w.offerLimited(m)
+	}
 	if w.state != open {
 		return w.refusal()
 	}
@@ -171,35 +177,42 @@ func (w *Writer) send(ctx context.Context, m *message) error {
 	return nil
 }
 
-// enqueue accepts m. mu is held, here and below where it says so.
+// enqueue accepts m. mu is held.
 func (w *Writer) enqueue(m *message) {
 	if m.block == nil {
 		w.queue.copyIn(m.copied)
+		w.accept(1, len(m.copied))
 	} else {
-		w.queue.push(m.block, 0)
+		w.accept(1, w.queue.push(m.block, m.index, m.index+1))
 	}
-	w.accept(m.size())
 }
 
-// accept counts a message of n bytes that was just queued, and sees to it that the
+// accept counts messages that were just queued, of so many bytes, and sees to it that the
 // flusher runs. mu is held.
-func (w *Writer) accept(n int) {
-	w.accepted++
-	w.acceptedBytes += int64(n)
+func (w *Writer) accept(messages, size int) {
+	w.accepted += int64(messages)
+	w.acceptedBytes += int64(size)
 	w.wake()
 }
 
 // wake starts the flusher if it does not run. It cannot be missed: the flusher finds
 // the queue empty and says that it leaves under one and the same lock. mu is held.
 func (w *Writer) wake() {
-	if w.flushing {
-		return
+	if w.startFlushing() {
+		go w.flush()
+	}
+}
+
+// startFlushing tells whether the flusher must be started, which the caller promises to do.
+func (w *Writer) startFlushing() bool {
+	if w.flushing || w.held > 0 {
+		return false
 	}
 	w.flushing = true
 	if w.limits != nil {
 		w.limits.startWatch(w)
 	}
-	go w.flush()
+	return true
 }
 
 // refusal returns the error for a message that comes too late. mu is held.

@@ -1,0 +1,74 @@
+package sendq
+
+// A Batch collects messages that are at hand together, such as those that one read has
+// brought, and queues them all on Flush: in the order of the calls, those in a row to the
+// same room in one pass, and each recipient is woken once, at the end. That takes a
+// fraction of the time of so many single calls, and the recipients get the messages in
+// fewer pieces.
+//
+// Nothing is accepted before Flush. A message may be reused when the call that added it
+// returns. A Batch may be used again after Flush, and keeps no memory in between. It must
+// not be used by several goroutines at once.
+type Batch struct {
+	broker *Broker
+	buf    []byte // the messages, one behind the other
+	posts  []post
+}
+
+// A post is a message of a Batch.
+type post struct {
+	to  target
+	end int // of the message in buf
+}
+
+// NewBatch returns an empty Batch.
+func (b *Broker) NewBatch() *Batch { return &Batch{broker: b} }
+
+// Send adds what Broker.Send would send.
+func (t *Batch) Send(name string, p []byte) { t.add(target{kind: toName, name: name}, p) }
+
+// Broadcast adds what Broker.Broadcast would send.
+func (t *Batch) Broadcast(p []byte) { t.add(target{kind: toAll}, p) }
+
+// BroadcastFrom adds what Broker.BroadcastFrom would send.
+func (t *Batch) BroadcastFrom(sender string, p []byte) { t.add(target{kind: toAll}.from(sender), p) }
+
+// Publish adds what Room.Publish would send in the room of that name.
+func (t *Batch) Publish(room string, p []byte) { t.add(target{kind: toRoom, name: room}, p) }
+
+// PublishFrom adds what Room.PublishFrom would send in the room of that name.
+func (t *Batch) PublishFrom(room, sender string, p []byte) {
+	t.add(target{kind: toRoom, name: room}.from(sender), p)
+}
+
+func (t *Batch) add(to target, p []byte) {
+	t.buf = append(t.buf, p...)
+	t.posts = append(t.posts, post{to, len(t.buf)})
+}
+
+// Len returns how many messages the Batch has.
+func (t *Batch) Len() int { return len(t.posts) }
+
+// Flush queues the messages and tells what became of them, in the order in which they were
+// added. The Batch is empty then.
+func (t *Batch) Flush() (r Report) {
+	messages := make([][]byte, len(t.posts))
+	start := 0
+	for i, p := range t.posts {
+		messages[i] = t.buf[start:p.end]
+		start = p.end
+	}
+	var woken []*Writer
+	for i := 0; i < len(messages); {
+		first, to := i, t.posts[i].to
+		for i < len(messages) && t.posts[i].to == to {
+			i++
+		}
+		r.Accepted += t.broker.deliver(to, messages[first:i], &woken, &r.Refused)
+	}
+	for _, w := range woken {
+		go w.flush()
+	}
+	t.buf, t.posts = nil, nil
+	return r
+}

@@ -1,0 +1,181 @@
+package sendq
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A NamePolicy is what a Broker does when a name is registered that a Writer has already.
+type NamePolicy uint8
+
+const (
+	// Reject refuses the new Writer: Register fails with ErrNameTaken.
+	Reject NamePolicy = iota
+
+	// Takeover gives the name, with the rooms it is in, to the new Writer. The old one ends
+	// with ErrTakenOver, and what it had not delivered the new one delivers first: each
+	// message in order and once, though of one the old peer may have got a part. Register
+	// waits until the old Writer has ended, and no message to the name is lost meanwhile.
+	Takeover
+
+	// Attach lets several Writers share the name, as the devices of one user do: each
+	// gets every message, and they are in the same rooms. The name lasts until the last of
+	// them ends. A message counts as accepted if one of them accepts it.
+	Attach
+)
+
+func (p NamePolicy) String() string {
+	switch p {
+	case Reject:
+		return "Reject"
+	case Takeover:
+		return "Takeover"
+	case Attach:
+		return "Attach"
+	}
+	return fmt.Sprintf("NamePolicy(%d)", uint8(p))
+}
+
+// A named is a name in use: who has it, and where it is a member.
+type named struct {
+	name string
+
+	// taking is held during a takeover, so that there is one at a time. It is taken
+	// before any other lock.
+	taking sync.Mutex
+
+	// writers has more than one only with Attach, and none when the name is free
+	// again. It is changed, by a new slice, under Broker.mu, and read without.
+	writers atomic.Pointer[[]*Writer]
+
+	// Guarded by Broker.mu.
+	hooks []*endHook // of the writers, in their order
+	rooms []*group   // those it is a member of
+}
+
+// Register gives name to w until w ends or Unregister is called. If another Writer has it,
+// BrokerOptions.Names says what happens; with Reject, the default, Register fails with
+// ErrNameTaken, as it always does if w itself has the name. It fails with ErrClosed if w
+// has ended or the Broker has been shut down. If it fails, w lives on.
+//
+// A Writer may have several names; the empty string is a name like any other.
+func (b *Broker) Register(name string, w *Writer) error {
+	for {
+		b.mu.Lock()
+		n := b.names[name]
+		if n == nil || b.opts.Names != Takeover || slices.Contains(*n.writers.Load(), w) {
+			defer b.mu.Unlock()
+			return b.add(n, name, w)
+		}
+		b.mu.Unlock()
+		if err := b.takeOver(n, w); err != errFree {
+			return err
+		}
+	}
+}
+
+// errFree says that a name which was to be taken over is free.
+var errFree = errors.New("free")
+
+// add gives the name to w: alone if n is nil, or beside those that have it. mu is held,
+// here and below where it does not say otherwise.
+func (b *Broker) add(n *named, name string, w *Writer) error {
+	switch {
+	case b.closed:
+		return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
+	case n != nil && (b.opts.Names != Attach || slices.Contains(*n.writers.Load(), w)):
+		return fmt.Errorf("%w: %q", ErrNameTaken, name)
+	}
+	isNew := n == nil
+	if isNew {
+		n = &named{name: name}
+		n.writers.Store(new([]*Writer))
+	}
+	if err := b.attach(n, w); err != nil {
+		return err
+	}
+	if isNew {
+		b.names[name] = n
+		b.all.add(n)
+		b.tell(Event{Kind: Joined, Name: name})
+	}
+	return nil
+}
+
+// attach adds w to those that have the name.
+func (b *Broker) attach(n *named, w *Writer) error {
+	h, err := b.follow(n, w)
+	if err != nil {
+		return err
+	}
+	n.hooks = append(n.hooks, h)
+	writers := append(slices.Clip(*n.writers.Load()), w)
+	n.writers.Store(&writers)
+	return nil
+}
+
+// follow sees to it that the Broker learns of the end of w.
+func (b *Broker) follow(n *named, w *Writer) (*endHook, error) {
+	h := &endHook{ended: func() { b.ended(n, w) }}
+	if !w.addEndHook(h) {
+		return nil, fmt.Errorf("sendq: register %q: Writer has ended: %w", n.name, ErrClosed)
+	}
+	return h, nil
+}
+
+// detach takes the name away from w, and returns false if w did not have it. It compares
+// Writers, not names: the end of a Writer must never remove the one that has the name
+// after it.
+func (b *Broker) detach(n *named, w *Writer) bool {
+	writers := *n.writers.Load()
+	i := slices.Index(writers, w)
+	if i < 0 {
+		return false
+	}
+	w.removeEndHook(n.hooks[i])
+	n.hooks = slices.Delete(n.hooks, i, i+1)
+	writers = slices.Concat(writers[:i], writers[i+1:])
+	n.writers.Store(&writers)
+	return true
+}
+
+// ended is called when a Writer has ended that has the name, unless it has lost it
+// meanwhile.
+func (b *Broker) ended(n *named, w *Writer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.remove(n, w, w.Err()) && w.claim() {
+		b.handBack(n.name, w)
+	}
+}
+
+// remove takes the name away from w, and tells whether w had it. If no other Writer is
+// attached, the name is free then.
+func (b *Broker) remove(n *named, w *Writer, cause error) bool {
+	if !b.detach(n, w) {
+		return false
+	}
+	if len(*n.writers.Load()) > 0 {
+		return true
+	}
+	delete(b.names, n.name)
+	for _, g := range n.rooms {
+		b.leave(n, g)
+	}
+	b.all.remove(n)
+	b.tell(Event{Kind: Left, Name: n.name, Cause: cause})
+	return true
+}
+
+// Unregister takes name away from w, and out of all rooms if no other Writer is attached,
+// and tells whether w had it. If another Writer has the name by now, nothing happens.
+// The Writer lives on.
+func (b *Broker) Unregister(name string, w *Writer) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.names[name]
+	return n != nil && b.remove(n, w, nil)
+}

@@ -1,0 +1,105 @@
+package sendq
+
+import "fmt"
+
+// takeOver gives the name to w, and to w what the Writer that had it has not delivered. It
+// fails with errFree if none has it any more. b.mu is not held.
+func (b *Broker) takeOver(n *named, w *Writer) error {
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	old, err := b.replace(n, w)
+	if err != nil {
+		return err
+	}
+	_ = old.abort(ErrTakenOver)
+	inherited := !old.claim() || w.inherit(old)
+	w.letGo()
+	if !inherited {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.handBack(n.name, old)
+	}
+	return nil
+}
+
+// replace makes w the one that has the name, and holds it: what is sent to the name from
+// now on waits behind what old has not delivered.
+func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	writers := *n.writers.Load()
+	switch {
+	case b.closed:
+		return nil, fmt.Errorf("sendq: register %q: Broker is shut down: %w", n.name, ErrClosed)
+	case len(writers) == 0:
+		return nil, errFree
+	case writers[0] == w:
+		return nil, fmt.Errorf("%w: %q", ErrNameTaken, n.name)
+	}
+	h, err := b.follow(n, w)
+	if err != nil {
+		return nil, err
+	}
+	w.hold()
+	old = writers[0]
+	old.removeEndHook(n.hooks[0])
+	n.hooks[0] = h
+	n.writers.Store(&[]*Writer{w}) // at once, or a message could go to both
+	return old, nil
+}
+
+// claim tells its first caller that it is the one to see to what w does not deliver.
+func (w *Writer) claim() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := !w.claimed
+	w.claimed = true
+	return first
+}
+
+// hold keeps the flusher from running until letGo, but for the conn.Write under way.
+func (w *Writer) hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held++
+}
+
+func (w *Writer) letGo() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held--
+	if w.state == closing || w.state == open && !w.queue.empty() {
+		w.wake()
+	}
+}
+
+// inherit queues what old, which has ended, did not deliver, before everything of which
+// nothing has been written. It returns false if w has ended too. MaxPending does not
+// matter, for these messages have been accepted.
+func (w *Writer) inherit(old *Writer) bool {
+	inherited := &old.queue // changes no more
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case inherited.empty():
+		return true
+	case w.state >= aborting:
+		return false
+	}
+	begun := w.queue.begun()
+	messages := w.queue.insert(begun, inherited)
+	w.accepted += int64(messages)
+	w.acceptedBytes += int64(inherited.bytes)
+	w.ages.inserted(int64(begun), int64(messages))
+	for p := w.waiters; p != nil; p = p.next {
+		if p.messages > int64(begun) {
+			p.messages += int64(messages)
+		}
+	}
+	if w.limits != nil {
+		if slow := w.limits.Budget.reserve(w, inherited.bytes+messageOverhead*messages); slow != nil {
+			_ = w.disconnect(slow)
+		}
+	}
+	return true
+}

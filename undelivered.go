@@ -1,0 +1,50 @@
+package sendq
+
+import "sync"
+
+// returned is what Broker.handBack has yet to hand back. Broker.mu guards it.
+type returned struct {
+	calls   []func()
+	calling bool
+	none    *sync.Cond // when there is nothing any more
+}
+
+// handBack hands the messages that w, which has ended, did not deliver to OnUndelivered. mu
+// is held, and not during the call.
+func (b *Broker) handBack(name string, w *Writer) {
+	if b.opts.OnUndelivered == nil || w.Stats().Undelivered == 0 {
+		return
+	}
+	b.returned.calls = append(b.returned.calls, func() {
+		b.opts.OnUndelivered(name, w.Undelivered(), w.Err())
+	})
+	if !b.returned.calling {
+		b.returned.calling = true
+		go b.callBack()
+	}
+}
+
+// callBack makes the calls, until there are no more.
+func (b *Broker) callBack() {
+	r := &b.returned
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(r.calls) > 0 {
+		calls := r.calls
+		r.calls = nil
+		b.mu.Unlock()
+		for _, call := range calls {
+			call()
+		}
+		b.mu.Lock()
+	}
+	r.calling = false
+	r.none.Broadcast()
+}
+
+// wait waits until all calls have been made. Broker.mu is held, and released meanwhile.
+func (r *returned) wait() {
+	for r.calling {
+		r.none.Wait()
+	}
+}
