@@ -158,6 +158,7 @@ type Report struct {
 type Refusal struct {
 	Name     string
 	Messages int   // how many of those that were sent together
+	FanOut   bool  // they were for a room or for all, not for the name alone
 	Err      error // why: ErrUnknownName, or as Broker.Send has it
 }
 
@@ -173,7 +174,7 @@ func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 		accepted, err := b.post(name, m)
 		r.Accepted += accepted
 		if err != nil {
-			r.Refused = append(r.Refused, Refusal{name, 1, err})
+			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}
 	}
 	return r

@@ -183,12 +183,18 @@ func (w *Writer) end() error {
 	w.mu.Unlock()
 	var err error
 	if graceful {
-		err = w.conn.Close()
+		_, unknown := getSendState(innermost(w.conn))
+		if err = w.conn.Close(); unknown == nil {
+			err = nil // everything has arrived: no more than a goodbye has failed
+		}
 	} else {
 		err = closeNow(w.conn)
 	}
 
 	w.mu.Lock()
+	if graceful && w.err == nil && err != nil && !isClosed(err) {
+		w.err = fmt.Errorf("sendq: closing the connection: %w", err)
+	}
 	w.state = ended
 	if w.queue.empty() {
 		w.queue.release()

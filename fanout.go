@@ -134,7 +134,7 @@ func (b *Broker) deliver(t target, messages [][]byte, later *[]*Writer, refused 
 		took, err := b.post(t.name, m)
 		accepted += took
 		if err != nil && refused != nil {
-			*refused = append(*refused, Refusal{t.name, 1, err})
+			*refused = append(*refused, Refusal{t.name, 1, false, err})
 		}
 	}
 	return accepted
@@ -167,7 +167,7 @@ func (b *Broker) publish(t target, messages [][]byte, later *[]*Writer, refused 
 			took, err := n.deliver(&m)
 			accepted += took
 			if err != nil && refused != nil {
-				*refused = append(*refused, Refusal{n.name, m.messages() - took, err})
+				*refused = append(*refused, Refusal{n.name, m.messages() - took, true, err})
 			}
 		}
 		if g != b.all {

@@ -59,16 +59,17 @@ func (w *Writer) flush() {
 // during the write. On an error nothing more may be written: part of a message may
 // be on the connection, and what came next would be torn.
 func (w *Writer) writeSome() error {
+	w.queue.shrink()
 	var array [maxParts][]byte
 	parts := array[:1]
-	limit := maxWrite
+	limit, target := maxWrite, w.flushTarget()
 	if w.limits != nil {
-		limit = w.limits.maxWrite
+		limit, target = w.limits.maxWrite, min(target, w.limits.maxMessages)
 	}
 	if w.messageFramed {
 		parts[0] = w.queue.peekMessage()
 	} else {
-		parts = w.queue.peek(array[:], limit, w.flushTarget())
+		parts = w.queue.peek(array[:], limit, target)
 	}
 	at := now()
 	w.ages.note(w.pending(), at)
@@ -154,9 +155,6 @@ func (w *Writer) wrote(messages, size int) {
 	w.written += int64(messages)
 	w.writtenBytes += int64(size)
 	w.ages.written(int64(messages))
-	for p := w.waiters; p != nil; p = p.next {
-		p.messages -= int64(messages)
-	}
 	w.tellWaiters()
 	if w.limits != nil {
 		w.limits.Budget.release(w, size+messageOverhead*messages)

@@ -2,10 +2,11 @@ package sendq
 
 import (
 	"bytes"
+	"container/list"
 	"context"
 	"fmt"
+	"math"
 	"net"
-	"slices"
 )
 
 // messageOverhead is what a message counts for at MaxPending and a Budget beside its
@@ -17,9 +18,13 @@ type limits struct {
 	WriterOptions // never changed
 
 	dropped, droppedBytes int64
-	blocked               []*blockedSend // senders that wait for room, in turn
+	blocked               list.List // of *blockedSend: senders that wait for room, in turn
 	watch                 watch
-	maxWrite              int // bounds one conn.Write in bytes
+	backlog               backlog
+
+	// These bound one conn.Write.
+	maxWrite    int // in bytes
+	maxMessages int64
 }
 
 // newLimits returns the limits that o sets, or nil if it sets none.
@@ -27,7 +32,7 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	if o.MaxPending == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
 		return nil
 	}
-	l := &limits{WriterOptions: o, maxWrite: maxWrite}
+	l := &limits{WriterOptions: o, maxWrite: maxWrite, maxMessages: math.MaxInt64}
 	if o.WriteTimeout > 0 {
 		if _, known := peerProgress(conn); !known {
 			l.maxWrite = maxUnseenWrite
@@ -35,7 +40,8 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	}
 	if o.Overflow == DropOldest && o.MaxPending > 0 {
 		// Else all that is pending could be in flight, and the newest be dropped.
-		l.maxWrite = min(l.maxWrite, max(o.MaxPending/4, 1))
+		l.maxWrite = min(l.maxWrite, max(o.MaxPending/8, 1))
+		l.maxMessages = int64(max(o.MaxPending/8/messageOverhead, 1))
 	}
 	return l
 }
@@ -63,7 +69,7 @@ func (w *Writer) offerLimited(m *message) error {
 		return fmt.Errorf("%w: %d bytes, counted as %d, but MaxPending is %d", ErrTooLarge, m.size(), cost, l.MaxPending)
 	case l.Budget != nil && cost > l.Budget.limit:
 		return fmt.Errorf("%w: %d bytes, counted as %d, but the Budget is %d", ErrTooLarge, m.size(), cost, l.Budget.limit)
-	case w.hasRoom(cost) && len(l.blocked) == 0:
+	case w.hasRoom(cost) && l.blocked.Len() == 0:
 		return w.admit(m)
 	}
 	switch l.Overflow {
@@ -115,13 +121,8 @@ func (w *Writer) dropOldest() {
 	size := w.queue.dropOldest()
 	l.dropped++
 	l.droppedBytes += int64(size)
-	inFlight := int64(w.queue.inFlight)
-	w.ages.dropped(inFlight)
-	for p := w.waiters; p != nil; p = p.next {
-		if p.messages > inFlight {
-			p.messages--
-		}
-	}
+	w.ages.dropped(int64(w.queue.inFlight))
+	w.moveFlushes(w.queue.inFlight, -1)
 	w.tellWaiters()
 	l.Budget.release(w, size+messageOverhead)
 }
@@ -130,6 +131,12 @@ func (w *Writer) dropOldest() {
 type blockedSend struct {
 	message message
 	outcome chan error // buffered; gets nil when the message has been accepted
+	served  bool       // outcome has got it
+}
+
+func (b *blockedSend) serve(outcome error) {
+	b.served = true
+	b.outcome <- outcome
 }
 
 // waitForRoom waits until m has been accepted. mu is released meanwhile.
@@ -140,8 +147,8 @@ func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 		m = &message{block: newLone(bytes.Clone(m.copied))}
 	}
 	l := w.limits
-	b := &blockedSend{message{block: m.block, index: m.index}, make(chan error, 1)}
-	l.blocked = append(l.blocked, b)
+	b := &blockedSend{message: message{block: m.block, index: m.index}, outcome: make(chan error, 1)}
+	element := l.blocked.PushBack(b)
 	w.mu.Unlock()
 	var err error
 	select {
@@ -151,22 +158,23 @@ func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 	case <-ctx.Done():
 		w.mu.Lock()
 	}
-	if i := slices.Index(l.blocked, b); i >= 0 {
-		l.blocked = slices.Delete(l.blocked, i, i+1)
-		w.admitBlocked() // perhaps a smaller message behind it
-		return fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
+	if b.served {
+		return <-b.outcome // accepted or refused at the same time
 	}
-	return <-b.outcome // accepted or refused at the same time
+	l.blocked.Remove(element)
+	w.admitBlocked() // perhaps a smaller message behind it
+	return fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
 }
 
 // admitBlocked accepts the messages of blocked senders as long as there is room.
 func (w *Writer) admitBlocked() {
-	l := w.limits
-	for w.state == open && len(l.blocked) > 0 && w.hasRoom(l.blocked[0].message.size()+messageOverhead) {
-		b := l.blocked[0]
-		l.blocked[0] = nil
-		l.blocked = l.blocked[1:]
-		b.outcome <- w.admit(&b.message)
+	for w.state == open {
+		first := w.limits.blocked.Front()
+		if first == nil || !w.hasRoom(first.Value.(*blockedSend).message.size()+messageOverhead) {
+			return
+		}
+		b := w.limits.blocked.Remove(first).(*blockedSend)
+		b.serve(w.admit(&b.message))
 	}
 }
 
@@ -175,8 +183,8 @@ func (w *Writer) refuseBlocked() {
 	if w.limits == nil {
 		return
 	}
-	for _, b := range w.limits.blocked {
-		b.outcome <- w.refusal()
+	for e := w.limits.blocked.Front(); e != nil; e = e.Next() {
+		e.Value.(*blockedSend).serve(w.refusal())
 	}
-	w.limits.blocked = nil
+	w.limits.blocked.Init()
 }

@@ -140,6 +140,54 @@ func TestMaxPendingDropOldest(t *testing.T) {
 	})
 }
 
+// Tiny messages are not all in flight either, although their bytes are few beside what they
+// count at MaxPending: the newest take the place of older ones.
+func TestMaxPendingDropOldestOfTinyMessages(t *testing.T) {
+	conn := faultconn.New()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 64 << 10, Overflow: sendq.DropOldest})
+	waiting := conn.Stall()
+	for range 2000 {
+		w.WriteString("old")
+	}
+	<-waiting
+	for range 700 {
+		_, err := w.WriteString("new")
+		require.NoError(t, err)
+	}
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Equal(t, 700, strings.Count(string(conn.Bytes()), "new"))
+}
+
+// Many calls of Flush at once cost each its turn, not a look at all others for each write.
+func TestManyFlushes(t *testing.T) {
+	w, conn := stuck(t, nil)
+	var flushes []<-chan error
+	for range 20_000 {
+		require.NoError(t, w.Send([]byte("message")))
+		flushes = append(flushes, async(func() error { return w.Flush(t.Context()) }))
+	}
+	conn.Release()
+	for _, flushed := range flushes {
+		require.NoError(t, <-flushed)
+	}
+}
+
+// So does giving up while many senders wait for room.
+func TestManyBlockedSendersGiveUp(t *testing.T) {
+	w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
+	ctx, cancel := context.WithCancel(t.Context())
+	var blocked []<-chan error
+	for range 20_000 {
+		blocked = append(blocked, async(func() error { _, err := w.WriteContext(ctx, []byte("x")); return err }))
+	}
+	cancel()
+	for _, sent := range blocked {
+		require.ErrorIs(t, <-sent, context.Canceled)
+	}
+	require.EqualValues(t, 1, w.Stats().Accepted)
+}
+
 // Messages that were dropped behind one that is being written do not stand for it.
 func TestFlushWaitsForWhatIsBeingWritten(t *testing.T) {
 	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 200, Overflow: sendq.DropOldest})
@@ -411,15 +459,45 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	require.Equal(t, sendq.ErrDropped, full.Send(counted(5000)))
 	require.NoError(t, bystander.Err())
 
-	greedy, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
-	require.ErrorIs(t, greedy.Send(counted(9000)), sendq.ErrSlowConsumer, "it would be the largest itself")
-	<-greedy.Done()
-	require.NoError(t, bystander.Err())
-
-	require.NoError(t, full.Send(counted(4000)))
+	// It is the largest that ends, however much the message of another brings.
+	idle := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, idle.Send(counted(9000)))
 	<-bystander.Done()
 	require.ErrorIs(t, bystander.Err(), sendq.ErrSlowConsumer)
+	require.ErrorContains(t, bystander.Err(), "8100")
+	require.NoError(t, idle.Close())
+
+	// Also when it is the one that gets the message.
+	require.NoError(t, full.Send(counted(4000)))
+	greedy, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, greedy.Send(counted(5500)))
+	require.ErrorIs(t, greedy.Send(counted(1000)), sendq.ErrSlowConsumer)
+	<-greedy.Done()
 	require.NoError(t, full.Err())
+}
+
+// With many small backlogs and a spent Budget each message costs one of them, and not a look
+// at all.
+func TestBudgetOfManyWriters(t *testing.T) {
+	const writers = 20_000
+	budget := sendq.NewBudget(writers * 80)
+	opts := &sendq.WriterOptions{Budget: budget}
+	discard := &sink{open: make(chan struct{})}
+	all := make([]*sendq.Writer, 2*writers)
+	for i := range all {
+		all[i] = sendq.NewWriter(discard, opts)
+		require.NoError(t, all[i].Send(counted(80)))
+		require.LessOrEqual(t, budget.Pending(), writers*80)
+	}
+	close(discard.open)
+	ended := 0
+	for _, w := range all {
+		w.Close()
+		if w.Err() != nil {
+			ended++
+		}
+	}
+	require.Equal(t, writers, ended)
 }
 
 // Senders of many Writers that end one another's are no deadlock, and the sum comes out.

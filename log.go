@@ -5,9 +5,9 @@ import (
 	"weak"
 )
 
-// maxLogBlock bounds a block of a log: a Writer that has a single message of it pending
-// keeps the whole.
-const maxLogBlock = 64 << 10
+// maxLogBlock bounds a block of a log. A Writer that has a single message of it pending
+// keeps the whole; and each Writer with a backlog has a segment for each.
+const maxLogBlock = 128 << 10
 
 // A log is where messages to several Writers are copied, one behind the other. So a Writer
 // that gets several in a row queues them as one segment, and what is pending for many

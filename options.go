@@ -22,7 +22,7 @@ type WriterOptions struct {
 	Overflow Overflow
 
 	// MaxAge ends the Writer when its oldest pending message has waited so long;
-	// it may take a quarter longer. 0 means that it may wait for ever.
+	// it may take a third longer. 0 means that it may wait for ever.
 	MaxAge time.Duration
 
 	// WriteTimeout ends the Writer when the peer has taken nothing for so long
@@ -40,8 +40,9 @@ type WriterOptions struct {
 	//
 	// A TCP peer's machine tells in steps of what its program reads: at least a segment,
 	// which over loopback is 64 KB, and about a twentieth of its receive buffer, which
-	// came to 94 to 340 KB between two Linux programs. Choose a time in which the slowest
-	// peer that you want to keep reads as much.
+	// came to 94 to 340 KB between two Linux programs; of a Unix socket the steps are some
+	// tens of KB. Choose a time in which the slowest peer that you want to keep reads as
+	// much.
 	WriteTimeout time.Duration
 
 	// CloseTimeout bounds Close: when the peer has not taken everything by then,
@@ -54,7 +55,9 @@ type WriterOptions struct {
 
 	// MessageFramed makes each message one Write on the connection. It is for
 	// connections on which each Write is a message to the peer, such as those of
-	// websocket.NetConn. On UDP, unixgram and unixpacket it goes without saying.
+	// websocket.NetConn. On UDP, unixgram and unixpacket it goes without saying, by the
+	// network of the connection's LocalAddr: a stream that is built on UDP should have an
+	// address of its own.
 	MessageFramed bool
 }
 
@@ -74,7 +77,8 @@ const (
 	DropNewest
 
 	// DropOldest drops the oldest messages instead, as many as it takes, but none
-	// that is being written already. If that is not enough, it is DropNewest.
+	// that is being written already, which may be a quarter of MaxPending. If that is
+	// not enough, it is DropNewest.
 	DropOldest
 )
 

@@ -110,7 +110,7 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 // tell tells the observers. mu is held, so they hear of everything in the same order.
 func (b *Broker) tell(e Event) {
 	for _, o := range b.observers {
-		if o.missed > 0 || len(o.events) == maxLag {
+		if len(o.events) == maxLag {
 			o.missed++
 		} else {
 			o.events = append(o.events, e)

@@ -85,6 +85,27 @@ func (q *queue) forgetOne() {
 	}
 }
 
+// shrink moves what is queued into a smaller block, if it is little beside the one that
+// it is in: a peer that stalls now would keep that. Nothing is in flight.
+func (q *queue) shrink() {
+	if q.own == nil || len(q.own.buf) < 16*minBlock || len(q.segments)-q.head != 1 {
+		return
+	}
+	s := &q.segments[q.head]
+	n := s.last - s.first
+	size := q.bytes + endSize*n
+	if s.block != q.own || 8*size > len(q.own.buf) {
+		return
+	}
+	b := newBlock(size)
+	for i := s.first; i < s.last; i++ {
+		b.append(s.block.message(i))
+	}
+	*s = segment{block: b, last: n, written: s.written - s.block.start(s.first)}
+	q.own.recycle()
+	q.own = b
+}
+
 // peek fills parts with the next bytes to write, at most limit of them and of at most
 // the given number of messages, and returns the filled ones: one part, or several that
 // have at most maxGather bytes together. They stay valid without the lock until advance.

@@ -28,6 +28,8 @@ func FuzzQueue(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{copyIn, 120, copyIn, 130, advance, 255, advance, 255}, 50)) // empty again and again
 	f.Add(bytes.Repeat([]byte{copyIn, 0}, 300))                                           // an index as large as its block
 	f.Add([]byte{copyIn, 9, copyIn, 9, advance, 9, advance, 9, copyIn, 132, copyIn, 131}) // just too large, just not
+	f.Add(bytes.Repeat([]byte{copyIn, 100, copyIn, 7, copyIn, 7, advance, 105, drop, 0, drop, 0, insert, 0}, 60))
+	f.Add(slices.Concat(bytes.Repeat([]byte{copyIn, 100, release, 0}, 200), bytes.Repeat([]byte{advance, 90, shrink, 0}, 300)))
 	f.Fuzz(func(t *testing.T, operations []byte) {
 		operations = operations[:min(len(operations), 600)]
 		// Two queues share blocks with each other, and pools with all.
@@ -69,6 +71,24 @@ func FuzzQueue(f *testing.F) {
 				if q.empty() {
 					q.release()
 				}
+			case shrink:
+				q.shrink()
+			case drop:
+				q.inFlight = 0
+				q.inFlight = q.begun()
+				if q.inFlight < len(m.messages) {
+					require.Equal(t, len(m.messages[q.inFlight]), q.dropOldest())
+					m.bytes -= len(m.messages[q.inFlight])
+					m.messages = slices.Delete(m.messages, q.inFlight, q.inFlight+1)
+				}
+			case insert: // what the other queue has, which is not used any more
+				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
+				q.inFlight = 0
+				other.share()
+				require.Equal(t, len(otherModel.messages), q.insert(q.begun(), other))
+				m.messages = slices.Insert(m.messages, q.begun(), otherModel.messages...)
+				m.bytes += otherModel.bytes
+				*other, *otherModel = queue{}, model{}
 			}
 			require.Equal(t, len(m.messages) == 0, q.empty())
 			require.Equal(t, m.bytes, q.bytes)
@@ -91,6 +111,9 @@ const (
 	advance
 	advanceOne
 	release
+	shrink
+	drop
+	insert
 	opCount
 )
 
@@ -214,6 +237,19 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 // What an idle Writer costs, who has no block and no list. Go allocates 256 bytes for it.
 func TestWriterIsSmall(t *testing.T) {
 	require.LessOrEqual(t, unsafe.Sizeof(Writer{}), uintptr(256))
+}
+
+// The rest of a long backlog does not keep the memory of all.
+func TestQueueShrinks(t *testing.T) {
+	var q queue
+	for range 50_000 {
+		q.copyIn(make([]byte, 64))
+	}
+	q.advance(q.bytes - 1000)
+	require.Equal(t, maxBlock, len(q.own.buf))
+	q.shrink()
+	require.LessOrEqual(t, len(q.own.buf), 4*minBlock)
+	require.Len(t, slices.Collect(q.all()), 16)
 }
 
 // A queue that is short but never empty does not get ever larger blocks.

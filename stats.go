@@ -21,7 +21,7 @@ type WriterStats struct {
 
 	// OldestPending is how long the oldest pending message has waited, at least. It
 	// is sampled when a Write of the connection begins and when Stats is called: it
-	// may be too low by the time between two of these, or by an eighth of the age of
+	// may be too low by the time between two of these, or by a third of the age of
 	// the backlog, and is never too high.
 	OldestPending time.Duration
 }

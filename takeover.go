@@ -91,11 +91,7 @@ func (w *Writer) inherit(old *Writer) bool {
 	w.accepted += int64(messages)
 	w.acceptedBytes += int64(inherited.bytes)
 	w.ages.inserted(int64(begun), int64(messages))
-	for p := w.waiters; p != nil; p = p.next {
-		if p.messages > int64(begun) {
-			p.messages += int64(messages)
-		}
-	}
+	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
 		if slow := w.limits.Budget.reserve(w, inherited.bytes+messageOverhead*messages); slow != nil {
 			_ = w.disconnect(slow)

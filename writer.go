@@ -3,8 +3,6 @@ package sendq
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"math"
 	"net"
 	"sync"
 	"time"
@@ -45,7 +43,7 @@ type Writer struct {
 	ages        ages  // of the pending messages
 
 	err     error         // why the Writer ended or is about to; nil if by Close alone
-	waiters *waiter       // calls of Flush and WaitPending
+	waiters *waiters      // calls of Flush and WaitPending; made when there is one
 	aborted chan struct{} // closed when state becomes aborting; made by Shutdown
 	done    chan struct{} // closed when the Writer has ended; made when asked for
 	onEnd   *endHook      // what to call then
@@ -221,96 +219,4 @@ func (w *Writer) refusal() error {
 		return ErrClosed
 	}
 	return &endedError{w.err}
-}
-
-// Flush waits until every message that was accepted before the call has been written,
-// which means that the connection took it, or dropped by the overflow policy; the
-// peer may not have it yet. It does not wait for messages accepted later.
-//
-// It returns an error that says how much was not delivered if the Writer ends
-// first, and the cause of ctx if that is done first; the messages stay queued then.
-func (w *Writer) Flush(ctx context.Context) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.await(ctx, &waiter{messages: w.pending(), bytes: -1})
-}
-
-// WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
-// counts them. It is for those who feed a Writer from a source that they can pause: when
-// too much is pending they pause, wait until less is, and go on. Its errors are those
-// of Flush.
-func (w *Writer) WaitPending(ctx context.Context, limit int) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.await(ctx, &waiter{messages: math.MaxInt64, bytes: max(limit, 0)})
-}
-
-// A waiter is a call that waits until the first messages of the queue have their
-// outcome, or until at most bytes are queued.
-type waiter struct {
-	next     *waiter
-	messages int64
-	bytes    int
-	over     chan struct{} // closed when one is so, or the Writer has ended
-}
-
-func (w *Writer) isMet(me *waiter) bool { return me.messages <= 0 || w.queue.bytes <= me.bytes }
-
-// await waits until me is met, ctx is done, or the Writer has ended. mu is released
-// meanwhile.
-func (w *Writer) await(ctx context.Context, me *waiter) error {
-	switch {
-	case w.isMet(me):
-		return nil
-	case w.state == ended:
-		return w.undeliveredError()
-	}
-	me.over = make(chan struct{})
-	me.next = w.waiters
-	w.waiters = me
-	w.mu.Unlock()
-	select {
-	case <-me.over:
-		w.mu.Lock()
-		if me.messages > 0 {
-			return w.undeliveredError()
-		}
-		return nil
-	case <-ctx.Done():
-		w.mu.Lock()
-		for p := &w.waiters; *p != nil; p = &(*p).next {
-			if *p == me {
-				*p = me.next
-				break
-			}
-		}
-		return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, context.Cause(ctx))
-	}
-}
-
-// flushTarget returns how many messages of the queue may be written together: those that
-// a Flush waits for must not share a write with later ones, for which it would wait too.
-func (w *Writer) flushTarget() int64 {
-	target := int64(math.MaxInt64)
-	for p := w.waiters; p != nil; p = p.next {
-		target = min(target, p.messages)
-	}
-	return target
-}
-
-// tellWaiters ends the calls whose wait is over, all if the Writer has ended.
-func (w *Writer) tellWaiters() {
-	for p := &w.waiters; *p != nil; {
-		me := *p
-		met := w.isMet(me)
-		if !met && w.state != ended {
-			p = &me.next
-			continue
-		}
-		if met {
-			me.messages = 0
-		}
-		close(me.over)
-		*p = me.next
-	}
 }

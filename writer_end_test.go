@@ -320,6 +320,14 @@ func TestWriterCloseNowReturnsTheConnectionsError(t *testing.T) {
 	require.NoError(t, w.CloseNow())
 }
 
+// A connection may bring the last bytes on their way only when it is closed, and fail.
+func TestWriterCloseReturnsTheConnectionsError(t *testing.T) {
+	w := sendq.NewWriter(failingClose{faultconn.New()}, nil)
+	require.NoError(t, w.Send([]byte("message")))
+	require.ErrorIs(t, w.Close(), errBroken)
+	require.ErrorIs(t, w.Err(), errBroken)
+}
+
 type failingClose struct{ *faultconn.Conn }
 
 func (c failingClose) Close() error {

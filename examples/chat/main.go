@@ -1,6 +1,7 @@
 // Command chat is a chat server, and a client for it, built on sendq.
 //
 //	go run ./examples/chat                               # serves on 127.0.0.1:8080
+//	go run ./examples/chat -takeover -replay 20          # the same, for users who come back
 //	go run ./examples/chat -connect 127.0.0.1:8080 -name carol
 //
 // Any program that sends lines will do as a client, such as nc 127.0.0.1 8080; the
@@ -23,6 +24,9 @@ func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "serve on this `address`; port 0 takes a free one")
 	connect := flag.String("connect", "", "be a client of the server at this `address`")
 	name := flag.String("name", "", "log in as this `user`, with -connect")
+	var o options
+	flag.BoolVar(&o.takeover, "takeover", false, "let a second login take the name over, and get what the first has missed")
+	flag.IntVar(&o.replay, "replay", 0, "give those who join a room its last `N` lines")
 	flag.Parse()
 
 	var err error
@@ -35,8 +39,10 @@ func main() {
 		err = runClient(*connect, *name, os.Stdin, os.Stdout)
 	case *name != "":
 		err = fmt.Errorf("-name goes with -connect ADDR")
+	case o.replay < 0:
+		err = fmt.Errorf("-replay %d is negative", o.replay)
 	default:
-		err = runServer(*addr)
+		err = runServer(*addr, o)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
@@ -46,7 +52,7 @@ func main() {
 
 // runServer serves until the first SIGINT or SIGTERM. A second one ends the process
 // at once.
-func runServer(addr string) error {
+func runServer(addr string, o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	l, err := net.Listen("tcp", addr)
@@ -54,5 +60,5 @@ func runServer(addr string) error {
 		return err
 	}
 	fmt.Fprintln(os.Stderr, "listening on", l.Addr())
-	return newServer(slog.Default()).serve(ctx, l)
+	return newServer(o, slog.Default()).serve(ctx, l)
 }

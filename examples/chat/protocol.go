@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -16,16 +17,23 @@ const (
 	maxName = 32
 )
 
-// newLineScanner returns a Scanner for lines of at most maxLine bytes. A last line
-// without an end is left out: the client may have been cut off in the middle of it.
-func newLineScanner(r io.Reader) *bufio.Scanner {
-	lines := bufio.NewScanner(r)
+// A lineScanner reads lines of at most maxLine bytes.
+type lineScanner struct {
+	*bufio.Scanner
+	more bool // another line has come already
+}
+
+// newLineScanner returns a lineScanner for r. A last line without an end is left out: the
+// client may have been cut off in the middle of it.
+func newLineScanner(r io.Reader) *lineScanner {
+	lines := &lineScanner{Scanner: bufio.NewScanner(r)}
 	lines.Buffer(nil, maxLine+len("\r\n"))
-	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+	lines.Split(func(data []byte, _ bool) (int, []byte, error) {
 		advance, token, err := bufio.ScanLines(data, false)
 		if len(token) > maxLine {
 			err = bufio.ErrTooLong
 		}
+		lines.more = bytes.IndexByte(data[advance:], '\n') >= 0
 		return advance, token, err
 	})
 	return lines
@@ -33,7 +41,7 @@ func newLineScanner(r io.Reader) *bufio.Scanner {
 
 // readError returns why the lines have ended, in words for the client, or io.EOF if
 // the client has ended them.
-func readError(lines *bufio.Scanner) error {
+func readError(lines *lineScanner) error {
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("the line is longer than %d bytes", maxLine)

@@ -1,11 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"slices"
@@ -32,15 +32,36 @@ const (
 	maxPendingOfAll = 1 << 30
 )
 
+// options are what the flags of the command choose.
+type options struct {
+	takeover bool // a second login takes the name over
+	replay   int  // how many lines of a room those get who join it
+}
+
+// maxReplay is how many bytes of its last lines a room keeps.
+const maxReplay = 256 << 10
+
 // A server is the users who are logged in, and the rooms they are in: a Broker.
 type server struct {
+	options
 	broker *sendq.Broker
 	budget *sendq.Budget
+	missed *mailboxes
 	log    *slog.Logger
 }
 
-func newServer(log *slog.Logger) *server {
-	return &server{sendq.NewBroker(nil), sendq.NewBudget(maxPendingOfAll), log}
+func newServer(o options, log *slog.Logger) *server {
+	s := &server{options: o, budget: sendq.NewBudget(maxPendingOfAll), log: log}
+	opts := &sendq.BrokerOptions{ReplayMessages: o.replay, ReplayBytes: maxReplay}
+	if o.takeover {
+		opts.Names = sendq.Takeover
+		s.missed = newMailboxes()
+		opts.OnUndelivered = func(name string, messages iter.Seq[[]byte], _ error) {
+			s.missed.put(s.broker, name, messages)
+		}
+	}
+	s.broker = sendq.NewBroker(opts)
+	return s
 }
 
 // serve accepts connections until ctx is done. Then it delivers what is queued for
@@ -81,7 +102,7 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	lines := newLineScanner(conn)
 	name, err := s.login(ctx, conn, w, lines)
 	if err == nil {
-		u := &user{server: s, name: name, w: w, rooms: make(map[string]*sendq.Room)}
+		u := s.newUser(name, w)
 		err = u.talk(lines)
 		u.logOut()
 	}
@@ -96,7 +117,7 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 }
 
 // login reads the first line and registers w under the name in it.
-func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, lines *bufio.Scanner) (string, error) {
+func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, lines *lineScanner) (string, error) {
 	// When the server stops, those who are not logged in have nothing to wait for.
 	defer context.AfterFunc(ctx, func() { w.CloseNow() })()
 	conn.SetReadDeadline(time.Now().Add(loginTimeout))
@@ -115,6 +136,9 @@ func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, line
 	case err != nil:
 		return "", errors.New("the server is shutting down")
 	}
+	if s.missed != nil {
+		s.missed.deliver(s.broker, name)
+	}
 	return name, nil
 }
 
@@ -124,21 +148,36 @@ type user struct {
 	name   string
 	w      *sendq.Writer
 	rooms  map[string]*sendq.Room // those the user is in
+	batch  *sendq.Batch           // the messages of lines that came together
+}
+
+// newUser returns the user who has logged in, in the rooms of the session that was taken
+// over, if there was one.
+func (s *server) newUser(name string, w *sendq.Writer) *user {
+	u := &user{s, name, w, make(map[string]*sendq.Room), s.broker.NewBatch()}
+	for room := range s.broker.RoomsOf(name) {
+		u.rooms[room] = s.broker.Room(room)
+	}
+	return u
 }
 
 // talk does what the user's lines say, until there are no more (io.EOF) or one is too
 // long. It stops when the Writer has ended: others may have the name by then, and what
 // is left of the input must not speak for them.
-func (u *user) talk(lines *bufio.Scanner) error {
+func (u *user) talk(lines *lineScanner) error {
+	defer u.sendBatch()
 	for lines.Scan() && u.w.Err() == nil {
 		cmd, err := parse(clean(lines.Text()))
 		switch {
 		case err != nil:
-			reply(u.w, "error: %v", err)
+			u.answer("error: %v", err)
 		case cmd.verb == quit:
 			return io.EOF
 		default:
 			u.do(cmd)
+		}
+		if !lines.more {
+			u.sendBatch()
 		}
 	}
 	return readError(lines)
@@ -150,20 +189,15 @@ func (u *user) do(cmd command) {
 	case toUsers:
 		message := line("from %s: %s", u.name, cmd.text)
 		for _, to := range cmd.users {
-			switch err := broker.Send(to, message); {
-			case errors.Is(err, sendq.ErrUnknownName):
-				reply(u.w, "error: no such user: %s", to)
-			case err != nil:
-				reply(u.w, "error: %s has just left", to)
-			}
+			u.batch.Send(to, message)
 		}
 	case toAll:
-		broker.BroadcastFrom(u.name, line("from %s: %s", u.name, cmd.text))
+		u.batch.BroadcastFrom(u.name, line("from %s: %s", u.name, cmd.text))
 	case toRoom:
-		if room := u.rooms[cmd.room]; room != nil {
-			room.PublishFrom(u.name, line("from %s in %s: %s", u.name, cmd.room, cmd.text))
+		if u.rooms[cmd.room] != nil {
+			u.batch.PublishFrom(cmd.room, u.name, line("from %s in %s: %s", u.name, cmd.room, cmd.text))
 		} else {
-			reply(u.w, "error: not in %s", cmd.room)
+			u.answer("error: not in %s", cmd.room)
 		}
 	case join:
 		u.join(cmd.room)
@@ -174,17 +208,37 @@ func (u *user) do(cmd command) {
 		if cmd.room != "" {
 			names = broker.Room(cmd.room).Members()
 		}
-		reply(u.w, "names: %s", strings.Join(slices.Sorted(names), ", "))
+		u.answer("names: %s", strings.Join(slices.Sorted(names), ", "))
 	}
+}
+
+// sendBatch sends the messages of the lines so far.
+func (u *user) sendBatch() {
+	for _, refused := range u.batch.Flush().Refused {
+		switch {
+		case refused.FanOut: // to a room, whose members learn of those who leave
+		case errors.Is(refused.Err, sendq.ErrUnknownName):
+			reply(u.w, "error: no such user: %s", refused.Name)
+		default:
+			reply(u.w, "error: %s has just left", refused.Name)
+		}
+	}
+}
+
+// answer tells the user something, after what the lines before have caused.
+func (u *user) answer(format string, args ...any) {
+	u.sendBatch()
+	reply(u.w, format, args...)
 }
 
 func (u *user) join(name string) {
 	if u.rooms[name] != nil {
-		reply(u.w, "error: already in %s", name)
+		u.answer("error: already in %s", name)
 		return
 	}
+	u.sendBatch()
 	room := u.server.broker.Room(name)
-	if err := room.Join(u.name); err != nil {
+	if _, err := room.JoinReplay(u.name, u.server.replay); err != nil {
 		return // this user's Writer has ended, and the connection with it
 	}
 	u.rooms[name] = room
@@ -194,9 +248,10 @@ func (u *user) join(name string) {
 func (u *user) leave(name string) {
 	room := u.rooms[name]
 	if room == nil {
-		reply(u.w, "error: not in %s", name)
+		u.answer("error: not in %s", name)
 		return
 	}
+	u.sendBatch()
 	delete(u.rooms, name)
 	room.Leave(u.name)
 	room.Publish(line("* %s left %s", u.name, name))
@@ -206,7 +261,9 @@ func (u *user) leave(name string) {
 func (u *user) logOut() {
 	u.server.broker.Unregister(u.name, u.w)
 	for name, room := range u.rooms {
-		room.Publish(line("* %s left %s", u.name, name))
+		if !room.Has(u.name) { // or another session has the name, and is in the room
+			room.Publish(line("* %s left %s", u.name, name))
+		}
 	}
 }
 

@@ -1,0 +1,221 @@
+package sendq_test
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// A Batch has the effect of the single calls in the same order.
+func TestBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(nil)
+		alice, bob := readingPeer(), readingPeer()
+		register(t, b, "alice", alice)
+		register(t, b, "bob", bob)
+		require.NoError(t, b.Room("room").Join("bob"))
+
+		batch := b.NewBatch()
+		for round := range 2 { // it may be used again
+			buf := make([]byte, 0, 100)
+			add := func(add func(p []byte), text string) {
+				buf = fmt.Appendf(buf[:0], "%s %d\n", text, round)
+				add(buf)
+				clear(buf) // it may be reused
+			}
+			add(batch.Broadcast, "to all")
+			add(func(p []byte) { batch.Send("bob", p) }, "to bob")
+			add(func(p []byte) { batch.Send("nobody", p) }, "to nobody")
+			add(func(p []byte) { batch.Send("nobody", p) }, "to nobody again")
+			add(func(p []byte) { batch.Publish("room", p) }, "to the room")
+			add(func(p []byte) { batch.PublishFrom("room", "bob", p) }, "from bob, alone there")
+			add(func(p []byte) { batch.PublishFrom("room", "alice", p) }, "from alice")
+			add(func(p []byte) { batch.Publish("no room", p) }, "to nobody there")
+			add(func(p []byte) { batch.BroadcastFrom("alice", p) }, "from alice to all")
+			add(func(p []byte) { batch.BroadcastFrom("bob", p) }, "from bob to all")
+			require.Equal(t, 10, batch.Len())
+			synctest.Wait()
+			require.Len(t, linesOf(bob), 5*round, "nothing before Flush")
+
+			report := batch.Flush()
+			require.Equal(t, 2+1+1+1+1+1, report.Accepted)
+			require.Len(t, report.Refused, 2)
+			for _, refused := range report.Refused {
+				require.Equal(t, "nobody", refused.Name)
+				require.Equal(t, 1, refused.Messages)
+				require.ErrorIs(t, refused.Err, sendq.ErrUnknownName)
+			}
+			require.Zero(t, batch.Len())
+			flushAll(t, b)
+		}
+		require.Zero(t, batch.Flush(), "nothing to do")
+		require.Equal(t, []string{"to all 0", "from bob to all 0", "to all 1", "from bob to all 1"}, texts(alice))
+		require.Equal(t, []string{"to all 0", "to bob 0", "to the room 0", "from alice 0", "from alice to all 0",
+			"to all 1", "to bob 1", "to the room 1", "from alice 1", "from alice to all 1"}, texts(bob))
+		require.NoError(t, b.Close())
+	})
+}
+
+// texts returns the lines without their ends.
+func texts(conn *faultconn.Conn) []string {
+	return strings.Split(strings.TrimSuffix(string(conn.Bytes()), "\n"), "\n")
+}
+
+// Each recipient is woken once, when all is queued: it gets a mixed batch in one write.
+func TestBatchWakesOnce(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	var writers []*sendq.Writer
+	for i := range 10 {
+		writers = append(writers, register(t, b, memberName(i), readingPeer()))
+		require.NoError(t, b.Room("room").Join(memberName(i)))
+	}
+	batch := b.NewBatch()
+	for range 20 {
+		for i := range 10 {
+			batch.Send(memberName(i), []byte("direct\n"))
+		}
+		batch.Publish("room", []byte("to the room\n"))
+		batch.Broadcast([]byte("to all\n"))
+	}
+	require.Equal(t, all(600), batch.Flush())
+	for _, w := range writers {
+		require.NoError(t, w.Flush(t.Context()))
+		require.EqualValues(t, 1, w.Stats().Writes)
+		require.EqualValues(t, 60, w.Stats().Written)
+	}
+	require.NoError(t, b.Close())
+}
+
+// all reports that so many messages were all accepted.
+func all(accepted int) sendq.Report { return sendq.Report{Accepted: accepted} }
+
+// Messages of every length come through a Batch and its log whole and in order, those
+// that have blocks of their own among them.
+func TestBatchOfAllLengths(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	conn, peer := tcpPair(t)
+	register(t, b, "bob", conn)
+	arrived := async(func() arrival { return receive(peer) })
+	batch := b.NewBatch()
+	const messages = 2000
+	for i := range messages {
+		batch.Broadcast(frame(0, i, size(i)))
+		if i%77 == 0 {
+			require.Equal(t, all(batch.Len()), batch.Flush())
+		}
+	}
+	batch.Flush()
+	require.NoError(t, b.Close())
+	got := <-arrived
+	require.NoError(t, got.err)
+	require.Equal(t, upTo(messages), got.order[0])
+}
+
+// Those that refuse a part of a batch are told with how much.
+func TestBatchReportsRefusals(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	full := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropNewest})
+	require.NoError(t, b.Register("full", full))
+	require.NoError(t, b.Register("reading", sendq.NewWriter(readingPeer(), nil)))
+	batch := b.NewBatch()
+	for range 15 {
+		batch.Broadcast(counted(100))
+	}
+	report := batch.Flush()
+	require.Equal(t, 25, report.Accepted)
+	refused := 0
+	for _, r := range report.Refused {
+		require.Equal(t, "full", r.Name)
+		require.Equal(t, sendq.ErrDropped, r.Err)
+		refused += r.Messages
+	}
+	require.Equal(t, 5, refused)
+	full.CloseNow()
+	require.NoError(t, b.Close())
+}
+
+func TestSendTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(nil)
+		alice := readingPeer()
+		register(t, b, "alice", alice)
+		closing := register(t, b, "closing", stalledPeer())
+		closing.WriteString("stuck\n")
+		go closing.Close()
+		block := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
+		require.NoError(t, b.Register("full", block))
+		require.NoError(t, block.Send(counted(100)))
+		synctest.Wait()
+
+		message := []byte("hello\n")
+		report := b.SendTo([]string{"alice", "nobody", "closing", "full", "alice"}, message)
+		clear(message)
+		require.Equal(t, 2, report.Accepted)
+		require.Len(t, report.Refused, 3)
+		for i, want := range []struct {
+			name string
+			err  error
+		}{{"nobody", sendq.ErrUnknownName}, {"closing", sendq.ErrClosed}, {"full", sendq.ErrWouldBlock}} {
+			require.Equal(t, want.name, report.Refused[i].Name)
+			require.ErrorIs(t, report.Refused[i].Err, want.err)
+		}
+		require.Equal(t, sendq.Report{}, b.SendTo(nil, message))
+		closing.CloseNow()
+		block.CloseNow()
+		require.NoError(t, b.Close())
+		require.Equal(t, []string{"hello\n", "hello\n"}, linesOf(alice))
+	})
+}
+
+// A report costs nothing when all goes well, nor does a recipient of a fan-out.
+func TestFanOutAllocatesNothing(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	names := make([]string, 100)
+	for i := range names {
+		names[i] = memberName(i)
+		conn := faultconn.New()
+		waiting := conn.Stall()
+		register(t, b, names[i], conn).WriteString("stuck")
+		<-waiting
+		require.NoError(t, b.Room("room").Join(names[i]))
+	}
+	message := make([]byte, 64)
+	fanOuts := map[string]func(){
+		"SendTo":      func() { b.SendTo(names, message) },
+		"Send":        func() { b.Send(names[0], message) },
+		"Publish":     func() { b.Room("room").Publish(message) },
+		"PublishFrom": func() { b.Room("room").PublishFrom(names[3], message) },
+		"Broadcast":   func() { b.Broadcast(message) },
+	}
+	for _, name := range slices.Sorted(maps.Keys(fanOuts)) {
+		for range 1000 {
+			fanOuts[name]() // until the lists of segments are long
+		}
+		// A block for some thousand messages is all.
+		require.Less(t, bytesPerRun(1000, fanOuts[name]), float64(3*64), name)
+		require.Zero(t, testing.AllocsPerRun(1000, fanOuts[name]), name)
+	}
+	for _, name := range names {
+		w, _ := b.Lookup(name)
+		w.CloseNow()
+	}
+}
+
+func bytesPerRun(runs int, f func()) float64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range runs {
+		f()
+	}
+	runtime.ReadMemStats(&after)
+	return float64(after.TotalAlloc-before.TotalAlloc) / float64(runs)
+}

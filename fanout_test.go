@@ -1,0 +1,163 @@
+package sendq_test
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// What many members of a room have pending is one copy of the messages, and those that
+// keep up get theirs meanwhile.
+func TestStalledMembersShareOneBacklog(t *testing.T) {
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	for _, tt := range []struct{ members, stalled, size int }{
+		{1000, 10, 64}, {500, 500, 64}, {100, 100, 10 << 10}, {100, 100, 40 << 10},
+	} {
+		t.Run(fmt.Sprint(tt), func(t *testing.T) {
+			const backlog = 16 << 20
+			warmUp(tt.members)
+			b := sendq.NewBroker(nil)
+			room := b.Room("room")
+			var reading []*sendq.Writer
+			for i := range tt.members {
+				conn := net.Conn(discard)
+				if i < tt.stalled {
+					conn = stalledPeer()
+				}
+				w := register(t, b, memberName(i), conn)
+				require.NoError(t, room.Join(memberName(i)))
+				if i >= tt.stalled {
+					reading = append(reading, w)
+				}
+			}
+			require.Equal(t, tt.members, room.Publish([]byte("the first starts the flushers")))
+			before := heap()
+			message := make([]byte, tt.size)
+			batch := b.NewBatch()
+			for n := 0; n < backlog; n += tt.size {
+				batch.Publish("room", message)
+				if batch.Len() == 1000 || n+tt.size >= backlog {
+					batch.Flush()
+					for _, w := range reading { // the others keep up
+						require.NoError(t, w.Flush(t.Context()))
+					}
+				}
+			}
+			used := heap() - before
+			t.Logf("%.3f of one backlog", float64(used)/backlog)
+			require.Greater(t, used, backlog)
+			require.Less(t, used, backlog*12/10+1<<10*tt.members)
+			for i := range tt.stalled {
+				w, ok := b.Lookup(memberName(i))
+				require.True(t, ok)
+				require.GreaterOrEqual(t, w.Stats().PendingBytes, int64(backlog))
+			}
+			for i := range tt.members {
+				w, _ := b.Lookup(memberName(i))
+				w.CloseNow()
+			}
+		})
+	}
+}
+
+// A room that is quiet keeps nothing of what was published.
+func TestQuietRoomKeepsNothing(t *testing.T) {
+	const rooms = 1000
+	b := sendq.NewBroker(nil)
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	w := register(t, b, "bob", discard)
+	for i := range rooms {
+		require.NoError(t, b.Room(memberName(i)).Join("bob"))
+	}
+	publish := func(n int) {
+		for i := range rooms {
+			for range n {
+				b.Room(memberName(i)).Publish(make([]byte, 100))
+			}
+		}
+		require.NoError(t, w.Flush(t.Context()))
+	}
+	publish(1)
+	before := heap()
+	publish(100)
+	require.Less(t, heap()-before, rooms*100)
+	w.CloseNow()
+}
+
+// Names that join while others are told of it, and leave, all at once: the cost is no
+// square of their number. It is counted in bytes allocated, which no noise disturbs.
+func TestMassJoinIsNotQuadratic(t *testing.T) {
+	cost := func(names int) int {
+		b := sendq.NewBroker(nil)
+		writers := make([]*sendq.Writer, names)
+		for i := range writers {
+			writers[i] = sendq.NewWriter(faultconn.New(), nil)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i, w := range writers {
+			require.NoError(t, b.Register(memberName(i), w))
+			require.NoError(t, b.Room("lobby").Join(memberName(i)))
+			if i%100 == 0 {
+				b.Room("lobby").Len()
+			}
+		}
+		for i, w := range writers {
+			require.True(t, b.Unregister(memberName(i), w))
+		}
+		runtime.ReadMemStats(&after)
+		for _, w := range writers {
+			w.CloseNow()
+		}
+		return int(after.TotalAlloc - before.TotalAlloc)
+	}
+	few, many := cost(2_000), cost(20_000)
+	require.Less(t, many, 10*few*3/2)
+}
+
+// 100,000 names and 10,000 rooms in use from many goroutines at once.
+func TestBrokerScale(t *testing.T) {
+	const names, rooms, workers = 100_000, 10_000, 8
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	b := sendq.NewBroker(nil)
+	var work sync.WaitGroup
+	for worker := range workers {
+		work.Go(func() {
+			for i := worker; i < names; i += workers {
+				name, room := memberName(i), b.Room(fmt.Sprint(i%rooms))
+				assert.NoError(t, b.Register(name, sendq.NewWriter(discard, nil)))
+				assert.NoError(t, room.Join(name))
+				assert.NoError(t, b.Room("lobby").Join(name))
+				room.PublishFrom(name, []byte("joined"))
+				assert.NoError(t, b.Send(name, []byte("welcome")))
+				if i%50_000 == worker {
+					b.Room("lobby").Publish([]byte("hello"))
+				}
+				if i%3 == 0 {
+					assert.True(t, room.Leave(name))
+				}
+			}
+		})
+	}
+	work.Wait()
+	require.Equal(t, names, b.Len())
+	require.Equal(t, names, b.Room("lobby").Publish([]byte("to all")))
+	require.Equal(t, names, b.Broadcast([]byte("to all")))
+	for i := range rooms {
+		require.LessOrEqual(t, b.Room(fmt.Sprint(i)).Len(), names/rooms)
+	}
+	require.NoError(t, b.Close())
+	require.Zero(t, b.Len())
+	require.Zero(t, b.Room("lobby").Len())
+}

@@ -1,0 +1,141 @@
+package sendq_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+func TestReplay(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opts sendq.BrokerOptions
+		ask  int
+		want int // of ten messages of 10 bytes
+	}{
+		{"nothing is kept by default", sendq.BrokerOptions{}, 10, 0},
+		{"so many", sendq.BrokerOptions{ReplayMessages: 3}, 10, 3},
+		{"no more than asked for", sendq.BrokerOptions{ReplayMessages: 5}, 2, 2},
+		{"none asked for", sendq.BrokerOptions{ReplayMessages: 5}, 0, 0},
+		{"fewer asked for than none", sendq.BrokerOptions{ReplayMessages: 5}, -1, 0},
+		{"all", sendq.BrokerOptions{ReplayMessages: 100}, 100, 10},
+		{"so many bytes", sendq.BrokerOptions{ReplayMessages: 100, ReplayBytes: 49}, 100, 4},
+		{"too few bytes for any", sendq.BrokerOptions{ReplayMessages: 100, ReplayBytes: 9}, 100, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := sendq.NewBroker(&tt.opts)
+			room := b.Room("room")
+			register(t, b, "bob", readingPeer())
+			require.NoError(t, room.Join("bob"))
+			var all []string
+			for i := range 10 {
+				all = append(all, fmt.Sprintf("message %d\n", i))
+				room.PublishFrom("bob", []byte(all[i]))
+			}
+			carol := readingPeer()
+			register(t, b, "carol", carol)
+			replayed, err := room.JoinReplay("carol", tt.ask)
+			require.NoError(t, err)
+			require.Equal(t, tt.want, replayed)
+			replayed, err = room.JoinReplay("carol", tt.ask)
+			require.NoError(t, err)
+			require.Zero(t, replayed, "a member already")
+			require.Equal(t, 2, room.Publish([]byte("later\n")))
+			require.NoError(t, b.Close())
+			require.Equal(t, append(all[10-tt.want:], "later\n"), linesOf(carol))
+		})
+	}
+}
+
+// A room keeps long messages and short ones, and no more than it may.
+func TestReplayOfAllLengths(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 100, ReplayBytes: 500_000})
+	room := b.Room("room")
+	register(t, b, "bob", readingPeer())
+	require.NoError(t, room.Join("bob"))
+	var messages [][]byte
+	for i := range 1000 {
+		messages = append(messages, frame(0, i, size(i)))
+		room.PublishFrom("bob", messages[i])
+	}
+	conn, peer := tcpPair(t)
+	register(t, b, "carol", conn)
+	replayed, err := room.JoinReplay("carol", 1000)
+	require.NoError(t, err)
+	arrived := async(func() arrival { return receive(peer) })
+	require.NoError(t, b.Close())
+	got := <-arrived
+	require.NoError(t, got.err)
+	require.Equal(t, upTo(1000)[1000-replayed:], got.order[0])
+	sum := len(slices.Concat(messages[1000-replayed:]...))
+	require.True(t, replayed == 100 || sum+len(messages[1000-replayed-1]) > 500_000)
+	require.LessOrEqual(t, sum, 500_000)
+}
+
+func TestReplayGoesWithTheRoom(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 10})
+	_, err := b.Room("room").JoinReplay("nobody", 10)
+	require.ErrorIs(t, err, sendq.ErrUnknownName)
+	register(t, b, "bob", readingPeer())
+	for range 2 {
+		replayed, err := b.Room("room").JoinReplay("bob", 10)
+		require.NoError(t, err)
+		require.Zero(t, replayed)
+		b.Room("room").Publish([]byte("hello"))
+		require.True(t, b.Room("room").Leave("bob"))
+	}
+	require.NoError(t, b.Close())
+}
+
+// Those who join while messages are being published get some last ones and everything
+// after them: no gap, no double.
+func TestReplayHasNoGap(t *testing.T) {
+	const messages, publishers = 3000, 3
+	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 50})
+	room := b.Room("room")
+	first := readingPeer()
+	register(t, b, "first", first)
+	require.NoError(t, room.Join("first"))
+	var work sync.WaitGroup
+	var published atomic.Int64
+	for publisher := range publishers {
+		work.Go(func() {
+			batch := b.NewBatch()
+			for i := range messages {
+				line := fmt.Appendf(nil, "%d %d\n", publisher, i)
+				if i%100 < 50 {
+					room.Publish(line)
+				} else if batch.Publish("room", line); i%10 == 9 {
+					batch.Flush()
+				}
+				published.Add(1)
+			}
+		})
+	}
+	var peers []*faultconn.Conn
+	for published.Load() < messages*publishers && len(peers) < 100 {
+		peer := readingPeer()
+		name := memberName(len(peers))
+		register(t, b, name, peer)
+		peers = append(peers, peer)
+		_, err := room.JoinReplay(name, rand.IntN(60))
+		require.NoError(t, err)
+	}
+	work.Wait()
+	room.Publish([]byte("end\n"))
+	require.NoError(t, b.Close())
+	all := linesOf(first)
+	require.Len(t, all, messages*publishers+1)
+	for i, peer := range peers {
+		got := linesOf(peer)
+		require.Equal(t, all[len(all)-len(got):], got, "%d of %d", i, len(peers))
+	}
+}

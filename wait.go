@@ -1,0 +1,139 @@
+package sendq
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"math"
+)
+
+// Flush waits until every message that was accepted before the call has been written,
+// which means that the connection took it, or dropped by the overflow policy; the
+// peer may not have it yet. It does not wait for messages accepted later.
+//
+// It returns an error that says how much was not delivered if the Writer ends
+// first, and the cause of ctx if that is done first; the messages stay queued then.
+func (w *Writer) Flush(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pending() == 0 {
+		return nil
+	}
+	return w.await(ctx, &waiter{end: w.written + w.pending()})
+}
+
+// WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
+// counts them. It is for those who feed a Writer from a source that they can pause: when
+// too much is pending they pause, wait until less is, and go on. Its errors are those
+// of Flush.
+func (w *Writer) WaitPending(ctx context.Context, limit int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	limit = max(limit, 0)
+	if w.queue.bytes <= limit {
+		return nil
+	}
+	return w.await(ctx, &waiter{end: math.MaxInt64, bytes: limit})
+}
+
+// A waiter is a call of Flush, which waits until the messages before end are written, or
+// of WaitPending, which waits until at most so many bytes are queued.
+type waiter struct {
+	end   int64         // counted as Writer.written counts, dropped ones left out
+	bytes int           // if end is math.MaxInt64
+	over  chan struct{} // closed when the wait is over, or the Writer has ended
+	met   bool          // it was not the Writer's end
+}
+
+// waiters are the calls that wait.
+type waiters struct {
+	flushes list.List // of *waiter, in the order of their ends
+	others  list.List
+}
+
+// await waits until me is met, ctx is done, or the Writer has ended. mu is held, here and
+// below, but not while it waits.
+func (w *Writer) await(ctx context.Context, me *waiter) error {
+	if w.state == ended {
+		return w.undeliveredError()
+	}
+	if w.waiters == nil {
+		w.waiters = new(waiters)
+	}
+	in := &w.waiters.flushes
+	if me.end == math.MaxInt64 {
+		in = &w.waiters.others
+	}
+	me.over = make(chan struct{})
+	element := in.PushBack(me)
+	w.mu.Unlock()
+	select {
+	case <-me.over:
+		w.mu.Lock()
+	case <-ctx.Done():
+		w.mu.Lock()
+		in.Remove(element) // does nothing if the wait was over at the same time
+		w.tellWaiters()    // forgets the list if it is empty
+		if !me.met {
+			return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, context.Cause(ctx))
+		}
+	}
+	if !me.met {
+		return w.undeliveredError()
+	}
+	return nil
+}
+
+// flushTarget returns how many messages of the queue may be written together: those that
+// a Flush waits for must not share a write with later ones, for which it would wait too.
+func (w *Writer) flushTarget() int64 {
+	if w.waiters != nil {
+		if first := w.waiters.flushes.Front(); first != nil {
+			return first.Value.(*waiter).end - w.written
+		}
+	}
+	return math.MaxInt64
+}
+
+// tellWaiters ends the calls whose wait is over, all if the Writer has ended.
+func (w *Writer) tellWaiters() {
+	if w.waiters == nil {
+		return
+	}
+	flushes, others := &w.waiters.flushes, &w.waiters.others
+	for e := flushes.Front(); e != nil; e = flushes.Front() {
+		me := e.Value.(*waiter)
+		if me.met = me.end <= w.written; !me.met && w.state != ended {
+			break // as are those behind it
+		}
+		flushes.Remove(e)
+		close(me.over)
+	}
+	var next *list.Element
+	for e := others.Front(); e != nil; e = next {
+		next = e.Next()
+		me := e.Value.(*waiter)
+		if me.met = w.queue.bytes <= me.bytes; me.met || w.state == ended {
+			others.Remove(e)
+			close(me.over)
+		}
+	}
+	if flushes.Len()+others.Len() == 0 {
+		w.waiters = nil
+	}
+}
+
+// moveFlushes says that n messages have come behind the first i of the queue, or have gone
+// if n is negative: the ends of the calls that wait for more than i move.
+func (w *Writer) moveFlushes(i int, n int64) {
+	if w.waiters == nil {
+		return
+	}
+	for e := w.waiters.flushes.Back(); e != nil; e = e.Prev() {
+		me := e.Value.(*waiter)
+		if me.end <= w.written+int64(i) {
+			break
+		}
+		me.end += n
+	}
+}
