@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,10 +44,12 @@ type process struct {
 	copied chan struct{}
 }
 
-// start runs the server on a free port. Words before its name, such as a shell that
-// sets limits, may be given.
-func start(t *testing.T, before ...string) *process {
-	words := append(before, os.Args[0], "-addr", "127.0.0.1:0")
+// start runs the server on a free port, with flags.
+func start(t *testing.T, flags ...string) *process { return startBy(t, nil, flags...) }
+
+// startBy is start by other words, such as a shell that sets limits.
+func startBy(t *testing.T, before []string, flags ...string) *process {
+	words := slices.Concat(before, []string{os.Args[0], "-addr", "127.0.0.1:0"}, flags)
 	p := &process{cmd: exec.Command(words[0], words[1:]...), stderr: new(bytes.Buffer), copied: make(chan struct{})}
 	p.cmd.Env = environment
 	pipe, err := p.cmd.StderrPipe()
@@ -408,6 +411,23 @@ func TestLines(t *testing.T) {
 	})
 }
 
+// Lines that come together have the effect of lines that come one by one.
+func TestLinesThatComeTogether(t *testing.T) {
+	server := start(t)
+	alice, bob := server.login(t, "alice"), server.login(t, "bob")
+	bob.say("/join #go")
+	bob.expect("* bob joined #go")
+	alice.say("bob: 1", "*: 2", "nobody: 3", "alice: 4", "/who", "bob: 5", "/join #go", "#go: 6", "*: 7", "nobody, bob: 8",
+		"#no: 9", "bob", "/leave #go", "bob: 10", "/quit", "bob: 11")
+	bob.expect("from alice: 1", "from alice: 2", "from alice: 5", "* alice joined #go", "from alice in #go: 6",
+		"from alice: 7", "from alice: 8", "* alice left #go", "from alice: 10")
+	alice.expect("from alice: 4", "error: no such user: nobody", "names: alice, bob", "* alice joined #go",
+		"error: no such user: nobody", "error: not in #no")
+	alice.expectError("type a message")
+	alice.expectEnd()
+	bob.expectSilence()
+}
+
 // 16 users come and go, half of them with a reset, while others write to them.
 func TestComingAndGoingLeavesNoGhost(t *testing.T) {
 	server := start(t)
@@ -508,7 +528,7 @@ func TestShortVisitsLeaveNothing(t *testing.T) {
 
 // With no descriptor left the server waits until one is free.
 func TestTooManyOpenFiles(t *testing.T) {
-	server := start(t, "sh", "-c", `ulimit -n 20 && exec "$0" "$@"`)
+	server := startBy(t, []string{"sh", "-c", `ulimit -n 20 && exec "$0" "$@"`})
 	var crowd []net.Conn
 	for range 40 { // the kernel completes these connections, accepted or not
 		conn, err := net.Dial("tcp", server.addr)

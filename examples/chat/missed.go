@@ -27,8 +27,10 @@ func newMailboxes() *mailboxes { return &mailboxes{lines: make(map[string][][]by
 func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	_, isBack := b.Lookup(name)
 	for message := range messages {
-		if b.Send(name, message) == nil {
+		if isBack {
+			_ = b.Send(name, message)
 			continue
 		}
 		if m.lines[name] == nil {

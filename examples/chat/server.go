@@ -101,10 +101,11 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	})
 	lines := newLineScanner(conn)
 	name, err := s.login(ctx, conn, w, lines)
+	loggedOut := false
 	if err == nil {
 		u := s.newUser(name, w)
 		err = u.talk(lines)
-		u.logOut()
+		loggedOut = u.logOut()
 	}
 	if err != io.EOF {
 		reply(w, "error: %v", err)
@@ -113,6 +114,9 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	// every line that was queued.
 	if err := w.Close(); err != nil && name != "" {
 		s.log.Warn("connection lost", "user", name, "peer", conn.RemoteAddr(), "error", err)
+	}
+	if loggedOut && s.missed != nil { // the Broker does not hand back what has no name any more
+		s.missed.put(s.broker, name, w.Undelivered())
 	}
 }
 
@@ -257,14 +261,16 @@ func (u *user) leave(name string) {
 	room.Publish(line("* %s left %s", u.name, name))
 }
 
-// logOut frees the name and leaves all rooms. What is queued for the user stays queued.
-func (u *user) logOut() {
-	u.server.broker.Unregister(u.name, u.w)
+// logOut frees the name and leaves all rooms, and tells whether the user had the name still.
+// What is queued for the user stays queued.
+func (u *user) logOut() bool {
+	hadName := u.server.broker.Unregister(u.name, u.w)
 	for name, room := range u.rooms {
 		if !room.Has(u.name) { // or another session has the name, and is in the room
 			room.Publish(line("* %s left %s", u.name, name))
 		}
 	}
+	return hadName
 }
 
 // reply queues a line for w alone. It can fail only when w has ended, and then the
