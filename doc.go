@@ -55,14 +55,21 @@ A Broker:
  11. A fan-out copies a message at most once, however many recipients it has, and a
     stalled recipient slows no other. (TestBrokerFanOutCopiesOnce)
  12. The caller learns what became of each recipient: from Send, whether it is unknown,
-    has accepted the message or refused it, and why; from a fan-out, how many accepted.
-    (TestBrokerTellsOutcome)
+    has accepted the message or refused it, and why; from SendTo and a Batch, the same of
+    each that has not accepted; from other fan-outs, how many accepted.
+    (TestBrokerTellsOutcome, TestSendTo, TestBatchReportsRefusals)
 
 # Slow peers
 
 What a peer does not read stays in memory until it does, or until its Writer ends: the
 queue is unbounded, unless [WriterOptions] bound it, by size, by age, by progress, or
 by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending.
+
+# Those who come, go, and come back
+
+[BrokerOptions] say whether a second Writer with the same name is refused, takes over what
+the first has not delivered, or shares the name; who gets what a Writer leaves behind; and
+how much a room keeps for those who join late. [Broker.Events] tells who is here.
 
 # What accepted means
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/sendq-go/sendq"
@@ -139,6 +141,150 @@ func ExampleRoom() {
 	// members: [alice bob]
 	// accepted by 1
 	// alice got "hi\n"
+}
+
+// Who got it, and who did not.
+func ExampleBroker_SendTo() {
+	broker := sendq.NewBroker(nil)
+	defer broker.Close()
+	conn, peer := dialed()
+	defer peer.Close()
+	broker.Register("bob", sendq.NewWriter(conn, nil))
+
+	report := broker.SendTo([]string{"bob", "alice"}, []byte("hi\n"))
+	fmt.Println("accepted:", report.Accepted)
+	for _, refused := range report.Refused {
+		fmt.Printf("%s did not get it: %v\n", refused.Name, refused.Err)
+	}
+	// Output:
+	// accepted: 1
+	// alice did not get it: sendq: unknown name: "alice"
+}
+
+// Bob's connection hangs, and he logs in anew: the new connection gets what the old one
+// did not.
+func ExampleNamePolicy_takeover() {
+	broker := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	hanging, _ := net.Pipe() // nobody reads
+	old := sendq.NewWriter(hanging, nil)
+	broker.Register("bob", old)
+	broker.Send("bob", []byte("one\n"))
+	broker.Send("bob", []byte("two\n"))
+
+	conn, peer := dialed()
+	defer peer.Close()
+	broker.Register("bob", sendq.NewWriter(conn, nil))
+	fmt.Println(old.Err())
+	broker.Send("bob", []byte("three\n"))
+	broker.Close()
+
+	received, _ := io.ReadAll(peer)
+	fmt.Printf("%s", received)
+	// Output:
+	// sendq: another Writer has taken the name over
+	// one
+	// two
+	// three
+}
+
+// What could not be delivered comes back, so that it can be stored.
+func ExampleBrokerOptions_onUndelivered() {
+	broker := sendq.NewBroker(&sendq.BrokerOptions{
+		OnUndelivered: func(name string, messages iter.Seq[[]byte], cause error) {
+			for message := range messages {
+				fmt.Printf("for %s: %q: %v\n", name, message, cause)
+			}
+		},
+	})
+	hanging, _ := net.Pipe() // nobody reads
+	bob := sendq.NewWriter(hanging, &sendq.WriterOptions{MaxPending: 160})
+	broker.Register("bob", bob)
+	broker.Send("bob", []byte("one"))
+	broker.Send("bob", []byte("two"))
+	fmt.Println(errors.Is(broker.Send("bob", []byte("three")), sendq.ErrSlowConsumer))
+	broker.Close() // returns when all that came back has been handed over
+	// Output:
+	// true
+	// for bob: "one": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
+	// for bob: "two": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
+}
+
+// A reader passes on what one read has brought, and wakes each recipient once.
+func ExampleBatch() {
+	broker := sendq.NewBroker(nil)
+	conn, peer := dialed()
+	defer peer.Close()
+	bob := sendq.NewWriter(conn, nil)
+	broker.Register("bob", bob)
+	broker.Room("gophers").Join("bob")
+
+	batch := broker.NewBatch()
+	for line := range strings.Lines("one\ntwo\nthree\n") {
+		batch.Publish("gophers", []byte(line))
+	}
+	batch.Send("bob", []byte("and one for you\n"))
+	fmt.Println("accepted:", batch.Flush().Accepted)
+
+	bob.Flush(context.Background())
+	fmt.Println("writes:", bob.Stats().Writes)
+	broker.Close()
+	// Output:
+	// accepted: 4
+	// writes: 1
+}
+
+// Who is here, from the first name on.
+func ExampleBroker_Events() {
+	broker := sendq.NewBroker(nil)
+	conn, peer := dialed()
+	defer peer.Close()
+	bob := sendq.NewWriter(conn, nil)
+	broker.Register("bob", bob)
+	broker.Room("gophers").Join("bob")
+
+	for event := range broker.Events(context.Background()) {
+		fmt.Println(event.Kind, strings.TrimSpace(event.Name+" "+event.Room))
+		switch event.Kind {
+		case sendq.RoomJoined:
+			bob.CloseNow()
+		case sendq.Left:
+			fmt.Println(event.Cause)
+			return
+		}
+	}
+	// Output:
+	// Joined bob
+	// RoomJoined bob gophers
+	// RoomLeft bob gophers
+	// Left bob
+	// sendq: closed: use of closed network connection
+}
+
+// Those who join late get the last messages first.
+func ExampleRoom_JoinReplay() {
+	broker := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 100})
+	room := broker.Room("gophers")
+	peers := make(map[string]net.Conn)
+	for _, name := range []string{"alice", "bob"} {
+		conn, peer := dialed()
+		defer peer.Close()
+		broker.Register(name, sendq.NewWriter(conn, nil))
+		peers[name] = peer
+	}
+
+	room.Join("alice")
+	room.Publish([]byte("one\n"))
+	room.Publish([]byte("two\n"))
+	fmt.Println(room.JoinReplay("bob", 1))
+	room.Publish([]byte("three\n"))
+	broker.Close()
+
+	received, _ := io.ReadAll(peers["bob"])
+	fmt.Printf("%s", received)
+	// Output:
+	// 1 <nil>
+	// two
+	// three
 }
 
 // dialed returns the two ends of a TCP connection.
