@@ -61,7 +61,7 @@ func TestBatch(t *testing.T) {
 		require.Equal(t, []string{"to all 0", "from bob to all 0", "to all 1", "from bob to all 1"}, texts(alice))
 		require.Equal(t, []string{"to all 0", "to bob 0", "to the room 0", "from alice 0", "from alice to all 0",
 			"to all 1", "to bob 1", "to the room 1", "from alice 1", "from alice to all 1"}, texts(bob))
-		require.NoError(t, b.Close())
+		require.NoError(t, b.Shutdown(t.Context()))
 	})
 }
 
@@ -92,7 +92,7 @@ func TestBatchWakesOnce(t *testing.T) {
 		require.EqualValues(t, 1, w.Stats().Writes)
 		require.EqualValues(t, 60, w.Stats().Written)
 	}
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 }
 
 // all reports that so many messages were all accepted.
@@ -114,7 +114,7 @@ func TestBatchOfAllLengths(t *testing.T) {
 		}
 	}
 	batch.Flush()
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 	got := <-arrived
 	require.NoError(t, got.err)
 	require.Equal(t, upTo(messages), got.order[0])
@@ -140,7 +140,7 @@ func TestBatchReportsRefusals(t *testing.T) {
 	}
 	require.Equal(t, 5, refused)
 	full.CloseNow()
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 }
 
 func TestSendTo(t *testing.T) {
@@ -171,7 +171,7 @@ func TestSendTo(t *testing.T) {
 		require.Equal(t, sendq.Report{}, b.SendTo(nil, message))
 		closing.CloseNow()
 		block.CloseNow()
-		require.NoError(t, b.Close())
+		require.NoError(t, b.Shutdown(t.Context()))
 		require.Equal(t, []string{"hello\n", "hello\n"}, linesOf(alice))
 	})
 }

@@ -199,8 +199,17 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	return b.end(func(w *Writer) error { return w.Shutdown(ctx) })
 }
 
-// Close is Shutdown with the bound of each Writer's own CloseTimeout.
-func (b *Broker) Close() error { return b.end((*Writer).Close) }
+// Close is the hard end: it takes no new names from now on, and ends all Writers at once as
+// Writer.CloseNow does. It returns nil if nothing was undelivered, and else as Shutdown.
+func (b *Broker) Close() error {
+	return b.end(func(w *Writer) error {
+		_ = w.CloseNow()
+		if w.Stats().Undelivered == 0 {
+			return nil
+		}
+		return w.Close()
+	})
+}
 
 // end closes the Broker and applies endWriter to all Writers at once.
 func (b *Broker) end(endWriter func(*Writer) error) error {

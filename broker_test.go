@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"runtime"
 	"slices"
@@ -924,29 +925,36 @@ func TestBrokerShutdownWithDoneContext(t *testing.T) {
 	})
 }
 
-// Close gives each Writer its own CloseTimeout.
-func TestBrokerCloseUsesCloseTimeout(t *testing.T) {
+// Close is the hard end: it waits for no peer, says what was not delivered, and hands it
+// back.
+func TestBrokerClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := sendq.NewBroker(nil)
-		start := time.Now()
-		var watching sync.WaitGroup
+		returned := 0
+		b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(_ string, messages iter.Seq[[]byte], _ error) {
+			time.Sleep(time.Second) // a database
+			returned += len(slices.Collect(messages))
+		}})
 		for i := range 5 {
-			bound := time.Duration(i+1) * time.Second
-			w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{CloseTimeout: bound})
-			require.NoError(t, b.Register(memberName(i), w))
-			watching.Go(func() {
-				<-w.Done()
-				assert.Equal(t, bound, time.Since(start))
-			})
+			register(t, b, memberName(i), stalledPeer())
 		}
-		b.Broadcast([]byte("stuck\n"))
+		idle := register(t, b, "idle", readingPeer())
+		b.BroadcastFrom("idle", []byte("stuck\n"))
+		start := time.Now()
 		err := b.Close()
-		require.Equal(t, 5*time.Second, time.Since(start))
-		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, 5*time.Second, time.Since(start), "the time of the handler alone")
+		require.Equal(t, 5, returned)
 		for i := range 5 {
 			require.ErrorContains(t, err, memberName(i)+": ")
 		}
-		watching.Wait()
+		require.NotContains(t, err.Error(), "idle")
+		require.Equal(t, sendq.ErrClosed, idle.Err())
+		var undelivered *sendq.UndeliveredError
+		require.ErrorAs(t, err, &undelivered)
+		require.EqualValues(t, 1, undelivered.Messages)
+		require.EqualValues(t, len("stuck\n"), undelivered.Bytes)
+		require.ErrorIs(t, undelivered, net.ErrClosed)
+		require.ErrorIs(t, b.Register("late", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
+		require.NoError(t, b.Close(), "again")
 	})
 }
 

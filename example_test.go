@@ -106,7 +106,7 @@ func ExampleBroker() {
 
 	fmt.Println(broker.Send("bob", []byte("hi\n")))
 	fmt.Println(broker.Send("alice", []byte("hi\n")))
-	broker.Close() // delivers, and ends bob's Writer
+	broker.Shutdown(context.Background()) // delivers, and ends bob's Writer
 
 	received, _ := io.ReadAll(peer)
 	fmt.Printf("bob got %q\n", received)
@@ -176,7 +176,7 @@ func ExampleNamePolicy_takeover() {
 	broker.Register("bob", sendq.NewWriter(conn, nil))
 	fmt.Println(old.Err())
 	broker.Send("bob", []byte("three\n"))
-	broker.Close()
+	broker.Shutdown(context.Background())
 
 	received, _ := io.ReadAll(peer)
 	fmt.Printf("%s", received)
@@ -202,7 +202,7 @@ func ExampleBrokerOptions_onUndelivered() {
 	broker.Send("bob", []byte("one"))
 	broker.Send("bob", []byte("two"))
 	fmt.Println(errors.Is(broker.Send("bob", []byte("three")), sendq.ErrSlowConsumer))
-	broker.Close() // returns when all that came back has been handed over
+	broker.Shutdown(context.Background()) // returns when all that came back has been handed over
 	// Output:
 	// true
 	// for bob: "one": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
@@ -227,7 +227,7 @@ func ExampleBatch() {
 
 	bob.Flush(context.Background())
 	fmt.Println("writes:", bob.Stats().Writes)
-	broker.Close()
+	broker.Shutdown(context.Background())
 	// Output:
 	// accepted: 4
 	// writes: 1
@@ -277,7 +277,7 @@ func ExampleRoom_JoinReplay() {
 	room.Publish([]byte("two\n"))
 	fmt.Println(room.JoinReplay("bob", 1))
 	room.Publish([]byte("three\n"))
-	broker.Close()
+	broker.Shutdown(context.Background())
 
 	received, _ := io.ReadAll(peers["bob"])
 	fmt.Printf("%s", received)

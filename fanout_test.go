@@ -157,7 +157,7 @@ func TestBrokerScale(t *testing.T) {
 	for i := range rooms {
 		require.LessOrEqual(t, b.Room(fmt.Sprint(i)).Len(), names/rooms)
 	}
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 	require.Zero(t, b.Len())
 	require.Zero(t, b.Room("lobby").Len())
 }

@@ -78,7 +78,7 @@ func TestEvents(t *testing.T) {
 			require.Equal(t, want, events[i])
 		}
 		require.Len(t, events, 12)
-		require.NoError(t, b.Close())
+		require.NoError(t, b.Shutdown(t.Context()))
 	})
 }
 
@@ -183,7 +183,7 @@ func TestEventsTellWhoIsHere(t *testing.T) {
 	for _, observer := range observers {
 		require.Equal(t, want, <-observer)
 	}
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 }
 
 // An iteration ends when its context does, and when its loop does, and leaves nothing.
@@ -202,5 +202,5 @@ func TestEventsEnd(t *testing.T) {
 	for range b.Events(t.Context()) {
 		break
 	}
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 }

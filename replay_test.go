@@ -49,7 +49,7 @@ func TestReplay(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, replayed, "a member already")
 			require.Equal(t, 2, room.Publish([]byte("later\n")))
-			require.NoError(t, b.Close())
+			require.NoError(t, b.Shutdown(t.Context()))
 			require.Equal(t, append(all[10-tt.want:], "later\n"), linesOf(carol))
 		})
 	}
@@ -71,7 +71,7 @@ func TestReplayOfAllLengths(t *testing.T) {
 	replayed, err := room.JoinReplay("carol", 1000)
 	require.NoError(t, err)
 	arrived := async(func() arrival { return receive(peer) })
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 	got := <-arrived
 	require.NoError(t, got.err)
 	require.Equal(t, upTo(1000)[1000-replayed:], got.order[0])
@@ -92,7 +92,7 @@ func TestReplayGoesWithTheRoom(t *testing.T) {
 		b.Room("room").Publish([]byte("hello"))
 		require.True(t, b.Room("room").Leave("bob"))
 	}
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 }
 
 // Those who join while messages are being published get some last ones and everything
@@ -131,7 +131,7 @@ func TestReplayHasNoGap(t *testing.T) {
 	}
 	work.Wait()
 	room.Publish([]byte("end\n"))
-	require.NoError(t, b.Close())
+	require.NoError(t, b.Shutdown(t.Context()))
 	all := linesOf(first)
 	require.Len(t, all, messages*publishers+1)
 	for i, peer := range peers {
