@@ -143,6 +143,53 @@ func TestBatchReportsRefusals(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
+// Of several Writers with one name each may accept a different part of a batch.
+func TestBatchToSeveralWriters(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+	full := func(pending int) *sendq.Writer {
+		w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 1100, Overflow: sendq.DropNewest})
+		require.NoError(t, w.Send(counted(pending)))
+		require.NoError(t, b.Register("bob", w))
+		return w
+	}
+	fuller, other := full(900), full(700)
+	batch := b.NewBatch()
+	batch.Broadcast(counted(400)) // for neither
+	batch.Broadcast(counted(300)) // for the other
+	batch.Broadcast(counted(100)) // for the fuller
+	report := batch.Flush()
+	require.Equal(t, 2, report.Accepted)
+	require.Equal(t, []sendq.Refusal{{Name: "bob", Messages: 1, FanOut: true, Err: sendq.ErrDropped}}, report.Refused)
+	require.EqualValues(t, 36+836+36, fuller.Stats().PendingBytes)
+	require.EqualValues(t, 36+636+236, other.Stats().PendingBytes)
+}
+
+// A Writer that ends while others with its name get a batch makes none of them get a message
+// twice.
+func TestBatchMeetsTheEndOfOneOfSeveralWriters(t *testing.T) {
+	for range 20 {
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+		var writers []*sendq.Writer
+		for range 100 { // so that it takes a while
+			w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 250, Overflow: sendq.DropNewest})
+			writers = append(writers, w)
+			require.NoError(t, b.Register("bob", w))
+		}
+		ending := register(t, b, "bob", readingPeer())
+		batch := b.NewBatch()
+		batch.Broadcast([]byte("1"))
+		batch.Broadcast(make([]byte, 240)) // too large
+		batch.Broadcast([]byte("3"))
+		ended := async(ending.CloseNow)
+		batch.Flush()
+		require.NoError(t, <-ended)
+		for _, w := range writers {
+			w.CloseNow()
+			require.Equal(t, [][]byte{[]byte("1"), []byte("3")}, slices.Collect(w.Undelivered()))
+		}
+	}
+}
+
 func TestSendTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sendq.NewBroker(nil)

@@ -88,20 +88,27 @@ func (t target) from(sender string) target {
 }
 
 // use returns the group that t means, or nil, and keeps it until done. mu is not held.
-func (b *Broker) use(t target) (g *group, except *named) {
+func (b *Broker) use(t target) *group {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g = b.all
+	g := b.all
 	if t.kind == toRoom {
 		g = b.rooms[t.name]
 	}
 	if g != nil {
 		g.users++
 	}
+	return g
+}
+
+// recipients returns the members of g but the one that t excepts. mu is not held.
+func (b *Broker) recipients(g *group, t target) (members []*named, except *named) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if t.except {
 		except = b.names[t.sender]
 	}
-	return g, except
+	return g.snapshot(), except
 }
 
 // done ends what use began. A room that its last member has left is forgotten then, and not
@@ -145,17 +152,14 @@ func (b *Broker) deliver(t target, messages [][]byte, later *[]*Writer, refused 
 // A message is copied once, and queued without Broker.mu: a large fan-out holds up
 // neither those who join and leave nor messages to one name.
 func (b *Broker) publish(t target, messages [][]byte, later *[]*Writer, refused *[]Refusal) (accepted int) {
-	g, except := b.use(t)
+	g := b.use(t)
 	if g == nil {
 		return 0
 	}
 	defer b.done(g)
 	g.order.Lock()
 	defer g.order.Unlock()
-	b.mu.Lock()
-	members := g.snapshot()
-	b.mu.Unlock()
-
+	members, except := b.recipients(g, t)
 	m := mail{later: later}
 	for len(messages) > 0 {
 		m.block, m.first, m.last = g.log.append(messages)
@@ -196,35 +200,63 @@ func (m *mail) messages() int {
 }
 
 // deliver queues m for those that have the name, and returns how many of its messages were
-// accepted, and if not all, why.
+// accepted, and if not all, why one was not.
 func (n *named) deliver(m *mail) (accepted int, err error) {
-	rest := *m
+	rest, left := *m, m.messages()
 	for {
 		writers := n.writers.Load()
-		if len(*writers) == 0 {
-			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
-		}
-		most := 0
-		for _, w := range *writers {
-			took, refused := w.post(&rest)
-			most = max(most, took)
-			if refused != nil {
-				err = refused
-			}
-		}
-		accepted += most
+		took, refused := rest.post(*writers)
+		accepted += took
+		rest.first += took
+		left -= took
 		switch {
-		case most == rest.messages():
-			return accepted, nil
-		case !errors.Is(err, net.ErrClosed) || n.writers.Load() == writers:
+		case left == 0:
 			return accepted, err
+		case !errors.Is(refused, net.ErrClosed) && len(*writers) > 0:
+			err = refused
+			rest.first++ // those behind it may be accepted
+			if left--; left == 0 {
+				return accepted, err
+			}
+		case len(*writers) == 0:
+			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+		case n.writers.Load() == writers:
+			return accepted, refused
 		}
-		rest.first += most // another Writer has the name since
+		// Otherwise another Writer has the name since.
 	}
 }
 
-// post accepts what m brings, and returns how many messages it accepted and, if not all,
-// why. It never waits.
+// post posts m to those that have a name, up to the first message that none of them accepts.
+// It returns how many come before that, and why it was not accepted.
+func (m *mail) post(writers []*Writer) (accepted int, err error) {
+	if len(writers) == 1 {
+		return writers[0].post(m)
+	}
+	one := *m
+	for ; accepted < m.messages(); accepted++ {
+		one.first = m.first + accepted
+		one.last = one.first + 1
+		err = nil
+		isAccepted := false
+		for _, w := range writers {
+			_, refused := w.post(&one)
+			switch {
+			case refused == nil:
+				isAccepted = true
+			case err == nil || !errors.Is(refused, net.ErrClosed):
+				err = refused
+			}
+		}
+		if !isAccepted {
+			return accepted, err
+		}
+	}
+	return accepted, nil
+}
+
+// post accepts what m brings, up to the first message that it refuses. It returns how many
+// come before that, and why it was refused. It never waits.
 func (w *Writer) post(m *mail) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -248,11 +280,10 @@ func (w *Writer) post(m *mail) (accepted int, err error) {
 		w.accept(accepted, w.queue.push(m.block, m.first, m.last))
 	default:
 		for i := m.first; i < m.last; i++ {
-			if refused := w.offer(&message{block: m.block, index: i}); refused != nil {
-				err = refused
-			} else {
-				accepted++
+			if err = w.offer(&message{block: m.block, index: i}); err != nil {
+				break
 			}
+			accepted++
 		}
 	}
 	return accepted, err

@@ -11,8 +11,9 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 	if err != nil {
 		return err
 	}
+	claimed := old.claim() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	inherited := !old.claim() || w.inherit(old)
+	inherited := !claimed || w.inherit(old)
 	w.letGo()
 	if !inherited {
 		b.mu.Lock()

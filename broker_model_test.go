@@ -1,0 +1,1078 @@
+package sendq_test
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+var brokerSeed = flag.Uint64("brokerseed", 0, "the seed of TestBrokerModel; 0: one by chance")
+
+// TestBrokerModel does to a Broker whatever chance says, from several goroutines at once, and
+// then checks what must hold in whatever order it happened: the order at each recipient and
+// in each room, across takeovers too; that the reports tell the truth; that events tell who
+// is there; and that nothing is left of those who have ended.
+func TestBrokerModel(t *testing.T) {
+	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover, sendq.Attach} {
+		t.Run(policy.String(), func(t *testing.T) {
+			for range 8 {
+				seed := cmp.Or(*brokerSeed, rand.Uint64())
+				synctest.Test(t, func(t *testing.T) {
+					defer func() {
+						if t.Failed() {
+							t.Logf("to make the same choices: -brokerseed %d", seed)
+						}
+					}()
+					runTown(t, policy, seed)
+				})
+			}
+		})
+	}
+}
+
+const (
+	residents = 6
+	steps     = 120 // of each
+
+	// The witness has its name, and is in the room of history, all the time: it gets
+	// whatever is published there. Others join that room with a replay, and stay. What they
+	// get there is behind time, so it is checked apart.
+	witness = "witness"
+	history = "history"
+
+	toHistory = "#" + history
+	toAll     = "*"
+)
+
+var (
+	townNames = []string{"ann", "bob", "limited"} // the Writers of the last have limits
+	townRooms = []string{"kitchen", "garden"}
+)
+
+// A town is a Broker and all Writers that ever had a name in it.
+type town struct {
+	policy   sendq.NamePolicy
+	broker   *sendq.Broker
+	clock    atomic.Int64
+	ending   sync.WaitGroup
+	returned []string // by OnUndelivered. No lock: its calls must not overlap
+
+	mu      sync.Mutex
+	devices []*device
+}
+
+// A device is a Writer that gets one name, once.
+type device struct {
+	name               string
+	w                  *sendq.Writer
+	conn               *faultconn.Conn
+	release            func() // ends the stall of conn, if there is one
+	called, registered int64  // when Register was called, and when it had returned
+	unregistered       atomic.Bool
+	got                []messageID // what check found, but for that of history
+}
+
+// A messageID is in every message.
+type messageID struct{ sender, number int }
+
+func idOf(frame []byte) messageID {
+	return messageID{int(binary.BigEndian.Uint32(frame)), int(binary.BigEndian.Uint32(frame[4:]))}
+}
+
+func runTown(t *testing.T, policy sendq.NamePolicy, seed uint64) {
+	m := &town{policy: policy}
+	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
+		Names:          policy,
+		ReplayMessages: 5,
+		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
+			var ids []messageID
+			for p := range messages {
+				ids = append(ids, idOf(p))
+			}
+			m.returned = append(m.returned, fmt.Sprint(name, ids))
+		},
+	})
+	rooms := append(townRooms[:len(townRooms):len(townRooms)], history)
+	present := watchPresence(t, m.broker)
+	for _, name := range append([]string{witness}, townNames...) {
+		m.register(t, rand.New(rand.NewPCG(seed, residents)), name)
+	}
+	require.NoError(t, m.broker.Room(history).Join(witness))
+
+	// Each has its own choices, so that they depend on the seed alone.
+	var rs []*resident
+	var living sync.WaitGroup
+	for i := range residents {
+		r := &resident{town: m, t: t, id: i, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+		rs = append(rs, r)
+		living.Go(func() {
+			for range steps {
+				r.step()
+			}
+		})
+	}
+	living.Wait()
+	m.ending.Wait()
+	synctest.Wait() // for the Writers whose connections have failed, and the events
+	present.requireEqual(t, m.broker, rooms)
+
+	rng := rand.New(rand.NewPCG(seed, residents))
+	for _, d := range m.devices {
+		m.end(d, rng.IntN(3))
+	}
+	m.ending.Wait()
+	require.Zero(t, m.broker.Len())
+	for _, room := range rooms {
+		require.Zero(t, m.broker.Room(room).Len())
+	}
+	synctest.Wait()
+	present.requireEqual(t, m.broker, rooms)
+	require.NoError(t, m.broker.Close()) // waits for the calls of OnUndelivered
+	m.check(t, rs)
+}
+
+// register gives name to a new Writer, of a kind that rng chooses.
+func (m *town) register(t *testing.T, rng *rand.Rand, name string) {
+	var opts *sendq.WriterOptions
+	if name == "limited" {
+		// With these a message that is accepted is never dropped.
+		overflow := pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest})
+		opts = &sendq.WriterOptions{MaxPending: 2000, Overflow: overflow}
+	}
+	conn, release := readingPeer(), func() {}
+	if name != witness {
+		switch rng.IntN(5) {
+		case 0, 1, 2:
+			conn.Stall()
+			release = sync.OnceFunc(conn.Release)
+		case 3:
+			conn.Fault = faultconn.FailAt(rng.IntN(3000), errBroken)
+		}
+	}
+	d := &device{name: name, w: sendq.NewWriter(conn, opts), conn: conn, release: release}
+	t.Cleanup(func() { d.w.CloseNow() })
+	d.called = m.clock.Add(1)
+	if err := m.broker.Register(name, d.w); err != nil {
+		assert.Equal(t, sendq.Reject, m.policy)
+		assert.ErrorIs(t, err, sendq.ErrNameTaken)
+		d.w.CloseNow()
+		return
+	}
+	d.registered = m.clock.Add(1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.devices = append(m.devices, d)
+}
+
+// end ends d in one of three ways. It does not wait.
+func (m *town) end(d *device, way int) {
+	m.ending.Go(func() {
+		switch way {
+		case 0:
+			d.w.CloseNow()
+		case 1:
+			d.release()
+			d.w.Close()
+		case 2:
+			d.w.Close() // waits for its bound if conn stalls
+		}
+	})
+}
+
+// A resident does things in a town. It is one sender.
+type resident struct {
+	*town
+	t   *testing.T
+	id  int
+	rng *rand.Rand
+
+	to        []string  // by number, for whom a message was: names, #room, or all
+	sendings  []sending // but those to history
+	inHistory int       // how often something was accepted in that room
+}
+
+// A sending is what was sent by one call, and what that told.
+type sending struct {
+	first, last int            // the numbers, last excluded
+	accepted    int            // how often one was accepted
+	without     map[string]int // how many of them did not come to a name
+}
+
+func (r *resident) step() {
+	name, roomName := pick(r.rng, townNames), pick(r.rng, townRooms)
+	room := r.broker.Room(roomName)
+	except, excluded := name, []string(nil)
+	if r.rng.IntN(2) == 0 { // of the names only this one cannot change hands during the call
+		except, excluded = witness, []string{witness}
+	}
+	switch r.rng.IntN(21) {
+	case 0, 1, 2:
+		r.register(r.t, r.rng, name)
+	case 3:
+		r.end(r.anyDevice(), r.rng.IntN(3))
+	case 4:
+		r.anyDevice().release()
+	case 5:
+		if d := r.anyDevice(); r.broker.Unregister(d.name, d.w) {
+			d.unregistered.Store(true)
+		}
+	case 6, 7, 8:
+		_ = room.Join(name)
+	case 9:
+		n, _ := r.broker.Room(history).JoinReplay(name, r.rng.IntN(8))
+		r.inHistory += n
+	case 10, 11:
+		room.Leave(name)
+	case 12:
+		r.to = append(r.to, toHistory)
+		p := r.frame()
+		r.inHistory += r.broker.Room(history).Publish(p)
+		clear(p)
+	case 13:
+		r.send(name, func(p []byte) (int, []string) {
+			if r.broker.Send(name, p) != nil {
+				return 0, []string{name}
+			}
+			return 1, nil
+		})
+	case 14:
+		r.send("#"+roomName, func(p []byte) (int, []string) { return room.Publish(p), nil })
+	case 15:
+		r.send("#"+roomName, func(p []byte) (int, []string) { return room.PublishFrom(except, p), excluded })
+	case 16:
+		r.send(toAll, func(p []byte) (int, []string) { return r.broker.Broadcast(p), nil })
+	case 17:
+		r.send(toAll, func(p []byte) (int, []string) { return r.broker.BroadcastFrom(except, p), excluded })
+	case 18:
+		to := append([]string{"nobody"}, townNames[r.rng.IntN(len(townNames)):]...)
+		r.send(strings.Join(to, " "), func(p []byte) (int, []string) {
+			report := r.broker.SendTo(to, p)
+			var refused []string
+			for _, refusal := range report.Refused {
+				refused = append(refused, refusal.Name)
+			}
+			return report.Accepted, refused
+		})
+	default:
+		r.sendBatch()
+	}
+}
+
+// send calls f with one message, and notes how often that was accepted and by whom not.
+func (r *resident) send(to string, f func(p []byte) (accepted int, without []string)) {
+	first := len(r.to)
+	r.to = append(r.to, to)
+	p := r.frame()
+	accepted, without := f(p)
+	clear(p) // it is the caller's again
+	s := sending{first, len(r.to), accepted, make(map[string]int)}
+	for _, name := range without {
+		s.without[name]++
+	}
+	r.sendings = append(r.sendings, s)
+}
+
+// sendBatch sends several messages, often some in a row to the same recipients.
+func (r *resident) sendBatch() {
+	batch := r.broker.NewBatch()
+	first := len(r.to)
+	for range 1 + r.rng.IntN(4) {
+		name, room := pick(r.rng, townNames), pick(r.rng, townRooms)
+		kind := r.rng.IntN(5)
+		for range 1 + r.rng.IntN(4) {
+			r.to = append(r.to, []string{name, "#" + room, "#" + room, toAll, toAll}[kind])
+			p := r.frame()
+			switch kind {
+			case 0:
+				batch.Send(name, p)
+			case 1:
+				batch.Publish(room, p)
+			case 2:
+				batch.PublishFrom(room, name, p)
+			case 3:
+				batch.Broadcast(p)
+			case 4:
+				batch.BroadcastFrom(name, p)
+			}
+			clear(p)
+		}
+	}
+	report := batch.Flush()
+	s := sending{first, len(r.to), report.Accepted, make(map[string]int)}
+	for _, refusal := range report.Refused {
+		s.without[refusal.Name] += refusal.Messages
+	}
+	r.sendings = append(r.sendings, s)
+}
+
+// frame returns the message that is to be sent next.
+func (r *resident) frame() []byte {
+	length := r.rng.IntN(100)
+	if r.rng.IntN(30) == 0 {
+		length = 17_000 // takes another way through the library
+	}
+	return frame(r.id, len(r.to)-1, length)
+}
+
+// anyDevice returns one that is among the last: others have mostly ended.
+func (r *resident) anyDevice() *device {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	devices := r.devices[1:] // without that of the witness
+	return pick(r.rng, devices[max(0, len(devices)-2*len(townNames)):])
+}
+
+func pick[T any](rng *rand.Rand, choices []T) T { return choices[rng.IntN(len(choices))] }
+
+// outcomes returns the messages that d has written, and those that stayed with it when it
+// ended, in order.
+func (d *device) outcomes(t *testing.T) (written, undelivered []messageID) {
+	wire := d.conn.Bytes()
+	for len(wire) >= frameHeader {
+		end := frameHeader + int(binary.BigEndian.Uint32(wire[8:]))
+		if len(wire) < end {
+			break
+		}
+		require.Equal(t, checksum(wire[:end]), binary.BigEndian.Uint32(wire[12:]))
+		written = append(written, idOf(wire))
+		wire = wire[end:]
+	}
+	for p := range d.w.Undelivered() {
+		if len(undelivered) == 0 && bytes.HasPrefix(p, wire) {
+			wire = nil // of which the peer got a part
+		}
+		undelivered = append(undelivered, idOf(p))
+	}
+	require.Empty(t, wire, "torn")
+	return written, undelivered
+}
+
+// check looks at what became of all messages. The Writers have ended.
+func (m *town) check(t *testing.T, rs []*resident) {
+	returned := make(map[string]int)
+	for _, r := range m.returned {
+		returned[r]++
+	}
+
+	got := make(map[messageID]map[string]int) // by how many Writers of a name
+	inHistory, wantInHistory := 0, 0
+	var whole []messageID // all of history
+	// For each room, and for all, the orders in which its senders and members saw its messages.
+	orders := make(map[string][][]messageID)
+	for _, r := range rs {
+		wantInHistory += r.inHistory
+		sent := make(map[string][]messageID)
+		for number, to := range r.to {
+			id := messageID{r.id, number}
+			sent[to] = append(sent[to], id)
+			got[id] = make(map[string]int)
+		}
+		for to, ids := range sent {
+			orders[to] = append(orders[to], ids)
+		}
+	}
+
+	for _, d := range m.devices {
+		ids, undelivered := d.outcomes(t)
+		handedBack := fmt.Sprint(d.name, undelivered)
+		switch {
+		case len(undelivered) == 0, d.unregistered.Load():
+		case returned[handedBack] > 0:
+			returned[handedBack]--
+		default:
+			require.Equal(t, sendq.Takeover, m.policy, "neither handed back nor inherited: %v", handedBack)
+			undelivered = nil // they must be with another Writer of the name
+		}
+		arrived := make(map[string][]messageID)
+		last := make(map[int]int)
+		for _, id := range slices.Concat(ids, undelivered) {
+			to := rs[id.sender].to[id.number]
+			arrived[to] = append(arrived[to], id)
+			if to == toHistory {
+				inHistory++
+				continue
+			}
+			isForAll := to == toAll || to[0] == '#'
+			require.True(t, isForAll || slices.Contains(strings.Fields(to), d.name), "%s got what was for %s", d.name, to)
+			before, ok := last[id.sender]
+			require.True(t, !ok || before < id.number, "from %d, %s got %d before %d", id.sender, d.name, before, id.number)
+			last[id.sender] = id.number
+			got[id][d.name]++
+			d.got = append(d.got, id)
+		}
+		for to, ids := range arrived {
+			orders[to] = append(orders[to], ids)
+		}
+		if part := arrived[toHistory]; d.name == witness {
+			whole = part
+		} else if d.name != "limited" && m.policy != sendq.Takeover && len(part) > 0 {
+			// With Takeover there may be a gap: what came while the old Writer was failing,
+			// and was refused.
+			i := max(0, slices.Index(whole, part[0]))
+			require.Equal(t, whole[i:min(i+len(part), len(whole))], part, "%s: a gap, or a message twice", d.name)
+		}
+	}
+	for r, n := range returned {
+		require.Zero(t, n, "handed back, but delivered too, or not of a Writer that had the name: %s", r)
+	}
+	for to, lists := range orders {
+		if to == toAll || to[0] == '#' {
+			require.True(t, oneOrder(lists), "not all see the messages to %s in one same order", to)
+		}
+	}
+	for _, r := range rs {
+		r.checkReports(t, got)
+	}
+	if m.policy != sendq.Attach {
+		require.Equal(t, wantInHistory, inHistory)
+		m.checkSuccession(t, got)
+	}
+}
+
+// checkReports compares what the calls told with who got the messages.
+func (r *resident) checkReports(t *testing.T, got map[messageID]map[string]int) {
+	for _, s := range r.sendings {
+		accepted := 0
+		missing := make(map[string]int)
+		for number := s.first; number < s.last; number++ {
+			by := got[messageID{r.id, number}]
+			accepted += len(by)
+			for name := range s.without {
+				if by[name] == 0 {
+					missing[name]++
+				}
+			}
+		}
+		require.Equal(t, s.accepted, accepted, "messages %d to %d of %d", s.first, s.last, r.id)
+		for name, n := range s.without {
+			require.LessOrEqual(t, n, missing[name], "messages %d to %d of %d to %s", s.first, s.last, r.id, name)
+		}
+	}
+}
+
+// checkSuccession checks that the Writers of a name, of which there was one at a time, got one
+// stream of messages, one Writer after the other: there is an order of the Writers in which
+// no message comes twice and those of each sender are in order, and it agrees with the order in
+// which the Writers were registered, as far as that is known.
+func (m *town) checkSuccession(t *testing.T, got map[messageID]map[string]int) {
+	for id, names := range got {
+		for name, times := range names {
+			require.Equal(t, 1, times, "%v came to %s more than once", id, name)
+		}
+	}
+	var successions [][]*device
+	type stream struct {
+		name   string
+		sender int
+	}
+	holders := make(map[stream]map[int]*device) // of the messages, by number
+	for i, d := range m.devices {
+		for _, other := range m.devices[i+1:] {
+			switch {
+			case d.name != other.name:
+			case d.registered < other.called:
+				successions = append(successions, []*device{d, other})
+			case other.registered < d.called:
+				successions = append(successions, []*device{other, d})
+			}
+		}
+		for _, id := range d.got {
+			s := stream{d.name, id.sender}
+			if holders[s] == nil {
+				holders[s] = make(map[int]*device)
+			}
+			holders[s][id.number] = d
+		}
+	}
+	for _, byNumber := range holders {
+		var succession []*device
+		for _, number := range slices.Sorted(maps.Keys(byNumber)) {
+			succession = append(succession, byNumber[number])
+		}
+		successions = append(successions, slices.Compact(succession))
+	}
+	require.True(t, oneOrder(successions), "a sender's messages to a name are not in order")
+}
+
+// oneOrder tells whether there is an order that agrees with all lists: a topological sort.
+// There is none if a list has something twice.
+func oneOrder[T comparable](lists [][]T) bool {
+	before := make(map[T]int) // how often something is said to come before it
+	after := make(map[T][]T)
+	for _, list := range lists {
+		for i, x := range list {
+			before[x] += min(i, 1)
+			if i > 0 {
+				after[list[i-1]] = append(after[list[i-1]], x)
+			}
+		}
+	}
+	var order []T
+	for x, n := range before {
+		if n == 0 {
+			order = append(order, x)
+		}
+	}
+	for i := 0; i < len(order); i++ {
+		for _, x := range after[order[i]] {
+			if before[x]--; before[x] == 0 {
+				order = append(order, x)
+			}
+		}
+	}
+	return len(order) == len(before)
+}
+
+// A presence is who is there, as the events tell: the rooms of each name.
+type presence struct {
+	rooms map[string]map[string]bool
+	err   error // that no event may cause
+}
+
+// watchPresence follows the events of b. The presence is up to date after synctest.Wait.
+func watchPresence(t *testing.T, b *sendq.Broker) *presence {
+	p := &presence{rooms: make(map[string]map[string]bool)}
+	go func() {
+		for e := range b.Events(t.Context()) {
+			p.see(e)
+		}
+	}()
+	synctest.Wait() // so that it misses nothing
+	return p
+}
+
+func (p *presence) see(e sendq.Event) {
+	rooms, here := p.rooms[e.Name]
+	allowed := here
+	switch e.Kind {
+	case sendq.Joined:
+		allowed = !here
+		p.rooms[e.Name] = make(map[string]bool)
+	case sendq.Left:
+		allowed = here && len(rooms) == 0
+		delete(p.rooms, e.Name)
+	case sendq.RoomJoined:
+		if allowed = here && !rooms[e.Room]; allowed {
+			rooms[e.Room] = true
+		}
+	case sendq.RoomLeft:
+		allowed = rooms[e.Room]
+		delete(rooms, e.Room)
+	case sendq.Lagged:
+		allowed = false // there are not so many
+	}
+	if !allowed && p.err == nil {
+		p.err = fmt.Errorf("an event that cannot be: %+v", e)
+	}
+}
+
+// requireEqual compares p with what b says. There are no other rooms.
+func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
+	t.Helper()
+	require.NoError(t, p.err)
+	require.Equal(t, slices.Sorted(maps.Keys(p.rooms)), slices.Sorted(b.Names()))
+	require.Equal(t, len(p.rooms), b.Len())
+	for _, room := range rooms {
+		var members []string
+		for name, in := range p.rooms {
+			if in[room] {
+				members = append(members, name)
+			}
+		}
+		slices.Sort(members)
+		require.Equal(t, members, slices.Sorted(b.Room(room).Members()))
+		require.Equal(t, len(members), b.Room(room).Len())
+	}
+	for name, in := range p.rooms {
+		require.Equal(t, slices.Sorted(maps.Keys(in)), slices.Sorted(b.RoomsOf(name)))
+	}
+}
+
+// FuzzBroker does to a Broker, one after the other, what the input says, and compares it with
+// a reference all the while: who has which name and is in which room, what each call tells, what
+// each Writer delivers and what comes back. The first bytes choose the options; then each three
+// are an operation, on which name or Writer, and how much. After each the Broker comes to rest.
+func FuzzBroker(f *testing.F) {
+	for policy := range byte(3) {
+		for seed := range uint64(24) {
+			input := []byte{policy, byte(seed)}
+			rng := rand.New(rand.NewPCG(seed, seed))
+			for range 398 {
+				input = append(input, byte(rng.Uint32()))
+			}
+			f.Add(input)
+		}
+	}
+	f.Fuzz(func(t *testing.T, input []byte) {
+		if len(input) > 2 {
+			synctest.Test(t, func(t *testing.T) { runReference(t, input[0], input[1], input[2:min(len(input), 400)]) })
+		}
+	})
+}
+
+// A reference is what a Broker should be: a few maps.
+type reference struct {
+	t      *testing.T
+	broker *sendq.Broker
+	opts   sendq.BrokerOptions
+
+	writers  []*refWriter
+	names    map[string][]*refWriter
+	rooms    map[string][]string // the members of those that have some
+	kept     map[string][]string // the last messages of these
+	sent     int                 // messages
+	returned []returnedMail
+}
+
+type refWriter struct {
+	w                *sendq.Writer
+	conn             *faultconn.Conn
+	stalled          bool
+	written, pending []string
+	begun            int    // of those pending, how many the conn.Write has that is stuck
+	torn             string // the part of a message that was written at last
+	failing          bool   // conn takes but so many bytes more
+	left             int
+}
+
+// A returnedMail is what OnUndelivered gets, under one of the names.
+type returnedMail struct {
+	names    []string
+	messages []string
+}
+
+func runReference(t *testing.T, policy, replay byte, operations []byte) {
+	r := &reference{t: t, names: make(map[string][]*refWriter), rooms: make(map[string][]string), kept: make(map[string][]string)}
+	var returned []returnedMail
+	r.opts = sendq.BrokerOptions{
+		Names:          sendq.NamePolicy(policy % 3),
+		ReplayMessages: int(replay % 4),
+		ReplayBytes:    int(replay / 4 % 4 * 15),
+		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
+			returned = append(returned, returnedMail{[]string{name}, asStrings(messages)})
+		},
+	}
+	r.broker = sendq.NewBroker(&r.opts)
+	present := watchPresence(t, r.broker)
+	for i := 0; i+2 < len(operations); i += 3 {
+		r.do(operations[i], operations[i+1], int(operations[i+2]))
+		synctest.Wait()
+		present.requireEqual(t, r.broker, townRooms)
+		r.requireEqual()
+		for _, w := range r.writers {
+			w.begin()
+		}
+	}
+	for _, w := range r.writers {
+		r.end(w, (*sendq.Writer).CloseNow)
+	}
+	synctest.Wait()
+	require.Zero(t, r.broker.Len())
+	require.NoError(t, r.broker.Close())
+
+	for i, w := range r.writers {
+		require.Equal(t, strings.Join(w.written, "")+w.torn, string(w.conn.Bytes()), "Writer %d", i)
+		require.Equal(t, w.pending, asStrings(w.w.Undelivered()), "Writer %d", i)
+	}
+	require.Len(t, returned, len(r.returned))
+	for i, mail := range returned {
+		require.Subset(t, r.returned[i].names, mail.names)
+		require.Equal(t, r.returned[i].messages, mail.messages)
+	}
+}
+
+func asStrings(messages iter.Seq[[]byte]) (s []string) {
+	for p := range messages {
+		s = append(s, string(p))
+	}
+	return s
+}
+
+func (r *reference) do(op, which byte, much int) {
+	b, t := r.broker, r.t
+	name := townNames[int(which)%len(townNames)]
+	roomName := townRooms[much%len(townRooms)]
+	room := b.Room(roomName)
+	known := r.names[name] != nil
+	switch op % 16 {
+	case 0, 1: // a new Writer
+		w := &refWriter{conn: readingPeer(), stalled: much%3 > 0}
+		if w.stalled {
+			w.conn.Stall()
+		}
+		w.conn.Fault = w.fault
+		w.w = sendq.NewWriter(w.conn, nil)
+		t.Cleanup(func() { w.w.CloseNow() })
+		r.writers = append(r.writers, w)
+		r.register(name, w)
+	case 2: // one that has a name already, or had one
+		if w := r.writer(much); w != nil {
+			if w.begun == unclear {
+				r.release(w, 1<<20)
+			}
+			r.register(name, w)
+		}
+	case 3:
+		if w := r.writer(much); w != nil {
+			require.Equal(t, slices.Contains(r.names[name], w), b.Unregister(name, w.w))
+			r.remove(name, w)
+		}
+	case 4:
+		if w := r.writer(much); w != nil {
+			r.end(w, []func(*sendq.Writer) error{(*sendq.Writer).CloseNow, (*sendq.Writer).Close}[which%2])
+		}
+	case 5:
+		switch w := r.writer(int(which)); {
+		case w == nil:
+		case w.stalled:
+			r.release(w, 1<<20)
+		default:
+			w.conn.Stall()
+			w.stalled = true
+		}
+	case 6: // the connection fails
+		if w := r.writer(int(which)); w != nil {
+			r.release(w, much)
+		}
+	case 7, 8:
+		err := room.Join(name)
+		require.Equal(t, !known, errors.Is(err, sendq.ErrUnknownName))
+		if known {
+			r.join(name, roomName)
+		}
+	case 9:
+		n, err := room.JoinReplay(name, much%5)
+		require.Equal(t, !known, errors.Is(err, sendq.ErrUnknownName))
+		want := 0
+		if known && r.join(name, roomName) {
+			kept := r.kept[roomName]
+			kept = kept[max(0, len(kept)-much%5):]
+			want = len(kept)
+			for _, p := range kept {
+				r.deliver(p, name)
+			}
+		}
+		require.Equal(t, want, n)
+	case 10:
+		require.Equal(t, slices.Contains(r.rooms[roomName], name), room.Leave(name))
+		r.leave(name, roomName)
+	case 11:
+		to := append([]string{name, "nobody"}, townNames[:much%(1+len(townNames))]...)
+		p := r.message(much)
+		r.requireReport(b.SendTo(to, p), r.deliver(string(p), to...))
+	case 12:
+		p := r.message(much)
+		err := b.Send(name, p)
+		require.Equal(t, !known, errors.Is(err, sendq.ErrUnknownName))
+		r.deliver(string(p), name)
+	case 13:
+		p := r.message(much)
+		if much%2 == 0 {
+			require.Equal(t, r.publish(roomName, "", string(p)), room.Publish(p))
+		} else {
+			require.Equal(t, r.publish(roomName, name, string(p)), room.PublishFrom(name, p))
+		}
+	case 14:
+		p := r.message(much)
+		if much%2 == 0 {
+			require.Equal(t, r.broadcast("", string(p)), b.Broadcast(p))
+		} else {
+			require.Equal(t, r.broadcast(name, string(p)), b.BroadcastFrom(name, p))
+		}
+	case 15:
+		r.batch(name, roomName, much)
+	}
+}
+
+// batch sends some messages at once, to different recipients by turns or not.
+func (r *reference) batch(name, room string, much int) {
+	batch := r.broker.NewBatch()
+	var want report
+	for i := range much % 8 {
+		p := r.message(much)
+		kind := (much / 8 >> (i / 2)) % 5
+		if i%2 == 1 && r.someHaveSeveralNames() {
+			// These get the messages in a row to one room under one name, then under the
+			// other: when a row ends is not for the reference to know.
+			kind = 0
+		}
+		switch kind {
+		case 0:
+			batch.Send(name, p)
+			want.add(r.deliver(string(p), name))
+		case 1:
+			batch.Publish(room, p)
+			want.accepted += r.publish(room, "", string(p))
+		case 2:
+			batch.PublishFrom(room, name, p)
+			want.accepted += r.publish(room, name, string(p))
+		case 3:
+			batch.Broadcast(p)
+			want.accepted += r.broadcast("", string(p))
+		case 4:
+			batch.BroadcastFrom(name, p)
+			want.accepted += r.broadcast(name, string(p))
+		}
+	}
+	r.requireReport(batch.Flush(), want)
+}
+
+// someHaveSeveralNames tells whether a Writer has more than one name.
+func (r *reference) someHaveSeveralNames() bool {
+	seen := make(map[*refWriter]bool)
+	for _, writers := range r.names {
+		for _, w := range writers {
+			if seen[w] {
+				return true
+			}
+			seen[w] = true
+		}
+	}
+	return false
+}
+
+// message returns a message that is like no other.
+func (r *reference) message(much int) []byte {
+	r.sent++
+	if much == 255 {
+		return fmt.Appendf(nil, "%d%17000s.", r.sent, "") // takes another way
+	}
+	return fmt.Appendf(nil, "%d%*s.", r.sent, much%16, "")
+}
+
+// writer returns a Writer that has not ended, nil if there is none.
+func (r *reference) writer(i int) *refWriter {
+	living := slices.DeleteFunc(slices.Clone(r.writers), func(w *refWriter) bool { return hasEnded(w.w) })
+	if len(living) == 0 {
+		return nil
+	}
+	return living[i%len(living)]
+}
+
+func (r *reference) register(name string, w *refWriter) {
+	err := r.broker.Register(name, w.w)
+	writers := r.names[name]
+	switch {
+	case len(writers) == 0, r.opts.Names == sendq.Attach && !slices.Contains(writers, w):
+		require.NoError(r.t, err)
+		r.names[name] = append(writers, w)
+	case r.opts.Names == sendq.Takeover && writers[0] != w:
+		require.NoError(r.t, err)
+		old := writers[0]
+		require.Equal(r.t, sendq.ErrTakenOver, old.w.Err())
+		writers[0] = w
+		if w.stalled {
+			w.pending = slices.Insert(w.pending, w.begun, old.pending...)
+		} else {
+			w.written = append(w.written, old.pending...)
+		}
+		for other := range r.names {
+			r.remove(other, old)
+		}
+	default:
+		require.ErrorIs(r.t, err, sendq.ErrNameTaken)
+	}
+}
+
+// remove takes name away from w, if it has it.
+func (r *reference) remove(name string, w *refWriter) {
+	i := slices.Index(r.names[name], w)
+	if i < 0 {
+		return
+	}
+	r.names[name] = slices.Delete(r.names[name], i, i+1)
+	if len(r.names[name]) == 0 {
+		delete(r.names, name)
+		for _, room := range townRooms {
+			r.leave(name, room)
+		}
+	}
+}
+
+// end ends w, which is no matter if it has ended.
+func (r *reference) end(w *refWriter, endWriter func(*sendq.Writer) error) {
+	if !hasEnded(w.w) {
+		_ = endWriter(w.w)
+		r.ended(w)
+	}
+}
+
+func (r *reference) ended(w *refWriter) {
+	var names []string
+	for name, writers := range r.names {
+		if slices.Contains(writers, w) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		r.remove(name, w)
+	}
+	if len(names) > 0 && len(w.pending) > 0 {
+		r.returned = append(r.returned, returnedMail{names, w.pending})
+	}
+}
+
+// release ends the stall of w. Its connection fails if it is to take more than so many bytes.
+func (r *reference) release(w *refWriter, left int) {
+	if !w.stalled {
+		return
+	}
+	w.failing, w.left = true, left
+	for len(w.pending) > 0 && len(w.pending[0]) <= left {
+		left -= len(w.pending[0])
+		w.written, w.pending = append(w.written, w.pending[0]), w.pending[1:]
+	}
+	if len(w.pending) > 0 {
+		w.torn = w.pending[0][:left]
+		r.ended(w)
+	} else {
+		w.pending = nil
+	}
+	w.conn.Release()
+	synctest.Wait()
+	w.stalled, w.failing, w.begun = false, false, 0
+}
+
+// begin notes what a conn.Write has that began during the last operation. What w inherits comes
+// behind that.
+func (w *refWriter) begin() {
+	if w.begun == 0 && len(w.pending) > 0 {
+		w.begun = 1
+		if len(w.pending) > 1 {
+			w.begun = unclear
+		}
+	}
+}
+
+// unclear is how many messages a conn.Write has if it began while they were being queued.
+const unclear = -1
+
+// fault is that of the connection of w.
+func (w *refWriter) fault(p []byte) (int, error) {
+	n := len(p)
+	if w.failing {
+		n = min(n, w.left)
+		w.left -= n
+	}
+	if n < len(p) {
+		return n, errBroken
+	}
+	return n, nil
+}
+
+func (w *refWriter) accept(p string) {
+	if w.stalled {
+		w.pending = append(w.pending, p)
+	} else {
+		w.written = append(w.written, p)
+	}
+}
+
+// join makes name a member of room, and tells whether it was none.
+func (r *reference) join(name, room string) bool {
+	if slices.Contains(r.rooms[room], name) {
+		return false
+	}
+	r.rooms[room] = append(r.rooms[room], name)
+	return true
+}
+
+func (r *reference) leave(name, room string) {
+	r.rooms[room] = slices.DeleteFunc(r.rooms[room], func(member string) bool { return member == name })
+	if len(r.rooms[room]) == 0 {
+		delete(r.rooms, room)
+		delete(r.kept, room)
+	}
+}
+
+// A report is what a call should tell.
+type report struct {
+	accepted int
+	unknown  []string
+}
+
+func (r *report) add(other report) {
+	r.accepted += other.accepted
+	r.unknown = append(r.unknown, other.unknown...)
+}
+
+func (r *reference) requireReport(got sendq.Report, want report) {
+	require.Equal(r.t, want.accepted, got.Accepted)
+	require.Len(r.t, got.Refused, len(want.unknown))
+	for i, refusal := range got.Refused {
+		require.Equal(r.t, want.unknown[i], refusal.Name)
+		require.Equal(r.t, 1, refusal.Messages)
+		require.ErrorIs(r.t, refusal.Err, sendq.ErrUnknownName)
+	}
+}
+
+func (r *reference) deliver(p string, names ...string) (did report) {
+	for _, name := range names {
+		if r.names[name] == nil {
+			did.unknown = append(did.unknown, name)
+			continue
+		}
+		did.accepted++
+		for _, w := range r.names[name] {
+			w.accept(p)
+		}
+	}
+	return did
+}
+
+func (r *reference) publish(room, except, p string) int {
+	members := r.rooms[room]
+	if members == nil {
+		return 0
+	}
+	if r.opts.ReplayMessages > 0 {
+		kept := append(r.kept[room], p)
+		for len(kept) > r.opts.ReplayMessages || r.opts.ReplayBytes > 0 && len(strings.Join(kept, "")) > r.opts.ReplayBytes {
+			kept = kept[1:]
+		}
+		r.kept[room] = kept
+	}
+	return r.deliver(p, without(members, except)...).accepted
+}
+
+func (r *reference) broadcast(except, p string) int {
+	return r.deliver(p, without(slices.Collect(maps.Keys(r.names)), except)...).accepted
+}
+
+func without(names []string, name string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(other string) bool { return other == name })
+}
+
+// requireEqual compares names and rooms.
+func (r *reference) requireEqual() {
+	require.Equal(r.t, slices.Sorted(maps.Keys(r.names)), slices.Sorted(r.broker.Names()))
+	for _, name := range townNames {
+		w, ok := r.broker.Lookup(name)
+		writers := r.names[name]
+		require.Equal(r.t, len(writers) > 0, ok)
+		if ok {
+			require.Same(r.t, writers[0].w, w)
+		}
+	}
+	for _, room := range townRooms {
+		require.Equal(r.t, slices.Sorted(slices.Values(r.rooms[room])), slices.Sorted(r.broker.Room(room).Members()))
+	}
+}
