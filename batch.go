@@ -58,17 +58,15 @@ func (t *Batch) Flush() (r Report) {
 		messages[i] = t.buf[start:p.end]
 		start = p.end
 	}
-	var woken []*Writer
+	idle := newCrew()
 	for i := 0; i < len(messages); {
 		first, to := i, t.posts[i].to
 		for i < len(messages) && t.posts[i].to == to {
 			i++
 		}
-		r.Accepted += t.broker.deliver(to, messages[first:i], &woken, &r.Refused)
+		r.Accepted += t.broker.deliver(to, messages[first:i], idle, &r.Refused)
 	}
-	for _, w := range woken {
-		go w.flush()
-	}
+	idle.start()
 	t.buf, t.posts = nil, nil
 	return r
 }

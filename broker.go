@@ -166,8 +166,9 @@ type Refusal struct {
 // that are not in Report.Refused have accepted it. It is copied once, and if all goes well
 // nothing is allocated but that.
 func (b *Broker) SendTo(names []string, p []byte) (r Report) {
+	idle := newCrew()
+	m := mail{idle: idle}
 	b.letters.mu.Lock()
-	var m mail
 	m.block, m.first, m.last = b.letters.log.append([][]byte{p})
 	b.letters.mu.Unlock()
 	for _, name := range names {
@@ -177,18 +178,19 @@ func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}
 	}
+	idle.start()
 	return r
 }
 
 // Broadcast queues p for every name and returns how many accepted it, those not counted
 // that dropped it at once. A Writer with several names gets it for each.
 func (b *Broker) Broadcast(p []byte) int {
-	return b.publish(target{kind: toAll}, [][]byte{p}, nil, nil)
+	return b.publishOne(target{kind: toAll}, p)
 }
 
 // BroadcastFrom is Broadcast to all names but sender.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
-	return b.publish(target{kind: toAll}.from(sender), [][]byte{p}, nil, nil)
+	return b.publishOne(target{kind: toAll}.from(sender), p)
 }
 
 // Shutdown takes no new names from now on, and ends all Writers at once as

@@ -53,13 +53,13 @@ func (b *Budget) reserve(w *Writer, cost int) error {
 	if b == nil {
 		return nil
 	}
+	if cost > b.limit { // of a takeover; what is sent has been checked
+		return fmt.Errorf("%w: the Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.pending+cost > b.limit {
-		largest := w
-		if len(b.backlogs) > 0 {
-			largest = b.backlogs[0]
-		}
+		largest := b.backlogs[0]
 		slow := fmt.Errorf("%w: the Budget of %d bytes is spent, and this backlog was the largest: %d",
 			ErrSlowConsumer, b.limit, largest.limits.backlog.size)
 		if largest == w {

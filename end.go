@@ -39,7 +39,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	w.mu.Lock()
 	if w.state == open {
 		w.state = closing
-		w.aborted = make(chan struct{})
+		w.attend().aborted = make(chan struct{})
 		w.refuseBlocked()
 		w.wake()
 	}
@@ -96,8 +96,8 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 	}
 	w.state = aborting
 	w.err = cause
-	if w.aborted != nil {
-		close(w.aborted)
+	if w.audience != nil && w.audience.aborted != nil {
+		close(w.audience.aborted)
 	}
 	w.refuseBlocked()
 	if w.flushing {
@@ -113,10 +113,14 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 func (w *Writer) Done() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.done == nil {
-		w.done = make(chan struct{})
+	if w.state == over && w.audience == nil {
+		return closedChan
 	}
-	return w.done
+	a := w.attend()
+	if a.done == nil {
+		a.done = make(chan struct{})
+	}
+	return a.done
 }
 
 // Err returns the first cause of the Writer's end: the error of a write, or a PanicError;
@@ -153,7 +157,7 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		w.mu.Lock()
 		var messages iter.Seq[[]byte] = func(func([]byte) bool) {}
-		if w.state == ended {
+		if w.state >= ended {
 			messages = w.queue.all() // nobody changes it any more
 		}
 		w.mu.Unlock()
@@ -164,7 +168,7 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 // finish brings to the peer what the connection has taken. The flusher calls it
 // when the Writer is closing and the queue is empty.
 func (w *Writer) finish() {
-	lost, err := finish(w.conn, w.aborted)
+	lost, err := finish(w.conn, w.audience.aborted) // made by Shutdown
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
@@ -206,8 +210,10 @@ func (w *Writer) end() error {
 		w.limits.Budget.release(w, math.MaxInt)
 	}
 	w.tellWaiters()
-	hooks := w.onEnd
-	w.onEnd = nil
+	var hooks *endHook
+	if w.audience != nil {
+		hooks, w.audience.onEnd = w.audience.onEnd, nil
+	}
 	w.mu.Unlock()
 	for h := hooks; h != nil; h = h.next {
 		h.ended()
@@ -216,10 +222,11 @@ func (w *Writer) end() error {
 	// Last, so that whoever sees Done finds the hooks' work done.
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.done == nil {
-		w.done = closedChan
+	w.state = over
+	if w.audience == nil || w.audience.done == nil {
+		w.audience = nil
 	} else {
-		close(w.done)
+		close(w.audience.done)
 	}
 	return err
 }
@@ -239,11 +246,12 @@ type endHook struct {
 func (w *Writer) addEndHook(h *endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state == ended {
+	if w.state >= ended {
 		return false
 	}
-	h.next = w.onEnd
-	w.onEnd = h
+	a := w.attend()
+	h.next = a.onEnd
+	a.onEnd = h
 	return true
 }
 
@@ -251,7 +259,10 @@ func (w *Writer) addEndHook(h *endHook) bool {
 func (w *Writer) removeEndHook(h *endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for p := &w.onEnd; *p != nil; p = &(*p).next {
+	if w.audience == nil {
+		return false
+	}
+	for p := &w.audience.onEnd; *p != nil; p = &(*p).next {
 		if *p == h {
 			*p = h.next
 			return true

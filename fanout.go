@@ -129,15 +129,14 @@ func (b *Broker) forgetIfEmpty(g *group) {
 }
 
 // deliver queues messages for t and returns how often one was accepted. If refused is not
-// nil, it gets the others. If later is not nil, it gets the Writers whose flusher the caller
-// must start.
-func (b *Broker) deliver(t target, messages [][]byte, later *[]*Writer, refused *[]Refusal) (accepted int) {
+// nil, it gets the others. The Writers that have been idle go to idle, which must be flushed.
+func (b *Broker) deliver(t target, messages [][]byte, idle *crew, refused *[]Refusal) (accepted int) {
 	if t.kind != toName {
-		return b.publish(t, messages, later, refused)
+		return b.publish(t, messages, idle, refused)
 	}
 	for _, p := range messages {
 		m := letter(p)
-		m.later = later
+		m.idle = idle
 		took, err := b.post(t.name, m)
 		accepted += took
 		if err != nil && refused != nil {
@@ -147,11 +146,18 @@ func (b *Broker) deliver(t target, messages [][]byte, later *[]*Writer, refused 
 	return accepted
 }
 
+// publishOne is publish of one message.
+func (b *Broker) publishOne(t target, p []byte) int {
+	idle := newCrew()
+	defer idle.start()
+	return b.publish(t, [][]byte{p}, idle, nil)
+}
+
 // publish is deliver to a group.
 //
 // A message is copied once, and queued without Broker.mu: a large fan-out holds up
 // neither those who join and leave nor messages to one name.
-func (b *Broker) publish(t target, messages [][]byte, later *[]*Writer, refused *[]Refusal) (accepted int) {
+func (b *Broker) publish(t target, messages [][]byte, idle *crew, refused *[]Refusal) (accepted int) {
 	g := b.use(t)
 	if g == nil {
 		return 0
@@ -160,7 +166,7 @@ func (b *Broker) publish(t target, messages [][]byte, later *[]*Writer, refused 
 	g.order.Lock()
 	defer g.order.Unlock()
 	members, except := b.recipients(g, t)
-	m := mail{later: later}
+	m := mail{idle: idle}
 	for len(messages) > 0 {
 		m.block, m.first, m.last = g.log.append(messages)
 		messages = messages[m.messages():]
@@ -187,9 +193,9 @@ type mail struct {
 	block       *block
 	first, last int
 
-	// later, if it is not nil, gets the Writers whose flusher must be started, which
-	// waits until the whole of a batch is queued.
-	later *[]*Writer
+	// idle, if it is not nil, gets the Writers whose flusher must be started, which waits
+	// until all is queued for all.
+	idle *crew
 }
 
 func (m *mail) messages() int {
@@ -260,11 +266,11 @@ func (m *mail) post(writers []*Writer) (accepted int, err error) {
 func (w *Writer) post(m *mail) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m.later != nil {
+	if m.idle != nil {
 		w.held++
 		defer func() {
 			if w.held--; !w.queue.empty() && w.startFlushing() {
-				*m.later = append(*m.later, w)
+				m.idle.writers = append(m.idle.writers, w)
 			}
 		}()
 	}

@@ -141,7 +141,7 @@ func TestBrokerScale(t *testing.T) {
 				assert.NoError(t, b.Room("lobby").Join(name))
 				room.PublishFrom(name, []byte("joined"))
 				assert.NoError(t, b.Send(name, []byte("welcome")))
-				if i%50_000 == worker {
+				if i == names/2+worker {
 					b.Room("lobby").Publish([]byte("hello"))
 				}
 				if i%3 == 0 {

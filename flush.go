@@ -16,11 +16,6 @@ const (
 	// maxUnseenWrite bounds it where there is a WriteTimeout and only the return
 	// shows that the peer takes something.
 	maxUnseenWrite = 4 << 10
-
-	// maxParts and maxGather bound how many segments, and how many bytes of them, are
-	// copied together for one conn.Write: a peer that stalls keeps the copy too.
-	maxParts  = 64
-	maxGather = 16 << 10
 )
 
 // flush is the flusher: the goroutine that writes the queue to the connection. It
@@ -29,20 +24,12 @@ const (
 // it runs.
 func (w *Writer) flush() {
 	w.mu.Lock()
-	for w.state < aborting && w.held == 0 && !w.queue.empty() {
-		if err := w.writeSome(); err != nil {
+	for w.mayWrite() {
+		if err := w.writeSome((*Writer).write); err != nil {
 			w.fail(err) // not carried out: no write is under way, and end follows
 		}
 	}
-	if w.state == open || w.state == closing && w.held > 0 {
-		if w.queue.empty() {
-			w.queue.release()
-			w.ages = ages{}
-		}
-		w.flushing = false
-		if w.limits != nil {
-			w.limits.stopWatch()
-		}
+	if w.rest() {
 		w.mu.Unlock()
 		return
 	}
@@ -55,21 +42,63 @@ func (w *Writer) flush() {
 	w.end()
 }
 
-// writeSome makes one conn.Write from the front of the queue. mu is held, but not
-// during the write. On an error nothing more may be written: part of a message may
-// be on the connection, and what came next would be torn.
-func (w *Writer) writeSome() error {
+// tryFlush is the first step of the flusher, taken by whoever should start it: what the
+// kernel takes at once needs no goroutine. mu is held, and flushing is set.
+func (w *Writer) tryFlush() {
+	if w.socket != nil && w.state == open && w.mayWrite() {
+		if err := w.writeSome((*Writer).tryWrite); err != nil {
+			w.fail(err) // not carried out: the flusher does
+		}
+		if w.state == open && w.queue.empty() && w.rest() {
+			return
+		}
+	}
+	w.startFlusher()
+}
+
+// startFlusher starts the flusher, when flushing has been set. mu is held.
+func (w *Writer) startFlusher() {
+	if w.limits != nil {
+		w.limits.startWatch(w)
+	}
+	go w.flush()
+}
+
+// mayWrite tells whether there is something that may be written. mu is held, here and below.
+func (w *Writer) mayWrite() bool { return w.state < aborting && w.held == 0 && !w.queue.empty() }
+
+// rest ends the work of the flusher, and returns false if it has to end the Writer instead.
+func (w *Writer) rest() bool {
+	if w.state >= aborting || w.state == closing && w.held == 0 {
+		return false
+	}
+	if w.queue.empty() {
+		w.queue.release()
+		w.ages = ages{}
+	}
+	w.flushing = false
+	w.restedAt = now()
+	if w.limits != nil {
+		w.limits.stopWatch()
+	}
+	return true
+}
+
+// writeSome makes one write from the front of the queue, without mu. On an error nothing more
+// may be written: part of a message may be on the connection, and what came next would be
+// torn.
+func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	w.queue.shrink()
-	var array [maxParts][]byte
-	parts := array[:1]
 	limit, target := maxWrite, w.flushTarget()
 	if w.limits != nil {
 		limit, target = w.limits.maxWrite, min(target, w.limits.maxMessages)
 	}
+	var next []byte
+	var gathered *block
 	if w.messageFramed {
-		parts[0] = w.queue.peekMessage()
+		next = w.queue.peekMessage()
 	} else {
-		parts = w.queue.peek(array[:], limit, target)
+		next, gathered = w.queue.peek(limit, target)
 	}
 	at := now()
 	w.ages.note(w.pending(), at)
@@ -77,41 +106,21 @@ func (w *Writer) writeSome() error {
 		w.limits.watch.progressAt = at
 	}
 	w.mu.Unlock()
-	n, err := w.writeParts(parts)
+	n, err := write(w, next)
+	if gathered != nil {
+		gathered.recycle()
+	}
 	w.mu.Lock()
 	if n > 0 || err != nil || w.messageFramed {
 		w.writes++
 	}
 	w.peakPending = max(w.peakPending, int64(w.queue.bytes))
 	if w.messageFramed {
-		w.wrote(w.queue.advanceMessage(err == nil || n == len(parts[0]) && n > 0))
+		w.wrote(w.queue.advanceMessage(err == nil || n == len(next) && n > 0))
 	} else {
 		w.wrote(w.queue.advance(n))
 	}
 	return err
-}
-
-// writeParts writes parts, together if there are several.
-//
-// They are copied together rather than handed to net.Buffers, which is one system
-// call on connections of package net only, and one Write each on all others. There,
-// too, one large write beats many vectors, and a wide writev makes Go keep up to
-// 16 KiB for a connection ever after.
-func (w *Writer) writeParts(parts [][]byte) (int, error) {
-	if len(parts) == 1 {
-		return w.write(parts[0])
-	}
-	size := 0
-	for _, part := range parts {
-		size += len(part)
-	}
-	b := newBlock(size)
-	defer b.recycle()
-	buf := b.buf[:0]
-	for _, part := range parts {
-		buf = append(buf, part...)
-	}
-	return w.write(buf)
 }
 
 // write is conn.Write with the rules of io.Writer enforced, and errors that can be
@@ -153,7 +162,6 @@ func (w *Writer) write(p []byte) (n int, err error) {
 // wrote counts what a write completed, and serves those who wait for it. mu is held.
 func (w *Writer) wrote(messages, size int) {
 	w.written += int64(messages)
-	w.writtenBytes += int64(size)
 	w.ages.written(int64(messages))
 	w.tellWaiters()
 	if w.limits != nil {

@@ -94,6 +94,11 @@ func (w *Writer) offerLimited(m *message) error {
 		ErrSlowConsumer, m.size(), cost, w.queue.bytes, w.pendingCost(), l.MaxPending))
 }
 
+// isWithinLimits tells whether a message of n bytes may be accepted without more ado.
+func (w *Writer) isWithinLimits(n int) bool {
+	return w.limits.Budget == nil && w.limits.blocked.Len() == 0 && w.hasRoom(n+messageOverhead)
+}
+
 func (w *Writer) hasRoom(cost int) bool {
 	return w.limits.MaxPending == 0 || w.pendingCost()+cost <= w.limits.MaxPending
 }

@@ -16,9 +16,10 @@ const (
 	Reject NamePolicy = iota
 
 	// Takeover gives the name, with the rooms it is in, to the new Writer. The old one ends
-	// with ErrTakenOver, and what it had not delivered the new one delivers first: each
+	// with ErrTakenOver, and what it had not written the new one writes first: each
 	// message in order and once, though of one the old peer may have got a part. Register
 	// waits until the old Writer has ended, and no message to the name is lost meanwhile.
+	// It refuses a Writer that is closing with ErrClosed.
 	Takeover
 
 	// Attach lets several Writers share the name, as the devices of one user do: each

@@ -6,6 +6,13 @@ import (
 	"sort"
 )
 
+// maxParts and maxGather bound how many segments, and how many bytes of them, are copied
+// together for one conn.Write: a peer that stalls keeps the copy too.
+const (
+	maxParts  = 64
+	maxGather = 16 << 10
+)
+
 // keptSegments bounds the list that a queue keeps for its next backlog while its
 // flusher lives.
 const keptSegments = 64
@@ -39,6 +46,21 @@ func (s *segment) unwritten() []byte { return s.block.buf[s.written:s.block.end(
 
 func (q *queue) empty() bool { return q.head == len(q.segments) }
 
+// extend queues a copy of p if it fits behind the last message, and tells whether it did.
+func (q *queue) extend(p []byte) bool {
+	if q.own == nil || q.empty() || !q.own.fits(len(p)) || len(p) > maxCopied {
+		return false
+	}
+	tail := &q.segments[len(q.segments)-1]
+	if tail.block != q.own {
+		return false
+	}
+	q.own.append(p)
+	tail.last++
+	q.bytes += len(p)
+	return true
+}
+
 // copyIn queues a copy of p, of at most maxCopied bytes.
 func (q *queue) copyIn(p []byte) {
 	switch {
@@ -46,8 +68,8 @@ func (q *queue) copyIn(p []byte) {
 		q.own = newBlock(len(p) + endSize)
 	case !q.own.fits(len(p)):
 		// Twice as large as the last, if the backlog has grown with it: a queue
-		// takes a small multiple of a short backlog, and a long one few blocks.
-		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), 4*q.bytes, maxBlock)))
+		// takes little more than its backlog, and a long one has few blocks.
+		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), q.bytes/8, maxBlock)))
 	}
 	i := q.own.append(p)
 	q.push(q.own, i, i+1)
@@ -106,29 +128,44 @@ func (q *queue) shrink() {
 	q.own = b
 }
 
-// peek fills parts with the next bytes to write, at most limit of them and of at most
-// the given number of messages, and returns the filled ones: one part, or several that
-// have at most maxGather bytes together. They stay valid without the lock until advance.
-func (q *queue) peek(parts [][]byte, limit int, messages int64) [][]byte {
-	n, gathered := 0, 0
-	q.inFlight = 0
-	for i := q.head; i < len(q.segments) && n < len(parts) && messages > 0; i++ {
-		s := &q.segments[i]
-		touched := int(min(int64(s.last-s.first), messages))
-		part := s.block.buf[s.written:s.block.end(s.first+touched-1)]
-		if gathered += len(part); n > 0 && gathered > min(limit, maxGather) {
+// peek returns the next bytes to write: at most limit of them, and of at most the given
+// number of messages. They stay valid without the lock until advance. If gathered is not
+// nil they are a copy in that block, which is to be recycled then.
+//
+// Small segments are copied together rather than handed to net.Buffers, which is one system
+// call on connections of package net only, and one Write each on all others. There, too,
+// one large write beats many vectors, and a wide writev makes Go keep up to 16 KiB for a
+// connection ever after.
+func (q *queue) peek(limit int, messages int64) (next []byte, gathered *block) {
+	next, q.inFlight = q.segments[q.head].next(limit, messages)
+	limit = min(limit, maxGather, q.bytes)
+	rest := q.segments[q.head+1:]
+	if len(rest) == 0 || len(next) >= limit || int64(q.inFlight) == messages {
+		return next, nil
+	}
+	gathered = newBlock(limit)
+	next = append(gathered.buf[:0], next...)
+	for i := range rest[:min(len(rest), maxParts)] {
+		part, touched := rest[i].next(limit-len(next), messages-int64(q.inFlight))
+		next = append(next, part...)
+		q.inFlight += touched
+		if len(next) == limit || int64(q.inFlight) == messages {
 			break
 		}
-		if len(part) > limit {
-			part = part[:limit]
-			touched = s.endingBy(s.written+limit-1) + 1
-		}
-		parts[n] = part
-		n++
-		messages -= int64(touched)
-		q.inFlight += touched
 	}
-	return parts[:n]
+	return next, gathered
+}
+
+// next returns the next bytes of s to write, at most limit of them and of at most the given
+// number of messages, and how many messages they touch.
+func (s *segment) next(limit int, messages int64) (part []byte, touched int) {
+	touched = int(min(int64(s.last-s.first), messages))
+	part = s.block.buf[s.written:s.block.end(s.first+touched-1)]
+	if len(part) > limit {
+		part = part[:limit]
+		touched = s.endingBy(s.written+limit-1) + 1
+	}
+	return part, touched
 }
 
 // endingBy returns how many messages of the segment end at offset off or before.

@@ -176,10 +176,14 @@ func requireNext(t testing.TB, m *model, q *queue, limit int) {
 	if q.empty() {
 		return
 	}
-	for _, parts := range [][][]byte{make([][]byte, 1), make([][]byte, 2), make([][]byte, len(m.messages)+1)} {
-		peeked := bytes.Join(q.peek(parts, limit, math.MaxInt64), nil)
-		require.True(t, bytes.HasPrefix(m.next(limit), peeked))
-		require.True(t, len(peeked) > 0 || len(m.next(limit)) == 0 || len(m.next(1)) == 0 || len(m.messages[0]) == 0)
+	for _, messages := range []int64{1, 2, math.MaxInt64} {
+		next, gathered := q.peek(limit, messages)
+		require.True(t, bytes.HasPrefix(m.next(limit), next))
+		require.LessOrEqual(t, int64(q.inFlight), messages)
+		require.True(t, len(next) > 0 || len(m.next(limit)) == 0 || len(m.next(1)) == 0 || len(m.messages[0]) == 0)
+		if gathered != nil {
+			gathered.recycle()
+		}
 	}
 }
 
@@ -203,12 +207,12 @@ func TestQueueForgetsCanceledFlushes(t *testing.T) {
 			go func() { result <- w.Flush(ctx) }()
 		}
 		synctest.Wait()
-		require.NotNil(t, w.waiters)
+		require.NotNil(t, w.audience)
 		cancel()
 		for _, result := range flushed {
 			require.ErrorIs(t, <-result, context.Canceled)
 		}
-		require.Nil(t, w.waiters)
+		require.Nil(t, w.audience)
 		conn.Release()
 		require.NoError(t, w.Close())
 	})
@@ -258,7 +262,7 @@ func TestQueueStaysSmall(t *testing.T) {
 	for range 100_000 {
 		q.copyIn(make([]byte, 10))
 		if q.bytes > 100 {
-			q.peek(make([][]byte, 1), 10, 1)
+			q.peek(10, 1)
 			q.advance(10)
 		}
 	}
@@ -271,7 +275,7 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	for range 10 {
 		q.copyIn([]byte("message"))
 	}
-	q.peek(make([][]byte, 1), 10, 5)
+	q.peek(10, 5)
 	for range 5 {
 		require.Equal(t, 7, q.dropOldest())
 	}

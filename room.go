@@ -165,12 +165,12 @@ func (b *Broker) leave(n *named, g *group) {
 
 // Publish queues p for every member and returns how many accepted it.
 func (r *Room) Publish(p []byte) int {
-	return r.broker.publish(target{kind: toRoom, name: r.name}, [][]byte{p}, nil, nil)
+	return r.broker.publishOne(target{kind: toRoom, name: r.name}, p)
 }
 
 // PublishFrom is Publish to all members but sender, who need not be one.
 func (r *Room) PublishFrom(sender string, p []byte) int {
-	return r.broker.publish(target{kind: toRoom, name: r.name}.from(sender), [][]byte{p}, nil, nil)
+	return r.broker.publishOne(target{kind: toRoom, name: r.name}.from(sender), p)
 }
 
 // Has tells whether name is a member.

@@ -33,14 +33,15 @@ func (w *Writer) Stats() WriterStats {
 	defer w.mu.Unlock()
 	s := WriterStats{
 		Accepted: w.accepted, AcceptedBytes: w.acceptedBytes,
-		Written: w.written, WrittenBytes: w.writtenBytes,
+		Written:          w.written,
 		Writes:           w.writes,
 		PeakPendingBytes: max(w.peakPending, int64(w.queue.bytes)),
 	}
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
 	}
-	if w.state == ended {
+	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - int64(w.queue.bytes)
+	if w.state >= ended {
 		s.Undelivered, s.UndeliveredBytes = w.pending(), int64(w.queue.bytes)
 		return s
 	}

@@ -15,11 +15,12 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 	_ = old.abort(ErrTakenOver)
 	inherited := !claimed || w.inherit(old)
 	w.letGo()
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if !inherited {
-		b.mu.Lock()
-		defer b.mu.Unlock()
 		b.handBack(n.name, old)
 	}
+	b.returned.done()
 	return nil
 }
 
@@ -41,7 +42,11 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.hold()
+	if !w.hold() {
+		w.removeEndHook(h)
+		return nil, fmt.Errorf("sendq: register %q: Writer is closing: %w", n.name, ErrClosed)
+	}
+	b.returned.expected++
 	old = writers[0]
 	old.removeEndHook(n.hooks[0])
 	n.hooks[0] = h
@@ -58,11 +63,16 @@ func (w *Writer) claim() bool {
 	return first
 }
 
-// hold keeps the flusher from running until letGo, but for the conn.Write under way.
-func (w *Writer) hold() {
+// hold keeps the flusher from running until letGo, but for the write under way. It fails
+// unless the Writer is open.
+func (w *Writer) hold() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.state != open {
+		return false
+	}
 	w.held++
+	return true
 }
 
 func (w *Writer) letGo() {

@@ -4,12 +4,13 @@ import "sync"
 
 // returned is what Broker.handBack has yet to hand back. Broker.mu guards it.
 type returned struct {
-	calls   []func()
-	calling bool
-	none    *sync.Cond // when there is nothing any more
+	calls    []func()
+	calling  bool
+	expected int        // takeovers under way, which may hand something back
+	none     *sync.Cond // when there is nothing any more
 }
 
-// handBack hands the messages that w, which has ended, did not deliver to OnUndelivered. mu
+// handBack hands the messages that w, which has ended, did not write to OnUndelivered. mu
 // is held, and not during the call.
 func (b *Broker) handBack(name string, w *Writer) {
 	if b.opts.OnUndelivered == nil || w.Stats().Undelivered == 0 {
@@ -28,7 +29,6 @@ func (b *Broker) handBack(name string, w *Writer) {
 func (b *Broker) callBack() {
 	r := &b.returned
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for len(r.calls) > 0 {
 		calls := r.calls
 		r.calls = nil
@@ -40,11 +40,19 @@ func (b *Broker) callBack() {
 	}
 	r.calling = false
 	r.none.Broadcast()
+	b.mu.Unlock()
 }
 
-// wait waits until all calls have been made. Broker.mu is held, and released meanwhile.
+// done says that a takeover that was expected to hand something back is over. Broker.mu is
+// held, here and below.
+func (r *returned) done() {
+	r.expected--
+	r.none.Broadcast()
+}
+
+// wait waits until all calls have been made. Broker.mu is released meanwhile.
 func (r *returned) wait() {
-	for r.calling {
+	for r.calling || r.expected > 0 {
 		r.none.Wait()
 	}
 }

@@ -54,15 +54,16 @@ type waiters struct {
 // await waits until me is met, ctx is done, or the Writer has ended. mu is held, here and
 // below, but not while it waits.
 func (w *Writer) await(ctx context.Context, me *waiter) error {
-	if w.state == ended {
+	if w.state >= ended {
 		return w.undeliveredError()
 	}
-	if w.waiters == nil {
-		w.waiters = new(waiters)
+	a := w.attend()
+	if a.waiters == nil {
+		a.waiters = new(waiters)
 	}
-	in := &w.waiters.flushes
+	in := &a.waiters.flushes
 	if me.end == math.MaxInt64 {
-		in = &w.waiters.others
+		in = &a.waiters.others
 	}
 	me.over = make(chan struct{})
 	element := in.PushBack(me)
@@ -87,8 +88,8 @@ func (w *Writer) await(ctx context.Context, me *waiter) error {
 // flushTarget returns how many messages of the queue may be written together: those that
 // a Flush waits for must not share a write with later ones, for which it would wait too.
 func (w *Writer) flushTarget() int64 {
-	if w.waiters != nil {
-		if first := w.waiters.flushes.Front(); first != nil {
+	if w.audience != nil && w.audience.waiters != nil {
+		if first := w.audience.waiters.flushes.Front(); first != nil {
 			return first.Value.(*waiter).end - w.written
 		}
 	}
@@ -97,13 +98,13 @@ func (w *Writer) flushTarget() int64 {
 
 // tellWaiters ends the calls whose wait is over, all if the Writer has ended.
 func (w *Writer) tellWaiters() {
-	if w.waiters == nil {
+	if w.audience == nil || w.audience.waiters == nil {
 		return
 	}
-	flushes, others := &w.waiters.flushes, &w.waiters.others
+	flushes, others := &w.audience.waiters.flushes, &w.audience.waiters.others
 	for e := flushes.Front(); e != nil; e = flushes.Front() {
 		me := e.Value.(*waiter)
-		if me.met = me.end <= w.written; !me.met && w.state != ended {
+		if me.met = me.end <= w.written; !me.met && w.state < ended {
 			break // as are those behind it
 		}
 		flushes.Remove(e)
@@ -113,23 +114,26 @@ func (w *Writer) tellWaiters() {
 	for e := others.Front(); e != nil; e = next {
 		next = e.Next()
 		me := e.Value.(*waiter)
-		if me.met = w.queue.bytes <= me.bytes; me.met || w.state == ended {
+		if me.met = w.queue.bytes <= me.bytes; me.met || w.state >= ended {
 			others.Remove(e)
 			close(me.over)
 		}
 	}
 	if flushes.Len()+others.Len() == 0 {
-		w.waiters = nil
+		w.audience.waiters = nil
+		if *w.audience == (audience{}) {
+			w.audience = nil
+		}
 	}
 }
 
 // moveFlushes says that n messages have come behind the first i of the queue, or have gone
 // if n is negative: the ends of the calls that wait for more than i move.
 func (w *Writer) moveFlushes(i int, n int64) {
-	if w.waiters == nil {
+	if w.audience == nil || w.audience.waiters == nil {
 		return
 	}
-	for e := w.waiters.flushes.Back(); e != nil; e = e.Prev() {
+	for e := w.audience.waiters.flushes.Back(); e != nil; e = e.Prev() {
 		me := e.Value.(*waiter)
 		if me.end <= w.written+int64(i) {
 			break
