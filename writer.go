@@ -219,12 +219,15 @@ func (w *Writer) accept(messages, size int) {
 func (w *Writer) wake() {
 	switch {
 	case !w.startFlushing():
-	case w.socket != nil && now()-w.restedAt > burst:
+	case w.socket != nil && w.queue.bytes <= maxTry && now()-w.restedAt > burst:
 		w.tryFlush()
 	default:
 		w.startFlusher()
 	}
 }
+
+// maxTry bounds what is written without a goroutine, in bytes: more takes the kernel long.
+const maxTry = 16 << 10
 
 // burst is how soon behind a write a message counts as of the same burst. A program that
 // waits for an answer takes longer; one that has more to say does not.

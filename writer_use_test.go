@@ -168,6 +168,36 @@ func TestWriterCoalesces(t *testing.T) {
 	})
 }
 
+// To an idle Writer on a socket a short message is written by its sender: no goroutine is in
+// between, and the message is on its way when Write returns.
+func TestWriterIdleWrites(t *testing.T) {
+	for _, tr := range []transport{{"TCP", tcpPair}, {"Unix", unixPair}} {
+		t.Run(tr.name, func(t *testing.T) {
+			conn, peer := tr.pair(t)
+			w := sendq.NewWriter(conn, nil)
+			for i := range 10 {
+				require.NoError(t, send(w, i, []byte("message")))
+				require.Zero(t, w.Stats().Pending)
+				message := make([]byte, len("message"))
+				_, err := io.ReadFull(peer, message)
+				require.NoError(t, err)
+				require.Equal(t, "message", string(message))
+				time.Sleep(time.Millisecond) // or it counts as of one burst
+			}
+			// When the kernel takes no more, nobody waits, and the limits hold.
+			require.NoError(t, w.Close())
+			conn, _ = tr.pair(t)
+			w = sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 100 * time.Millisecond})
+			for w.Stats().PendingBytes < 8<<20 { // so the kernel is full, whatever it has grown to
+				require.NoError(t, w.Send(make([]byte, 10_000)))
+			}
+			<-w.Done()
+			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+			assertConserved(t, w.Stats())
+		})
+	}
+}
+
 func TestWriterEmptyMessages(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 		watched := faultconn.Wrap(conn)
