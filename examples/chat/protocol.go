@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,34 +15,12 @@ const (
 	maxName = 32
 )
 
-// A lineScanner reads lines of at most maxLine bytes.
-type lineScanner struct {
-	*bufio.Scanner
-	more bool // another line has come already
-}
-
-// newLineScanner returns a lineScanner for r. A last line without an end is left out: the
-// client may have been cut off in the middle of it.
-func newLineScanner(r io.Reader) *lineScanner {
-	lines := &lineScanner{Scanner: bufio.NewScanner(r)}
-	lines.Buffer(nil, maxLine+len("\r\n"))
-	lines.Split(func(data []byte, _ bool) (int, []byte, error) {
-		advance, token, err := bufio.ScanLines(data, false)
-		if len(token) > maxLine {
-			err = bufio.ErrTooLong
-		}
-		lines.more = bytes.IndexByte(data[advance:], '\n') >= 0
-		return advance, token, err
-	})
-	return lines
-}
-
 // readError returns why the lines have ended, in words for the client, or io.EOF if
 // the client has ended them.
 func readError(lines *lineScanner) error {
 	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return fmt.Errorf("the line is longer than %d bytes", maxLine)
+	case errors.Is(err, errTooLong):
+		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the first line must be your login, within %v", loginTimeout)
 	}

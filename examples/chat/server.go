@@ -180,7 +180,7 @@ func (u *user) talk(lines *lineScanner) error {
 		default:
 			u.do(cmd)
 		}
-		if !lines.more {
+		if !lines.more() {
 			u.sendBatch()
 		}
 	}
