@@ -63,19 +63,20 @@ func (s *lineScanner) Scan() bool {
 			s.fill()
 		}
 	}
-	if s.in != nil {
-		buffers.Put(s.in)
-		s.in, s.rest = nil, nil
-	}
+	s.release()
 	return false
 }
 
-// fill waits for more.
-func (s *lineScanner) fill() {
+func (s *lineScanner) release() {
 	if s.in != nil {
 		buffers.Put(s.in)
-		s.in = nil
 	}
+	s.in, s.rest, s.line = nil, nil, nil // not one of them may keep the buffer
+}
+
+// fill waits for more, and lets go of what is scanned.
+func (s *lineScanner) fill() {
+	s.release()
 	var n int
 	if s.in, n, s.err = s.read(); s.err == nil {
 		s.rest = s.in[:n]
