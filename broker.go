@@ -73,6 +73,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 		rooms: make(map[string]*group),
 		all:   newGroup(""),
 	}
+	b.letters.log.maxBlock = 2 * minBlock // who has one message pending should not keep those of others
 	if opts != nil {
 		b.opts = *opts
 	}

@@ -92,6 +92,17 @@ func getTCPInfo(fd uintptr) (info tcpInfo, ok bool) {
 	return tcpInfo{state: raw[0], acknowledged: binary.NativeEndian.Uint64(raw[120:])}, true
 }
 
+// sendNow writes what the kernel takes at once. It is not syscall.Write, for somebody may have
+// made the socket a blocking one, as File.Fd does; and syscall.SendmsgN allocates.
+func sendNow(fd uintptr, p []byte) (int, error) {
+	n, _, errno := syscall.Syscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
 // outQueue returns how much of what was written to fd is not acknowledged over TCP, or
 // not read from a Unix socket.
 func outQueue(fd uintptr) (int, error) {

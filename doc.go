@@ -4,7 +4,7 @@ order, without making any of them wait for the network.
 
 Only one goroutine may write to a connection at a time, or foo and bar arrive as
 fobaor. A [Writer] takes a [net.Conn] over for writing: every call of its Write is a
-message, which is queued and then written by a single goroutine. A [Broker] gives
+message, which is queued and then written by one goroutine at a time. A [Broker] gives
 Writers names and sends to one of them, to all, or to the members of a [Room].
 
 	w := sendq.NewWriter(conn, nil)
@@ -27,7 +27,8 @@ A Writer:
     those of one goroutine are accepted in the order of its calls. (TestWriterInOrder)
  3. Never in the way. A send never waits for the network, unless the overflow policy
     is Block, and no lock is held across a call into the connection: no sender, no
-    other Writer and no Broker waits for a slow peer. (TestWriterNeverInTheWay)
+    other Writer and no Broker waits for a slow peer. To an idle Writer on a socket a
+    sender itself writes what the kernel takes at once. (TestWriterNeverInTheWay)
  4. One flusher. At most one goroutine writes to the connection at a time. While there
     is nothing to write there is none, and no buffer either. (TestWriterOneFlusher)
  5. Accounted for. Every accepted message ends in exactly one way: written (the
@@ -42,7 +43,8 @@ A Writer:
     reads to the end gets every byte, even if it has sent bytes that nobody read.
     CloseNow can always interrupt a stuck write. (TestWriterCloseDelivers)
  8. Memory comes back. After a burst the queue's memory is returned; what a stalled
-    peer costs is its backlog, not a multiple of it. (TestWriterMemoryComesBack)
+    peer costs is its backlog, not a multiple of it. (TestWriterMemoryComesBack) Of
+    a room's messages, which all members share, one that is pending keeps up to 128 KiB.
 
 A Broker:
 
@@ -53,7 +55,8 @@ A Broker:
     (TestRoomOneOrder), and one sender's messages, direct, to a room or to all, reach
     a recipient in call order (TestBrokerSenderOrder).
  11. A fan-out copies a message at most once, however many recipients it has, and a
-    stalled recipient slows no other. (TestBrokerFanOutCopiesOnce)
+    stalled recipient slows no other. (TestBrokerFanOutCopiesOnce,
+    TestStalledMembersShareOneBacklog)
  12. The caller learns what became of each recipient: from Send, whether it is unknown,
     has accepted the message or refused it, and why; from SendTo and a Batch, the same of
     each that has not accepted; from other fan-outs, how many accepted.
@@ -80,6 +83,6 @@ acknowledged it, which [Writer.Close] waits for. Whether the peer's program has 
 only the peer can tell. After the end of a Writer, [Writer.Err] says why it ended, and
 [Writer.Undelivered] returns what was accepted and not written.
 
-The package logs nothing and starts no goroutine before there is something to write.
+The package logs nothing, and starts no goroutine before there is something to do.
 */
 package sendq

@@ -113,11 +113,12 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 func (w *Writer) Done() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state == over && w.audience == nil {
-		return closedChan
-	}
 	a := w.attend()
-	if a.done == nil {
+	switch {
+	case a.done != nil:
+	case w.state == over:
+		a.done = closedChan
+	default:
 		a.done = make(chan struct{})
 	}
 	return a.done
@@ -223,9 +224,7 @@ func (w *Writer) end() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.state = over
-	if w.audience == nil || w.audience.done == nil {
-		w.audience = nil
-	} else {
+	if w.audience != nil && w.audience.done != nil {
 		close(w.audience.done)
 	}
 	return err
@@ -238,6 +237,7 @@ var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); retu
 // nor a channel.
 type endHook struct {
 	next  *endHook
+	prev  **endHook // what points to it; nil if it is in no list
 	ended func()
 }
 
@@ -250,7 +250,10 @@ func (w *Writer) addEndHook(h *endHook) bool {
 		return false
 	}
 	a := w.attend()
-	h.next = a.onEnd
+	h.next, h.prev = a.onEnd, &a.onEnd
+	if h.next != nil {
+		h.next.prev = &h.next
+	}
 	a.onEnd = h
 	return true
 }
@@ -259,14 +262,13 @@ func (w *Writer) addEndHook(h *endHook) bool {
 func (w *Writer) removeEndHook(h *endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.audience == nil {
+	if w.state >= ended || h.prev == nil {
 		return false
 	}
-	for p := &w.audience.onEnd; *p != nil; p = &(*p).next {
-		if *p == h {
-			*p = h.next
-			return true
-		}
+	*h.prev = h.next
+	if h.next != nil {
+		h.next.prev = h.prev
 	}
-	return false
+	h.next, h.prev = nil, nil
+	return true
 }

@@ -129,7 +129,7 @@ func (b *Broker) forgetIfEmpty(g *group) {
 }
 
 // deliver queues messages for t and returns how often one was accepted. If refused is not
-// nil, it gets the others. The Writers that have been idle go to idle, which must be flushed.
+// nil, it gets the others. The Writers that have been idle go to idle, which must be started.
 func (b *Broker) deliver(t target, messages [][]byte, idle *crew, refused *[]Refusal) (accepted int) {
 	if t.kind != toName {
 		return b.publish(t, messages, idle, refused)

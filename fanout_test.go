@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -92,6 +93,74 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 	publish(100)
 	require.Less(t, heap()-before, rooms*100)
 	w.CloseNow()
+}
+
+// Nor does a peer with one message pending keep those of others: neither what a room keeps for
+// replay nor what was sent to several names is in large blocks.
+func TestFewMessagesCostLittle(t *testing.T) {
+	const n = 500
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	message := make([]byte, 64)
+	warmUp(n)
+
+	t.Run("replay", func(t *testing.T) {
+		b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 10, ReplayBytes: 1024})
+		w := register(t, b, "bob", discard)
+		before := heap()
+		for i := range n {
+			room := b.Room(fmt.Sprint(i))
+			require.NoError(t, room.Join("bob"))
+			for range 3000 {
+				room.Publish(message)
+			}
+		}
+		require.NoError(t, w.Flush(t.Context()))
+		require.Less(t, heap()-before, n*(10<<10))
+		w.CloseNow()
+	})
+
+	t.Run("SendTo", func(t *testing.T) {
+		b := sendq.NewBroker(nil)
+		register(t, b, "reading", discard)
+		before := heap()
+		for i := range n {
+			register(t, b, memberName(i), stalledPeer())
+			b.SendTo([]string{memberName(i)}, message)
+			for range 500 {
+				b.SendTo([]string{"reading"}, message)
+			}
+		}
+		require.Less(t, heap()-before, n*(10<<10))
+		b.Close()
+	})
+}
+
+// A socket that was made a blocking one, which File.Fd does, holds up nobody either.
+func TestBlockingSocketHoldsUpNobody(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	var reading []*sendq.Writer
+	for i := range 12 {
+		conn, peer := tcpPair(t)
+		if i == 0 {
+			file, err := conn.(*net.TCPConn).File()
+			require.NoError(t, err)
+			file.Fd()
+			require.NoError(t, file.Close())
+			defer peer.Close() // ends the write that Close of conn cannot
+		} else {
+			go io.Copy(io.Discard, peer)
+		}
+		if w := register(t, b, memberName(i), conn); i > 0 {
+			reading = append(reading, w)
+		}
+	}
+	for range 100 {
+		require.Equal(t, 12, b.Broadcast(make([]byte, 200<<10)))
+		for _, w := range reading {
+			require.NoError(t, w.Flush(t.Context()))
+		}
+	}
 }
 
 // Names that join while others are told of it, and leave, all at once: the cost is no

@@ -2,6 +2,7 @@ package sendq
 
 import (
 	"bytes"
+	"cmp"
 	"weak"
 )
 
@@ -14,7 +15,8 @@ const maxLogBlock = 128 << 10
 // that stall is one copy. It keeps nothing alive itself: a block lives as long as a queue
 // refers to it. It is not safe for concurrent use.
 type log struct {
-	open weak.Pointer[block] // where the next message goes, if it fits and there is one
+	maxBlock int                 // bounds a block; 0 means maxLogBlock
+	open     weak.Pointer[block] // where the next message goes, if it fits and there is one
 }
 
 // append copies as many of the messages, of which there is one, as belong in one block, and
@@ -42,7 +44,7 @@ func (l *log) room(n int) *block {
 	}
 	size := minBlock
 	if b != nil { // it was filled before nobody had any of it pending
-		size = min(2*len(b.buf), maxLogBlock)
+		size = min(2*len(b.buf), cmp.Or(l.maxBlock, maxLogBlock))
 	}
 	b = &block{buf: make([]byte, max(size, n+endSize)), class: unpooled}
 	l.open = weak.Make(b)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -1470,4 +1471,69 @@ func lingering() (conn *faultconn.Conn, letGo func()) {
 		}
 	}
 	return conn, sync.OnceFunc(func() { close(gate) })
+}
+
+// The names of one Writer go one by one as fast as they came.
+func TestWriterWithManyNames(t *testing.T) {
+	const names = 100_000
+	b := sendq.NewBroker(nil)
+	w := sendq.NewWriter(readingPeer(), nil)
+	for i := range names {
+		require.NoError(t, b.Register(memberName(i), w))
+	}
+	for i := range names {
+		require.True(t, b.Unregister(memberName(i), w))
+	}
+	for i := range names {
+		require.NoError(t, b.Register(memberName(i), w))
+	}
+	w.CloseNow()
+	require.Zero(t, b.Len())
+}
+
+// A Writer may take over any number of names at once: it waits for all.
+func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const names = 300
+		b, _ := newBroker(sendq.Takeover)
+		var letGo []func()
+		for i := range names {
+			conn, release := lingering()
+			conn.Stall()
+			letGo = append(letGo, release)
+			register(t, b, memberName(i), conn)
+			require.NoError(t, b.Send(memberName(i), []byte("old\n")))
+		}
+		peer := readingPeer()
+		w := sendq.NewWriter(peer, nil)
+		var registered sync.WaitGroup
+		for i := range names {
+			registered.Go(func() { assert.NoError(t, b.Register(memberName(i), w)) })
+		}
+		synctest.Wait()
+		require.NoError(t, b.Send(memberName(0), []byte("new\n")))
+		synctest.Wait()
+		require.Empty(t, peer.Bytes())
+		for _, release := range letGo {
+			release()
+		}
+		registered.Wait()
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.Equal(t, strings.Repeat("old\n", names)+"new\n", string(peer.Bytes()))
+	})
+}
+
+// A handler that ends its goroutine, as t.FailNow does, holds up no other call.
+func TestOnUndeliveredSurvivesGoexit(t *testing.T) {
+	var calls atomic.Int64
+	b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(string, iter.Seq[[]byte], error) {
+		calls.Add(1)
+		runtime.Goexit()
+	}})
+	for i := range 10 {
+		register(t, b, memberName(i), stalledPeer())
+	}
+	b.Broadcast([]byte("message"))
+	require.Error(t, b.Close())
+	require.EqualValues(t, 10, calls.Load())
 }

@@ -90,6 +90,8 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	g.users++
 	b.mu.Unlock()
 	defer b.done(g)
+	idle := newCrew()
+	defer idle.start() // after the lock is released
 	g.order.Lock()
 	defer g.order.Unlock()
 
@@ -101,12 +103,13 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	case isFree:
 		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
 	case joined:
-		replayed = g.kept.replay(n, messages)
+		replayed = g.kept.replay(n, messages, idle)
 	}
 	return replayed, nil
 }
 
-// A history is what a room keeps of its last messages. It refers to the room's log.
+// A history is what a room keeps of its last messages: copies, but of long ones, for the
+// blocks of the room's log may be much larger than what is to be kept.
 type history struct {
 	queue    queue
 	messages int
@@ -117,25 +120,33 @@ func (h *history) add(m *mail, opts *BrokerOptions) {
 	if opts.ReplayMessages == 0 {
 		return
 	}
-	h.queue.push(m.block, m.first, m.last)
-	h.messages += m.messages()
-	for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > opts.ReplayBytes {
-		h.queue.dropOldest()
-		h.messages--
+	for i := m.first; i < m.last; i++ {
+		if p := m.block.message(i); len(p) > maxCopied {
+			h.queue.push(m.block, i, i+1)
+		} else {
+			h.queue.copyIn(p)
+		}
+		h.messages++
+		for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > opts.ReplayBytes {
+			h.queue.dropOldest()
+			h.messages--
+		}
 	}
 }
 
 // replay delivers the last messages to n, at most so many, and returns how many it
 // accepted.
-func (h *history) replay(n *named, messages int) (replayed int) {
+func (h *history) replay(n *named, messages int, idle *crew) (replayed int) {
 	skip := max(0, h.messages-messages)
-	for _, s := range h.queue.segments[h.queue.head:] {
-		m := mail{block: s.block, first: min(s.first+skip, s.last), last: s.last}
-		skip -= m.first - s.first
-		if m.first < m.last {
-			accepted, _ := n.deliver(&m)
-			replayed += accepted
+	for p := range h.queue.all() {
+		if skip > 0 {
+			skip--
+			continue
 		}
+		m := letter(p)
+		m.idle = idle
+		accepted, _ := n.deliver(&m)
+		replayed += accepted
 	}
 	return replayed
 }

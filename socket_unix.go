@@ -1,8 +1,9 @@
-//go:build unix
+//go:build unix && !aix
 
 package sendq
 
 import (
+	"errors"
 	"net"
 	"os"
 	"sync"
@@ -37,17 +38,29 @@ func (w *Writer) tryWrite(p []byte) (int, error) {
 	a.p = nil
 	attempts.Put(a)
 	switch {
-	case isClosed(err):
-		return 0, &closedError{err}
 	case err != nil:
-		return 0, err
+		return 0, asWriteError(err)
 	case errno == nil:
 		return n, nil
 	case errno == syscall.EAGAIN || errno == syscall.EINTR:
 		return 0, nil
 	}
 	return 0, &net.OpError{Op: "write", Net: w.conn.LocalAddr().Network(), Source: w.conn.LocalAddr(),
-		Addr: w.conn.RemoteAddr(), Err: os.NewSyscallError("write", errno)} // as conn.Write has it
+		Addr: w.conn.RemoteAddr(), Err: os.NewSyscallError("write", errno)}
+}
+
+// asWriteError makes an error of a RawConn what conn.Write has.
+func asWriteError(err error) error {
+	var raw *net.OpError
+	if errors.As(err, &raw) {
+		op := *raw
+		op.Op = "write"
+		err = &op
+	}
+	if isClosed(err) {
+		return &closedError{err}
+	}
+	return err
 }
 
 // An attempt is a write that does not wait. They are pooled for the sake of the function,
@@ -62,7 +75,7 @@ type attempt struct {
 var attempts = sync.Pool{New: func() any {
 	a := new(attempt)
 	a.write = func(fd uintptr) bool {
-		a.n, a.errno = syscall.Write(int(fd), a.p)
+		a.n, a.errno = sendNow(fd, a.p)
 		return true // not to be tried again
 	}
 	return a

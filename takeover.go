@@ -1,6 +1,9 @@
 package sendq
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
 // takeOver gives the name to w, and to w what the Writer that had it has not delivered. It
 // fails with errFree if none has it any more. b.mu is not held.
@@ -58,17 +61,18 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 func (w *Writer) claim() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	first := !w.claimed
-	w.claimed = true
+	a := w.attend()
+	first := !a.claimed
+	a.claimed = true
 	return first
 }
 
 // hold keeps the flusher from running until letGo, but for the write under way. It fails
-// unless the Writer is open.
+// unless the Writer is open, or if it takes over more names than anybody has.
 func (w *Writer) hold() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state != open {
+	if w.state != open || w.held == math.MaxInt16 {
 		return false
 	}
 	w.held++
@@ -79,8 +83,8 @@ func (w *Writer) letGo() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held--
-	if w.state == closing || w.state == open && !w.queue.empty() {
-		w.wake()
+	if (w.state == closing || w.state == open && !w.queue.empty()) && w.startFlushing() {
+		w.startFlusher() // and not wake, which may write: other locks are held
 	}
 }
 

@@ -27,18 +27,25 @@ func (b *Broker) handBack(name string, w *Writer) {
 
 // callBack makes the calls, until there are no more.
 func (b *Broker) callBack() {
-	r := &b.returned
-	b.mu.Lock()
-	for len(r.calls) > 0 {
-		calls := r.calls
-		r.calls = nil
-		b.mu.Unlock()
-		for _, call := range calls {
-			call()
+	over := false
+	defer func() {
+		if !over { // a call has ended this goroutine, by runtime.Goexit
+			go b.callBack()
 		}
+	}()
+	r := &b.returned
+	for {
 		b.mu.Lock()
+		if len(r.calls) == 0 {
+			break
+		}
+		call := r.calls[0]
+		r.calls[0] = nil
+		r.calls = r.calls[1:]
+		b.mu.Unlock()
+		call()
 	}
-	r.calling = false
+	r.calling, over = false, true
 	r.none.Broadcast()
 	b.mu.Unlock()
 }

@@ -13,8 +13,9 @@ import (
 //
 // A message is the bytes of one call of Write, WriteString or Send. Messages are
 // queued, without limit unless WriterOptions sets one, and written by a goroutine that
-// exists only while there is something to write: whole, in the order in which they
-// were accepted, and several at a time where the connection is a stream. Accepted
+// exists only while there is something to write, or at once by the sender if the kernel
+// takes them: whole, in the order in which they were accepted, and several at a time where
+// the connection is a stream. Accepted
 // does not mean delivered; Flush, Close and Undelivered tell what became of a message.
 //
 // A Writer must be made by NewWriter. All its methods may be called from any
@@ -30,9 +31,8 @@ type Writer struct {
 	// wait, is made while it is held: a sender never waits for the network.
 	mu       sync.Mutex
 	state    state
-	flushing bool // the flusher runs, and alone calls conn.Write
-	held     int8 // how many takeovers keep the flusher from running
-	claimed  bool // somebody sees to what will be undelivered
+	flushing bool  // the flusher runs, and alone calls conn.Write
+	held     int16 // how many takeovers keep the flusher from running
 	queue    queue
 
 	// Whole messages; those dropped are counted by limits, and the bytes of what is neither
@@ -54,6 +54,7 @@ type audience struct {
 	aborted chan struct{} // closed when state becomes aborting; made by Shutdown
 	done    chan struct{} // closed when the Writer has ended; made when asked for
 	onEnd   *endHook      // what to call then
+	claimed bool          // a Broker sees to what will be undelivered
 }
 
 // attend returns the audience, which there is from now on. mu is held.

@@ -184,8 +184,15 @@ func TestWriterIdleWrites(t *testing.T) {
 				require.Equal(t, "message", string(message))
 				time.Sleep(time.Millisecond) // or it counts as of one burst
 			}
+			// Errors are those of conn.Write.
+			require.NoError(t, conn.Close())
+			_, want := conn.Write([]byte("message"))
+			w.WriteString("message")
+			<-w.Done()
+			require.Equal(t, want.Error(), w.Err().Error())
+			require.ErrorIs(t, w.Err(), net.ErrClosed)
+
 			// When the kernel takes no more, nobody waits, and the limits hold.
-			require.NoError(t, w.Close())
 			conn, _ = tr.pair(t)
 			w = sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 100 * time.Millisecond})
 			for w.Stats().PendingBytes < 8<<20 { // so the kernel is full, whatever it has grown to

@@ -411,6 +411,32 @@ func TestLines(t *testing.T) {
 	})
 }
 
+// One line for thousands of names is one message.
+func TestLineForManyNames(t *testing.T) {
+	server := start(t)
+	peak := func() (kilobytes int) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", server.cmd.Process.Pid))
+		if err != nil {
+			t.Skip("the system does not tell what memory a process has used")
+		}
+		_, after, _ := strings.Cut(string(status), "VmHWM:")
+		_, err = fmt.Sscan(after, &kilobytes)
+		require.NoError(t, err)
+		return kilobytes
+	}
+	alice := server.login(t, "alice")
+	before := peak()
+	var names []string
+	for i := range 6000 {
+		names = append(names, fmt.Sprintf("%04x", i))
+	}
+	alice.say(strings.Join(names, ",") + ":" + strings.Repeat("x", 30_000))
+	for _, name := range names {
+		alice.expect("error: no such user: " + name)
+	}
+	require.Less(t, peak()-before, 50_000)
+}
+
 // Lines that come together have the effect of lines that come one by one.
 func TestLinesThatComeTogether(t *testing.T) {
 	server := start(t)

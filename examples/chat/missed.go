@@ -23,14 +23,13 @@ type mailboxes struct {
 
 func newMailboxes() *mailboxes { return &mailboxes{lines: make(map[string][][]byte)} }
 
-// put keeps the messages for the user, unless they are back already.
+// put keeps the messages for the user, but those that the user gets who is back already.
 func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	_, isBack := b.Lookup(name)
 	for message := range messages {
-		if isBack {
-			_ = b.Send(name, message)
+		if isBack && b.Send(name, message) == nil {
 			continue
 		}
 		if m.lines[name] == nil {
@@ -44,12 +43,12 @@ func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte])
 	}
 }
 
-// deliver sends a user who is back what was kept.
-func (m *mailboxes) deliver(b *sendq.Broker, name string) {
+// deliver writes what was kept for a user who is back.
+func (m *mailboxes) deliver(name string, w *sendq.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, message := range m.take(name) {
-		_ = b.Send(name, message) // fails if they have gone again: then it is lost
+		_, _ = w.Write(message) // fails if they have gone again: then it is lost
 	}
 }
 

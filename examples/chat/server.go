@@ -101,11 +101,14 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	})
 	lines := newLineScanner(conn)
 	name, err := s.login(ctx, conn, w, lines)
-	loggedOut := false
+	var u *user
 	if err == nil {
-		u := s.newUser(name, w)
+		u = s.newUser(name, w)
 		err = u.talk(lines)
-		loggedOut = u.logOut()
+		if !s.takeover { // else whoever logs in before the end gets the rest
+			s.broker.Unregister(name, w)
+			u.sayGoodbye()
+		}
 	}
 	if err != io.EOF {
 		reply(w, "error: %v", err)
@@ -115,8 +118,8 @@ func (s *server) handle(ctx context.Context, conn net.Conn) {
 	if err := w.Close(); err != nil && name != "" {
 		s.log.Warn("connection lost", "user", name, "peer", conn.RemoteAddr(), "error", err)
 	}
-	if loggedOut && s.missed != nil { // the Broker does not hand back what has no name any more
-		s.missed.put(s.broker, name, w.Undelivered())
+	if u != nil && s.takeover {
+		u.sayGoodbye()
 	}
 }
 
@@ -134,14 +137,14 @@ func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, line
 	if !isName(name) {
 		return "", fmt.Errorf("a login is 1 to %d letters (a-z), digits, '_', '-' or '.'", maxName)
 	}
+	if s.missed != nil {
+		s.missed.deliver(name, w) // before anything newer
+	}
 	switch err := s.broker.Register(name, w); {
 	case errors.Is(err, sendq.ErrNameTaken):
 		return "", fmt.Errorf("the login %s is taken, choose another one", name)
 	case err != nil:
 		return "", errors.New("the server is shutting down")
-	}
-	if s.missed != nil {
-		s.missed.deliver(s.broker, name)
 	}
 	return name, nil
 }
@@ -151,16 +154,16 @@ type user struct {
 	server *server
 	name   string
 	w      *sendq.Writer
-	rooms  map[string]*sendq.Room // those the user is in
-	batch  *sendq.Batch           // the messages of lines that came together
+	rooms  map[string]bool // where others heard that the user joined
+	batch  *sendq.Batch    // the messages of lines that came together
 }
 
 // newUser returns the user who has logged in, in the rooms of the session that was taken
 // over, if there was one.
 func (s *server) newUser(name string, w *sendq.Writer) *user {
-	u := &user{s, name, w, make(map[string]*sendq.Room), s.broker.NewBatch()}
+	u := &user{s, name, w, make(map[string]bool), s.broker.NewBatch()}
 	for room := range s.broker.RoomsOf(name) {
-		u.rooms[room] = s.broker.Room(room)
+		u.rooms[room] = true
 	}
 	return u
 }
@@ -192,13 +195,16 @@ func (u *user) do(cmd command) {
 	switch cmd.verb {
 	case toUsers:
 		message := line("from %s: %s", u.name, cmd.text)
-		for _, to := range cmd.users {
-			u.batch.Send(to, message)
+		if len(cmd.users) == 1 {
+			u.batch.Send(cmd.users[0], message)
+			break
 		}
+		u.sendBatch()
+		u.report(broker.SendTo(cmd.users, message)) // which copies it once
 	case toAll:
 		u.batch.BroadcastFrom(u.name, line("from %s: %s", u.name, cmd.text))
 	case toRoom:
-		if u.rooms[cmd.room] != nil {
+		if broker.Room(cmd.room).Has(u.name) {
 			u.batch.PublishFrom(cmd.room, u.name, line("from %s in %s: %s", u.name, cmd.room, cmd.text))
 		} else {
 			u.answer("error: not in %s", cmd.room)
@@ -217,8 +223,11 @@ func (u *user) do(cmd command) {
 }
 
 // sendBatch sends the messages of the lines so far.
-func (u *user) sendBatch() {
-	for _, refused := range u.batch.Flush().Refused {
+func (u *user) sendBatch() { u.report(u.batch.Flush()) }
+
+// report tells the user who did not get a message.
+func (u *user) report(r sendq.Report) {
+	for _, refused := range r.Refused {
 		switch {
 		case refused.FanOut: // to a room, whose members learn of those who leave
 		case errors.Is(refused.Err, sendq.ErrUnknownName):
@@ -236,41 +245,41 @@ func (u *user) answer(format string, args ...any) {
 }
 
 func (u *user) join(name string) {
-	if u.rooms[name] != nil {
+	room := u.server.broker.Room(name)
+	if room.Has(u.name) {
 		u.answer("error: already in %s", name)
 		return
 	}
 	u.sendBatch()
-	room := u.server.broker.Room(name)
 	if _, err := room.JoinReplay(u.name, u.server.replay); err != nil {
 		return // this user's Writer has ended, and the connection with it
 	}
-	u.rooms[name] = room
+	u.rooms[name] = true
 	room.Publish(line("* %s joined %s", u.name, name))
 }
 
 func (u *user) leave(name string) {
-	room := u.rooms[name]
-	if room == nil {
-		u.answer("error: not in %s", name)
+	u.sendBatch()
+	room := u.server.broker.Room(name)
+	if !room.Leave(u.name) {
+		reply(u.w, "error: not in %s", name)
 		return
 	}
-	u.sendBatch()
 	delete(u.rooms, name)
-	room.Leave(u.name)
 	room.Publish(line("* %s left %s", u.name, name))
 }
 
-// logOut frees the name and leaves all rooms, and tells whether the user had the name still.
-// What is queued for the user stays queued.
-func (u *user) logOut() bool {
-	hadName := u.server.broker.Unregister(u.name, u.w)
-	for name, room := range u.rooms {
-		if !room.Has(u.name) { // or another session has the name, and is in the room
+// sayGoodbye tells the rooms that the user has left, whose name is free by now, unless
+// another session has it: in those rooms nobody has left.
+func (u *user) sayGoodbye() {
+	if errors.Is(u.w.Err(), sendq.ErrTakenOver) {
+		return
+	}
+	for name := range u.rooms {
+		if room := u.server.broker.Room(name); !room.Has(u.name) {
 			room.Publish(line("* %s left %s", u.name, name))
 		}
 	}
-	return hadName
 }
 
 // reply queues a line for w alone. It can fail only when w has ended, and then the
