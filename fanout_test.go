@@ -98,7 +98,7 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 // Nor does a peer with one message pending keep those of others: neither what a room keeps for
 // replay nor what was sent to several names is in large blocks.
 func TestFewMessagesCostLittle(t *testing.T) {
-	const n = 500
+	const n = 100
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
 	message := make([]byte, 64)
@@ -116,7 +116,7 @@ func TestFewMessagesCostLittle(t *testing.T) {
 			}
 		}
 		require.NoError(t, w.Flush(t.Context()))
-		require.Less(t, heap()-before, n*(10<<10))
+		require.Less(t, heap()-before, n*(10<<10)+64<<10)
 		w.CloseNow()
 	})
 
@@ -131,7 +131,7 @@ func TestFewMessagesCostLittle(t *testing.T) {
 				b.SendTo([]string{"reading"}, message)
 			}
 		}
-		require.Less(t, heap()-before, n*(10<<10))
+		require.Less(t, heap()-before, n*(10<<10)+64<<10)
 		b.Close()
 	})
 }
@@ -196,7 +196,10 @@ func TestMassJoinIsNotQuadratic(t *testing.T) {
 
 // 100,000 names and 10,000 rooms in use from many goroutines at once.
 func TestBrokerScale(t *testing.T) {
-	const names, rooms, workers = 100_000, 10_000, 8
+	names, rooms, workers := 100_000, 10_000, 8
+	if testing.Short() {
+		names, rooms = 10_000, 1000
+	}
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
 	b := sendq.NewBroker(nil)

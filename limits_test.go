@@ -391,7 +391,7 @@ func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	const limit, writers, stalled = 32 << 20, 1000, 50
+	const limit, writers, stalled = 16 << 20, 1000, 50
 	warmUp(writers)
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
@@ -408,7 +408,7 @@ func TestBudget(t *testing.T) {
 	}
 	message := make([]byte, 3000)
 	ended := 0
-	for range 60 {
+	for range 30 {
 		for i, w := range all {
 			for n := 0; n < 10 && all[i] != nil; n++ {
 				if _, err := w.Write(message); err != nil {

@@ -1,0 +1,55 @@
+//go:build linux
+
+package main
+
+import "time"
+
+// A config is how much is measured.
+type config struct {
+	rounds int
+
+	writer struct {
+		sizes, senders []int
+		time           time.Duration // of a run
+		bytes          int           // at most, in a run: those without a limit queue it all
+	}
+	roundtrip struct {
+		blocks, trips int // of each, in a round
+	}
+	fanout struct {
+		members, under, publishers []int // publishers ascending, for they stay
+		time                       time.Duration
+	}
+	stalled struct {
+		members, under, windows int
+		stalled                 []int
+	}
+	idle struct {
+		writers, connections int
+		many                 int // connections to the chat alone; 0: not measured
+	}
+}
+
+func fullConfig() (c config) {
+	c.rounds = 3
+	c.writer.sizes, c.writer.senders = []int{16, 64, 1024, 16384}, []int{1, 8, 64}
+	c.writer.time, c.writer.bytes = 250*time.Millisecond, 256<<20
+	c.roundtrip.blocks, c.roundtrip.trips = 100, 500
+	c.fanout.members, c.fanout.under, c.fanout.publishers = []int{100, 1000, 5000}, []int{1, 64, 256}, []int{1, 8}
+	c.fanout.time = 700 * time.Millisecond
+	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 1000, 64, 25, []int{0, 1, 10}
+	c.idle.writers, c.idle.connections, c.idle.many = 10_000, 10_000, 100_000
+	return c
+}
+
+func quickConfig() (c config) {
+	c.rounds = 3
+	c.writer.sizes, c.writer.senders = []int{64, 16384}, []int{1, 64}
+	c.writer.time, c.writer.bytes = 50*time.Millisecond, 64<<20
+	c.roundtrip.blocks, c.roundtrip.trips = 20, 500
+	c.fanout.members, c.fanout.under, c.fanout.publishers = []int{1000}, []int{1, 64, 256}, []int{1}
+	c.fanout.time = 300 * time.Millisecond
+	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 100, 64, 15, []int{0, 10}
+	c.idle.writers, c.idle.connections = 10_000, 1000
+	return c
+}

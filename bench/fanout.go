@@ -1,0 +1,206 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// payload is what is published.
+var payload = strings.Repeat("x", 64)
+
+// A cell is how a fan-out was measured.
+type cell struct{ members, publishers, under int }
+
+// A fanoutFigure is what was measured of a service in a cell.
+type fanoutFigure struct {
+	rate, cpu, peak, p50, p99 figure
+}
+
+// A fanoutSample is what one round adds to it.
+type fanoutSample struct {
+	result
+	cpu  float64 // of the server, in ns for a delivery
+	peak float64 // of its memory
+}
+
+func (f *fanoutFigure) add(s fanoutSample) {
+	f.rate = append(f.rate, s.rate())
+	f.cpu = append(f.cpu, s.cpu)
+	f.peak = append(f.peak, s.peak)
+	f.p50 = append(f.p50, s.p50)
+	f.p99 = append(f.p99, s.p99)
+}
+
+// fanoutFigures are those of all services, by name.
+type fanoutFigures map[cell]map[string]*fanoutFigure
+
+func (f fanoutFigures) of(c cell, service string) *fanoutFigure {
+	if f[c] == nil {
+		f[c] = make(map[string]*fanoutFigure)
+	}
+	if f[c][service] == nil {
+		f[c][service] = new(fanoutFigure)
+	}
+	return f[c][service]
+}
+
+// runFanout measures servers from outside: one publishes, and many get it.
+func (b *bench) runFanout() (findings, error) {
+	figures := make(fanoutFigures)
+	var troubles troubles
+	for round := range b.rounds {
+		for _, members := range b.fanout.members {
+			for _, s := range b.present() {
+				b.progress("fanout, round %d of %d: %d members of %s", round+1, b.rounds, members, s.name)
+				err := b.fanOut(s, members, figures)
+				if err := troubles.note(s, err, "with %d members", members); err != nil {
+					return findings{}, err
+				}
+			}
+		}
+	}
+	return b.fanoutFindings(figures, troubles), nil
+}
+
+// fanOut measures all cells of one service with so many members.
+func (b *bench) fanOut(s service, members int, figures fanoutFigures) error {
+	server, err := s.start(members)
+	if err != nil {
+		return err
+	}
+	defer server.stop()
+	crowd, err := newCrowd(server.addr, s.protocol, payload, members, 0)
+	if err != nil {
+		return err
+	}
+	defer crowd.close()
+	for _, publishers := range b.fanout.publishers {
+		for _, under := range b.fanout.under {
+			c := cell{members, publishers, under}
+			sample, err := b.fanOutCell(server, crowd, c)
+			if err != nil {
+				return fmt.Errorf("%s, %d under way: %w", plural(publishers, "publisher"), under, err)
+			}
+			figures.of(c, s.name).add(sample)
+		}
+	}
+	return crowd.quiet()
+}
+
+// fanOutCell measures for some time, after a tenth of it to warm up; but if a single window
+// takes longer than all that, it is enough.
+func (b *bench) fanOutCell(server *child, crowd *crowd, c cell) (fanoutSample, error) {
+	sample, err := fanOutFor(server, crowd, c, b.fanout.time/10)
+	if err != nil || sample.elapsed >= b.fanout.time {
+		return sample, err
+	}
+	return fanOutFor(server, crowd, c, b.fanout.time)
+}
+
+// fanOutFor sends windows for at least so long.
+func fanOutFor(server *child, crowd *crowd, c cell, d time.Duration) (sample fanoutSample, err error) {
+	if err := resetPeak(server.pid()); err != nil {
+		return sample, err
+	}
+	before, err := cpuTime(server.pid())
+	if err != nil {
+		return sample, err
+	}
+	sample.result, err = crowd.run(c.under, c.publishers, func(_ int, elapsed time.Duration) bool { return elapsed >= d })
+	if err != nil {
+		return sample, err
+	}
+	after, err := cpuTime(server.pid())
+	if err != nil {
+		return sample, err
+	}
+	sample.cpu = float64(after-before) / sample.deliveries
+	sample.peak, err = resident(server.pid(), "VmHWM")
+	return sample, err
+}
+
+// fanoutFindings returns a table for each number of members, and one in short.
+func (b *bench) fanoutFindings(figures fanoutFigures, troubles troubles) (found findings) {
+	for _, members := range b.fanout.members {
+		t := table{
+			name:  fmt.Sprintf("fanout-%d", members),
+			title: fmt.Sprintf("Fan-out of 64-byte messages to %s members", thousands(int64(members))),
+			head:  []string{"", "publishers", "under way", "deliveries/s", "server CPU, ns/delivery", "peak memory", "p50", "p99"},
+			notes: append(b.fanoutNotes(), troubles...),
+		}
+		for _, publishers := range b.fanout.publishers {
+			for _, under := range b.fanout.under {
+				c := cell{members, publishers, under}
+				base := figures.of(c, chatName)
+				for _, s := range b.present() {
+					f := figures.of(c, s.name)
+					t.row(s.name, fmt.Sprint(publishers), fmt.Sprint(under), f.rate.against(base.rate, count),
+						f.cpu.against(base.cpu, significant), f.peak.against(base.peak, memory),
+						f.p50.against(base.p50, span), f.p99.against(base.p99, span))
+				}
+			}
+		}
+		found.tables = append(found.tables, t)
+	}
+	short := b.shortFanout(figures)
+	short.notes = append(b.fanoutNotes(), troubles...)
+	found.tables = append(found.tables, short)
+	found.charts = append(found.charts, b.fanoutChart(figures))
+	return found
+}
+
+// shortMembers is how many members the table in short and the plot are about.
+func (b *bench) shortMembers() int {
+	members := b.fanout.members
+	return members[len(members)/2]
+}
+
+func (b *bench) shortFanout(figures fanoutFigures) table {
+	members := b.shortMembers()
+	t := table{name: "fanout", title: fmt.Sprintf("Deliveries per second of one publisher's 64-byte messages to %s members", thousands(int64(members))),
+		head: []string{""}}
+	for _, under := range b.fanout.under {
+		t.head = append(t.head, fmt.Sprintf("%d under way", under))
+	}
+	t.head = append(t.head, "server CPU, ns/delivery")
+	for _, s := range b.present() {
+		row := []string{s.name}
+		var last cell
+		for _, under := range b.fanout.under {
+			last = cell{members, b.fanout.publishers[0], under}
+			row = append(row, figures.of(last, s.name).rate.against(figures.of(last, chatName).rate, count))
+		}
+		row = append(row, figures.of(last, s.name).cpu.against(figures.of(last, chatName).cpu, significant))
+		t.row(row...)
+	}
+	return t
+}
+
+func (b *bench) fanoutChart(figures fanoutFigures) chart {
+	members := b.shortMembers()
+	c := chart{file: "fanout.svg", title: fmt.Sprintf("Fan-out to %s members", thousands(int64(members))),
+		x: "messages under way", y: "million deliveries/s"}
+	for _, under := range b.fanout.under {
+		c.at = append(c.at, fmt.Sprint(under))
+	}
+	for _, s := range b.present() {
+		var values []float64
+		for _, under := range b.fanout.under {
+			values = append(values, median(figures.of(cell{members, b.fanout.publishers[0], under}, s.name).rate)/1e6)
+		}
+		c.series = append(c.series, series{s.name, values})
+	}
+	return c
+}
+
+func (b *bench) fanoutNotes() []string {
+	return append([]string{
+		"Messages under way are sent together, in one write for each publisher, and the next when every member has all of them.",
+		"p50 and p99: from sending a message until the last member has it.",
+		"CPU of the server process alone, user and kernel.",
+		"The members are one epoll loop for each core, the same for all, on the same machine as the server.",
+	}, b.serviceNotes()...)
+}

@@ -1,0 +1,146 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"net"
+	"runtime"
+	"time"
+)
+
+// runIdle measures what it costs to be connected and to have nothing to say.
+func (b *bench) runIdle() (findings, error) {
+	var found findings
+	writers, err := b.idleWriters()
+	if err != nil {
+		return findings{}, err
+	}
+	connections, err := b.idleConnections()
+	if err != nil {
+		return findings{}, err
+	}
+	found.tables = append(found.tables, writers, connections)
+	if b.idle.many > 0 {
+		many, err := b.idleMany()
+		if err != nil {
+			return findings{}, err
+		}
+		found.tables = append(found.tables, many)
+	}
+	return found, nil
+}
+
+// A discard is a connection that takes everything, so that only what is in front of it
+// is measured.
+type discard struct{ net.Conn }
+
+func (discard) Write(p []byte) (int, error)      { return len(p), nil }
+func (discard) Close() error                     { return nil }
+func (discard) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (discard) SetWriteDeadline(time.Time) error { return nil }
+
+// idleWriters measures Writers that have sent something and are idle now.
+func (b *bench) idleWriters() (table, error) {
+	b.progress("idle: %d Writers", b.idle.writers)
+	type idleFigure struct{ bytes, goroutines figure }
+	ways := writerRivals()
+	figures := make([]idleFigure, len(ways))
+	for range b.rounds {
+		for i, way := range ways {
+			if !way.canIdle() {
+				continue
+			}
+			before, goroutines := memoryInUse()
+			senders := make([]sender, b.idle.writers)
+			for j := range senders {
+				s, err := way.start(discard{})
+				if err != nil {
+					return table{}, fmt.Errorf("%s: %w", way.name, err)
+				}
+				senders[j] = s
+				if err := s.send([]byte(payload)); err != nil {
+					return table{}, fmt.Errorf("%s: %w", way.name, err)
+				}
+			}
+			time.Sleep(50 * time.Millisecond) // until what they have sent is written
+			after, goroutinesAfter := memoryInUse()
+			figures[i].bytes = append(figures[i].bytes, max(0, after-before)/float64(len(senders))-sizeOfSender)
+			figures[i].goroutines = append(figures[i].goroutines, float64(goroutinesAfter-goroutines)/float64(len(senders)))
+			for _, s := range senders {
+				s.close()
+			}
+		}
+	}
+	t := table{name: "idle-writer", title: "What an idle writer of a connection costs",
+		head: []string{"", "memory", "goroutines"},
+		notes: []string{fmt.Sprintf("%s of each, which have sent a message and are idle, without their connections. Heap and stacks, after garbage collection.",
+			thousands(int64(b.idle.writers)))}}
+	for i, way := range ways {
+		if way.canIdle() {
+			t.row(way.name, figures[i].bytes.against(figures[0].bytes, memory), significant(median(figures[i].goroutines)))
+		}
+	}
+	return t, nil
+}
+
+// sizeOfSender is what idleWriters itself needs for each: an interface in a slice.
+const sizeOfSender = 16
+
+// memoryInUse returns the bytes of the heap and of stacks that are in use, and how many
+// goroutines there are.
+func memoryInUse() (bytes float64, goroutines int) {
+	runtime.GC()
+	runtime.GC() // pools keep what they have for one collection
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc + m.StackInuse), runtime.NumGoroutine()
+}
+
+// idleConnections measures servers whose members have got one message and are idle now.
+func (b *bench) idleConnections() (table, error) {
+	figures := make(map[string]figure)
+	var troubles troubles
+	for round := range b.rounds {
+		for _, s := range b.present() {
+			b.progress("idle, round %d of %d: %d connections to %s", round+1, b.rounds, b.idle.connections, s.name)
+			used, err := b.idleServer(s)
+			if err := troubles.note(s, err, "with %d connections", b.idle.connections); err != nil {
+				return table{}, err
+			}
+			if err == nil {
+				figures[s.name] = append(figures[s.name], used)
+			}
+		}
+	}
+	t := table{name: "idle", title: fmt.Sprintf("Memory of a server for each of %s idle connections", thousands(int64(b.idle.connections))),
+		head: []string{"", "memory for a connection"},
+		notes: append([]string{"What is resident of the server more than before the first connection, after all have joined and got one message, without the kernel's part."},
+			append(b.serviceNotes(), troubles...)...)}
+	for _, s := range b.present() {
+		t.row(s.name, figures[s.name].against(figures[chatName], memory))
+	}
+	return t, nil
+}
+
+func (b *bench) idleServer(s service) (perConnection float64, err error) {
+	server, err := s.start(b.idle.connections)
+	if err != nil {
+		return 0, err
+	}
+	defer server.stop()
+	before, err := resident(server.pid(), "VmRSS")
+	if err != nil {
+		return 0, err
+	}
+	crowd, err := newCrowd(server.addr, s.protocol, payload, b.idle.connections, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer crowd.close()
+	if err := crowd.quiet(); err != nil {
+		return 0, err
+	}
+	after, err := resident(server.pid(), "VmRSS")
+	return (after - before) / float64(b.idle.connections), err
+}

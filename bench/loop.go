@@ -1,0 +1,167 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A loop reads the connections of some members and publishers, with one thread and one
+// buffer. It only counts: what a member gets is known to the byte.
+type loop struct {
+	crowd  *crowd
+	epoll  int
+	buf    []byte
+	conns  []*conn // by the index that epoll knows
+	window int64   // the window that what follows is about
+
+	left   int     // connections that have not got everything
+	behind int     // how many messages all members have at least
+	at     []int   // how many members have so many messages
+	doneAt []int64 // when the last member had so many and one more; see crowd.clock
+}
+
+// A conn is the connection of a member or of a publisher.
+type conn struct {
+	*peer
+	publisher bool
+	want, got int // bytes in this window
+	messages  int // that a member has of this window
+}
+
+// wakeUp is the index of the descriptor that ends a loop.
+const wakeUp = -1
+
+func newLoop(c *crowd) (*loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	l := &loop{crowd: c, epoll: epoll, buf: make([]byte, 256<<10)}
+	if err := l.watch(c.wake, wakeUp); err != nil {
+		unix.Close(epoll)
+		return nil, err
+	}
+	return l, nil
+}
+
+// add gives the loop a connection. Nothing may be on its way to it.
+func (l *loop) add(c *conn) error {
+	if len(c.unread) > 0 {
+		return fmt.Errorf("the server has said too much: %q", c.unread)
+	}
+	if err := unix.SetNonblock(c.fd, true); err != nil {
+		return fmt.Errorf("make a connection non-blocking: %w", err)
+	}
+	l.conns = append(l.conns, c)
+	return l.watch(c.fd, len(l.conns)-1)
+}
+
+func (l *loop) watch(fd, index int) error {
+	event := &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, event); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+// run reads until the crowd is closed.
+func (l *loop) run() {
+	defer l.crowd.running.Done()
+	events := make([]unix.EpollEvent, 64)
+	for {
+		n, err := unix.EpollWait(l.epoll, events, -1)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			l.crowd.fail(fmt.Errorf("epoll: %w", err))
+			return
+		}
+		if window := l.crowd.window.Load(); window != l.window {
+			l.begin(window)
+		}
+		for _, event := range events[:n] {
+			if event.Fd == wakeUp {
+				return
+			}
+			if err := l.read(l.conns[event.Fd]); err != nil {
+				l.crowd.fail(err)
+				return
+			}
+		}
+	}
+}
+
+// begin forgets the last window. It comes before the first byte of the new one.
+func (l *loop) begin(window int64) {
+	under := l.crowd.under
+	l.window = window
+	l.left, l.behind = 0, 0
+	if len(l.at) != under+1 {
+		l.at, l.doneAt = make([]int, under+1), make([]int64, under)
+	}
+	clear(l.at)
+	for _, c := range l.conns {
+		c.got, c.messages = 0, 0
+		if !c.publisher {
+			c.want = under * l.crowd.frame
+			l.at[0]++
+		}
+		if c.want > 0 {
+			l.left++
+		}
+	}
+}
+
+func (l *loop) read(c *conn) error {
+	n, err := unix.Read(c.fd, l.buf)
+	switch {
+	case err == unix.EAGAIN || err == unix.EINTR:
+		return nil
+	case err != nil:
+		return fmt.Errorf("the server has broken a connection: %w", err)
+	case n == 0:
+		return fmt.Errorf("the server has ended a connection")
+	}
+	c.got += n
+	if c.got > c.want {
+		return fmt.Errorf("the server has sent %d bytes, and %d were due: the last are %q",
+			c.got, c.want, l.buf[max(0, n-200):n])
+	}
+	if !c.publisher {
+		l.count(c)
+	}
+	if c.got == c.want {
+		if l.left--; l.left == 0 {
+			l.crowd.loopDone()
+		}
+	}
+	return nil
+}
+
+// count notes how many messages a member has, and when the last one has them.
+func (l *loop) count(c *conn) {
+	messages := c.got / l.crowd.frame
+	if messages == c.messages {
+		return
+	}
+	l.at[c.messages]--
+	l.at[messages]++
+	wasLast := c.messages == l.behind && l.at[c.messages] == 0
+	c.messages = messages
+	if !wasLast {
+		return
+	}
+	now := l.crowd.clock()
+	for l.at[l.behind] == 0 {
+		l.doneAt[l.behind] = now
+		l.behind++
+	}
+}
+
+// clock returns the time since the crowd was made.
+func (c *crowd) clock() int64 { return int64(time.Since(c.born)) }

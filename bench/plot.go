@@ -1,0 +1,126 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"os"
+	"path/filepath"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+)
+
+// A chart is a plot: of bars in groups, or of lines.
+type chart struct {
+	file, title, x, y string
+	at                []string // the values of x
+	series            []series
+	lines             bool
+}
+
+// A series is one colour of a chart.
+type series struct {
+	name   string
+	values []float64 // NaN where there is none
+}
+
+const chartWidth, chartHeight = 18 * vg.Centimeter, 10 * vg.Centimeter
+
+// colours can be told apart by those who see colours less well (the palette of Okabe and
+// Ito), too. The first one is that of sendq.
+var colours = []color.RGBA{
+	{213, 94, 0, 255}, {0, 114, 178, 255}, {86, 180, 233, 255}, {0, 158, 115, 255},
+	{230, 159, 0, 255}, {204, 121, 167, 255}, {240, 228, 66, 255}, {120, 120, 120, 255},
+}
+
+func colour(i int) color.Color { return colours[i%len(colours)] }
+
+// draw writes the chart into dir, as SVG.
+func (c *chart) draw(dir string) error {
+	p, err := c.plot()
+	if err != nil {
+		return fmt.Errorf("plot %s: %w", c.file, err)
+	}
+	svg, err := p.WriterTo(chartWidth, chartHeight, "svg")
+	if err != nil {
+		return fmt.Errorf("plot %s: %w", c.file, err)
+	}
+	var drawn bytes.Buffer
+	if _, err := svg.WriteTo(&drawn); err != nil {
+		return fmt.Errorf("plot %s: %w", c.file, err)
+	}
+	// Not everybody who looks at it has that font.
+	const font = "font-family:Liberation Sans"
+	text := bytes.ReplaceAll(drawn.Bytes(), []byte(font), []byte(font+",Arial,Helvetica,sans-serif"))
+	return os.WriteFile(filepath.Join(dir, c.file), text, 0o666)
+}
+
+func (c *chart) plot() (*plot.Plot, error) {
+	plot.DefaultFont.Variant = "Sans"
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = c.title, c.x, c.y
+	p.Y.Min = 0
+	p.Legend.Top, p.Legend.Left, p.Legend.Padding = true, true, vg.Millimeter
+	p.NominalX(c.at...)
+	add := c.addBars
+	if c.lines {
+		add = c.addLines
+	}
+	if err := add(p); err != nil {
+		return nil, err
+	}
+	p.X.Min, p.X.Max = -0.5, float64(len(c.at))-0.5
+	p.Y.Max *= 1 + 0.1*float64(len(c.series)) // room for the legend above everything
+	return p, nil
+}
+
+func (c *chart) addBars(p *plot.Plot) error {
+	const group = 0.7 // what the bars of one x take of the width that there is for it
+	width := group * chartWidth / vg.Length(len(c.at)*len(c.series))
+	for i, s := range c.series {
+		values := make(plotter.Values, len(s.values))
+		for j, v := range s.values {
+			values[j] = orZero(v)
+		}
+		bars, err := plotter.NewBarChart(values, width)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		bars.Color = colour(i)
+		bars.LineStyle.Width = 0
+		bars.Offset = width * (vg.Length(i) - vg.Length(len(c.series)-1)/2)
+		p.Add(bars)
+		p.Legend.Add(s.name, bars)
+	}
+	return nil
+}
+
+func (c *chart) addLines(p *plot.Plot) error {
+	for i, s := range c.series {
+		points := make(plotter.XYs, len(s.values))
+		for j, v := range s.values {
+			points[j] = plotter.XY{X: float64(j), Y: orZero(v)}
+		}
+		line, dots, err := plotter.NewLinePoints(points)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		line.Color, dots.Color, dots.Shape = colour(i), colour(i), plotutil.Shape(i)
+		p.Add(line, dots)
+		p.Legend.Add(s.name, line, dots)
+	}
+	return nil
+}
+
+// orZero makes a value of what was not measured.
+func orZero(v float64) float64 {
+	if v != v {
+		return 0
+	}
+	return v
+}

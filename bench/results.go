@@ -1,0 +1,70 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Results are what all sections have found out.
+type results struct {
+	origin string
+	text   strings.Builder   // of RESULTS.md
+	blocks map[string]string // for README.md, by the name of the table
+	charts []chart
+}
+
+func newResults(o origin) *results {
+	r := &results{blocks: make(map[string]string), origin: fmt.Sprintf("sendq %s; %s; %s; `%s`; medians of %s; in brackets, how many times sendq's.",
+		o.revision, o.machine, o.date, o.command, plural(o.rounds, "round"))}
+	r.text.WriteString("# sendq beside its rivals\n\nMeasured by the program in this directory, all in one run.\n")
+	return r
+}
+
+// add keeps what a section has found, and prints it.
+func (r *results) add(name string, found findings, w io.Writer) {
+	fmt.Fprintf(&r.text, "\n## %s\n", name)
+	for _, t := range found.tables {
+		var block strings.Builder
+		t.markdown(&block, r.origin)
+		fmt.Fprintf(&r.text, "\n%s", block.String())
+		fmt.Fprintf(w, "%s\n", block.String())
+		r.blocks[t.name] = block.String()
+	}
+	for _, c := range found.charts {
+		fmt.Fprintf(&r.text, "\n![%s](%s)\n", c.title, c.file)
+	}
+	r.charts = append(r.charts, found.charts...)
+}
+
+// write writes RESULTS.md and the plots into dir, and the tables between the markers of
+// readme.
+func (r *results) write(dir, readme string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(r.text.String()), 0o666); err != nil {
+		return err
+	}
+	for _, c := range r.charts {
+		if err := c.draw(dir); err != nil {
+			return err
+		}
+	}
+	old, err := os.ReadFile(readme)
+	if err != nil {
+		return err
+	}
+	text, err := replaceBlocks(string(old), r.blocks)
+	if err != nil {
+		return fmt.Errorf("%s: %w", readme, err)
+	}
+	if text == string(old) {
+		return nil
+	}
+	return os.WriteFile(readme, []byte(text), 0o666)
+}

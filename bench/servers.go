@@ -1,0 +1,156 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+)
+
+// A service is a kind of server that fans messages out: sendq's chat, or a rival.
+type service struct {
+	name     string
+	version  string
+	missing  string // why it is left out; empty if it is not
+	protocol protocol
+	command  func(addr netip.AddrPort) (*exec.Cmd, error)
+}
+
+const chatName = "sendq chat"
+
+// services returns the chat, and its rivals. What they need goes into dir.
+func services(dir, root, revision string) ([]service, error) {
+	chat, err := chatService(dir, root, revision)
+	if err != nil {
+		return nil, err
+	}
+	mosquitto, err := mosquittoService(dir)
+	if err != nil {
+		return nil, err
+	}
+	return []service{
+		chat,
+		redisService(dir),
+		{name: "NATS", version: moduleVersion("github.com/nats-io/nats-server/v2"), protocol: natsProtocol(), command: self("nats")},
+		oldNATSService(),
+		mosquitto,
+		{name: "Go hub of channels", version: "in the way of gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
+	}, nil
+}
+
+// start starts a server for so many connections.
+func (s *service) start(connections int) (*child, error) {
+	allowed, err := allowConnections(connections)
+	if err != nil {
+		return nil, err
+	}
+	if allowed < connections {
+		return nil, errors.New(howToAllow(connections))
+	}
+	return startChild(s.command)
+}
+
+func chatService(dir, root, revision string) (service, error) {
+	chat := filepath.Join(dir, "chat")
+	build := exec.Command("go", "build", "-o", chat, "./examples/chat")
+	build.Dir = root
+	if said, err := build.CombinedOutput(); err != nil {
+		return service{}, fmt.Errorf("build examples/chat: %w: %s", err, said)
+	}
+	return service{name: chatName, version: revision, protocol: chatProtocol(), command: func(addr netip.AddrPort) (*exec.Cmd, error) {
+		return exec.Command(chat, "-addr", addr.String()), nil
+	}}, nil
+}
+
+// redisService is without persistence, and without the protection of a server without a
+// password from connections that are not from 127.0.0.1: ours are, from others of loopback too.
+func redisService(dir string) service {
+	s := service{name: "Redis", protocol: redisProtocol()}
+	redis := s.find("redis-server", `v=(\S+)`, "--version")
+	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
+		return exec.Command(redis, "--bind", addr.Addr().String(), "--port", strconv.Itoa(int(addr.Port())), "--dir", dir,
+			"--save", "", "--appendonly", "no", "--protected-mode", "no", "--loglevel", "warning", "--maxclients", "120000"), nil
+	}
+	return s
+}
+
+// oldNATSService is the nats-server of the system. Debian's is some years old.
+func oldNATSService() service {
+	s := service{name: "NATS of the system", protocol: oldNATSProtocol()}
+	nats := s.find("nats-server", `v(\d\S*)`, "--version")
+	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
+		return exec.Command(nats, "-a", addr.Addr().String(), "-p", strconv.Itoa(int(addr.Port()))), nil
+	}
+	return s
+}
+
+// mosquittoService is without the limit for queues that would make it drop messages of
+// a burst, and without Nagle's algorithm, with which it would wait for acknowledgements.
+func mosquittoService(dir string) (service, error) {
+	s := service{name: "Mosquitto", protocol: mqttProtocol()}
+	mosquitto := s.find("mosquitto", `version (\S+)`, "-h")
+	me, err := user.Current()
+	if err != nil {
+		return service{}, fmt.Errorf("who runs this: %w", err)
+	}
+	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
+		config := filepath.Join(dir, fmt.Sprintf("mosquitto-%d.conf", addr.Port()))
+		settings := fmt.Sprintf("listener %d %v\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n"+
+			"persistence false\nlog_type error\nuser %s\n", addr.Port(), addr.Addr(), me.Username)
+		if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
+			return nil, fmt.Errorf("configure Mosquitto: %w", err)
+		}
+		return exec.Command(mosquitto, "-c", config), nil
+	}
+	return s, nil
+}
+
+// find looks for a program and asks for its version. Debian has daemons in sbin, which not
+// every user's PATH has.
+func (s *service) find(program, version string, ask string) (path string) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + program)
+	}
+	if err != nil {
+		s.missing = program + " is not installed"
+		return ""
+	}
+	said, _ := exec.Command(path, ask).CombinedOutput() // mosquitto -h exits with 3
+	if found := regexp.MustCompile(version).FindSubmatch(said); found != nil {
+		s.version = string(found[1])
+	}
+	return path
+}
+
+// moduleVersion returns the version of a module that this program was built with.
+func moduleVersion(path string) string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, module := range info.Deps {
+			if module.Path == path {
+				return module.Version
+			}
+		}
+	}
+	return "of unknown version"
+}
+
+// serveVariable is set in the environment of a process that is to be a server itself.
+const serveVariable = "SENDQ_BENCH_SERVE"
+
+// self returns the command for a server that this program is itself; see serve.
+func self(kind string) func(addr netip.AddrPort) (*exec.Cmd, error) {
+	return func(addr netip.AddrPort) (*exec.Cmd, error) {
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), serveVariable+"="+kind+" "+addr.String())
+		return cmd, nil
+	}
+}

@@ -1,0 +1,160 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stalledPayload is what is published while some do not read: enough bytes for a backlog that
+// no kernel takes.
+var stalledPayload = strings.Repeat("x", 512)
+
+// A stalledFigure is what was measured of a service while some members never read.
+type stalledFigure struct {
+	rate, p50, p99 figure
+	fates          fates
+}
+
+// Fates are what became of the stalled members, in all rounds.
+type fates struct{ got, disconnected, lost int }
+
+func (f fates) String() string {
+	var said []string
+	for _, fate := range []struct {
+		n    int
+		what string
+	}{{f.got, "got everything later"}, {f.disconnected, "were disconnected"}, {f.lost, "lost messages"}} {
+		if fate.n > 0 {
+			said = append(said, fmt.Sprintf("%d %s", fate.n, fate.what))
+		}
+	}
+	if len(said) == 1 { // all
+		_, what, _ := strings.Cut(said[0], " ")
+		return what
+	}
+	return strings.Join(said, ", ")
+}
+
+// runStalled measures what the others notice of members that never read.
+func (b *bench) runStalled() (findings, error) {
+	figures := make(map[string]map[int]*stalledFigure)
+	for _, s := range b.present() {
+		figures[s.name] = make(map[int]*stalledFigure)
+		for _, stalled := range b.stalled.stalled {
+			figures[s.name][stalled] = new(stalledFigure)
+		}
+	}
+	var troubles troubles
+	for round := range b.rounds {
+		for _, stalled := range b.stalled.stalled {
+			for _, s := range b.present() {
+				b.progress("stalled, round %d of %d: %d stalled of %d members of %s", round+1, b.rounds, stalled, b.stalled.members, s.name)
+				err := b.stall(s, stalled, figures[s.name][stalled])
+				if err := troubles.note(s, err, "with %d stalled", stalled); err != nil {
+					return findings{}, err
+				}
+			}
+		}
+	}
+	return b.stalledFindings(figures, troubles), nil
+}
+
+func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
+	server, err := s.start(b.stalled.members)
+	if err != nil {
+		return err
+	}
+	defer server.stop()
+	crowd, err := newCrowd(server.addr, s.protocol, stalledPayload, b.stalled.members-stalled, stalled)
+	if err != nil {
+		return err
+	}
+	defer crowd.close()
+	windows := func(n int) func(int, time.Duration) bool {
+		return func(windows int, _ time.Duration) bool { return windows >= n }
+	}
+	warm, err := crowd.run(b.stalled.under, 1, windows(max(1, b.stalled.windows/10)))
+	if err != nil {
+		return err
+	}
+	r, err := crowd.run(b.stalled.under, 1, windows(b.stalled.windows))
+	if err != nil {
+		return err
+	}
+	f.rate = append(f.rate, r.rate())
+	f.p50 = append(f.p50, r.p50)
+	f.p99 = append(f.p99, r.p99)
+	due := (1 + warm.messages + r.messages) * crowd.frame // with the one of prove
+	for _, p := range crowd.stalled {
+		if err := f.fates.meet(p, due); err != nil {
+			return err
+		}
+	}
+	return crowd.quiet()
+}
+
+// meet reads what a stalled member has coming, which is that many bytes if nothing is lost.
+func (f *fates) meet(p *peer, due int) error {
+	if err := errors.Join(
+		unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20),
+		unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
+	); err != nil {
+		return fmt.Errorf("let a stalled member read: %w", err)
+	}
+	switch n, err := io.CopyN(io.Discard, p, int64(due)); {
+	case err == nil:
+		f.got++
+	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+		f.disconnected++
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):
+		f.lost++
+	default:
+		return fmt.Errorf("a stalled member that reads, after %d bytes: %w", n, err)
+	}
+	return nil
+}
+
+func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, troubles troubles) findings {
+	messages := b.stalled.under * b.stalled.windows
+	t := table{
+		name: "stalled",
+		title: fmt.Sprintf("What the others of %s members notice when some never read",
+			thousands(int64(b.stalled.members))),
+		head: []string{"", "stalled", "deliveries/s to the others", "of its rate without", "p50", "p99", "the stalled ones"},
+		notes: append([]string{
+			fmt.Sprintf("One publisher, %s messages of %d bytes, %d under way.", thousands(int64(messages)), len(stalledPayload), b.stalled.under),
+			"The stalled have small receive buffers, and segments of 1,460 bytes as over Ethernet.",
+			"p50 and p99: from sending a message until the last of the others has it.",
+		}, append(b.serviceNotes(), troubles...)...),
+	}
+	c := chart{file: "stalled.svg", title: "Some members never read", x: "stalled members", y: "million deliveries/s to the others", lines: true}
+	for _, stalled := range b.stalled.stalled {
+		c.at = append(c.at, fmt.Sprint(stalled))
+		base := figures[chatName][stalled]
+		for _, s := range b.present() {
+			f := figures[s.name][stalled]
+			own := significant(median(f.rate) / median(figures[s.name][b.stalled.stalled[0]].rate))
+			if len(f.rate) == 0 {
+				own = "–"
+			}
+			t.row(s.name, fmt.Sprint(stalled), f.rate.against(base.rate, count), own,
+				f.p50.against(base.p50, span), f.p99.against(base.p99, span), f.fates.String())
+		}
+	}
+	for _, s := range b.present() {
+		var values []float64
+		for _, stalled := range b.stalled.stalled {
+			values = append(values, median(figures[s.name][stalled].rate)/1e6)
+		}
+		c.series = append(c.series, series{s.name, values})
+	}
+	return findings{tables: []table{t}, charts: []chart{c}}
+}

@@ -1,0 +1,122 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+)
+
+// median returns the middle of values, or the mean of the two in the middle.
+func median(values []float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	middle := len(sorted) / 2
+	if len(sorted)%2 == 1 {
+		return sorted[middle]
+	}
+	return (sorted[middle-1] + sorted[middle]) / 2
+}
+
+// quantile returns the smallest value of sorted that at least the share q of all do not exceed.
+func quantile[T int64 | float64](sorted []T, q float64) T {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
+}
+
+// A unit is how a figure is written.
+type unit func(v float64) string
+
+// count writes 12345678 as 12.3 M.
+func count(v float64) string {
+	switch {
+	case v >= 1e6:
+		return significant(v/1e6) + " M"
+	case v >= 1e4:
+		return significant(v/1e3) + " k"
+	}
+	return significant(v)
+}
+
+// memory writes bytes.
+func memory(v float64) string {
+	switch {
+	case v >= 1e9:
+		return significant(v/1e9) + " GB"
+	case v >= 1e6:
+		return significant(v/1e6) + " MB"
+	case v >= 1e4:
+		return significant(v/1e3) + " KB"
+	}
+	return significant(v) + " B"
+}
+
+// span writes nanoseconds, of which there are many.
+func span(v float64) string {
+	switch {
+	case v >= float64(time.Second):
+		return significant(v/1e9) + " s"
+	case v >= float64(time.Millisecond):
+		return significant(v/1e6) + " ms"
+	}
+	return significant(v/1e3) + " µs"
+}
+
+// significant writes v with three significant digits, and with all those before the point.
+func significant(v float64) string {
+	switch magnitude := math.Abs(v); {
+	case magnitude >= 1000:
+		return thousands(int64(math.Round(v)))
+	case magnitude >= 99.95:
+		return fmt.Sprintf("%.0f", v)
+	case magnitude >= 9.995:
+		return fmt.Sprintf("%.1f", v)
+	case magnitude < 0.005:
+		return "0"
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// thousands writes 12345 as 12,345.
+func thousands(n int64) string {
+	digits := fmt.Sprint(n)
+	var b strings.Builder
+	for i, d := range digits {
+		if i > 0 && (len(digits)-i)%3 == 0 && digits[i-1] != '-' {
+			b.WriteByte(',')
+		}
+		b.WriteRune(d)
+	}
+	return b.String()
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// A figure is what several rounds have measured of one thing. Its value is their median.
+type figure []float64
+
+// against writes the figure's value and, in brackets, how many times that of sendq it is.
+func (f figure) against(sendq figure, u unit) string {
+	if len(f) == 0 {
+		return "–"
+	}
+	value, base := median(f), median(sendq)
+	if len(sendq) == 0 || base == 0 || &f[0] == &sendq[0] {
+		return u(value)
+	}
+	return fmt.Sprintf("%s (%s)", u(value), ratio(value, base))
+}
+
+func ratio(value, base float64) string { return significant(value/base) + "×" }

@@ -1,0 +1,116 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A result is what a run of windows has found out.
+type result struct {
+	messages   int
+	deliveries float64
+	elapsed    time.Duration
+	p50, p99   float64 // ns from the sending of a message until the last member has it
+}
+
+func (r *result) rate() float64 { return r.deliveries / r.elapsed.Seconds() }
+
+// run sends windows until enough says so. With fewer messages in a window than publishers,
+// these take turns.
+func (c *crowd) run(under, publishers int, enough func(windows int, elapsed time.Duration) bool) (result, error) {
+	if c.failed.Load() {
+		return result{}, errCrowdFailed
+	}
+	if under > maxUnder {
+		return result{}, fmt.Errorf("%d messages under way are more than %d", under, maxUnder)
+	}
+	if err := c.needPublishers(publishers); err != nil {
+		c.fail(err)
+		return result{}, err
+	}
+	c.under, c.publishers, c.enough = under, publishers, enough
+	c.windows, c.latencies = 0, c.latencies[:0]
+	c.startedAt = c.clock()
+	c.send()
+	if err := c.await(); err != nil {
+		c.failed.Store(true)
+		return result{}, err
+	}
+	slices.Sort(c.latencies)
+	messages := c.windows * under
+	return result{
+		messages:   messages,
+		deliveries: float64(messages * c.receivers()),
+		elapsed:    time.Duration(c.sentAt - c.startedAt),
+		p50:        float64(quantile(c.latencies, 0.50)),
+		p99:        float64(quantile(c.latencies, 0.99)),
+	}, nil
+}
+
+// await waits for the end of the run, as long as windows are completed.
+func (c *crowd) await() error {
+	for window := c.window.Load(); ; {
+		select {
+		case err := <-c.ended:
+			return err
+		case <-time.After(c.patience):
+			if window == c.window.Load() {
+				return fmt.Errorf("messages are lost, or take longer than %v", c.patience)
+			}
+			window = c.window.Load()
+		}
+	}
+}
+
+// send sends a window.
+func (c *crowd) send() {
+	answer := len(c.protocol.answer(c.payload, c.subscribed()))
+	shares := make([]int, len(c.messages))
+	for i := range c.under {
+		shares[(c.turn+i)%c.publishers]++
+	}
+	c.turn = (c.turn + c.under) % c.publishers
+	for i, p := range c.conns[c.members:] {
+		p.want = shares[i] * answer
+		if c.protocol.hears {
+			p.want += (c.under - shares[i]) * c.frame
+		}
+	}
+	c.loopLeft.Store(int32(len(c.loops)))
+	c.sentAt = c.clock()
+	c.window.Add(1)
+	for i, p := range c.conns[c.members:] {
+		if shares[i] == 0 {
+			continue
+		}
+		if err := p.write(c.messages[i][:shares[i]*len(c.messages[i])/maxUnder]); err != nil {
+			c.fail(err)
+			return
+		}
+	}
+}
+
+// loopDone is called by each loop when it has got all of a window. The last one goes on.
+func (c *crowd) loopDone() {
+	if c.loopLeft.Add(-1) > 0 {
+		return
+	}
+	for i := range c.under {
+		var last int64
+		for _, l := range c.loops {
+			last = max(last, l.doneAt[i])
+		}
+		c.latencies = append(c.latencies, last-c.sentAt)
+	}
+	c.windows++
+	now := c.clock()
+	if c.enough(c.windows, time.Duration(now-c.startedAt)) {
+		c.sentAt = now // the end of the run
+		c.ended <- nil
+		return
+	}
+	c.send()
+}

@@ -1,0 +1,222 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// A writerCell is how the senders of a connection were measured.
+type writerCell struct {
+	transport     string
+	size, senders int
+}
+
+var transports = []string{"TCP", "TLS"}
+
+// runWriter measures what it costs to send messages over one connection as fast as it goes,
+// until the peer has all of them.
+func (b *bench) runWriter() (findings, error) {
+	rivals := writerRivals()
+	figures := make(map[writerCell][]figure) // ns for a message, by rival
+	messages := make(map[writerCell][]int)   // in a run, by rival
+	for round := range b.rounds {
+		for _, c := range b.writerCells() {
+			b.progress("writer, round %d of %d: %s of %d bytes over %s", round+1, b.rounds, plural(c.senders, "sender"), c.size, c.transport)
+			if round == 0 {
+				figures[c], messages[c] = make([]figure, len(rivals)), make([]int, len(rivals))
+			}
+			for i, rival := range rivals {
+				if round == 0 { // how many take the time that we have; it also warms up
+					const some = 2000
+					ns, err := rival.measure(c, min(some, b.writer.bytes/c.size))
+					if err != nil {
+						return findings{}, fmt.Errorf("%s: %w", rival.name, err)
+					}
+					messages[c][i] = min(int(float64(b.writer.time)/ns), b.writer.bytes/c.size)
+				}
+				ns, err := rival.measure(c, messages[c][i])
+				if err != nil {
+					return findings{}, fmt.Errorf("%s: %w", rival.name, err)
+				}
+				figures[c][i] = append(figures[c][i], ns)
+			}
+		}
+	}
+	return b.writerFindings(rivals, figures), nil
+}
+
+func (b *bench) writerCells() (cells []writerCell) {
+	for _, transport := range transports {
+		for _, size := range b.writer.sizes {
+			for _, senders := range b.writer.senders {
+				cells = append(cells, writerCell{transport, size, senders})
+			}
+		}
+	}
+	return cells
+}
+
+// measure sends at least n messages and returns what each took, in ns.
+func (r *writerRival) measure(c writerCell, n int) (ns float64, err error) {
+	conn, peer, err := connPair()
+	if err != nil {
+		return 0, err
+	}
+	defer peer.Close()
+	if c.transport == "TLS" {
+		if conn, peer, err = tlsPair(conn, peer); err != nil {
+			conn.Close()
+			return 0, err
+		}
+	}
+	s, err := r.start(conn)
+	if err != nil {
+		conn.Close()
+		return 0, err
+	}
+	defer s.close()
+	if r.handshake {
+		if err := takeResponse(peer); err != nil {
+			return 0, err
+		}
+	}
+	senders := c.senders
+	if r.alone {
+		senders = 1
+	}
+	each := (n + senders - 1) / senders
+	n = each * senders
+
+	runtime.GC() // what others have left
+	arrived := make(chan error, 1)
+	go func() { arrived <- discardExactly(peer, n*(c.size+r.overhead(c.size))) }()
+	start := time.Now()
+	if err := sendAll(s, senders, each, c.size); err != nil {
+		return 0, err
+	}
+	if err := <-arrived; err != nil {
+		return 0, err
+	}
+	elapsed := time.Since(start)
+	s.close()
+	if extra, _ := io.Copy(io.Discard, peer); extra > 0 && !r.handshake { // gws may say goodbye
+		return 0, fmt.Errorf("%d bytes too many have arrived", extra)
+	}
+	return float64(elapsed) / float64(n), nil
+}
+
+// sendAll sends messages from so many goroutines.
+func sendAll(s sender, senders, each, size int) error {
+	message := make([]byte, size)
+	failed := make(chan error, senders)
+	var sending sync.WaitGroup
+	for range senders {
+		sending.Go(func() {
+			for range each {
+				if err := s.send(message); err != nil {
+					failed <- fmt.Errorf("send: %w", err)
+					return
+				}
+			}
+		})
+	}
+	sending.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return s.end()
+	}
+}
+
+// discardExactly reads n bytes, many at a time.
+func discardExactly(peer io.Reader, n int) error {
+	buf := make([]byte, 256<<10)
+	for n > 0 {
+		got, err := peer.Read(buf)
+		n -= got
+		if err != nil && n > 0 {
+			return fmt.Errorf("%d bytes have not arrived: %w", n, err)
+		}
+	}
+	if n < 0 {
+		return fmt.Errorf("%d bytes too many have arrived", -n)
+	}
+	return nil
+}
+
+// takeResponse reads the response to an HTTP upgrade. Nothing comes behind it yet.
+func takeResponse(peer net.Conn) error {
+	r := bufio.NewReader(peer)
+	response, err := http.ReadResponse(r, nil)
+	if err != nil {
+		return fmt.Errorf("the response to the upgrade: %w", err)
+	}
+	if response.StatusCode != http.StatusSwitchingProtocols || r.Buffered() > 0 {
+		return fmt.Errorf("the response to the upgrade is %s, with %d bytes behind it", response.Status, r.Buffered())
+	}
+	return nil
+}
+
+func (b *bench) writerFindings(rivals []writerRival, figures map[writerCell][]figure) (found findings) {
+	for _, transport := range transports {
+		for _, size := range b.writer.sizes {
+			t := table{
+				name:  fmt.Sprintf("writer-%s-%d", transport, size),
+				title: fmt.Sprintf("Messages of %s bytes over one %s connection", thousands(int64(size)), transport),
+				head:  []string{""},
+				notes: b.writerNotes(),
+			}
+			for _, senders := range b.writer.senders {
+				t.head = append(t.head, plural(senders, "sender")+", ns/message", "GB/s")
+			}
+			for i, rival := range rivals {
+				row := []string{rival.name}
+				for _, senders := range b.writer.senders {
+					f := figures[writerCell{transport, size, senders}]
+					row = append(row, f[i].against(f[0], significant), significant(float64(size)/median(f[i])))
+				}
+				t.row(row...)
+			}
+			found.tables = append(found.tables, t)
+		}
+	}
+	found.charts = []chart{b.writerChart(rivals, figures)}
+	return found
+}
+
+func (b *bench) writerNotes() []string {
+	return []string{
+		"Ratios are to the first row.",
+		"From the first call until the peer, which discards everything in pieces of up to 256 KiB, has the last byte.",
+		"Those without a limit may queue it all. gws and the model of centrifuge's writer do not copy a message; the others do.",
+		"gws " + moduleVersion("github.com/lxzan/gws") + ", which frames its messages; nats.go and centrifuge are small models of their ways.",
+	}
+}
+
+// writerChart shows the messages of 64 bytes over TCP.
+func (b *bench) writerChart(rivals []writerRival, figures map[writerCell][]figure) chart {
+	const size = 64
+	c := chart{file: "writer.svg", title: "64-byte messages over one TCP connection", x: "senders", y: "million messages/s"}
+	for _, senders := range b.writer.senders {
+		c.at = append(c.at, fmt.Sprint(senders))
+	}
+	for i, rival := range rivals {
+		var values []float64
+		for _, senders := range b.writer.senders {
+			if f := figures[writerCell{"TCP", size, senders}]; f != nil {
+				values = append(values, 1e3/median(f[i]))
+			}
+		}
+		c.series = append(c.series, series{rival.name, values})
+	}
+	return c
+}
