@@ -1,7 +1,6 @@
 package sendq
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -128,14 +127,6 @@ func (b *Broker) Len() int {
 func (b *Broker) Send(name string, p []byte) error {
 	_, err := b.post(name, letter(p))
 	return err
-}
-
-// letter returns p as a mail to copy.
-func letter(p []byte) mail {
-	if len(p) > maxCopied {
-		return mail{block: newLone(bytes.Clone(p)), last: 1}
-	}
-	return mail{copied: p}
 }
 
 // post delivers m to the name.

@@ -1,0 +1,124 @@
+package sendq
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+)
+
+// A mail is what a Broker delivers: a message to copy, or messages [first, last) of a block.
+type mail struct {
+	copied      []byte
+	block       *block
+	first, last int
+
+	// idle, if it is not nil, gets the Writers whose flusher must be started, which waits
+	// until all is queued for all.
+	idle *crew
+}
+
+// letter returns p as a mail to copy.
+func letter(p []byte) mail {
+	if len(p) > maxCopied {
+		return mail{block: newLone(bytes.Clone(p)), last: 1}
+	}
+	return mail{copied: p}
+}
+
+func (m *mail) messages() int {
+	if m.block == nil {
+		return 1
+	}
+	return m.last - m.first
+}
+
+// deliver queues m for those that have the name, and returns how many of its messages were
+// accepted, and if not all, why one was not.
+func (n *named) deliver(m *mail) (accepted int, err error) {
+	rest, left := *m, m.messages()
+	for {
+		writers := n.writers.Load()
+		took, refused := rest.post(*writers)
+		accepted += took
+		rest.first += took
+		left -= took
+		switch {
+		case left == 0:
+			return accepted, err
+		case !errors.Is(refused, net.ErrClosed) && len(*writers) > 0:
+			err = refused
+			rest.first++ // those behind it may be accepted
+			if left--; left == 0 {
+				return accepted, err
+			}
+		case len(*writers) == 0:
+			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+		case n.writers.Load() == writers:
+			return accepted, refused
+		}
+		// Otherwise another Writer has the name since.
+	}
+}
+
+// post posts m to those that have a name, up to the first message that none of them accepts.
+// It returns how many come before that, and why it was not accepted.
+func (m *mail) post(writers []*Writer) (accepted int, err error) {
+	if len(writers) == 1 {
+		return writers[0].post(m)
+	}
+	one := *m
+	for ; accepted < m.messages(); accepted++ {
+		one.first = m.first + accepted
+		one.last = one.first + 1
+		err = nil
+		isAccepted := false
+		for _, w := range writers {
+			_, refused := w.post(&one)
+			switch {
+			case refused == nil:
+				isAccepted = true
+			case err == nil || !errors.Is(refused, net.ErrClosed):
+				err = refused
+			}
+		}
+		if !isAccepted {
+			return accepted, err
+		}
+	}
+	return accepted, nil
+}
+
+// post accepts what m brings, up to the first message that it refuses. It returns how many
+// come before that, and why it was refused. It never waits.
+func (w *Writer) post(m *mail) (accepted int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if m.idle != nil {
+		w.held++
+		defer func() {
+			if w.held--; !w.queue.empty() && w.startFlushing() {
+				m.idle.writers = append(m.idle.writers, w)
+			}
+		}()
+	}
+	switch {
+	case m.block == nil:
+		if err = w.offer(&message{copied: m.copied}); err == nil {
+			accepted = 1
+		}
+	case w.limits == nil && w.state != open:
+		err = w.refusal()
+	case w.limits == nil:
+		accepted = m.messages()
+		w.accept(accepted, w.queue.push(m.block, m.first, m.last))
+	default:
+		for i := m.first; i < m.last; i++ {
+			if err = w.offer(&message{block: m.block, index: i}); err != nil {
+				break
+			}
+			accepted++
+		}
+	}
+	return accepted, err
+}
