@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"sync"
 )
 
 // A lineScanner reads lines of at most maxLine bytes, many at once if they come so. While it
-// waits it holds no buffer: a user who is idle costs little more than a goroutine.
+// waits it holds no buffer.
 type lineScanner struct {
-	read func() (*buffer, int, error) // waits for input; the buffer is the caller's if err is nil
-	in   *buffer                      // what was read last, or nil
-	rest []byte                       // the part of it that is to be scanned
-	part []byte                       // what came before it of a line without an end
+	wait func() error                // until there is something to read, or nil
+	read func(p []byte) (int, error) // only after wait
+	in   *buffer                     // what was read last, or nil
+	rest []byte                      // the part of it that is to be scanned
+	part []byte                      // what came before it of a line without an end
 	line []byte
 	err  error
 }
@@ -28,25 +28,25 @@ var errTooLong = fmt.Errorf("the line is longer than %d bytes", maxLine)
 // newLineScanner returns a lineScanner for r. A last line without an end is left out: the
 // client may have been cut off in the middle of it.
 func newLineScanner(r io.Reader) *lineScanner {
-	if conn, ok := r.(*net.TCPConn); ok {
-		if read := readWhenReady(conn); read != nil {
-			return &lineScanner{read: read}
-		}
-	}
-	return &lineScanner{read: func() (*buffer, int, error) {
-		in := buffers.Get().(*buffer)
-		n, err := r.Read(in[:])
-		if n == 0 {
-			buffers.Put(in)
-			return nil, 0, err
-		}
-		return in, n, nil // an error will come again
-	}}
+	return &lineScanner{wait: waitFor(r), read: r.Read}
 }
 
-// Scan goes to the next line, and returns false at the end or at an error.
+// Wait waits until there is something to scan, or the end or an error, which Scan then finds.
+// The line that was scanned last is not valid any more. Wait is where a connection spends its time, and needs little stack.
+func (s *lineScanner) Wait() {
+	if len(s.rest) > 0 {
+		return
+	}
+	s.release()
+	if s.wait != nil {
+		s.err = s.wait()
+	}
+}
+
+// Scan goes to the next line that Wait has brought. It returns false when there is none, and
+// at the end or an error.
 func (s *lineScanner) Scan() bool {
-	for s.err == nil {
+	for filled := false; ; filled = true {
 		line, rest, found := bytes.Cut(s.rest, []byte{'\n'})
 		if s.part != nil || !found {
 			s.part = append(s.part, line...)
@@ -59,12 +59,23 @@ func (s *lineScanner) Scan() bool {
 		case found:
 			s.line, s.part = bytes.TrimSuffix(line, []byte{'\r'}), nil
 			return true
-		default:
+		case !filled && s.err == nil && s.in == nil:
 			s.fill()
+			continue
 		}
+		s.release()
+		return false
 	}
-	s.release()
-	return false
+}
+
+// fill reads what Wait has seen.
+func (s *lineScanner) fill() {
+	s.in = buffers.Get().(*buffer)
+	n, err := s.read(s.in[:])
+	s.rest = s.in[:n]
+	if n == 0 {
+		s.err = err
+	}
 }
 
 func (s *lineScanner) release() {
@@ -74,25 +85,9 @@ func (s *lineScanner) release() {
 	s.in, s.rest, s.line = nil, nil, nil // not one of them may keep the buffer
 }
 
-// fill waits for more, and lets go of what is scanned.
-func (s *lineScanner) fill() {
-	s.release()
-	var n int
-	if s.in, n, s.err = s.read(); s.err == nil {
-		s.rest = s.in[:n]
-	}
-}
-
 // Text returns the line, without its end.
 func (s *lineScanner) Text() string { return string(s.line) }
 
-// Err returns the error that ended the lines, if it was not io.EOF.
-func (s *lineScanner) Err() error {
-	if s.err == io.EOF {
-		return nil
-	}
-	return s.err
-}
-
-// more tells whether another line has come already.
-func (s *lineScanner) more() bool { return bytes.IndexByte(s.rest, '\n') >= 0 }
+// Err returns the error that ended the lines, io.EOF if it was their end, or nil if there may be
+// more.
+func (s *lineScanner) Err() error { return s.err }

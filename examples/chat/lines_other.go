@@ -2,7 +2,7 @@
 
 package main
 
-import "net"
+import "io"
 
 // Here a buffer is held while a Read waits.
-func readWhenReady(*net.TCPConn) func() (*buffer, int, error) { return nil }
+func waitFor(io.Reader) func() error { return nil }

@@ -92,61 +92,120 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// handle is one connection, from the login to the end.
+// A session is one connection, from the login to the end.
+type session struct {
+	*server
+	conn  net.Conn
+	w     *sendq.Writer
+	lines *lineScanner
+	user  *user // nil until the login
+	err   error // why the session is over; io.EOF if the client says no more
+}
+
+// handle waits for lines, most of its life. What they say is done aside: a stack stays as
+// large as it ever was, and that of a goroutine that only waits is all that an idle user
+// costs, beside some hundred bytes for the connection, the Writer and the name.
 func (s *server) handle(ctx context.Context, conn net.Conn) {
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+	c := &session{server: s, conn: conn}
+	aside(func() { c.begin(ctx) })
+	for c.err == nil {
+		c.lines.Wait()
+		aside(c.talk)
+	}
+	aside(c.end)
+}
+
+// aside calls f in a goroutine of its own and waits for its return.
+func aside(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
+}
+
+// begin sees to the login.
+func (c *session) begin(ctx context.Context) {
+	c.w = sendq.NewWriter(c.conn, &sendq.WriterOptions{
 		MaxPending:   maxPending,
 		CloseTimeout: closeTimeout,
-		Budget:       s.budget,
+		Budget:       c.budget,
 	})
-	lines := newLineScanner(conn)
-	name, err := s.login(ctx, conn, w, lines)
-	var u *user
-	if err == nil {
-		u = s.newUser(name, w)
-		err = u.talk(lines)
-		if !s.takeover { // else whoever logs in before the end gets the rest
-			s.broker.Unregister(name, w)
-			u.sayGoodbye()
+	c.lines = newLineScanner(c.conn)
+	c.err = c.login(ctx)
+}
+
+// login reads the first line and registers the Writer under the name in it.
+func (c *session) login(ctx context.Context) error {
+	// When the server stops, those who are not logged in have nothing to wait for.
+	defer context.AfterFunc(ctx, func() { c.w.CloseNow() })()
+	c.conn.SetReadDeadline(time.Now().Add(loginTimeout))
+	defer c.conn.SetReadDeadline(time.Time{})
+
+	for !c.lines.Scan() {
+		if c.lines.Err() != nil {
+			return readError(c.lines)
+		}
+		c.lines.Wait()
+	}
+	name := clean(c.lines.Text())
+	if !isName(name) {
+		return fmt.Errorf("a login is 1 to %d letters (a-z), digits, '_', '-' or '.'", maxName)
+	}
+	if c.missed != nil {
+		c.missed.deliver(name, c.w) // before anything newer
+	}
+	switch err := c.broker.Register(name, c.w); {
+	case errors.Is(err, sendq.ErrNameTaken):
+		return fmt.Errorf("the login %s is taken, choose another one", name)
+	case err != nil:
+		return errors.New("the server is shutting down")
+	}
+	c.user = c.newUser(name, c.w)
+	return nil
+}
+
+// talk does what the lines at hand say. It stops when the Writer has ended: others may have the
+// name by then, and what is left of the input must not speak for them.
+func (c *session) talk() {
+	defer c.user.sendBatch()
+	for c.err == nil && c.lines.Scan() {
+		switch cmd, err := parse(clean(c.lines.Text())); {
+		case c.w.Err() != nil, err == nil && cmd.verb == quit:
+			c.err = io.EOF
+		case err != nil:
+			c.user.answer("error: %v", err)
+		default:
+			c.user.do(cmd)
 		}
 	}
-	if err != io.EOF {
-		reply(w, "error: %v", err)
-	}
-	// Close delivers: a user who says /quit, or whose login is refused, still gets
-	// every line that was queued.
-	if err := w.Close(); err != nil && name != "" {
-		s.log.Warn("connection lost", "user", name, "peer", conn.RemoteAddr(), "error", err)
-	}
-	if u != nil && s.takeover {
-		u.sayGoodbye()
+	if c.err == nil && c.lines.Err() != nil {
+		c.err = readError(c.lines)
 	}
 }
 
-// login reads the first line and registers w under the name in it.
-func (s *server) login(ctx context.Context, conn net.Conn, w *sendq.Writer, lines *lineScanner) (string, error) {
-	// When the server stops, those who are not logged in have nothing to wait for.
-	defer context.AfterFunc(ctx, func() { w.CloseNow() })()
-	conn.SetReadDeadline(time.Now().Add(loginTimeout))
-	defer conn.SetReadDeadline(time.Time{})
-
-	if !lines.Scan() {
-		return "", readError(lines)
+// end delivers what is queued: a user who says /quit, or whose login is refused, still gets
+// every line.
+func (c *session) end() {
+	u := c.user
+	if u != nil && !c.takeover { // else whoever logs in before the end gets the rest
+		c.broker.Unregister(u.name, c.w)
+		u.sayGoodbye()
 	}
-	name := clean(lines.Text())
-	if !isName(name) {
-		return "", fmt.Errorf("a login is 1 to %d letters (a-z), digits, '_', '-' or '.'", maxName)
+	if c.err != io.EOF {
+		reply(c.w, "error: %v", c.err)
 	}
-	if s.missed != nil {
-		s.missed.deliver(name, w) // before anything newer
+	err := c.w.Close()
+	if u == nil {
+		return
 	}
-	switch err := s.broker.Register(name, w); {
-	case errors.Is(err, sendq.ErrNameTaken):
-		return "", fmt.Errorf("the login %s is taken, choose another one", name)
-	case err != nil:
-		return "", errors.New("the server is shutting down")
+	if err != nil {
+		c.log.Warn("connection lost", "user", u.name, "peer", c.conn.RemoteAddr(), "error", err)
 	}
-	return name, nil
+	if c.takeover {
+		u.sayGoodbye()
+	}
 }
 
 // A user is somebody who is logged in.
@@ -166,28 +225,6 @@ func (s *server) newUser(name string, w *sendq.Writer) *user {
 		u.rooms[room] = true
 	}
 	return u
-}
-
-// talk does what the user's lines say, until there are no more (io.EOF) or one is too
-// long. It stops when the Writer has ended: others may have the name by then, and what
-// is left of the input must not speak for them.
-func (u *user) talk(lines *lineScanner) error {
-	defer u.sendBatch()
-	for lines.Scan() && u.w.Err() == nil {
-		cmd, err := parse(clean(lines.Text()))
-		switch {
-		case err != nil:
-			u.answer("error: %v", err)
-		case cmd.verb == quit:
-			return io.EOF
-		default:
-			u.do(cmd)
-		}
-		if !lines.more() {
-			u.sendBatch()
-		}
-	}
-	return readError(lines)
 }
 
 func (u *user) do(cmd command) {
