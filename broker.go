@@ -17,9 +17,10 @@ type BrokerOptions struct {
 	Names NamePolicy
 
 	// OnUndelivered, if it is not nil, gets what a Writer with a name had accepted and
-	// not delivered when it ended, by whatever cause, so that it can be stored or sent
-	// elsewhere. It is called once for a Writer, under one of its names, and not at all if
-	// everything was delivered or another Writer has taken it over.
+	// not written when it ended, by whatever cause, so that it can be stored or sent
+	// elsewhere: what Writer.Undelivered yields. What the connection had taken and
+	// the peer had not is not among it. It is called once for a Writer, under one of its
+	// names, and not at all if everything was written or another Writer has taken it over.
 	//
 	// The calls are made one after the other, in the order in which the Writers ended,
 	// by a goroutine that exists while there are any. They hold up nothing but
@@ -142,21 +143,22 @@ func (b *Broker) post(name string, m mail) (accepted int, err error) {
 
 // A Report tells what became of messages to several recipients.
 type Report struct {
-	Accepted int       // how often a message was accepted by a recipient
+	Accepted int       // how often a message was accepted by a recipient, and not dropped at once
 	Refused  []Refusal // the others, in the order of sending; nil if there are none
 }
 
-// A Refusal is a recipient that did not accept a message.
+// A Refusal is a recipient that did not accept a message, or dropped it at once. A room
+// without members has no recipients, and none refuses.
 type Refusal struct {
 	Name     string
-	Messages int   // how many of those that were sent together
+	Messages int   // how many of those that were sent together; which, is not told
 	FanOut   bool  // they were for a room or for all, not for the name alone
 	Err      error // why: ErrUnknownName, or as Broker.Send has it
 }
 
 // SendTo queues p for each of the names, as Send does, and tells what became of it: those
-// that are not in Report.Refused have accepted it. It is copied once, and if all goes well
-// nothing is allocated but that.
+// that are not in Report.Refused have accepted it. A name that is given twice gets it twice.
+// It is copied once, and if all goes well nothing is allocated but that.
 func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 	idle := newCrew()
 	m := mail{idle: idle}

@@ -71,7 +71,7 @@ by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending.
 # Those who come, go, and come back
 
 [BrokerOptions] say whether a second Writer with the same name is refused, takes over what
-the first has not delivered, or shares the name; who gets what a Writer leaves behind; and
+the first has not written, or shares the name; who gets what a Writer leaves behind; and
 how much a room keeps for those who join late. [Broker.Events] tells who is here.
 
 # What accepted means
@@ -81,7 +81,9 @@ counts as accepted and dropped. It is written when the connection has
 taken it, which [Writer.Flush] waits for, and delivered when the peer's machine has
 acknowledged it, which [Writer.Close] waits for. Whether the peer's program has read it
 only the peer can tell. After the end of a Writer, [Writer.Err] says why it ended, and
-[Writer.Undelivered] returns what was accepted and not written.
+[Writer.Undelivered] returns what was accepted and not written. What the kernel had taken
+then, which may be some megabytes, has arrived or not: where that matters, number the
+messages, and have the peer tell what it has got.
 
 The package logs nothing, and starts no goroutine before there is something to do.
 */

@@ -8,7 +8,9 @@ import (
 	"sync/atomic"
 )
 
-// A NamePolicy is what a Broker does when a name is registered that a Writer has already.
+// A NamePolicy is what a Broker does when a name is registered that a Writer has already: it
+// refuses the second Writer (Reject), gives it the name (Takeover), or lets them share it
+// (Attach).
 type NamePolicy uint8
 
 const (
@@ -19,7 +21,12 @@ const (
 	// with ErrTakenOver, and what it had not written the new one writes first: each
 	// message in order and once, though of one the old peer may have got a part. Register
 	// waits until the old Writer has ended, and no message to the name is lost meanwhile.
-	// It refuses a Writer that is closing with ErrClosed.
+	//
+	// The old Writer counts these messages as undelivered, and its Undelivered yields
+	// them: they must not be sent again. The new one accepts them whatever its
+	// MaxPending, which holds for what comes later; its MaxAge and Budget hold for them
+	// as well. An old Writer that is closing is taken over like any other. A new one that
+	// is closing is refused with ErrClosed.
 	Takeover
 
 	// Attach lets several Writers share the name, as the devices of one user do: each

@@ -52,7 +52,8 @@ type observer struct {
 // 4,096; more are lost, and a Lagged event in their place says how many. To know again how
 // things are, start anew.
 //
-// A takeover is no event: the name has not left.
+// A takeover is no event, for the name has not left, nor is a second Writer that is attached.
+// The end of the Broker does not end the iteration: all names leave then.
 func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
 		o, events := b.observe()

@@ -95,7 +95,8 @@ func (b *Broker) leave(n *named, g *group) {
 	b.forgetIfEmpty(g)
 }
 
-// Publish queues p for every member and returns how many accepted it.
+// Publish queues p for every member and returns how many accepted it, those not counted
+// that dropped it at once.
 func (r *Room) Publish(p []byte) int {
 	return r.broker.publishOne(target{kind: toRoom, name: r.name}, p)
 }

@@ -2,7 +2,8 @@ package sendq
 
 import "time"
 
-// WriterStats counts what became of a Writer's messages, in messages and in bytes. In
+// WriterStats counts what became of a Writer's messages, in messages and in their bytes,
+// without the 64 for each that MaxPending and a Budget count beside. In
 // every snapshot Accepted = Written + Dropped + Undelivered + Pending, for both.
 type WriterStats struct {
 	Accepted    int64 // Write, WriteString or Send took it, or dropped it

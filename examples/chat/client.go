@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sendq-go/sendq"
@@ -31,12 +32,15 @@ func runClient(addr, name string, in io.Reader, out io.Writer) error {
 		received <- err
 	}()
 	typed := make(chan struct{})
+	var quits atomic.Bool // the user has said so
 	go func() {
 		defer close(typed)
 		for lines := bufio.NewReader(in); ; {
 			line, err := lines.ReadString('\n')
 			if line != "" {
-				fmt.Fprintln(w, strings.TrimRight(line, "\r\n"))
+				line = strings.TrimRight(line, "\r\n")
+				quits.Store(line == "/quit")
+				fmt.Fprintln(w, line)
 			}
 			if err != nil {
 				return
@@ -46,8 +50,11 @@ func runClient(addr, name string, in io.Reader, out io.Writer) error {
 
 	select {
 	case err := <-received:
-		if err != nil {
+		switch {
+		case err != nil:
 			return fmt.Errorf("the connection broke: %w", err)
+		case quits.Load():
+			return nil
 		}
 		return errors.New("the server closed the connection")
 	case <-typed:

@@ -66,6 +66,15 @@ func TestClientShowsWhatArrivesAndSendsWhatIsTyped(t *testing.T) {
 	}
 }
 
+func TestClientQuits(t *testing.T) {
+	server := start(t)
+	carol := server.openTerminal(t, "carol")
+	io.WriteString(carol.typed, "/who\n/quit\n")
+	shown, err := carol.end(t)
+	require.NoError(t, err, carol.stderr.String())
+	require.Equal(t, "names: carol\n", shown)
+}
+
 func TestClientSaysThatTheServerWentAway(t *testing.T) {
 	server := start(t)
 	carol := server.openTerminal(t, "carol")

@@ -200,7 +200,10 @@ func (c *session) end() {
 	if u == nil {
 		return
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, sendq.ErrTakenOver):
+		c.log.Info("taken over", "user", u.name, "peer", c.conn.RemoteAddr())
+	case err != nil:
 		c.log.Warn("connection lost", "user", u.name, "peer", c.conn.RemoteAddr(), "error", err)
 	}
 	if c.takeover {
