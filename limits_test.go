@@ -631,3 +631,22 @@ func TestMessageFramed(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.Equal(t, []int{3, 5, 0, 5}, conn.Sizes())
 }
+
+// On a socket that is a stream beneath, too, no message is divided or lost when the kernel
+// takes no more for a while.
+func TestMessageFramedOverTCP(t *testing.T) {
+	conn, peer := tcpPair(t)
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true, CloseTimeout: time.Hour})
+	const messages = 2000
+	for i := range messages {
+		require.NoError(t, w.Send(frame(0, i, 10_000)))
+		if i%10 == 0 {
+			time.Sleep(10 * time.Microsecond) // to be idle now and then
+		}
+	}
+	arrived := async(func() arrival { return receive(peer) })
+	require.NoError(t, w.Close())
+	got := <-arrived
+	require.NoError(t, got.err)
+	require.Equal(t, upTo(messages), got.order[0])
+}

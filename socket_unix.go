@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// rawSocket returns what tryWrite needs to write to conn, or nil if conn is not a stream
+// rawSocket returns what tryWrite needs to write to conn, a stream, or nil if conn is not a
 // socket itself: what wraps one may change what is written, or must see it.
 func rawSocket(conn net.Conn) syscall.RawConn {
 	var socket syscall.RawConn
@@ -19,9 +19,7 @@ func rawSocket(conn net.Conn) syscall.RawConn {
 	case *net.TCPConn:
 		socket, err = conn.SyscallConn()
 	case *net.UnixConn:
-		if !isMessageFramed(conn) {
-			socket, err = conn.SyscallConn()
-		}
+		socket, err = conn.SyscallConn()
 	}
 	if err != nil {
 		return nil

@@ -15,8 +15,8 @@ import (
 // queued, without limit unless WriterOptions sets one, and written by a goroutine that
 // exists only while there is something to write, or at once by the sender if the kernel
 // takes them: whole, in the order in which they were accepted, and several at a time where
-// the connection is a stream. Accepted
-// does not mean delivered; Flush, Close and Undelivered tell what became of a message.
+// the connection is a stream. Accepted does not mean delivered; Flush, Close and Undelivered
+// tell what became of a message.
 //
 // A Writer must be made by NewWriter. All its methods may be called from any
 // goroutine at any time.
@@ -31,7 +31,7 @@ type Writer struct {
 	// wait, is made while it is held: a sender never waits for the network.
 	mu       sync.Mutex
 	state    state
-	flushing bool  // the flusher runs, and alone calls conn.Write
+	flushing bool  // the flusher runs, or is about to: it alone writes to conn
 	held     int16 // how many takeovers keep the flusher from running
 	queue    queue
 
@@ -48,7 +48,8 @@ type Writer struct {
 	audience *audience // who waits for something or wants to know of the end; nil if nobody
 }
 
-// An audience is who waits for something of a Writer. Its lock guards it.
+// An audience is who waits for something of a Writer. Most of the time there is none, which
+// keeps an idle Writer small. Writer.mu guards it.
 type audience struct {
 	waiters *waiters      // calls of Flush and WaitPending; nil if there are none
 	aborted chan struct{} // closed when state becomes aborting; made by Shutdown
@@ -94,13 +95,16 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		panic("sendq: NewWriter: conn is nil")
 	}
 	o := opts.checked()
-	return &Writer{
+	w := &Writer{
 		conn:          conn,
-		socket:        rawSocket(conn),
 		closeTimeout:  o.CloseTimeout,
 		messageFramed: o.MessageFramed || isMessageFramed(conn),
 		limits:        newLimits(conn, o),
 	}
+	if !w.messageFramed { // or a write that does not wait could divide a message
+		w.socket = rawSocket(conn)
+	}
+	return w
 }
 
 // Write queues a copy of p as one message and returns len(p), nil: the message is
