@@ -39,7 +39,7 @@ type BrokerOptions struct {
 // recipient holds up no other.
 //
 // Each of its methods may be called from any goroutine at any time. A message may be
-// reused when the call that sent it returns; a message to many is copied once. What
+// reused when the call that sent it returns; a fan-out copies it once for all. What
 // one goroutine sends reaches a recipient in the order of its calls, by whatever
 // method, and all recipients see what is broadcast in one same order, as the members
 // of a room do.

@@ -55,7 +55,8 @@ A Broker:
     (TestRoomOneOrder), and one sender's messages, direct, to a room or to all, reach
     a recipient in call order (TestBrokerSenderOrder).
  11. A fan-out copies a message at most once, however many recipients it has, and a
-    stalled recipient slows no other. (TestBrokerFanOutCopiesOnce,
+    stalled recipient slows no other. A Batch makes a copy of its own before that, and so
+    does a room that keeps its last messages. (TestBrokerFanOutCopiesOnce,
     TestStalledMembersShareOneBacklog)
  12. The caller learns what became of each recipient: from Send, whether it is unknown,
     has accepted the message or refused it, and why; from SendTo and a Batch, the same of

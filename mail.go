@@ -1,7 +1,6 @@
 package sendq
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -20,10 +19,8 @@ type mail struct {
 
 // letter returns p as a mail to copy.
 func letter(p []byte) mail {
-	if len(p) > maxCopied {
-		return mail{block: newLone(bytes.Clone(p)), last: 1}
-	}
-	return mail{copied: p}
+	m := copyOf(p)
+	return mail{copied: m.copied, block: m.block, last: 1}
 }
 
 func (m *mail) messages() int {

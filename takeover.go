@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// takeOver gives the name to w, and to w what the Writer that had it has not delivered. It
+// takeOver gives the name to w, and to w what the Writer that had it has not written. It
 // fails with errFree if none has it any more. b.mu is not held.
 func (b *Broker) takeOver(n *named, w *Writer) error {
 	n.taking.Lock()
@@ -28,7 +28,7 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 }
 
 // replace makes w the one that has the name, and holds it: what is sent to the name from
-// now on waits behind what old has not delivered.
+// now on waits behind what old has not written.
 func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,7 +88,7 @@ func (w *Writer) letGo() {
 	}
 }
 
-// inherit queues what old, which has ended, did not deliver, before everything of which
+// inherit queues what old, which has ended, did not write, before everything of which
 // nothing has been written. It returns false if w has ended too. MaxPending does not
 // matter, for these messages have been accepted.
 func (w *Writer) inherit(old *Writer) bool {

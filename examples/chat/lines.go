@@ -32,7 +32,8 @@ func newLineScanner(r io.Reader) *lineScanner {
 }
 
 // Wait waits until there is something to scan, or the end or an error, which Scan then finds.
-// The line that was scanned last is not valid any more. Wait is where a connection spends its time, and needs little stack.
+// The line that was scanned last is not valid any more. Wait is where a connection spends its
+// time, and needs little stack.
 func (s *lineScanner) Wait() {
 	if len(s.rest) > 0 {
 		return
