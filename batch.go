@@ -51,6 +51,9 @@ func (t *Batch) Len() int { return len(t.posts) }
 
 // Flush queues the messages and tells what became of them, in the order in which they were
 // added. The Batch is empty then.
+//
+// Those to names on other nodes are sent there; when all messages are on their way, Flush
+// waits for the answers. Of fan-outs the Report tells about members on this node.
 func (t *Batch) Flush() (r Report) {
 	messages := make([][]byte, len(t.posts))
 	start := 0
@@ -59,14 +62,44 @@ func (t *Batch) Flush() (r Report) {
 		start = p.end
 	}
 	idle := newCrew()
+	var away errands
+	var ends []int
 	for i := 0; i < len(messages); {
 		first, to := i, t.posts[i].to
 		for i < len(messages) && t.posts[i].to == to {
 			i++
 		}
-		r.Accepted += t.broker.deliver(to, messages[first:i], idle, &r.Refused)
+		if to.kind != toName {
+			r.Accepted += t.broker.publish(to, messages[first:i], idle, &r.Refused)
+			continue
+		}
+		t.broker.sendAll(to.name, messages[first:i], &idle, &r, &away)
+		if len(away) > len(ends) {
+			ends = append(ends, i)
+		}
 	}
 	idle.start()
+	t.allowRetries(away, ends)
+	t.broker.settle(away, &r)
 	t.buf, t.posts = nil, nil
 	return r
+}
+
+// allowRetries says which errands, each with the number of posts up to its end, may be sent again
+// if the name has moved: those behind which nothing in the Batch may have reached the name.
+func (t *Batch) allowRetries(away errands, ends []int) {
+	if len(away) == 0 {
+		return
+	}
+	fannedOut, sentTo := 0, make(map[string]int) // the number of posts up to the last one
+	for i, p := range t.posts {
+		if p.to.kind == toName {
+			sentTo[p.to.name] = i + 1
+		} else {
+			fannedOut = i + 1
+		}
+	}
+	for i, e := range away {
+		e.retry = ends[i] > fannedOut && ends[i] == sentTo[e.name]
+	}
 }

@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,11 @@ type BrokerOptions struct {
 	// those who join by Room.JoinReplay. With 0 ReplayMessages it keeps none; with 0
 	// ReplayBytes their size does not matter. What is kept goes with the room.
 	ReplayMessages, ReplayBytes int
+
+	// Relay, if it is not nil, connects the Broker with those of other processes, so that
+	// names and rooms reach across machines; see the package documentation. It belongs to
+	// one Broker, which closes it, and does not go together with Attach.
+	Relay Relay
 }
 
 // A Broker delivers messages to Writers by name: to one, to all, or to the members of
@@ -43,6 +49,9 @@ type BrokerOptions struct {
 // one goroutine sends reaches a recipient in the order of its calls, by whatever
 // method, and all recipients see what is broadcast in one same order, as the members
 // of a room do.
+//
+// With a Relay it does the same for names on other nodes; only what waits for these, and says
+// so, waits at all.
 //
 // A Broker keeps no goroutine. It must be made by NewBroker.
 type Broker struct {
@@ -58,11 +67,15 @@ type Broker struct {
 	closed    bool              // no new names
 	observers []*observer
 	returned  returned
+	cluster   *cluster // nil without a Relay
 
 	letters struct { // to several names
 		mu  sync.Mutex // no other lock is taken while it is held
 		log log
 	}
+
+	tally   Tally
+	fanOuts fanOuts
 }
 
 // NewBroker returns a Broker without names, with default options if opts is nil. It panics
@@ -83,10 +96,20 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
 	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
 	b.returned.none = sync.NewCond(&b.mu)
+	if b.opts.Relay != nil {
+		if b.opts.Names == Attach {
+			panic("sendq: NewBroker: Attach and Relay do not go together")
+		}
+		b.cluster = newCluster(b.opts.Relay)
+		b.mu.Lock() // nothing can be learned before it is known who this is
+		b.cluster.self = b.opts.Relay.Start(&Node{b})
+		b.mu.Unlock()
+	}
 	return b
 }
 
-// Lookup returns the Writer that has the name, with Attach the one that has had it longest.
+// Lookup returns the Writer that has the name on this node, with Attach the one that has had
+// it longest.
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -101,15 +124,20 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
-		members := b.all.snapshot()
+		members, away := b.all.snapshot(), b.away(target{kind: toAll})
 		b.mu.Unlock()
-		yieldNames(members, yield)
+		yieldNames(members, away, yield)
 	}
 }
 
-func yieldNames(members []*named, yield func(string) bool) {
+func yieldNames(members []*named, away []*remote, yield func(string) bool) {
 	for _, n := range members {
 		if !yield(n.name) {
+			return
+		}
+	}
+	for _, r := range away {
+		if !yield(r.name) {
 			return
 		}
 	}
@@ -119,26 +147,23 @@ func yieldNames(members []*named, yield func(string) bool) {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.names)
+	return len(b.names) + b.awayLen(target{kind: toAll})
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
 // has, and as Writer.Write does if that Writer refuses it. It never waits: where Write would, it
 // fails with ErrWouldBlock.
+//
+// If another node has the name, Send waits for its answer, which is the same as here; if
+// none comes in time, it fails with ErrUnconfirmed.
 func (b *Broker) Send(name string, p []byte) error {
-	_, err := b.post(name, letter(p))
-	return err
-}
-
-// post delivers m to the name.
-func (b *Broker) post(name string, m mail) (accepted int, err error) {
-	b.mu.Lock()
-	n := b.names[name]
-	b.mu.Unlock()
-	if n == nil {
-		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
+	_, node, err := b.post(name, letter(p), nil)
+	if node == "" {
+		return err
 	}
-	return n.deliver(&m)
+	e := b.dispatch(name, node, [][]byte{bytes.Clone(p)}) // p stays on its stack if it is there
+	e.retry = true
+	return b.await(e).Err
 }
 
 // A Report tells what became of messages to several recipients.
@@ -158,26 +183,35 @@ type Refusal struct {
 
 // SendTo queues p for each of the names, as Send does, and tells what became of it: those
 // that are not in Report.Refused have accepted it. A name that is given twice gets it twice.
-// It is copied once, and if all goes well nothing is allocated but that.
+// It is copied once, and if all goes well nothing is allocated but that. It is sent to all
+// before the answers of other nodes are waited for.
 func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 	idle := newCrew()
-	m := mail{idle: idle}
+	var m mail
 	b.letters.mu.Lock()
 	m.block, m.first, m.last = b.letters.log.append([][]byte{p})
 	b.letters.mu.Unlock()
+	var away errands
 	for _, name := range names {
-		accepted, err := b.post(name, m)
+		accepted, node, err := b.post(name, m, &idle)
 		r.Accepted += accepted
-		if err != nil {
+		switch {
+		case node != "":
+			e := b.dispatch(name, node, m.all())
+			e.retry = true
+			away.add(e, &r)
+		case err != nil:
 			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}
 	}
 	idle.start()
+	b.settle(away, &r)
 	return r
 }
 
 // Broadcast queues p for every name and returns how many accepted it, those not counted
-// that dropped it at once. A Writer with several names gets it for each.
+// that dropped it at once, nor those on other nodes. A Writer with several names gets it for
+// each.
 func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(target{kind: toAll}, p)
 }
@@ -191,14 +225,20 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 // Writer.Shutdown does, within the bound of ctx. It returns nil if each delivered
 // everything. Otherwise it returns an errors.Join of an *UndeliveredError for each that did
 // not, with its name. Sends go on meanwhile, and are refused by the Writers.
+//
+// When all have ended, the Relay is closed within the same bound, which sends what waits for
+// other nodes. Its error is joined too. Nothing is known of names on other nodes then.
 func (b *Broker) Shutdown(ctx context.Context) error {
-	return b.end(func(w *Writer) error { return w.Shutdown(ctx) })
+	return b.end(ctx, func(w *Writer) error { return w.Shutdown(ctx) })
 }
 
 // Close is the hard end: it takes no new names from now on, and ends all Writers at once as
-// Writer.CloseNow does. It returns nil if nothing was undelivered, and else as Shutdown.
+// Writer.CloseNow does. It returns nil if nothing was undelivered, and else as Shutdown. The
+// Relay is closed without waiting for what it has yet to send.
 func (b *Broker) Close() error {
-	return b.end(func(w *Writer) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return b.end(ctx, func(w *Writer) error {
 		_ = w.CloseNow()
 		if w.Stats().Undelivered == 0 {
 			return nil
@@ -207,8 +247,9 @@ func (b *Broker) Close() error {
 	})
 }
 
-// end closes the Broker and applies endWriter to all Writers at once.
-func (b *Broker) end(endWriter func(*Writer) error) error {
+// end closes the Broker, applies endWriter to all Writers at once, and then closes the Relay
+// within the bound of ctx.
+func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
 	b.mu.Lock()
 	b.closed = true
 	members := b.all.snapshot()
@@ -233,8 +274,10 @@ func (b *Broker) end(endWriter func(*Writer) error) error {
 		})
 	}
 	_ = g.Wait()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.returned.wait()
+	b.waitReturned()
+	if b.cluster != nil {
+		errs = append(errs, b.closeRelay(ctx))
+		b.waitReturned()
+	}
 	return errors.Join(errs...)
 }

@@ -578,6 +578,8 @@ func (p *presence) see(e sendq.Event) {
 		delete(rooms, e.Room)
 	case sendq.Lagged:
 		allowed = false // there are not so many
+	case sendq.Gap:
+		allowed = true
 	}
 	if !allowed && p.err == nil {
 		p.err = fmt.Errorf("an event that cannot be: %+v", e)

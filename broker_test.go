@@ -1087,3 +1087,22 @@ func stalledPeer() *faultconn.Conn {
 func linesOf(conn *faultconn.Conn) []string {
 	return slices.Collect(strings.Lines(string(conn.Bytes())))
 }
+
+// The sender whose message ends a Writer learns that, even if the name is free before it looks
+// at it again.
+func TestSenderLearnsThatItHasEndedASlowConsumer(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	var senders sync.WaitGroup
+	for g := range 8 {
+		senders.Go(func() {
+			for i := range 2000 {
+				name := fmt.Sprint(g, " ", i)
+				w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 100})
+				assert.NoError(t, b.Register(name, w))
+				assert.NoError(t, b.Send(name, []byte("first")))
+				assert.ErrorIs(t, b.Send(name, []byte("second")), sendq.ErrSlowConsumer)
+			}
+		})
+	}
+	senders.Wait()
+}

@@ -67,13 +67,39 @@ A Broker:
 
 What a peer does not read stays in memory until it does, or until its Writer ends: the
 queue is unbounded, unless [WriterOptions] bound it, by size, by age, by progress, or
-by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending.
+by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending, and
+[Broker.Stats] and a [Tally] tell it of many Writers together.
 
 # Those who come, go, and come back
 
 [BrokerOptions] say whether a second Writer with the same name is refused, takes over what
 the first has not written, or shares the name; who gets what a Writer leaves behind; and
 how much a room keeps for those who join late. [Broker.Events] tells who is here.
+
+# Across machines
+
+With a [Relay] in BrokerOptions, the Brokers of several processes, which are called nodes,
+have their names and rooms in common, and the code that sends does not change: a name is
+one Writer's on one node, and messages, rooms and presence reach all nodes. All should have
+the same options. This is different from a single Broker:
+
+  - Register waits until the others agree. Send, SendTo and the Flush of a Batch wait for
+    the answer of the node that has the name; if it does not come in time they fail with
+    [ErrUnconfirmed]. The Relay bounds both. Fan-outs wait for no other node, and count
+    the recipients on this one.
+  - What one goroutine sends still reaches a recipient in the order of its calls. The members
+    of a room on one node still see one order, and those on another node see the messages of
+    each node in the same order; but how the messages of different nodes mix is up to where
+    they arrive.
+  - A message to a name is delivered or its sender is told. One to a room or to all is
+    delivered at most once, by those members of which this node knows, and if it is lost on
+    the way the node for which it was tells so by a [Gap] among its Events. While a name
+    moves from one node to another, such a message may reach it twice, or not at all.
+  - What this node knows of others is what they have told, some time ago. What happens on one
+    node is told in its order; there is none between nodes.
+  - While nodes cannot reach each other, each serves its own names. A name may then be
+    registered on two; each node finds its own, until they reach each other again
+    and one loses it: its Writer ends with [ErrNameLost]. How soon is up to the Relay.
 
 # What accepted means
 

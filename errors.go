@@ -36,6 +36,14 @@ var ErrNameTaken = errors.New("sendq: name is taken")
 // ErrUnknownName is returned when no Writer has the name.
 var ErrUnknownName = errors.New("sendq: unknown name")
 
+// ErrUnconfirmed is returned for a message to a name on another node from which no answer has
+// come in time: it may have been accepted, or not.
+var ErrUnconfirmed = errors.New("sendq: not confirmed by the other node")
+
+// ErrNameLost is why a Writer ended whose name turned out to be another node's, as it happens
+// when nodes that could not reach each other do so again.
+var ErrNameLost = errors.New("sendq: name is lost to another node")
+
 // endedError refuses a message to a Writer that has failed.
 type endedError struct{ cause error }
 

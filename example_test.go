@@ -2,7 +2,9 @@ package sendq_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"expvar"
 	"fmt"
 	"io"
 	"iter"
@@ -258,6 +260,24 @@ func ExampleBroker_Events() {
 	// RoomLeft bob gophers
 	// Left bob
 	// sendq: closed: use of closed network connection
+}
+
+// The figures of a Broker, where the rest of a program's are: package expvar serves them at
+// /debug/vars. Those of Writers without a Broker come from a Tally in the same way.
+func ExampleBroker_Stats() {
+	broker := sendq.NewBroker(nil)
+	expvar.Publish("sendq", expvar.Func(func() any { return broker.Stats() }))
+
+	conn, peer := dialed()
+	defer peer.Close()
+	broker.Register("bob", sendq.NewWriter(conn, nil))
+	broker.Broadcast([]byte("bye\n"))
+	broker.Shutdown(context.Background())
+
+	var published sendq.BrokerStats
+	json.Unmarshal([]byte(expvar.Get("sendq").String()), &published)
+	fmt.Println("written:", published.Written, "delivered by:", published.Ends.Delivered.Writers)
+	// Output: written: 1 delivered by: 1
 }
 
 // Those who join late get the last messages first.

@@ -5,6 +5,7 @@ type target struct {
 	kind   targetKind
 	name   string // of the recipient, or of the room
 	except bool   // all but the sender
+	here   bool   // those on this node alone
 	sender string
 }
 
@@ -28,7 +29,9 @@ func (b *Broker) use(t target) *group {
 	defer b.mu.Unlock()
 	g := b.all
 	if t.kind == toRoom {
-		g = b.rooms[t.name]
+		if g = b.rooms[t.name]; g == nil && b.cluster.nodesOf(t) != nil {
+			g = b.makeRoom(t.name) // for its order
+		}
 	}
 	if g != nil {
 		g.users++
@@ -36,14 +39,17 @@ func (b *Broker) use(t target) *group {
 	return g
 }
 
-// recipients returns the members of g but the one that t excepts. mu is not held.
-func (b *Broker) recipients(g *group, t target) (members []*named, except *named) {
+// recipients returns the members of g but the one that t excepts, and the other nodes that
+// have some. mu is not held.
+func (b *Broker) recipients(g *group, t target) (members []*named, except *named, nodes []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.except {
-		except = b.names[t.sender]
+		if except = b.names[t.sender]; !g.has(except) {
+			except = nil
+		}
 	}
-	return g.snapshot(), except
+	return g.snapshot(), except, b.cluster.nodesOf(t)
 }
 
 // done ends what use began. A room that its last member has left is forgotten then, and not
@@ -63,24 +69,6 @@ func (b *Broker) forgetIfEmpty(g *group) {
 	}
 }
 
-// deliver queues messages for t and returns how often one was accepted. If refused is not
-// nil, it gets the others. The Writers that have been idle go to idle, which must be started.
-func (b *Broker) deliver(t target, messages [][]byte, idle *crew, refused *[]Refusal) (accepted int) {
-	if t.kind != toName {
-		return b.publish(t, messages, idle, refused)
-	}
-	for _, p := range messages {
-		m := letter(p)
-		m.idle = idle
-		took, err := b.post(t.name, m)
-		accepted += took
-		if err != nil && refused != nil {
-			*refused = append(*refused, Refusal{t.name, 1, false, err})
-		}
-	}
-	return accepted
-}
-
 // publishOne is publish of one message.
 func (b *Broker) publishOne(t target, p []byte) int {
 	idle := newCrew()
@@ -88,7 +76,9 @@ func (b *Broker) publishOne(t target, p []byte) int {
 	return b.publish(t, [][]byte{p}, idle, nil)
 }
 
-// publish is deliver to a group.
+// publish queues messages for the members of a group and returns how often one was accepted on
+// this node. If refused is not nil, it gets the others. The Writers that have been idle go to
+// idle, which must be started.
 //
 // A message is copied once, and queued without Broker.mu: a large fan-out holds up
 // neither those who join and leave nor messages to one name.
@@ -100,11 +90,15 @@ func (b *Broker) publish(t target, messages [][]byte, idle *crew, refused *[]Ref
 	defer b.done(g)
 	g.order.Lock()
 	defer g.order.Unlock()
-	members, except := b.recipients(g, t)
+	members, except, nodes := b.recipients(g, t)
 	m := mail{idle: idle}
+	b.fanOuts.count(len(messages), len(members), except)
 	for len(messages) > 0 {
 		m.block, m.first, m.last = g.log.append(messages)
 		messages = messages[m.messages():]
+		if len(nodes) > 0 { // before a member here can move there
+			b.postAll(nodes, t, &m)
+		}
 		for _, n := range members {
 			if n == except {
 				continue
@@ -120,4 +114,20 @@ func (b *Broker) publish(t target, messages [][]byte, idle *crew, refused *[]Ref
 		}
 	}
 	return accepted
+}
+
+// postAll sends m, which is for t, to other nodes.
+func (b *Broker) postAll(nodes []string, t target, m *mail) {
+	d := Delivery{t.address(), m.all()}
+	for _, node := range nodes {
+		b.cluster.relay.Post(node, d, nil)
+	}
+}
+
+// all returns the messages of a block that m brings.
+func (m *mail) all() (messages [][]byte) {
+	for i := m.first; i < m.last; i++ {
+		messages = append(messages, m.block.message(i))
+	}
+	return messages
 }

@@ -34,6 +34,7 @@ func (m *mail) messages() int {
 // accepted, and if not all, why one was not.
 func (n *named) deliver(m *mail) (accepted int, err error) {
 	rest, left := *m, m.messages()
+	var slow error // m may be what ended the Writer, and the name may be free by now
 	for {
 		writers := n.writers.Load()
 		took, refused := rest.post(*writers)
@@ -49,10 +50,14 @@ func (n *named) deliver(m *mail) (accepted int, err error) {
 			if left--; left == 0 {
 				return accepted, err
 			}
+		case len(*writers) == 0 && slow != nil:
+			return accepted, slow
 		case len(*writers) == 0:
 			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
 		case n.writers.Load() == writers:
 			return accepted, refused
+		case errors.Is(refused, ErrSlowConsumer):
+			slow = refused
 		}
 		// Otherwise another Writer has the name since.
 	}

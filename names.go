@@ -27,6 +27,9 @@ const (
 	// MaxPending, which holds for what comes later; its MaxAge and Budget hold for them
 	// as well. An old Writer that is closing is taken over like any other. A new one that
 	// is closing is refused with ErrClosed.
+	//
+	// It may also be on another node than the old one, and it is all the same. If it ends before
+	// it has got what the old one left, OnUndelivered of its Broker gets that.
 	Takeover
 
 	// Attach lets several Writers share the name, as the devices of one user do: each
@@ -70,30 +73,45 @@ type named struct {
 // has ended or the Broker has been shut down. If it fails, w lives on.
 //
 // A Writer may have several names; the empty string is a name like any other.
+//
+// With a Relay, Register waits until it is known that no other node has the name, or, with
+// Takeover, until that node has given it up. It fails if that is not known within the bound
+// of the Relay. Registrations of one name wait for each other.
 func (b *Broker) Register(name string, w *Writer) error {
 	for {
-		b.mu.Lock()
-		n := b.names[name]
-		if n == nil || b.opts.Names != Takeover || slices.Contains(*n.writers.Load(), w) {
-			defer b.mu.Unlock()
-			return b.add(n, name, w)
-		}
-		b.mu.Unlock()
-		if err := b.takeOver(n, w); err != errFree {
+		if err := b.register(name, w); err != errChanged {
 			return err
 		}
 	}
 }
 
-// errFree says that a name which was to be taken over is free.
-var errFree = errors.New("free")
+// errChanged says that a name has changed hands since Register looked at it.
+var errChanged = errors.New("changed")
+
+func (b *Broker) register(name string, w *Writer) error {
+	b.mu.Lock()
+	n := b.names[name]
+	if n != nil && b.opts.Names == Takeover && !slices.Contains(*n.writers.Load(), w) {
+		b.mu.Unlock()
+		return b.takeOver(n, w)
+	}
+	defer b.mu.Unlock()
+	if n == nil && b.cluster != nil {
+		return b.claimName(name, w)
+	}
+	return b.add(n, name, w)
+}
+
+func errShutDown(name string) error {
+	return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
+}
 
 // add gives the name to w: alone if n is nil, or beside those that have it. mu is held,
 // here and below where it does not say otherwise.
 func (b *Broker) add(n *named, name string, w *Writer) error {
 	switch {
 	case b.closed:
-		return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
+		return errShutDown(name)
 	case n != nil && (b.opts.Names != Attach || slices.Contains(*n.writers.Load(), w)):
 		return fmt.Errorf("%w: %q", ErrNameTaken, name)
 	}
@@ -106,9 +124,11 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 		return err
 	}
 	if isNew {
-		b.names[name] = n
-		b.all.add(n)
-		b.tell(Event{Kind: Joined, Name: name})
+		b.change(name, nil, func() {
+			b.names[name] = n
+			b.all.add(n)
+			b.tell(Event{Kind: Joined, Name: name})
+		})
 	}
 	return nil
 }
@@ -127,6 +147,7 @@ func (b *Broker) attach(n *named, w *Writer) error {
 
 // follow sees to it that the Broker learns of the end of w.
 func (b *Broker) follow(n *named, w *Writer) (*endHook, error) {
+	b.tally.Add(w)
 	h := &endHook{ended: func() { b.ended(n, w) }}
 	if !w.addEndHook(h) {
 		return nil, fmt.Errorf("sendq: register %q: Writer has ended: %w", n.name, ErrClosed)
@@ -156,7 +177,7 @@ func (b *Broker) ended(n *named, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.remove(n, w, w.Err()) && w.claim() {
-		b.handBack(n.name, w)
+		b.handBackOf(n.name, w)
 	}
 }
 
@@ -169,13 +190,23 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 	if len(*n.writers.Load()) > 0 {
 		return true
 	}
-	delete(b.names, n.name)
-	for _, g := range n.rooms {
-		b.leave(n, g)
-	}
-	b.all.remove(n)
-	b.tell(Event{Kind: Left, Name: n.name, Cause: cause})
+	b.vacate(n, Event{Kind: Left, Name: n.name, Cause: cause})
 	return true
+}
+
+// vacate makes a name free that no Writer has any more, and tells so by left.
+func (b *Broker) vacate(n *named, left Event) {
+	b.change(n.name, left.Cause, func() {
+		delete(b.names, n.name)
+		for _, g := range n.rooms {
+			b.leave(n, g)
+		}
+		b.all.remove(n)
+		b.tell(left)
+	})
+	if b.cluster != nil {
+		b.cluster.relay.Release(n.name)
+	}
 }
 
 // Unregister takes name away from w, and out of all rooms if no other Writer is attached,

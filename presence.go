@@ -16,11 +16,12 @@ const (
 	RoomJoined                  // it has become a member of a room
 	RoomLeft                    // it is a member no more
 	Lagged                      // events are missing here, for the observer was too slow
+	Gap                         // messages of another node to this one were lost on the way
 )
 
 func (k EventKind) String() string {
-	if k <= Lagged {
-		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged"}[k]
+	if k <= Gap {
+		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
@@ -30,8 +31,9 @@ type Event struct {
 	Kind   EventKind
 	Name   string
 	Room   string // of RoomJoined and RoomLeft
-	Cause  error  // of Left: the Err of the last Writer that had the name; nil if it was unregistered
-	Missed int    // of Lagged: how many events
+	Cause  error  // of Left: the Err of the last Writer that had the name, or why its node is gone; nil if it was unregistered, or nobody knows
+	Missed int    // of Lagged: how many events; of Gap: how many messages
+	Node   string // where the name is or was, or whose messages are missing; empty if it is this one
 }
 
 // maxLag is how many events are kept for an observer that does not keep up.
@@ -52,8 +54,11 @@ type observer struct {
 // 4,096; more are lost, and a Lagged event in their place says how many. To know again how
 // things are, start anew.
 //
-// A takeover is no event, for the name has not left, nor is a second Writer that is attached.
+// A takeover is no event, for the name has not left, nor is a second Writer that is attached,
+// nor that after a partition two nodes have the name, or that one of them loses it.
 // The end of the Broker does not end the iteration: all names leave then.
+//
+// With a Relay, the names on other nodes are among them, when they are heard of.
 func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 	return func(yield func(Event) bool) {
 		o, events := b.observe()
@@ -82,14 +87,25 @@ func (b *Broker) observe() (*observer, []Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.observers = append(b.observers, o)
-	var events []Event
-	for _, n := range b.all.members {
+	events := b.eventsOf(b.all.members)
+	for _, r := range b.away(target{kind: toAll}) {
+		events = append(events, Event{Kind: Joined, Name: r.name, Node: r.at.name})
+		for _, g := range r.rooms {
+			events = append(events, Event{Kind: RoomJoined, Name: r.name, Room: g.room, Node: r.at.name})
+		}
+	}
+	return o, events
+}
+
+// eventsOf tells how things are with names that are here. mu is held.
+func (b *Broker) eventsOf(members []*named) (events []Event) {
+	for _, n := range members {
 		events = append(events, Event{Kind: Joined, Name: n.name})
 		for _, g := range n.rooms {
 			events = append(events, Event{Kind: RoomJoined, Name: n.name, Room: g.room})
 		}
 	}
-	return o, events
+	return events
 }
 
 func (b *Broker) ignore(o *observer) {
@@ -108,8 +124,17 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 	return events, missed
 }
 
-// tell tells the observers. mu is held, so they hear of everything in the same order.
+// tell tells what has happened here to a name, within change if there is a Relay. mu is held.
 func (b *Broker) tell(e Event) {
+	if b.cluster != nil {
+		b.cluster.told = append(b.cluster.told, e)
+	} else {
+		b.notify(e)
+	}
+}
+
+// notify tells the observers. mu is held, so they hear of everything in the same order.
+func (b *Broker) notify(e Event) {
 	for _, o := range b.observers {
 		if len(o.events) == maxLag {
 			o.missed++

@@ -17,18 +17,17 @@ type Room struct {
 // Room returns a handle to the room of that name, whether or not it has members.
 func (b *Broker) Room(name string) *Room { return &Room{b, name} }
 
+func (r *Room) target() target { return target{kind: toRoom, name: r.name} }
+
 // RoomsOf yields the rooms that name is in at the moment when the iteration starts, in no
 // order.
 func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
-		var rooms []*group
-		if n := b.names[name]; n != nil {
-			rooms = slices.Clone(n.rooms)
-		}
+		rooms := b.presenceOf(name).rooms
 		b.mu.Unlock()
-		for _, g := range rooms {
-			if !yield(g.room) {
+		for _, room := range rooms {
+			if !yield(room) {
 				return
 			}
 		}
@@ -36,8 +35,8 @@ func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 }
 
 // Join makes name a member; it is none the less nil if it is one already. It fails with
-// ErrUnknownName if no Writer has the name. A member stays until Leave is called or the
-// name is free again.
+// ErrUnknownName if no Writer on this node has the name. A member stays until Leave is called
+// or the name is free again.
 func (r *Room) Join(name string) error {
 	b := r.broker
 	b.mu.Lock()
@@ -66,14 +65,16 @@ func (b *Broker) join(n *named, g *group) bool {
 	if g.has(n) {
 		return false
 	}
-	g.add(n)
-	n.rooms = append(n.rooms, g)
-	b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
+	b.change(n.name, nil, func() {
+		g.add(n)
+		n.rooms = append(n.rooms, g)
+		b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
+	})
 	return true
 }
 
-// Leave ends the membership of name and tells whether there was one. Messages that
-// are being published meanwhile may still reach it.
+// Leave ends the membership of name, which is on this node, and tells whether there was one.
+// Messages that are being published meanwhile may still reach it.
 func (r *Room) Leave(name string) bool {
 	b := r.broker
 	b.mu.Lock()
@@ -82,9 +83,11 @@ func (r *Room) Leave(name string) bool {
 	if n == nil || g == nil || !g.has(n) {
 		return false
 	}
-	i := slices.Index(n.rooms, g)
-	n.rooms = slices.Delete(n.rooms, i, i+1)
-	b.leave(n, g)
+	b.change(name, nil, func() {
+		i := slices.Index(n.rooms, g)
+		n.rooms = slices.Delete(n.rooms, i, i+1)
+		b.leave(n, g)
+	})
 	return true
 }
 
@@ -96,14 +99,14 @@ func (b *Broker) leave(n *named, g *group) {
 }
 
 // Publish queues p for every member and returns how many accepted it, those not counted
-// that dropped it at once.
+// that dropped it at once, nor those on other nodes.
 func (r *Room) Publish(p []byte) int {
-	return r.broker.publishOne(target{kind: toRoom, name: r.name}, p)
+	return r.broker.publishOne(r.target(), p)
 }
 
 // PublishFrom is Publish to all members but sender, who need not be one.
 func (r *Room) PublishFrom(sender string, p []byte) int {
-	return r.broker.publishOne(target{kind: toRoom, name: r.name}.from(sender), p)
+	return r.broker.publishOne(r.target().from(sender), p)
 }
 
 // Has tells whether name is a member.
@@ -111,8 +114,11 @@ func (r *Room) Has(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g, n := b.rooms[r.name], b.names[name]
-	return g != nil && n != nil && g.has(n)
+	if n := b.names[name]; n != nil {
+		g := b.rooms[r.name]
+		return g != nil && g.has(n)
+	}
+	return b.cluster.has(r.target(), name)
 }
 
 // Members yields the members' names at the moment when the iteration starts, in no order.
@@ -123,8 +129,9 @@ func (r *Room) Members() iter.Seq[string] {
 		if g := r.broker.rooms[r.name]; g != nil {
 			members = g.snapshot()
 		}
+		away := r.broker.away(r.target())
 		r.broker.mu.Unlock()
-		yieldNames(members, yield)
+		yieldNames(members, away, yield)
 	}
 }
 
@@ -132,8 +139,9 @@ func (r *Room) Members() iter.Seq[string] {
 func (r *Room) Len() int {
 	r.broker.mu.Lock()
 	defer r.broker.mu.Unlock()
+	n := r.broker.awayLen(r.target())
 	if g := r.broker.rooms[r.name]; g != nil {
-		return len(g.members)
+		n += len(g.members)
 	}
-	return 0
+	return n
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // takeOver gives the name to w, and to w what the Writer that had it has not written. It
-// fails with errFree if none has it any more. b.mu is not held.
+// fails with errChanged if none has it any more. b.mu is not held.
 func (b *Broker) takeOver(n *named, w *Writer) error {
 	n.taking.Lock()
 	defer n.taking.Unlock()
@@ -16,12 +16,12 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 	}
 	claimed := old.claim() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	inherited := !claimed || w.inherit(old)
+	inherited := !claimed || w.inherit(&old.queue)
 	w.letGo()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !inherited {
-		b.handBack(n.name, old)
+		b.handBackOf(n.name, old)
 	}
 	b.returned.done()
 	return nil
@@ -35,9 +35,9 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 	writers := *n.writers.Load()
 	switch {
 	case b.closed:
-		return nil, fmt.Errorf("sendq: register %q: Broker is shut down: %w", n.name, ErrClosed)
+		return nil, errShutDown(n.name)
 	case len(writers) == 0:
-		return nil, errFree
+		return nil, errChanged
 	case writers[0] == w:
 		return nil, fmt.Errorf("%w: %q", ErrNameTaken, n.name)
 	}
@@ -88,11 +88,10 @@ func (w *Writer) letGo() {
 	}
 }
 
-// inherit queues what old, which has ended, did not write, before everything of which
-// nothing has been written. It returns false if w has ended too. MaxPending does not
+// inherit queues what another Writer, which has ended, did not write, before everything of
+// which nothing has been written. It returns false if w has ended too. MaxPending does not
 // matter, for these messages have been accepted.
-func (w *Writer) inherit(old *Writer) bool {
-	inherited := &old.queue // changes no more
+func (w *Writer) inherit(inherited *queue) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {

@@ -1,6 +1,9 @@
 package sendq
 
-import "sync"
+import (
+	"iter"
+	"sync"
+)
 
 // returned is what Broker.handBack has yet to hand back. Broker.mu guards it.
 type returned struct {
@@ -10,15 +13,20 @@ type returned struct {
 	none     *sync.Cond // when there is nothing any more
 }
 
-// handBack hands the messages that w, which has ended, did not write to OnUndelivered. mu
+// handBackOf hands the messages that w, which has ended, did not write to OnUndelivered. mu
 // is held, and not during the call.
-func (b *Broker) handBack(name string, w *Writer) {
-	if b.opts.OnUndelivered == nil || w.Stats().Undelivered == 0 {
+func (b *Broker) handBackOf(name string, w *Writer) {
+	if w.Stats().Undelivered > 0 {
+		b.handBack(name, w.Undelivered(), w.Err())
+	}
+}
+
+// handBack hands messages to OnUndelivered.
+func (b *Broker) handBack(name string, messages iter.Seq[[]byte], cause error) {
+	if b.opts.OnUndelivered == nil {
 		return
 	}
-	b.returned.calls = append(b.returned.calls, func() {
-		b.opts.OnUndelivered(name, w.Undelivered(), w.Err())
-	})
+	b.returned.calls = append(b.returned.calls, func() { b.opts.OnUndelivered(name, messages, cause) })
 	if !b.returned.calling {
 		b.returned.calling = true
 		go b.callBack()
@@ -51,14 +59,17 @@ func (b *Broker) callBack() {
 }
 
 // done says that a takeover that was expected to hand something back is over. Broker.mu is
-// held, here and below.
+// held.
 func (r *returned) done() {
 	r.expected--
 	r.none.Broadcast()
 }
 
-// wait waits until all calls have been made. Broker.mu is released meanwhile.
-func (r *returned) wait() {
+// waitReturned waits until all calls have been made. mu is not held.
+func (b *Broker) waitReturned() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := &b.returned
 	for r.calling || r.expected > 0 {
 		r.none.Wait()
 	}

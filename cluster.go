@@ -1,0 +1,205 @@
+package sendq
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+)
+
+// A cluster is what a Broker with a Relay knows of the other nodes, as they have told it.
+// Broker.mu guards it.
+//
+// Each node speaks for itself: what one tells changes nothing of what another has told. So
+// it does not matter in which order several are heard. A name that is here is found here,
+// and else at the node that said last that it has it; after a partition there may be several
+// for a while.
+type cluster struct {
+	relay Relay
+	self  string // the name of this node
+
+	// For closeRelay.
+	closing atomic.Bool
+	bound   context.Context
+	cancel  context.CancelCauseFunc
+	closed  bool // nothing is learned any more
+	err     error
+	over    chan struct{} // closed when it is
+
+	peers  map[string]*peer
+	names  map[string]*remote // the last that said that it has the name, and behind it the others
+	rooms  map[string]*reach  // those with members elsewhere
+	all    *reach
+	hidden int // how many of all.members are not the one that is found under the name
+
+	claims map[string]*claim // of names that are about to be registered here
+
+	// For change.
+	changing bool
+	told     []Event // for the Relay
+
+	changes uint // for letOthers
+}
+
+// A peer is another node that has told something.
+type peer struct{ name string }
+
+// A remote is a name that another node has, or is about to have.
+type remote struct {
+	name  string
+	at    *peer
+	rooms []*reach
+	older *remote // another node that has the name too
+
+	// moving, if it is not nil, says that at is about to take the name over: from, which had
+	// it, has told so, or this node, if from is nil. It is closed when more is known.
+	moving chan struct{}
+	from   *peer
+
+	// vouched says that this node has told so. It tells again that the name has left it, when
+	// at has lost it.
+	vouched bool
+
+	// leaving says that the name has been taken over by this node, whose claim is not over.
+	leaving bool
+}
+
+func newCluster(r Relay) *cluster {
+	bound, cancel := context.WithCancelCause(context.Background())
+	return &cluster{
+		relay:  r,
+		bound:  bound,
+		cancel: cancel,
+		over:   make(chan struct{}),
+		peers:  make(map[string]*peer),
+		names:  make(map[string]*remote),
+		rooms:  make(map[string]*reach),
+		all:    newReach(""),
+		claims: make(map[string]*claim),
+	}
+}
+
+// find returns what is known of the name at p, or nil.
+func (c *cluster) find(name string, p *peer) *remote {
+	r := c.names[name]
+	for r != nil && r.at != p {
+		r = r.older
+	}
+	return r
+}
+
+// add notes that p has the name.
+func (c *cluster) add(name string, p *peer) *remote {
+	r := &remote{name: name, at: p, older: c.names[name]}
+	c.names[name] = r
+	c.all.add(r)
+	return r
+}
+
+// drop forgets r. mu is held.
+func (b *Broker) drop(r *remote) {
+	c := b.cluster
+	for len(r.rooms) > 0 {
+		c.leave(r, r.rooms[len(r.rooms)-1].room)
+	}
+	c.all.remove(r)
+	if first := c.names[r.name]; first != r {
+		for first.older != r {
+			first = first.older
+		}
+		first.older = r.older
+	} else if r.older != nil {
+		c.names[r.name] = r.older
+	} else {
+		delete(c.names, r.name)
+	}
+	if r.moving != nil {
+		close(r.moving)
+	}
+	if r.vouched && b.names[r.name] == nil {
+		c.told = append(c.told, Event{Kind: Left, Name: r.name, Cause: ErrTakenOver})
+	}
+}
+
+// dropMoving forgets what p has told of who is about to take the name over. mu is held.
+func (b *Broker) dropMoving(name string, p *peer) {
+	for r := b.cluster.names[name]; r != nil; r = r.older {
+		if r.moving != nil && r.from == p {
+			b.drop(r)
+		}
+	}
+}
+
+func (c *cluster) join(r *remote, room string) {
+	g := c.rooms[room]
+	if g == nil {
+		g = newReach(room)
+		c.rooms[room] = g
+	}
+	if !g.has(r) {
+		g.add(r)
+		r.rooms = append(r.rooms, g)
+	}
+}
+
+func (c *cluster) leave(r *remote, room string) {
+	g := c.rooms[room]
+	if g == nil || !g.has(r) {
+		return
+	}
+	i := slices.Index(r.rooms, g)
+	r.rooms = slices.Delete(r.rooms, i, i+1)
+	g.remove(r)
+	if len(g.members) == 0 {
+		delete(c.rooms, room)
+	}
+}
+
+// where returns the node that has the name, or what to wait for if that is about to change.
+// A nil cluster knows none.
+func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
+	switch {
+	case c == nil || c.names[name] == nil:
+		return "", nil
+	case c.names[name].leaving:
+		return "", c.claims[name].over
+	}
+	r := c.names[name]
+	return r.at.name, r.moving
+}
+
+// dropLeaving forgets that other nodes had the name which has been taken over. mu is held.
+func (b *Broker) dropLeaving(name string) {
+	for r := b.cluster.names[name]; r != nil; r = r.older {
+		if r.leaving {
+			b.drop(r)
+		}
+	}
+}
+
+// closeRelay ends the part in the cluster: nothing is known of other nodes from then on, and
+// nobody waits for them. Of several bounds the first counts.
+func (b *Broker) closeRelay(ctx context.Context) error {
+	c := b.cluster
+	if ctx.Err() != nil {
+		c.cancel(context.Cause(ctx))
+	}
+	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
+	defer stop()
+	if c.closing.Swap(true) {
+		<-c.over
+		return c.err
+	}
+	if err := c.relay.Close(c.bound); err != nil {
+		c.err = fmt.Errorf("sendq: closing the Relay: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.closed = true
+	b.dropAll(ErrClosed, func(*remote) bool { return true })
+	for len(c.claims) > 0 {
+		b.returned.none.Wait()
+	}
+	close(c.over)
+	return c.err
+}

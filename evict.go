@@ -1,0 +1,86 @@
+package sendq
+
+import "slices"
+
+// evict is Node.Evict. A takeover by another node is one by a Writer that is not here: the
+// name goes at once, and with it what is sent to it, which waits until the other node has
+// said that it is there.
+func (b *Broker) evict(name, by string) (e Estate, ok bool) {
+	for {
+		b.mu.Lock()
+		n, cl := b.names[name], b.cluster.claims[name]
+		b.mu.Unlock()
+		switch {
+		case n != nil:
+			if e, ok = b.evictFrom(n, by); ok {
+				return e, true
+			}
+		case cl != nil:
+			<-cl.over
+		default:
+			return e, false
+		}
+	}
+}
+
+// evictFrom is evict unless the name is free meanwhile.
+func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
+	n.taking.Lock()
+	defer n.taking.Unlock()
+	b.mu.Lock()
+	if b.names[n.name] != n {
+		b.mu.Unlock()
+		return e, false
+	}
+	w := (*n.writers.Load())[0]
+	for _, g := range n.rooms {
+		e.Rooms = append(e.Rooms, g.room)
+	}
+	b.changeAnywhere(n.name, ErrTakenOver, func() {
+		b.detach(n, w)
+		b.vacate(n, Event{Kind: Left, Name: n.name, Cause: ErrTakenOver, Node: by})
+		b.cluster.move(nil, n.name, by, e.Rooms)
+	})
+	b.mu.Unlock()
+	claimed := w.claim() // before its end, which other names of w hear of too
+	_ = w.abort(ErrTakenOver)
+	if claimed {
+		e.Undelivered = slices.Collect(w.Undelivered())
+	}
+	return e, true
+}
+
+// lose is Node.Lose.
+func (b *Broker) lose(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if cl := b.cluster.claims[name]; cl != nil {
+		cl.lost = true
+	}
+	n := b.names[name]
+	if n == nil {
+		return
+	}
+	w := (*n.writers.Load())[0]
+	b.detach(n, w)
+	b.vacate(n, Event{Kind: Left, Name: name, Cause: ErrNameLost})
+	b.returned.expected++
+	go func() {
+		claimed := w.claim()
+		_ = w.abort(ErrNameLost)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if claimed {
+			b.handBackOf(name, w)
+		}
+		b.returned.done()
+	}()
+}
+
+// handBackEstate hands back what a name has left that another node has taken over. mu is
+// held.
+func (b *Broker) handBackEstate(name string, undelivered [][]byte) {
+	if len(undelivered) > 0 {
+		b.handBack(name, slices.Values(undelivered), ErrTakenOver)
+	}
+}

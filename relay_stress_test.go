@@ -1,0 +1,243 @@
+package sendq_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// Several Brokers, on whose nodes all goroutines do all things to a few names and rooms, while
+// everything between them takes its time and, with Reject, is lost now and then. When they
+// come to rest, all know the same, every direct message has ended as its sender was told, and
+// every peer has got the messages of a sender in their order.
+func TestRelayStress(t *testing.T) {
+	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover} {
+		t.Run(policy.String(), func(t *testing.T) {
+			for range 3 {
+				s := &province{policy: policy, direct: make(map[string]*told)}
+				opts := sendq.BrokerOptions{Names: policy, OnUndelivered: s.returned.add}
+				inCluster(t, 3, opts, s.run)
+			}
+		})
+	}
+}
+
+// A province is what happens in TestRelayStress.
+type province struct {
+	policy   sendq.NamePolicy
+	returned handBacks
+	h        *hub
+	bs       []*sendq.Broker
+
+	mu     sync.Mutex
+	peers  []*faultconn.Conn
+	direct map[string]*told // the messages to names
+}
+
+// told is how often a sender was told that a message was accepted, or maybe accepted.
+type told struct{ accepted, unconfirmed int }
+
+var (
+	provinceNames = []string{"alice", "bob", "carol", "dave", "erin"}
+	provinceRooms = []string{"one", "two", "three"}
+)
+
+func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
+	s.h, s.bs = h, bs
+	h.slow.Store(true)
+	if s.policy == sendq.Takeover {
+		h.timeout.Store(int64(time.Hour)) // all claims are answered
+	}
+	var watched []*presence
+	for _, b := range bs {
+		watched = append(watched, watchPresence(t, b))
+	}
+	var work sync.WaitGroup
+	for i := range 9 {
+		work.Go(func() { s.work(i, bs[i%len(bs)]) })
+	}
+	if s.policy == sendq.Reject {
+		work.Go(s.disturb)
+	}
+	work.Wait()
+	settle()
+	synctest.Wait()
+	requireSameView(t, bs, bs[0].Len())
+	for i, b := range bs {
+		watched[i].requireEqual(t, b, provinceRooms)
+	}
+	for _, b := range bs {
+		require.NoError(t, b.Shutdown(t.Context()))
+	}
+	s.check(t)
+}
+
+// disturb loses what is on its way, now here, now there.
+func (s *province) disturb() {
+	for range 20 {
+		from := rand.IntN(len(s.bs))
+		to := (from + 1 + rand.IntN(len(s.bs)-1)) % len(s.bs)
+		heal := s.h.lose(nodeName(from), nodeName(to))
+		time.Sleep(randomDelay())
+		heal()
+		time.Sleep(5 * randomDelay())
+	}
+}
+
+func (s *province) work(worker int, b *sendq.Broker) {
+	pick := func(from []string) string { return from[rand.IntN(len(from))] }
+	batch := b.NewBatch()
+	var mine []*sendq.Writer
+	for i := range 300 {
+		name, room := pick(provinceNames), pick(provinceRooms)
+		message := func(kind, to string) (string, []byte) {
+			line := fmt.Sprintf("%s %d %d %s\n", kind, worker, i, to)
+			return line, []byte(line)
+		}
+		switch rand.IntN(12) {
+		case 0:
+			if w := s.register(b, name); w != nil {
+				mine = append(mine, w)
+			}
+		case 1:
+			if len(mine) > 0 && rand.IntN(3) == 0 {
+				w := mine[len(mine)-1]
+				mine = mine[:len(mine)-1]
+				if rand.IntN(2) == 0 {
+					w.CloseNow()
+				} else {
+					w.Close()
+				}
+			}
+		case 2, 3:
+			b.Room(room).Join(name)
+		case 4:
+			b.Room(room).Leave(name)
+		case 5, 6:
+			line, p := message("direct", name)
+			s.note(line, b.Send(name, p))
+			clear(p)
+		case 7:
+			line, p := message("direct", "")
+			names := provinceNames[:2+rand.IntN(3)]
+			r := b.SendTo(names, p)
+			for _, name := range names {
+				s.note(line, errorOf(r, name))
+			}
+		case 8:
+			_, p := message("room", room)
+			b.Room(room).Publish(p)
+		case 9:
+			_, p := message("all", "")
+			b.Broadcast(p)
+		default:
+			line, p := message("direct", name)
+			_, toRoom := message("room", room)
+			batch.Send(name, p)
+			batch.Publish(room, toRoom)
+			s.note(line, errorOf(batch.Flush(), name))
+		}
+		if rand.IntN(4) == 0 {
+			time.Sleep(randomDelay())
+		}
+	}
+}
+
+// errorOf returns what r says about the direct message to name.
+func errorOf(r sendq.Report, name string) error {
+	for _, refused := range r.Refused {
+		if refused.Name == name && !refused.FanOut {
+			return refused.Err
+		}
+	}
+	return nil
+}
+
+// register gives the name to a new Writer, whose peer takes its time.
+func (s *province) register(b *sendq.Broker, name string) *sendq.Writer {
+	peer, closed := faultconn.New(), make(chan struct{})
+	closeOnce := sync.OnceFunc(func() { close(closed) })
+	peer.Enter = func(method string) {
+		if method == "Close" {
+			closeOnce()
+		}
+	}
+	peer.Fault = func(p []byte) (int, error) {
+		select {
+		case <-time.After(randomDelay()):
+			return len(p), nil
+		case <-closed:
+			return 0, errBroken
+		}
+	}
+	w := sendq.NewWriter(peer, nil)
+	if err := b.Register(name, w); err != nil {
+		if !errors.Is(err, sendq.ErrNameTaken) {
+			panic(err)
+		}
+		w.CloseNow()
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peers = append(s.peers, peer)
+	return w
+}
+
+func (s *province) note(line string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.direct[line] == nil {
+		s.direct[line] = new(told)
+	}
+	switch {
+	case err == nil:
+		s.direct[line].accepted++
+	case errors.Is(err, sendq.ErrUnconfirmed):
+		s.direct[line].unconfirmed++
+	}
+}
+
+// check compares what the senders were told with what the peers have got and what has come back.
+func (s *province) check(t *testing.T) {
+	ended := make(map[string]int) // how often a line was written or handed back
+	for _, peer := range s.peers {
+		next := make(map[string]int) // for each sender
+		for _, line := range linesOf(peer) {
+			ended[line]++
+			var kind, to string
+			var worker string
+			var i int
+			fmt.Sscanf(line, "%s %s %d %s", &kind, &worker, &i, &to)
+			if s.policy == sendq.Takeover {
+				worker += kind // what is to many may come twice, out of order
+				if kind != "direct" {
+					continue
+				}
+			}
+			require.GreaterOrEqual(t, i, next[worker], "%q", line)
+			next[worker] = i
+		}
+	}
+	for _, call := range s.returned.all() {
+		for _, line := range call.messages {
+			ended[line]++
+		}
+	}
+	for line, told := range s.direct {
+		require.LessOrEqual(t, told.accepted, ended[line], "%q", line)
+		require.GreaterOrEqual(t, told.accepted+told.unconfirmed, ended[line], "%q", line)
+		if s.policy == sendq.Takeover {
+			require.Zero(t, told.unconfirmed)
+		}
+	}
+}
