@@ -59,9 +59,10 @@ func runClient(addr, name string, in io.Reader, out io.Writer) error {
 		return errors.New("the server closed the connection")
 	case <-typed:
 	}
-	// Told to quit, the server answers what was sent before, and closes.
+	// Told to quit, the server answers what was sent before, and closes
+	// within 10 seconds.
 	fmt.Fprintln(w, "/quit")
-	conn.SetReadDeadline(time.Now().Add(closeTimeout))
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if err := <-received; err != nil {
 		return fmt.Errorf("the server did not say goodbye: %w", err)
 	}

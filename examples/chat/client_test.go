@@ -6,22 +6,60 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// A terminal is the chat client, run as users run it.
+// TestMain lets the tests start the chat program itself: the test binary becomes it
+// when it finds this variable.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_CHAT") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// chat is the program with flags, as users run it. The race detector would have it sleep for
+// a second before it exits.
+func chat(flags ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], flags...)
+	cmd.Env = append(os.Environ(), "RUN_CHAT=1", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// serve runs the server on a free port, until stop or the end of the test.
+func serve(t *testing.T) (addr string, stop func()) {
+	cmd := chat("-addr", "127.0.0.1:0")
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	stop = sync.OnceFunc(func() {
+		assert.NoError(t, cmd.Process.Signal(os.Interrupt))
+		assert.NoError(t, cmd.Wait())
+	})
+	t.Cleanup(stop)
+	first, err := bufio.NewReader(stderr).ReadString('\n')
+	require.NoError(t, err)
+	addr, found := strings.CutPrefix(first, "listening on ")
+	require.True(t, found, first)
+	return strings.TrimSpace(addr), stop
+}
+
+// A terminal is the chat client.
 type terminal struct {
+	t      *testing.T
 	cmd    *exec.Cmd
 	typed  io.WriteCloser
 	shown  *bufio.Reader
 	stderr strings.Builder
 }
 
-func (p *process) openTerminal(t *testing.T, name string) *terminal {
-	c := &terminal{cmd: exec.Command(os.Args[0], "-connect", p.addr, "-name", name)}
-	c.cmd.Env = environment
+func openTerminal(t *testing.T, addr, name string) *terminal {
+	c := &terminal{t: t, cmd: chat("-connect", addr, "-name", name)}
 	var err error
 	c.typed, err = c.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -34,23 +72,38 @@ func (p *process) openTerminal(t *testing.T, name string) *terminal {
 	return c
 }
 
-// end takes what is shown until the client ends by itself.
-func (c *terminal) end(t *testing.T) (shown string, err error) {
-	rest, err := io.ReadAll(c.shown)
+// login opens a terminal and waits until the server knows the name.
+func login(t *testing.T, addr, name string) *terminal {
+	c := openTerminal(t, addr, name)
+	io.WriteString(c.typed, "/who\n")
+	line, err := c.shown.ReadString('\n')
 	require.NoError(t, err)
+	require.Contains(t, line, name)
+	return c
+}
+
+// expect takes one line, as soon as it is shown.
+func (c *terminal) expect(line string) {
+	c.t.Helper()
+	shown, err := c.shown.ReadString('\n')
+	require.NoError(c.t, err)
+	require.Equal(c.t, line+"\n", shown)
+}
+
+// end takes what is shown until the client ends by itself.
+func (c *terminal) end() (shown string, err error) {
+	rest, err := io.ReadAll(c.shown)
+	require.NoError(c.t, err)
 	return string(rest), c.cmd.Wait()
 }
 
 func TestClientShowsWhatArrivesAndSendsWhatIsTyped(t *testing.T) {
-	server := start(t)
-	bob := server.login(t, "bob")
-	carol := server.openTerminal(t, "carol")
+	addr, _ := serve(t)
+	bob, carol := login(t, addr, "bob"), openTerminal(t, addr, "carol")
 	io.WriteString(carol.typed, "bob: hi\n")
 	bob.expect("from carol: hi")
-	bob.say("carol: hello")
-	line, err := carol.shown.ReadString('\n') // while nothing is typed
-	require.NoError(t, err)
-	require.Equal(t, "from bob: hello\n", line)
+	io.WriteString(bob.typed, "carol: hello\n")
+	carol.expect("from bob: hello") // while nothing is typed
 
 	// Ctrl-D: what was typed goes out, and is answered, before the client ends.
 	for range 10_000 {
@@ -58,7 +111,7 @@ func TestClientShowsWhatArrivesAndSendsWhatIsTyped(t *testing.T) {
 	}
 	io.WriteString(carol.typed, "/who") // a last line without an end counts
 	carol.typed.Close()
-	shown, err := carol.end(t)
+	shown, err := carol.end()
 	require.NoError(t, err, carol.stderr.String())
 	require.Equal(t, "names: bob, carol\n", shown)
 	for range 10_000 {
@@ -67,39 +120,36 @@ func TestClientShowsWhatArrivesAndSendsWhatIsTyped(t *testing.T) {
 }
 
 func TestClientQuits(t *testing.T) {
-	server := start(t)
-	carol := server.openTerminal(t, "carol")
+	addr, _ := serve(t)
+	carol := openTerminal(t, addr, "carol")
 	io.WriteString(carol.typed, "/who\n/quit\n")
-	shown, err := carol.end(t)
+	shown, err := carol.end()
 	require.NoError(t, err, carol.stderr.String())
 	require.Equal(t, "names: carol\n", shown)
 }
 
 func TestClientSaysThatTheServerWentAway(t *testing.T) {
-	server := start(t)
-	carol := server.openTerminal(t, "carol")
-	io.WriteString(carol.typed, "/who\n")
-	carol.shown.ReadString('\n')
-	server.stop(t)
-	_, err := carol.end(t)
+	addr, stop := serve(t)
+	carol := login(t, addr, "carol")
+	stop()
+	_, err := carol.end()
 	require.Error(t, err)
 	require.Contains(t, carol.stderr.String(), "the server closed the connection")
 }
 
 func TestClientShowsWhyItsLoginIsRefused(t *testing.T) {
-	server := start(t)
-	server.login(t, "carol")
-	again := server.openTerminal(t, "carol")
-	shown, err := again.end(t)
+	addr, _ := serve(t)
+	login(t, addr, "carol")
+	shown, err := openTerminal(t, addr, "carol").end()
 	require.Error(t, err)
 	require.Contains(t, shown, "error: the login carol is taken")
 }
 
 func TestClientFindsNoServer(t *testing.T) {
-	server := start(t)
-	server.stop(t)
-	carol := server.openTerminal(t, "carol")
-	_, err := carol.end(t)
+	addr, stop := serve(t)
+	stop()
+	carol := openTerminal(t, addr, "carol")
+	_, err := carol.end()
 	require.Error(t, err)
 	require.Contains(t, carol.stderr.String(), "connection refused")
 }
@@ -110,10 +160,9 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		"-name carol":          "-connect",
 		"serve":                "serve",
 		"-addr nowhere:x":      "unknown port",
+		"-replay -1":           "negative",
 	} {
-		cmd := exec.Command(os.Args[0], strings.Fields(flags)...)
-		cmd.Env = environment
-		out, err := cmd.CombinedOutput()
+		out, err := chat(strings.Fields(flags)...).CombinedOutput()
 		require.Error(t, err, flags)
 		require.Contains(t, string(out), about)
 	}

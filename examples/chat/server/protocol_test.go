@@ -1,13 +1,16 @@
-package main
+package server
 
 import (
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
 )
 
 // Whatever a client sends, its lines are understood or refused, and what others may
@@ -68,4 +71,26 @@ func FuzzLines(f *testing.F) {
 			require.NotContains(t, rest, "\n", "a line was left out")
 		}
 	})
+}
+
+// TestReport: whoever sends is told why somebody did not get it.
+func TestReport(t *testing.T) {
+	for _, test := range []struct {
+		refused sendq.Refusal
+		want    string
+	}{
+		{sendq.Refusal{Name: "bob", Err: sendq.ErrUnknownName}, "error: no such user: bob\n"},
+		{sendq.Refusal{Name: "bob", Err: sendq.ErrClosed}, "error: bob has just left\n"},
+		{sendq.Refusal{Name: "bob", Err: sendq.ErrUnconfirmed}, "error: the server of bob does not answer: the message may have arrived, or not\n"},
+		{sendq.Refusal{Name: "bob", Err: sendq.ErrWouldBlock}, "error: the server of bob is too far behind: the message was not sent\n"},
+		{sendq.Refusal{Name: "bob", FanOut: true, Err: sendq.ErrClosed}, ""},
+	} {
+		conn, peer := net.Pipe()
+		c := session{w: sendq.NewWriter(conn, nil)}
+		c.report(sendq.Report{Refused: []sendq.Refusal{test.refused}})
+		go c.w.Close()
+		got, err := io.ReadAll(peer)
+		require.NoError(t, err)
+		require.Equal(t, test.want, string(got))
+	}
 }

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bytes"
@@ -10,11 +10,11 @@ import (
 // A lineScanner reads lines of at most maxLine bytes, many at once if they come so. While it
 // waits it holds no buffer.
 type lineScanner struct {
-	wait func() error                // until there is something to read, or nil
-	read func(p []byte) (int, error) // only after wait
-	in   *buffer                     // what was read last, or nil
-	rest []byte                      // the part of it that is to be scanned
-	part []byte                      // what came before it of a line without an end
+	wait func() error // until there is something to read, or nil
+	from io.Reader    // is read only after wait
+	in   *buffer      // what was read last, or nil
+	rest []byte       // the part of it that is to be scanned
+	part []byte       // what came before it of a line without an end
 	line []byte
 	err  error
 }
@@ -27,8 +27,8 @@ var errTooLong = fmt.Errorf("the line is longer than %d bytes", maxLine)
 
 // newLineScanner returns a lineScanner for r. A last line without an end is left out: the
 // client may have been cut off in the middle of it.
-func newLineScanner(r io.Reader) *lineScanner {
-	return &lineScanner{wait: waitFor(r), read: r.Read}
+func newLineScanner(r io.Reader) lineScanner {
+	return lineScanner{wait: waitFor(r), from: r}
 }
 
 // Wait waits until there is something to scan, or the end or an error, which Scan then finds.
@@ -72,7 +72,7 @@ func (s *lineScanner) Scan() bool {
 // fill reads what Wait has seen.
 func (s *lineScanner) fill() {
 	s.in = buffers.Get().(*buffer)
-	n, err := s.read(s.in[:])
+	n, err := s.from.Read(s.in[:])
 	s.rest = s.in[:n]
 	if n == 0 {
 		s.err = err

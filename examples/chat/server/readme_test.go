@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bufio"
@@ -16,7 +16,7 @@ func TestReadmeTranscript(t *testing.T) {
 	if _, err := exec.LookPath("nc"); err != nil {
 		t.Skip("needs nc, from the package netcat-openbsd")
 	}
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../../README.md")
 	require.NoError(t, err)
 	const begin = "    $ nc 127.0.0.1 8080"
 	_, transcript, found := strings.Cut(string(readme), begin)

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bytes"
@@ -13,7 +13,8 @@ import (
 const maxMissed = 64 << 20
 
 // mailboxes keep the lines that users did not get because their connections broke, until
-// they come back. It is the oldest boxes that are given up when there is too much.
+// they come back. It is the oldest boxes that are given up when there is too much. A nil
+// *mailboxes has none.
 type mailboxes struct {
 	mu    sync.Mutex
 	lines map[string][][]byte
@@ -23,7 +24,8 @@ type mailboxes struct {
 
 func newMailboxes() *mailboxes { return &mailboxes{lines: make(map[string][][]byte)} }
 
-// put keeps the messages for the user, but those that the user gets who is back already.
+// put keeps the messages for the user. One who is back already gets them at once, though behind
+// what came since.
 func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -45,6 +47,9 @@ func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte])
 
 // deliver writes what was kept for a user who is back.
 func (m *mailboxes) deliver(name string, w *sendq.Writer) {
+	if m == nil {
+		return
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, message := range m.take(name) {

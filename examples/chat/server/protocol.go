@@ -1,10 +1,8 @@
-package main
+package server
 
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"strings"
 	"unicode"
@@ -14,18 +12,6 @@ const (
 	maxLine = 64 << 10 // bytes, without the end of the line
 	maxName = 32
 )
-
-// readError returns why the lines have ended, in words for the client, or io.EOF if
-// the client has ended them.
-func readError(lines *lineScanner) error {
-	switch err := lines.Err(); {
-	case errors.Is(err, errTooLong):
-		return err
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("the first line must be your login, within %v", loginTimeout)
-	}
-	return io.EOF
-}
 
 // clean makes a line harmless for the terminal of whoever gets to see it: U+FFFD
 // replaces control characters, among them those of escape sequences, characters that

@@ -1,10 +1,13 @@
-package main
+package server
 
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -17,21 +20,28 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
 )
 
-// TestMain lets the tests start the chat program itself: the test binary becomes it
-// when it finds this variable.
+// TestMain lets the tests start a server as a program: the test binary becomes it when it
+// finds this variable.
 func TestMain(m *testing.M) {
-	if os.Getenv("RUN_CHAT") != "" {
-		main()
-		return
+	if os.Getenv("RUN_SERVER") == "" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	var o Options
+	o.AddFlags(flag.CommandLine)
+	flag.Parse()
+	if err := Run(o); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // environment is that of the program. The race detector would have it sleep for a
 // second before it exits.
-var environment = append(os.Environ(), "RUN_CHAT=1", "GORACE=atexit_sleep_ms=0")
+var environment = append(os.Environ(), "RUN_SERVER=1", "GORACE=atexit_sleep_ms=0")
 
 // patience bounds every wait. It is never reached unless something is wrong.
 const patience = 30 * time.Second
@@ -617,4 +627,23 @@ func TestStopSaysWhatIsLost(t *testing.T) {
 
 func TestStopWithNobodyThere(t *testing.T) {
 	require.Empty(t, start(t).stop(t))
+}
+
+// A program can serve in its own way, with a Broker of its own choice.
+func TestServeOtherwise(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error)
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{Names: sendq.Attach}})
+	go func() { served <- s.Serve(ctx, l) }()
+
+	server := &process{addr: l.Addr().String()}
+	alice, bob, again := server.login(t, "alice"), server.login(t, "bob"), server.login(t, "bob")
+	alice.say("bob: hi")
+	bob.expect("from alice: hi")
+	again.expect("from alice: hi")
+	stop()
+	require.NoError(t, <-served)
+	bob.expectEnd()
 }

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+)
+
+// TestMain lets the tests start a node as a program: the test binary becomes it when it finds
+// this variable.
+func TestMain(m *testing.M) {
+	if os.Getenv("RUN_CLUSTERCHAT") == "" {
+		os.Exit(m.Run())
+	}
+	main()
+}
+
+// patience bounds every wait. It is never reached unless something is wrong.
+const patience = 30 * time.Second
+
+// A node is a process that runs as users run it.
+type node struct {
+	t    *testing.T
+	addr string
+	cmd  *exec.Cmd
+}
+
+// command returns this program with flags.
+func command(flags ...string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0], flags...)
+	// The race detector would have it sleep for a second before it exits.
+	cmd.Env = append(os.Environ(), "RUN_CLUSTERCHAT=1", "GORACE=atexit_sleep_ms=0")
+	return cmd
+}
+
+// start starts a node that uses the NATS server at url.
+func start(t *testing.T, url string, flags ...string) *node {
+	n := &node{t: t, cmd: command(append([]string{"-addr", "127.0.0.1:0", "-nats", url, "-lease", "2s"}, flags...)...)}
+	stderr, err := n.cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, n.cmd.Start())
+	t.Cleanup(func() {
+		if n.cmd.ProcessState == nil {
+			_ = n.cmd.Process.Kill()
+			_ = n.cmd.Wait()
+		}
+	})
+	r := bufio.NewReader(stderr)
+	line, _ := r.ReadString('\n')
+	addr, found := strings.CutPrefix(line, "listening on ")
+	require.True(t, found, line)
+	n.addr = strings.TrimSpace(addr)
+	go io.Copy(t.Output(), r)
+	return n
+}
+
+// stop ends the node as an operator does.
+func (n *node) stop() {
+	require.NoError(n.t, n.cmd.Process.Signal(syscall.SIGTERM))
+	guard := time.AfterFunc(patience, func() { _ = n.cmd.Process.Kill() })
+	defer guard.Stop()
+	require.NoError(n.t, n.cmd.Wait())
+}
+
+// freeURL returns where a NATS server may listen.
+func freeURL(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return "nats://" + l.Addr().String()
+}
+
+// twoNodes starts two, the first with NATS inside.
+func twoNodes(t *testing.T, flags ...string) (first, second *node) {
+	url := freeURL(t)
+	first = start(t, url, append(flags, "-embed")...)
+	return first, start(t, url, flags...)
+}
+
+// A client is somebody who is connected to a node.
+type client struct {
+	t     *testing.T
+	conn  net.Conn
+	lines *bufio.Reader
+}
+
+// connect logs in, and returns when that is done.
+func (n *node) connect(name string) *client {
+	c := n.dial(name)
+	c.say("/who")
+	require.Contains(n.t, c.hear(), "names: ", "of %s", name)
+	return c
+}
+
+func (n *node) dial(name string) *client {
+	conn, err := net.Dial("tcp", n.addr)
+	require.NoError(n.t, err)
+	n.t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	c := &client{n.t, conn, bufio.NewReader(conn)}
+	c.say(name)
+	return c
+}
+
+func (c *client) say(line string) {
+	_, err := fmt.Fprintln(c.conn, line)
+	require.NoError(c.t, err)
+}
+
+func (c *client) hear() string {
+	line, err := c.lines.ReadString('\n')
+	require.NoError(c.t, err)
+	return strings.TrimSuffix(line, "\n")
+}
+
+func (c *client) expect(lines ...string) {
+	for _, line := range lines {
+		require.Equal(c.t, line, c.hear())
+	}
+}
+
+// until says the line again and again until the answer is that.
+func (c *client) until(line, answer string) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		c.say(line)
+		got := c.hear()
+		if got == answer {
+			return
+		}
+		require.True(c.t, time.Now().Before(deadline), "%s: still %s", line, got)
+	}
+}
+
+func TestTwoNodes(t *testing.T) {
+	first, second := twoNodes(t)
+	alice := first.connect("alice")
+	bob := second.connect("bob")
+	alice.until("/who", "names: alice, bob")
+	bob.until("/who", "names: alice, bob")
+
+	alice.say("bob: hi")
+	bob.expect("from alice: hi")
+	bob.say("alice, nobody: hi yourself")
+	alice.expect("from bob: hi yourself")
+	bob.expect("error: no such user: nobody")
+	alice.say("*: all")
+	bob.expect("from alice: all")
+
+	alice.say("/join #go")
+	alice.expect("* alice joined #go")
+	bob.until("/who #go", "names: alice")
+	bob.say("/join #go")
+	bob.expect("* bob joined #go")
+	alice.expect("* bob joined #go")
+	alice.say("#go: gophers")
+	bob.expect("from alice in #go: gophers")
+
+	second.dial("alice").expect("error: the login alice is taken, choose another one")
+
+	bob.say("/quit")
+	alice.expect("* bob left #go")
+	alice.until("/who", "names: alice")
+}
+
+func TestTakeoverFromAnotherNode(t *testing.T) {
+	first, second := twoNodes(t, "-takeover")
+	alice := first.connect("alice")
+	old := first.connect("bob")
+	old.say("/join #go")
+	old.expect("* bob joined #go")
+
+	bob := second.connect("bob")
+	_, err := old.lines.ReadString('\n')
+	require.ErrorIs(t, err, io.EOF, "the session that is taken over ends")
+	bob.until("/who #go", "names: bob")
+	alice.say("bob: welcome back")
+	bob.expect("from alice: welcome back")
+}
+
+func TestKilledNode(t *testing.T) {
+	first, second := twoNodes(t)
+	alice := first.connect("alice")
+	second.connect("bob")
+	alice.until("/who", "names: alice, bob")
+	require.NoError(t, second.cmd.Process.Kill())
+	_ = second.cmd.Wait()
+
+	alice.until("/who", "names: alice")
+	alice.say("bob: are you there?")
+	alice.expect("error: no such user: bob")
+	bob := first.connect("bob") // the name is free
+	alice.say("bob: again")
+	bob.expect("from alice: again")
+}
+
+// TestDrain: what a node has taken before SIGTERM reaches those on others.
+func TestDrain(t *testing.T) {
+	first, second := twoNodes(t)
+	bob := first.connect("bob")
+	alice := second.connect("alice")
+	alice.until("/who", "names: alice, bob")
+	bob.say("/join #go")
+	bob.expect("* bob joined #go")
+	alice.until("/who #go", "names: bob")
+	alice.say("/join #go")
+	alice.expect("* alice joined #go")
+	bob.expect("* alice joined #go")
+
+	const lines = 5000
+	go func() {
+		for i := range lines {
+			fmt.Fprintf(alice.conn, "#go: %d\n", i)
+		}
+		fmt.Fprintln(alice.conn, "/who #go")
+	}()
+	require.Contains(t, alice.hear(), "names: ") // so all that was said before has been done
+	second.stop()
+	for i := range lines {
+		bob.expect(fmt.Sprintf("from alice in #go: %d", i))
+	}
+	bob.expect("* alice left #go")
+}
+
+// TestNATSAway: those on one node go on, and who logs in is told what is the matter.
+func TestNATSAway(t *testing.T) {
+	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(patience))
+	n := start(t, s.ClientURL())
+	alice, bob := n.connect("alice"), n.connect("bob")
+	s.Shutdown()
+	s.WaitForShutdown()
+
+	n.dial("carol").expect("error: nobody can log in at the moment, try again later")
+	alice.say("bob: still here")
+	bob.expect("from alice: still here")
+}
+
+// TestSecuredNATS: TLS and a password of NATS, by flags.
+func TestSecuredNATS(t *testing.T) {
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(),
+		NoLog: true, NoSigs: true, Username: "chat", Password: "secret", TLSConfig: selfSigned(t, ca), TLSTimeout: 10})
+	require.NoError(t, err)
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	require.True(t, s.ReadyForConnections(patience))
+	port := s.Addr().(*net.TCPAddr).Port
+
+	url := fmt.Sprintf("tls://chat:secret@127.0.0.1:%d", port)
+	first, second := start(t, url, "-nats-ca", ca), start(t, url, "-nats-ca", ca)
+	alice, bob := first.connect("alice"), second.connect("bob")
+	alice.until("/who", "names: alice, bob")
+	alice.say("bob: in private")
+	bob.expect("from alice: in private")
+
+	for _, flags := range [][]string{
+		{"-nats", url},
+		{"-nats", fmt.Sprintf("tls://chat:wrong@127.0.0.1:%d", port), "-nats-ca", ca},
+	} {
+		said, err := command(append(flags, "-addr", "127.0.0.1:0")...).CombinedOutput()
+		require.Error(t, err, "%s", said)
+		require.Contains(t, string(said), "clusterchat: natsrelay: connect to ")
+		require.NotContains(t, string(said), "wrong", "a password is not shown")
+	}
+}
+
+func TestFlagsThatMakeNoSense(t *testing.T) {
+	for _, test := range []struct{ flags, want string }{
+		{"-nats nats://127.0.0.1:1", "clusterchat: natsrelay: connect to "},
+		{"-embed -nats nonsense", "-embed needs one address"},
+		{"-embed -nats nats://127.0.0.1:x", "-embed needs one address"},
+		{"-cluster a.b -nats " + freeURL(t) + " -embed", "Cluster"},
+		{"stray", `unexpected argument "stray"`},
+	} {
+		said, err := command(strings.Fields(test.flags)...).CombinedOutput()
+		require.Error(t, err, test.flags)
+		require.Contains(t, string(said), test.want, test.flags)
+	}
+}

@@ -1,0 +1,67 @@
+package natsrelay
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+// two returns two nodes that know each other, and a user who is on the second, in a room.
+func two(b *testing.B) (a, c *chat, u *user) {
+	a = newChat(b, servers().url(0), Options{}, sendq.BrokerOptions{})
+	c = newChat(b, servers().url(1), Options{}, sendq.BrokerOptions{})
+	meet(b, a, c)
+	u = c.join(b, "bob", "go")
+	eventually(b, func() bool { return a.Room("go").Has("bob") })
+	return a, c, u
+}
+
+var message = []byte(strings.Repeat("x", 63) + "\n")
+
+// BenchmarkSend sends to a name on another node, and waits for the answer each time.
+func BenchmarkSend(b *testing.B) {
+	a, _, _ := two(b)
+	for b.Loop() {
+		if err := a.Send("bob", message); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkPublish publishes to a room with a member on another node.
+func BenchmarkPublish(b *testing.B) {
+	a, c, u := two(b)
+	p := a.relay.peer(c.id)
+	for b.Loop() {
+		a.Room("go").Publish(message)
+		for {
+			p.mu.Lock()
+			isFull := p.isFull()
+			p.mu.Unlock()
+			if !isFull { // or what is dropped would be measured
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	eventually(b, func() bool { return u.writer.Stats().Written == int64(b.N) })
+}
+
+// BenchmarkClaim registers names, many at once.
+func BenchmarkClaim(b *testing.B) {
+	a, _, _ := two(b)
+	var n atomic.Int64
+	b.SetParallelism(64)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			name := fmt.Sprint(b.N, "-", n.Add(1))
+			if err := a.Register(name, newUser(0).writer); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+}

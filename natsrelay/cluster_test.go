@@ -1,0 +1,152 @@
+package natsrelay
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+)
+
+// A cluster is three nats-servers in this process.
+type cluster struct {
+	options []*server.Options
+	servers []*server.Server
+}
+
+func newCluster(dir string) *cluster {
+	c := &cluster{servers: make([]*server.Server, 3)}
+	clients, routes := freePorts(3), freePorts(3)
+	var urls []*url.URL
+	for _, port := range routes {
+		urls = append(urls, &url.URL{Scheme: "nats-route", Host: fmt.Sprint("127.0.0.1:", port)})
+	}
+	for i := range c.servers {
+		c.options = append(c.options, &server.Options{
+			ServerName: fmt.Sprint("s", i),
+			Host:       "127.0.0.1",
+			Port:       clients[i],
+			JetStream:  true,
+			StoreDir:   filepath.Join(dir, fmt.Sprint(i)),
+			NoLog:      true,
+			NoSigs:     true,
+			Cluster:    server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: routes[i]},
+			Routes:     urls,
+		})
+		c.start(i)
+	}
+	for start := time.Now(); !c.isReady(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			panic("the nats-servers do not come up")
+		}
+	}
+	return c
+}
+
+// isReady tells whether JetStream has a leader and all servers are well.
+func (c *cluster) isReady() bool {
+	hasLeader := false
+	for _, s := range c.servers {
+		if s.Healthz(nil).Status != "ok" {
+			return false
+		}
+		hasLeader = hasLeader || s.JetStreamIsLeader()
+	}
+	return hasLeader
+}
+
+// freePorts returns ports that were free a moment ago: the servers of a cluster must know each
+// other's before they start.
+func freePorts(n int) (ports []int) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports
+}
+
+// start starts a server, which need not be ready then.
+func (c *cluster) start(i int) {
+	s, err := server.NewServer(c.options[i].Clone())
+	if err != nil {
+		panic(err)
+	}
+	s.Start()
+	c.servers[i] = s
+}
+
+func (c *cluster) stop(i int) {
+	c.servers[i].Shutdown()
+	c.servers[i].WaitForShutdown()
+}
+
+func (c *cluster) stopAll() {
+	for i := range c.servers {
+		c.stop(i)
+	}
+}
+
+// url returns the addresses of some servers, or of all.
+func (c *cluster) url(servers ...int) string {
+	if servers == nil {
+		servers = []int{0, 1, 2}
+	}
+	var urls []string
+	for _, i := range servers {
+		urls = append(urls, fmt.Sprint("nats://127.0.0.1:", c.options[i].Port))
+	}
+	return strings.Join(urls, ",")
+}
+
+// servers is the cluster of the tests that stop no server of it.
+var servers = sync.OnceValue(func() *cluster {
+	dir, err := os.MkdirTemp("", "natsrelay")
+	if err != nil {
+		panic(err)
+	}
+	c := newCluster(dir)
+	stopServers = func() {
+		c.stopAll()
+		_ = os.RemoveAll(dir)
+	}
+	return c
+})
+
+var stopServers = func() {}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	stopServers()
+	os.Exit(code)
+}
+
+// ownCluster returns the name of a cluster that only this run of a test has.
+func ownCluster(t testing.TB) string {
+	name, ok := clusters.Load(t)
+	if !ok {
+		name, _ = clusters.LoadOrStore(t, "test-"+nodeID(""))
+	}
+	return name.(string)
+}
+
+var clusters sync.Map
+
+// within bounds what is waited for.
+const within = 30 * time.Second
+
+// eventually waits until f returns true.
+func eventually(t testing.TB, f func() bool, what ...any) {
+	t.Helper()
+	require.Eventually(t, f, within, 5*time.Millisecond, what...)
+}

@@ -1,0 +1,142 @@
+package natsrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Connect returns a Relay that is connected to the NATS servers at url, which may be several
+// with commas between. They need JetStream. opts may be nil; natsOptions are for what NATS has
+// options for: credentials, TLS, a name, handlers. The Relay uses two connections.
+//
+// Connect fails if NATS, or JetStream, does not answer within Options.Timeout. Later it may go
+// and come back as it likes.
+func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	r, err := newRelay(*opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.connect(url, natsOptions); err != nil {
+		r.end()
+		return nil, err
+	}
+	return r, nil
+}
+
+// newRelay returns a Relay that is not connected.
+func newRelay(opts Options) (*Relay, error) {
+	r := &Relay{
+		opts:    opts,
+		size:    maxPiece,
+		inbound: make(chan *nats.Msg, 1<<14),
+		emptied: make(chan struct{}, 1),
+		peers:   make(map[string]*peer),
+	}
+	if err := r.opts.fill(); err != nil {
+		return nil, err
+	}
+	r.id = nodeID(r.opts.Node)
+	r.registry = &registry{relay: r, names: make(map[string]uint64)}
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	r.open, r.shut = context.WithCancelCause(r.ctx)
+	return r, nil
+}
+
+func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
+	g := r.registry
+	if r.nc, err = dial(url, natsOptions, r.unblock); err != nil {
+		return err
+	}
+	if g.nc, err = dial(url, natsOptions, func() {}); err != nil {
+		return err
+	}
+	r.size = min(maxPiece, int(r.nc.MaxPayload())-headerSize(len(r.id)))
+	for _, kind := range []string{"all", "to." + r.id} {
+		// One channel for both, and not a callback for each, keeps what comes in order.
+		if _, err := r.nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
+			return fmt.Errorf("natsrelay: %w", err)
+		}
+	}
+	js, err := jetstream.New(g.nc)
+	if err != nil {
+		return fmt.Errorf("natsrelay: %w", err)
+	}
+	g.bucket = bucket{js: js, name: r.opts.Cluster, replicas: r.opts.Replicas}
+	ctx, cancel := context.WithTimeout(r.ctx, r.opts.Timeout)
+	defer cancel()
+	for try := 1; ; try++ { // a cluster that has just been started may not answer yet
+		if err = g.renew(); err == nil {
+			return nil
+		}
+		if pause(ctx, try) != nil {
+			return err
+		}
+	}
+}
+
+// dial connects to NATS, and connects again for as long as it takes. What is published while
+// there is no connection fails at once, for the Relay has queues of its own.
+func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
+	defaults := []nats.Option{
+		nats.Name("sendq"),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.PingInterval(5 * time.Second),
+		nats.FlusherTimeout(5 * time.Second),
+		nats.ReconnectOnFlusherError(),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the package of NATS prints them
+	}
+	needed := func(o *nats.Options) error {
+		o.AllowReconnect, o.MaxReconnect, o.ReconnectBufSize = true, -1, -1
+		o.IgnoreAuthErrorAbort = true // it would be for ever
+		theirs := o.ReconnectedCB
+		o.ReconnectedCB = func(nc *nats.Conn) {
+			reconnected()
+			if theirs != nil {
+				theirs(nc)
+			}
+		}
+		return nil
+	}
+	nc, err := nats.Connect(servers, append(append(defaults, natsOptions...), needed)...)
+	if bad, ok := errors.AsType[*url.Error](err); ok {
+		err = bad.Err // without the URL, for what is in it
+	}
+	if err != nil {
+		return nil, fmt.Errorf("natsrelay: connect to %s: %w", withoutSecrets(servers), err)
+	}
+	return nc, nil
+}
+
+// withoutSecrets returns URLs without the users in them, whose names may be tokens.
+func withoutSecrets(servers string) string {
+	urls := strings.Split(servers, ",")
+	for i, s := range urls {
+		if s = strings.TrimSpace(s); !strings.Contains(s, "://") {
+			s = "nats://" + s // as the package of NATS has it
+		}
+		if u, err := url.Parse(s); err == nil {
+			u.User = nil
+			urls[i] = u.String()
+		} else {
+			urls[i] = "a URL that makes no sense"
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
+// unblock lets all publish again that NATS has not taken.
+func (r *Relay) unblock() {
+	for _, p := range r.others() {
+		p.unblock()
+	}
+}

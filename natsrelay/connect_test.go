@@ -1,0 +1,68 @@
+package natsrelay
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestConnectFails(t *testing.T) {
+	for _, opts := range []Options{
+		{Cluster: "a.b"},
+		{Cluster: ">"},
+		{Node: "a b"},
+		{Lease: time.Millisecond},
+		{Timeout: -1},
+		{MaxQueued: -1},
+		{Replicas: -1},
+	} {
+		_, err := Connect(servers().url(), &opts)
+		assert.ErrorContains(t, err, "natsrelay: ", "%+v", opts)
+	}
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(within))
+	_, err = Connect(s.ClientURL(), &Options{Timeout: 100 * time.Millisecond})
+	assert.Error(t, err, "it has no JetStream")
+	s.Shutdown()
+	_, err = Connect(s.ClientURL(), nil)
+	assert.ErrorIs(t, err, nats.ErrNoServers)
+}
+
+// TestOneServer uses a server that is alone, and has a password.
+func TestOneServer(t *testing.T) {
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+		Username: "user", Password: "secret",
+	})
+	require.NoError(t, err)
+	s.Start()
+	defer s.Shutdown()
+	require.True(t, s.ReadyForConnections(within))
+	_, err = Connect(s.ClientURL(), nil)
+	assert.ErrorIs(t, err, nats.ErrAuthorization)
+	n := newFake(t, s.ClientURL(), Options{}, nats.UserInfo("user", "secret"))
+	_, err = n.relay.Claim("x", false)
+	require.NoError(t, err)
+	require.NoError(t, n.relay.Close(t.Context()))
+}
+
+// TestErrorsShowNoSecrets: what is in a URL to log in with is in no error.
+func TestErrorsShowNoSecrets(t *testing.T) {
+	for servers, shown := range map[string]string{
+		"nats://user:secret@127.0.0.1:1":                     "nats://127.0.0.1:1",
+		"nats://secret@127.0.0.1:1, user:secret@127.0.0.1:2": "nats://127.0.0.1:1,nats://127.0.0.1:2",
+		"user:secret@127.0.0.1:1":                            "nats://127.0.0.1:1",
+		"nats://user:secret%zz@127.0.0.1:1":                  "a URL that makes no sense",
+		"nats://user:secret@127.0.0.1:port":                  "a URL that makes no sense",
+	} {
+		_, err := Connect(servers, nil)
+		require.ErrorContains(t, err, "natsrelay: connect to "+shown+": ")
+		assert.NotContains(t, err.Error(), "secret")
+	}
+}

@@ -1,0 +1,82 @@
+package natsrelay
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// version is the first byte of all that a node publishes. Nodes that speak another one are
+// not understood.
+const version = 1
+
+// An envelope is what is published at once: a header and a piece of the stream of items from
+// one node to another. A header without such a piece is a ping, which has the number of the
+// last envelope that had one.
+//
+//	1 version, 1 flags, 1 length of from, from,
+//	8 number, 8 oldest, 8 messages, 8 received, 4 torn    big endian
+type header struct {
+	flags byte
+	from  string
+
+	number   uint64 // of this envelope; the first has 1
+	oldest   uint64 // the lowest number that can be sent again: those before are received, or lost
+	messages uint64 // for how many the sender accounts in front of this piece
+	received uint64 // the highest number up to which the sender has everything of the other side
+	torn     uint32 // so many bytes belong to an item that began in an earlier envelope
+}
+
+const (
+	flagStranger byte = 1 << iota // the sender does not know how things are at the other side
+	flagMissing                   // the sender has seen a number that was not its turn: go back to received + 1
+	flagBeat                      // to all: the sender lives, and nothing else in it means anything
+)
+
+const maxNode = 64 // bytes in the id of a node
+
+// headerSize returns the size of a header whose from has n bytes.
+func headerSize(n int) int { return 3 + n + 4*8 + 4 }
+
+// put writes h to the front of b.
+func (h *header) put(b []byte) {
+	b[0], b[1], b[2] = version, h.flags, byte(len(h.from))
+	b = b[3+copy(b[3:], h.from):]
+	for _, n := range [...]uint64{h.number, h.oldest, h.messages, h.received} {
+		binary.BigEndian.PutUint64(b, n)
+		b = b[8:]
+	}
+	binary.BigEndian.PutUint32(b, h.torn)
+}
+
+var errMalformed = errors.New("natsrelay: malformed envelope")
+
+// parseEnvelope returns the header of b and the piece behind it, which is part of b.
+func parseEnvelope(b []byte) (h header, piece []byte, err error) {
+	if len(b) < 3 || b[0] != version || len(b) < headerSize(int(b[2])) {
+		return h, nil, errMalformed
+	}
+	from := int(b[2])
+	h.flags, h.from = b[1], string(b[3:3+from])
+	b = b[3+from:]
+	for _, n := range [...]*uint64{&h.number, &h.oldest, &h.messages, &h.received} {
+		*n = binary.BigEndian.Uint64(b)
+		b = b[8:]
+	}
+	h.torn = binary.BigEndian.Uint32(b)
+	if !validToken(h.from, maxNode) || h.flags&flagBeat == 0 && h.oldest == 0 {
+		return h, nil, errMalformed
+	}
+	return h, b[4:], nil
+}
+
+// validToken tells whether s can be part of a subject and the name of a bucket.
+func validToken(s string, longest int) bool {
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= longest
+}

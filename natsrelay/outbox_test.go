@@ -1,0 +1,75 @@
+package natsrelay
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestStream sends items through a network that loses and repeats envelopes, and now and
+// then gives up everything that is under way. Every item arrives once and in order, and the
+// messages in all others are counted.
+func TestStream(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		const room = 10
+		o, in := newOutbox(room, 64), inbox{}
+		var sent, got, missed uint64
+		last, next := uint32(0), uint32(0)
+		receive := func(lossy bool) (progress bool) {
+			p := o.peek()
+			h := header{oldest: o.oldest, number: o.next - 1, messages: o.before()}
+			var b []byte
+			if p != nil {
+				h.number, h.messages, h.torn, b = o.next, p.before, uint32(p.torn), p.buf[room:]
+				o.take()
+			}
+			if lossy && rnd.IntN(3) == 0 {
+				return true
+			}
+			isNext, more, _ := in.arrive(&h, p == nil)
+			missed += more
+			if isNext && p != nil {
+				in.unpack(h.torn, b, func(item []byte) int {
+					require.Greater(t, binary.BigEndian.Uint32(item), last, "in order")
+					last = binary.BigEndian.Uint32(item)
+					require.Equal(t, bytes.Repeat([]byte{byte(len(item))}, len(item)-4), item[4:])
+					got += 2
+					return 2
+				})
+			}
+			if !lossy || rnd.IntN(2) == 0 {
+				o.received(in.number)
+			}
+			if in.missing {
+				o.rewind(in.number + 1)
+			}
+			return p != nil || in.missing
+		}
+		for range 500 {
+			switch rnd.IntN(20) {
+			case 0:
+				o.omit(3)
+				sent += 3
+			case 1:
+				o.clear()
+			case 2, 3, 4, 5, 6, 7, 8:
+				size := 1 + rnd.IntN(250)
+				next++
+				item := binary.BigEndian.AppendUint32(nil, next)
+				o.add(append(item, bytes.Repeat([]byte{byte(size + 4)}, size)...), 2)
+				sent += 2
+			default:
+				receive(true)
+			}
+		}
+		for receive(false) {
+		}
+		require.Equal(t, sent, got+missed, "seed %d", seed)
+		require.Zero(t, o.bytes)
+		require.Empty(t, o.pieces)
+	}
+}

@@ -1,0 +1,211 @@
+package natsrelay
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A peer is another node. It is kept when it is not heard of any more, for that may be a
+// partition that heals: some hundred bytes for each process that has died.
+type peer struct {
+	relay *Relay
+	id    string
+
+	// These are the serving goroutine's alone.
+	in     inbox
+	known  bool // its snapshot is here, and what it has told since
+	silent int  // ticks since it was heard of
+	posts  []sendq.Delivery
+	ids    []uint64 // of posts; 0: nobody waits for the outcome
+
+	beats atomic.Int64 // of this node itself that have come back since anything has of the peer
+
+	mu        sync.Mutex // taken with locks of the Broker held, so no method of node is called with it
+	work      sync.Cond  // when there may be something to publish
+	out       outbox
+	scratch   []byte // for an item
+	header    header // of the next envelope, as far as it is about what comes from the peer
+	answered  uint64 // header.received of the last one
+	stale     bool   // it has to get a snapshot; until then it is told no events
+	shown     uint64 // the piece with which the last snapshot ended
+	ping      bool   // an envelope is due, even without a piece
+	blocked   bool   // NATS has not taken an envelope: wait for the next tick
+	rewound   uint64 // since the last tick, to this number
+	gone      bool   // not heard of for a Lease: nothing is for it or known of it
+	left      bool   // it has said bye
+	over      bool
+	last      uint64 // id of a post or question
+	waiting   []waiting
+	questions map[uint64]chan answer
+	estates   []estate
+	counts    NodeStats
+}
+
+// waiting is a post whose outcome is not known yet.
+type waiting struct {
+	id       uint64
+	deadline int64 // tick
+	outcome  func(sendq.Outcome)
+}
+
+// meet returns the peer with that id, a new one if it has not been heard of, or nil at the
+// end.
+func (r *Relay) meet(id string) *peer {
+	if p := r.peer(id); p != nil {
+		return p
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.open.Err() != nil {
+		return nil
+	}
+	p := &peer{
+		relay:     r,
+		id:        id,
+		out:       newOutbox(headerSize(len(r.id)), r.size),
+		header:    header{flags: flagStranger, from: r.id},
+		stale:     true,
+		ping:      true,
+		questions: make(map[uint64]chan answer),
+	}
+	p.work.L = &p.mu
+	r.peers[id] = p
+	r.running.Go(p.publish)
+	return p
+}
+
+// tick makes the peers' time go on. It counts ticks and not seconds, so a node that has
+// been stopped for a while does not think that all others have died.
+func (r *Relay) tick() {
+	now := r.clock.Add(1)
+	for _, p := range r.others() {
+		p.silent++
+		lease := r.opts.ticks(r.opts.Lease)
+		switch hasLeft, isGone := p.hasLeft(), p.isGone(); {
+		case hasLeft && p.silent > 2*lease: // not before what it may have left is tidied
+			r.drop(p)
+			continue
+		case !isGone && p.silent > lease:
+			p.lose(fmt.Errorf("%w: %s", ErrNodeLost, p.id))
+		}
+		p.tick(now)
+	}
+}
+
+// bye takes leave of a peer. It still hears how far this node is, until it is gone.
+func (p *peer) bye() {
+	p.known = false
+	p.mu.Lock()
+	p.gone, p.left = true, true
+	p.mu.Unlock()
+	p.relay.node.Forget(p.id, nil)
+}
+
+// drop forgets a peer that has left.
+func (r *Relay) drop(p *peer) {
+	r.mu.Lock()
+	delete(r.peers, p.id)
+	r.mu.Unlock()
+	p.end()
+}
+
+// end ends the publishing goroutine.
+func (p *peer) end() {
+	p.abandon(ErrNodeLost)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	p.work.Signal()
+}
+
+func (p *peer) hasLeft() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.left
+}
+
+// isGone tells whether the peer is not heard of, or has left.
+func (p *peer) isGone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gone
+}
+
+// tick lets the peer know that this node lives and how far it is, and gives up waiting.
+func (p *peer) tick(now int64) {
+	p.mu.Lock()
+	n := 0
+	for n < len(p.waiting) && p.waiting[n].deadline < now {
+		n++
+	}
+	late := p.waiting[:n:n]
+	p.waiting = p.waiting[n:]
+	p.ping = p.ping || !p.gone
+	p.blocked, p.rewound = false, 0
+	p.work.Signal()
+	p.mu.Unlock()
+	p.unconfirmed(late, "no answer in time")
+}
+
+// unconfirmed tells those who wait that no outcome will come.
+func (p *peer) unconfirmed(ws []waiting, why string) {
+	for _, w := range ws {
+		w.outcome(sendq.Outcome{Err: fmt.Errorf("%w: node %s: %s", sendq.ErrUnconfirmed, p.id, why)})
+	}
+}
+
+// lose gives up a peer that is not heard of any more, with all that is on the way to it. What
+// of that it has not got, it is told when it comes back.
+func (p *peer) lose(cause error) {
+	p.known = false
+	p.abandon(cause)
+	p.relay.node.Forget(p.id, cause)
+}
+
+// abandon forgets what the peer should still get and what it was asked.
+func (p *peer) abandon(cause error) {
+	p.mu.Lock()
+	p.gone = true
+	p.counts.Abandoned += int64(p.out.clear())
+	waiting, questions, estates := p.waiting, p.questions, p.estates
+	p.waiting, p.questions, p.estates = nil, make(map[uint64]chan answer), nil
+	p.mu.Unlock()
+	p.unconfirmed(waiting, cause.Error())
+	for _, c := range questions {
+		close(c)
+	}
+	for _, e := range estates {
+		p.relay.node.HandBack(e.name, e.undelivered)
+	}
+	p.relay.settle()
+}
+
+// comeBack makes a peer that was lost one of the others again.
+func (p *peer) comeBack() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone && !p.left && !p.over {
+		p.gone, p.stale, p.ping = false, true, true
+		p.work.Signal()
+	}
+}
+
+// unblock publishes at once what NATS has not taken, and a ping, so that what it has lost is
+// sent again.
+func (p *peer) unblock() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blocked, p.ping = false, true
+	p.work.Signal()
+}
+
+// unreceived returns how many messages the peer is not known to have, and whether it is known
+// to have everything, or is gone.
+func (p *peer) unreceived() (messages int, isAll bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.unreceived(), p.gone || len(p.out.pieces) == 0
+}

@@ -1,0 +1,240 @@
+package natsrelay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/sendq-go/sendq"
+)
+
+// A registry says which node has which name. It is a bucket of JetStream's key-value store, with
+// an entry for each name, which has the id of its node, and one for each node, which is its
+// lease. An entry is only ever changed at a revision that is known: of several nodes that
+// try, one wins, and who has lost an entry finds out when it tries to write it.
+//
+// The bucket is in memory, and may be lost. Each node knows what it has, and enters it again.
+type registry struct {
+	relay  *Relay
+	nc     *nats.Conn // not the one for messages: a flood of them must not cost the lease
+	bucket bucket
+	work   workers
+
+	mu      sync.Mutex
+	lease   uint64            // its revision; 0: there is none
+	renewed time.Time         // when the lease was
+	highest uint64            // revision that this node has written
+	names   map[string]uint64 // its own, with the revisions of their entries, or one of these:
+}
+
+const (
+	claiming = 0 // it is not this node's own yet
+	unknown  = 1 // of its entry; this is the revision of a lease
+)
+
+// claim makes a name this node's own.
+func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq.Estate, error) {
+	if err := g.ready(ctx); err != nil {
+		return sendq.Estate{}, err
+	}
+	g.mu.Lock()
+	g.names[name] = claiming
+	g.mu.Unlock()
+	e, err := g.own(ctx, name, 0, takeover)
+	switch {
+	case err == nil:
+		return e, nil
+	case errors.Is(err, sendq.ErrNameTaken):
+		g.forget(name)
+	default: // it may be entered all the same, if an answer was lost
+		g.release(name)
+	}
+	if len(e.Undelivered) > 0 {
+		g.relay.node.HandBack(name, e.Undelivered)
+	}
+	return sendq.Estate{}, err
+}
+
+// ready waits until this node has a lease and is heard.
+func (g *registry) ready(ctx context.Context) error {
+	for try := 0; ; try++ {
+		g.mu.Lock()
+		hasLease := g.lease != 0 && time.Since(g.renewed) < g.relay.opts.Lease
+		g.mu.Unlock()
+		if hasLease && !g.relay.isCutOff() {
+			return nil
+		}
+		if err := pause(ctx, 1+try); err != nil {
+			return fmt.Errorf("natsrelay: this node cannot reach the others, and claims no names: %w", err)
+		}
+	}
+}
+
+// own makes the entry of a name this node's, if it has that revision, or none if it is 0. If
+// not, it looks whose it is, until that is clear or ctx is done. In the end e has what the
+// name has left on other nodes.
+func (g *registry) own(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
+	key := nameKey(name)
+	for failed := 0; ; {
+		if over := pause(ctx, failed); over != nil {
+			return e, fmt.Errorf("natsrelay: claim %q: %w: %w", name, over, err)
+		}
+		var written, at uint64
+		var holder string
+		if written, err = g.bucket.write(ctx, key, g.relay.id, revision); err == nil {
+			g.have(name, written)
+			return e, nil
+		}
+		if isConflict(err) {
+			holder, at, err = g.bucket.read(ctx, key)
+		}
+		if err == nil && holder != "" && holder != g.relay.id {
+			err = g.dispossess(ctx, holder, name, takeover, &e)
+		}
+		switch {
+		case err == nil:
+			revision = at
+		case errors.Is(err, sendq.ErrNameTaken):
+			return e, err
+		default:
+			failed++
+		}
+	}
+}
+
+// dispossess returns nil if an entry that another node has may be overwritten: that node is
+// dead, or has given the name up, and then e gets what it has left.
+func (g *registry) dispossess(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
+	p := g.relay.peer(holder)
+	isDead, err := g.isDead(ctx, holder)
+	switch {
+	case err != nil || isDead:
+		return err
+	case !takeover:
+		return fmt.Errorf("%w: %q, on node %s", sendq.ErrNameTaken, name, holder)
+	case p == nil:
+		return fmt.Errorf("natsrelay: node %s, which has the name, has not been heard of", holder)
+	}
+	a, err := p.ask(ctx, itemEvict, name, 0)
+	if err == nil && !a.ok { // it is about to have it, or has just given it away
+		err = fmt.Errorf("natsrelay: node %s does not have the name", holder)
+	}
+	e.Undelivered = append(e.Undelivered, a.messages...)
+	e.Rooms = append(e.Rooms, a.rooms...)
+	return err
+}
+
+// have notes the revision at which this node has a name; if it does not want it any more, the
+// name is free again.
+func (g *registry) have(name string, revision uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.highest = max(g.highest, revision)
+	if old, ok := g.names[name]; ok {
+		g.names[name] = max(old, revision)
+	} else {
+		g.freeLater(name, revision)
+	}
+}
+
+// release makes a name free.
+func (g *registry) release(name string) {
+	if revision, wasOwn := g.forget(name); wasOwn {
+		g.freeLater(name, revision)
+	}
+}
+
+// forget makes a name not this node's, and returns the revision of its entry.
+func (g *registry) forget(name string) (revision uint64, wasOwn bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	revision, wasOwn = g.names[name]
+	delete(g.names, name)
+	return revision, wasOwn
+}
+
+// freeLater removes the entry of a name, if it is still this node's.
+func (g *registry) freeLater(name string, revision uint64) {
+	g.work.do(func() {
+		ctx := g.relay.ctx
+		for try := 0; pause(ctx, try) == nil; try++ {
+			if g.free(ctx, name, revision) == nil {
+				return
+			}
+		}
+	})
+}
+
+func (g *registry) free(ctx context.Context, name string, revision uint64) error {
+	key := nameKey(name)
+	if revision <= unknown {
+		holder, at, err := g.bucket.read(ctx, key)
+		if err != nil {
+			return err
+		}
+		g.mu.Lock()
+		_, isOwn := g.names[name] // again; and if not, it can only be at a higher revision
+		g.mu.Unlock()
+		if holder != g.relay.id || isOwn {
+			return nil
+		}
+		revision = at
+	}
+	return g.bucket.remove(ctx, key, revision)
+}
+
+// doubt makes sure of a name that another node says it has.
+func (g *registry) doubt(name string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if revision := g.names[name]; revision != claiming {
+		g.work.do(func() { g.verify(name, revision) })
+	}
+}
+
+// verify enters a name again, which this node has, or loses it.
+func (g *registry) verify(name string, revision uint64) {
+	g.mu.Lock()
+	had := g.names[name]
+	g.mu.Unlock()
+	if had == claiming { // or not this node's at all
+		return
+	}
+	if _, err := g.own(g.relay.ctx, name, revision, false); !errors.Is(err, sendq.ErrNameTaken) {
+		return // it is entered, or all is over
+	}
+	g.mu.Lock()
+	isLost := g.names[name] == had
+	if isLost {
+		delete(g.names, name)
+	}
+	g.mu.Unlock()
+	if isLost {
+		g.relay.node.Lose(name)
+	}
+}
+
+// close gives up the lease when all names are free. The node is at its end then.
+func (g *registry) close(ctx context.Context) error {
+	g.mu.Lock()
+	for name, revision := range g.names {
+		g.freeLater(name, revision)
+	}
+	clear(g.names)
+	g.mu.Unlock()
+	err := g.work.wait(ctx)
+	g.relay.cancel(sendq.ErrClosed) // or the lease could be renewed
+	g.mu.Lock()
+	revision := g.lease
+	g.mu.Unlock()
+	if err == nil {
+		err = g.bucket.remove(ctx, leaseKey(g.relay.id), revision)
+	}
+	if err != nil {
+		return fmt.Errorf("natsrelay: some names are not free yet: %w", err)
+	}
+	return nil
+}

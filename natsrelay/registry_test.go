@@ -1,0 +1,152 @@
+package natsrelay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sendq-go/sendq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestSimultaneousClaims claims a name on three nodes at once: one of them wins, whatever
+// was there before.
+func TestSimultaneousClaims(t *testing.T) {
+	var nodes []*fakeNode
+	for i := range 3 {
+		nodes = append(nodes, newFake(t, servers().url(i), Options{}))
+	}
+	for i := range 50 {
+		var wg sync.WaitGroup
+		errs := make([]error, len(nodes))
+		for j, n := range nodes {
+			wg.Go(func() { _, errs[j] = n.relay.Claim("x", false) })
+		}
+		wg.Wait()
+		winner := -1
+		for j, err := range errs {
+			if err == nil {
+				require.Equal(t, -1, winner, "round %d: two have won", i)
+				winner = j
+			} else {
+				require.ErrorIs(t, err, sendq.ErrNameTaken)
+			}
+		}
+		require.NotEqual(t, -1, winner, "round %d: none has won", i)
+		nodes[winner].relay.Release("x")
+		free := func() bool {
+			_, revision, err := nodes[0].relay.registry.bucket.read(t.Context(), nameKey("x"))
+			return err == nil && revision == 0
+		}
+		eventually(t, free)
+	}
+}
+
+// TestRegistryIsLost deletes the bucket with 10,000 names of two nodes in it. They enter all of
+// them again, and nobody else can have one.
+func TestRegistryIsLost(t *testing.T) {
+	opts := Options{Lease: 3 * time.Second}
+	a := newFake(t, servers().url(0), opts)
+	b := newFake(t, servers().url(1), opts)
+	const names = 5000 // of each
+	claim := func(n *fakeNode, prefix string) {
+		var wg sync.WaitGroup
+		for w := range 50 {
+			wg.Go(func() {
+				for i := w; i < names; i += 50 {
+					_, err := n.relay.Claim(fmt.Sprint(prefix, i), false)
+					assert.NoError(t, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	start := time.Now()
+	claim(a, "a")
+	claim(b, "b")
+	t.Logf("claimed %d names in %v", 2*names, time.Since(start))
+	g := a.relay.registry
+	js := g.bucket.js
+	require.NoError(t, js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
+	start = time.Now()
+	entered := func() int {
+		s, err := js.Stream(t.Context(), "KV_"+a.relay.opts.Cluster)
+		if err != nil {
+			return 0
+		}
+		return int(s.CachedInfo().State.Msgs)
+	}
+	eventually(t, func() bool { return entered() == 2*names+2 })
+	t.Logf("entered again after %v", time.Since(start))
+	c := newFake(t, servers().url(2), opts)
+	for i := range 100 {
+		_, err := c.relay.Claim(fmt.Sprint("a", i), false)
+		require.ErrorIs(t, err, sendq.ErrNameTaken)
+	}
+	assert.Empty(t, a.seen().lost)
+	assert.Empty(t, b.seen().lost)
+}
+
+// TestPartition cuts a node off for longer than a lease. Its names can be had elsewhere then, and
+// when it comes back it learns which it has lost; the others are its own again.
+func TestPartition(t *testing.T) {
+	opts := Options{Lease: time.Second}
+	p, natsOptions := newProxy(t, servers().url(0))
+	a := newFake(t, p.url(), opts, natsOptions...)
+	b := newFake(t, servers().url(1), opts)
+	c := newFake(t, servers().url(2), opts)
+	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
+	for _, name := range []string{"x", "y"} {
+		_, err := a.relay.Claim(name, false)
+		require.NoError(t, err)
+		a.tell(sendq.Event{Kind: sendq.Joined, Name: name})
+	}
+	_, err := b.relay.Claim("x", false)
+	require.ErrorIs(t, err, sendq.ErrNameTaken)
+
+	p.cut()
+	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !b.knows(a) && !c.knows(a) })
+	eventually(t, func() bool {
+		_, err = b.relay.Claim("x", false)
+		return err == nil
+	})
+	_, err = a.relay.Claim("z", false)
+	require.Error(t, err, "who is cut off can claim nothing")
+	b.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
+
+	p.heal()
+	eventually(t, func() bool { return slices.Equal(a.seen().lost, []string{"x"}) })
+	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
+	assert.Equal(t, []string{"Joined x "}, a.seen().view[b.relay.id])
+	eventually(t, func() bool {
+		holder, _, err := c.relay.registry.bucket.read(t.Context(), nameKey("y"))
+		return err == nil && holder == a.relay.id
+	})
+	assert.Empty(t, b.seen().lost)
+	_, err = c.relay.Claim("y", false)
+	require.ErrorIs(t, err, sendq.ErrNameTaken)
+}
+
+// TestLateEstate takes over a name from a node that answers too late. What the name has left there
+// is handed back.
+func TestLateEstate(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	b := newFake(t, servers().url(1), Options{Timeout: 100 * time.Millisecond})
+	everyoneKnows(t, a, b)
+	_, err := a.relay.Claim("x", false)
+	require.NoError(t, err)
+	a.block = make(chan struct{})
+	_, err = b.relay.Claim("x", true)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	close(a.block)
+	eventually(t, func() bool { return slices.Equal(b.seen().handed, []string{"x"}) })
+	assert.Empty(t, a.seen().handed)
+	eventually(t, func() bool {
+		_, err := b.relay.Claim("x", true)
+		return err == nil
+	})
+}

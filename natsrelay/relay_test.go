@@ -1,0 +1,177 @@
+package natsrelay
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/sendq-go/sendq"
+	"github.com/stretchr/testify/require"
+)
+
+// A fakeNode is what a Relay talks to without a Broker.
+type fakeNode struct {
+	relay *Relay
+	block chan struct{} // what Evict waits for, if it is not nil
+
+	mu     sync.Mutex
+	events []sendq.Event // to be shown
+	experience
+}
+
+// experience is what a fakeNode has been called with.
+type experience struct {
+	got    []string
+	view   map[string][]string // what was learned of each node
+	missed int
+	lost   []string
+	handed []string
+}
+
+func (n *fakeNode) Deliver(ds []sendq.Delivery) (os []sendq.Outcome) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range ds {
+		for _, m := range d.Messages {
+			n.got = append(n.got, d.To.Name+": "+string(m))
+		}
+		os = append(os, sendq.Outcome{Accepted: len(d.Messages), Err: fmt.Errorf("%w: really", sendq.ErrSlowConsumer)})
+	}
+	return os
+}
+
+func (n *fakeNode) Learn(node string, events []sendq.Event, snapshot bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if snapshot {
+		n.view[node] = []string{}
+	}
+	for _, e := range events {
+		n.view[node] = append(n.view[node], fmt.Sprint(e.Kind, " ", e.Name, " ", e.Room, e.Node))
+	}
+}
+
+func (n *fakeNode) Forget(node string, cause error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.view, node)
+}
+
+func (n *fakeNode) Snapshot(f func(events []sendq.Event)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f(n.events)
+}
+
+func (n *fakeNode) tell(e sendq.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, e)
+	n.relay.Tell([]sendq.Event{e})
+}
+
+func (n *fakeNode) Missed(node string, messages int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.missed += messages
+}
+
+func (n *fakeNode) Evict(name, by string) (sendq.Estate, bool) {
+	if n.block != nil {
+		<-n.block
+	}
+	n.relay.Release(name)
+	return sendq.Estate{Undelivered: [][]byte{[]byte("left by " + name)}, Rooms: []string{"room"}}, true
+}
+
+func (n *fakeNode) HandBack(name string, undelivered [][]byte) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.handed = append(n.handed, name)
+}
+
+func (n *fakeNode) Lose(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lost = append(n.lost, name)
+}
+
+func (n *fakeNode) Replay(room string, messages int) [][]byte {
+	return slices.Repeat([][]byte{[]byte(room)}, messages)
+}
+
+// newFake returns a node in a cluster of its own for each test.
+func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option) *fakeNode {
+	if opts.Cluster == "" {
+		opts.Cluster = ownCluster(t)
+	}
+	r, err := Connect(url, &opts, natsOptions...)
+	require.NoError(t, err)
+	return startFake(t, r)
+}
+
+func startFake(t *testing.T, r *Relay) *fakeNode {
+	n := &fakeNode{relay: r, experience: experience{view: make(map[string][]string)}}
+	r.start(n)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = r.Close(ctx)
+	})
+	return n
+}
+
+// seen returns a copy of what n has seen.
+func (n *fakeNode) seen() (s experience) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.got, s.lost, s.handed = slices.Clone(n.got), slices.Clone(n.lost), slices.Clone(n.handed)
+	s.view, s.missed = maps.Clone(n.view), n.missed
+	return s
+}
+
+// knows tells whether n has heard of all others.
+func (n *fakeNode) knows(others ...*fakeNode) bool {
+	view := n.seen().view
+	for _, o := range others {
+		if view[o.relay.id] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// newDetached returns a node without NATS.
+func newDetached() *fakeNode {
+	r, err := newRelay(Options{})
+	if err != nil {
+		panic(err)
+	}
+	n := &fakeNode{relay: r, experience: experience{view: make(map[string][]string)}}
+	r.node = n
+	return n
+}
+
+// TestNode does with two nodes what a Broker asks of a Relay.
+func TestNode(t *testing.T) {
+	c := servers()
+	a := newFake(t, c.url(0), Options{Node: "a"})
+	b := newFake(t, c.url(1), Options{Node: "b"})
+	a.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	eventually(t, func() bool { return len(b.seen().view[a.relay.id]) == 1 })
+	outcomes := make(chan sendq.Outcome, 1)
+	b.relay.Post(a.relay.id, sendq.Delivery{To: sendq.Address{Name: "x"}, Messages: [][]byte{[]byte("hi")}}, func(o sendq.Outcome) { outcomes <- o })
+	o := <-outcomes
+	require.ErrorIs(t, o.Err, sendq.ErrSlowConsumer)
+	require.Equal(t, 1, o.Accepted)
+	kept, err := a.relay.Replay(b.relay.id, "room", 3)
+	require.NoError(t, err)
+	require.Len(t, kept, 3)
+	require.NoError(t, a.relay.Close(t.Context()))
+	require.NoError(t, b.relay.Close(t.Context()))
+}

@@ -1,0 +1,204 @@
+package natsrelay
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/sendq-go/sendq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// post posts numbered messages until stop is closed, or so many, and returns how many.
+func (n *fakeNode) post(to *fakeNode, messages int, stop <-chan struct{}) int {
+	for i := range messages {
+		select {
+		case <-stop:
+			return i
+		default:
+		}
+		d := sendq.Delivery{To: sendq.Address{Name: n.relay.id}, Messages: [][]byte{fmt.Append(nil, i)}}
+		n.relay.Post(to.relay.id, d, nil)
+		if i%100 == 0 {
+			time.Sleep(5 * time.Millisecond) // or there is more than anybody wants
+		}
+	}
+	return messages
+}
+
+// settled tells whether all that was posted to the other node is accounted for there.
+func settled(from, to *fakeNode) bool {
+	sent, got := from.relay.Stats().Nodes[to.relay.id], to.relay.Stats().Nodes[from.relay.id]
+	return sent.Posted+sent.Omitted == got.Received+got.Missed
+}
+
+func everyoneKnows(t *testing.T, nodes ...*fakeNode) {
+	t.Helper()
+	eventually(t, func() bool {
+		for i, n := range nodes {
+			if !n.knows(nodes[:i]...) || !n.knows(nodes[i+1:]...) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// requireInOrder requires that the numbers from each node go up.
+func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
+	t.Helper()
+	next := make(map[string]int)
+	got := n.seen().got
+	for _, g := range got {
+		var from string
+		var i int
+		_, err := fmt.Sscanf(g, "%s %d", &from, &i)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, i, next[from], "of %s", from)
+		next[from] = i + 1
+	}
+	return len(got)
+}
+
+// TestServersAreRestarted restarts one nats-server after the other while nodes post to each other,
+// and in the end all at once. Nothing is lost.
+func TestServersAreRestarted(t *testing.T) {
+	c := newCluster(t.TempDir())
+	t.Cleanup(c.stopAll)
+	opts := Options{Lease: time.Minute, Timeout: time.Minute}
+	var nodes []*fakeNode
+	for range 3 {
+		nodes = append(nodes, newFake(t, c.url(), opts))
+	}
+	everyoneKnows(t, nodes...)
+	stop, posted := make(chan struct{}), make(chan int)
+	pairs := func(f func(from, to *fakeNode)) {
+		for _, from := range nodes {
+			for _, to := range nodes {
+				if from != to {
+					f(from, to)
+				}
+			}
+		}
+	}
+	pairs(func(from, to *fakeNode) {
+		go func() { posted <- from.post(to, 1e9, stop) }()
+	})
+	for i := range 3 {
+		c.stop(i)
+		c.start(i)
+		eventually(t, func() bool { return c.servers[i].Healthz(nil).Status == "ok" })
+		_, err := nodes[i].relay.Claim(fmt.Sprint("a name after restart ", i), false)
+		require.NoError(t, err)
+	}
+	c.stopAll()
+	for i := range 3 {
+		c.start(i)
+	}
+	_, err := nodes[0].relay.Claim("a name at last", false)
+	require.NoError(t, err)
+	close(stop)
+	sent, got := 0, 0
+	pairs(func(from, to *fakeNode) {
+		sent += <-posted
+	})
+	pairs(func(from, to *fakeNode) {
+		eventually(t, func() bool { return settled(from, to) })
+	})
+	for _, n := range nodes {
+		got += n.requireInOrder(t)
+		assert.Zero(t, n.seen().missed)
+	}
+	assert.Equal(t, sent, got)
+	t.Logf("%d messages", sent)
+}
+
+// TestSlowNode makes one of three nodes get nothing any more. The others go on among themselves,
+// and what it does not get it is told.
+func TestSlowNode(t *testing.T) {
+	opts := Options{Lease: time.Minute, MaxQueued: 1 << 20}
+	p, natsOptions := newProxy(t, servers().url(2))
+	a := newFake(t, servers().url(0), opts)
+	b := newFake(t, servers().url(1), opts)
+	slow := newFake(t, p.url(), opts, natsOptions...)
+	everyoneKnows(t, a, b, slow)
+	p.still()
+	const messages = 20000
+	big := make([]byte, 1<<10)
+	for range messages {
+		a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, nil)
+	}
+	omitted := a.relay.Stats().Nodes[slow.relay.id].Omitted
+	require.Positive(t, omitted)
+	outcomes := make(chan sendq.Outcome, 1)
+	a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, func(o sendq.Outcome) { outcomes <- o })
+	require.ErrorIs(t, (<-outcomes).Err, sendq.ErrWouldBlock)
+	a.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	a.post(b, messages, nil)
+	b.post(a, messages, nil)
+	eventually(t, func() bool { return settled(a, b) && settled(b, a) })
+	assert.Equal(t, messages, a.requireInOrder(t))
+	assert.Equal(t, messages, b.requireInOrder(t))
+	require.False(t, settled(a, slow))
+
+	p.heal()
+	eventually(t, func() bool { return settled(a, slow) })
+	assert.Equal(t, int(omitted), slow.seen().missed)
+	assert.Len(t, slow.seen().got, messages-int(omitted))
+	eventually(t, func() bool { return len(slow.seen().view[a.relay.id]) == 1 }, "it learns what it was not told")
+}
+
+// TestGap makes NATS lose messages on the way to a node. They are sent again.
+func TestGap(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	r, err := Connect(servers().url(1), &a.relay.opts)
+	require.NoError(t, err)
+	all := r.inbound
+	r.inbound = make(chan *nats.Msg)
+	go func() {
+		for i := 0; ; i++ {
+			if m := <-all; i%20 > 0 {
+				select {
+				case r.inbound <- m:
+				case <-r.ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	b := startFake(t, r)
+	everyoneKnows(t, a, b)
+	a.post(b, 10000, nil)
+	eventually(t, func() bool { return settled(a, b) })
+	assert.Equal(t, 10000, b.requireInOrder(t))
+	assert.Zero(t, b.seen().missed)
+}
+
+// TestDrain closes a node that has just posted much. All of it arrives.
+func TestDrain(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	b := newFake(t, servers().url(1), Options{})
+	everyoneKnows(t, a, b)
+	_, err := a.relay.Claim("x", false)
+	require.NoError(t, err)
+	const messages = 50000
+	for i := range messages {
+		a.relay.Post(b.relay.id, sendq.Delivery{Messages: [][]byte{fmt.Append(nil, i)}}, nil)
+	}
+	a.relay.Release("x")
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	require.NoError(t, a.relay.Close(ctx))
+	assert.Len(t, b.seen().got, messages)
+	assert.NotContains(t, b.seen().view, a.relay.id, "it has left")
+	for _, key := range []string{nameKey("x"), leaseKey(a.relay.id)} {
+		_, revision, err := b.relay.registry.bucket.read(t.Context(), key)
+		require.NoError(t, err)
+		assert.Zero(t, revision)
+	}
+	_, err = a.relay.Claim("x", false)
+	require.ErrorIs(t, err, sendq.ErrClosed)
+}

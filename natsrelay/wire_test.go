@@ -1,0 +1,102 @@
+package natsrelay
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+
+	"github.com/sendq-go/sendq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestHeader(t *testing.T) {
+	h := header{flagMissing, "node-1", 1 << 40, 2, 3, 4, 5}
+	b := append(make([]byte, headerSize(len(h.from))), "piece"...)
+	h.put(b)
+	got, piece, err := parseEnvelope(b)
+	require.NoError(t, err)
+	assert.Equal(t, h, got)
+	assert.Equal(t, "piece", string(piece))
+	for n := range headerSize(len(h.from)) {
+		_, _, err := parseEnvelope(b[:n])
+		assert.Error(t, err)
+	}
+	b[0]++
+	_, _, err = parseEnvelope(b)
+	assert.Error(t, err, "another version")
+}
+
+func TestRemoteErrors(t *testing.T) {
+	remote := func(err error) error { return (&parser{b: appendError(nil, err)}).error() }
+	assert.NoError(t, remote(nil))
+	for _, s := range sentinels {
+		err := remote(fmt.Errorf("on my side: %w", s))
+		assert.ErrorIs(t, err, s)
+		assert.EqualError(t, err, "on my side: "+s.Error())
+		for _, other := range sentinels {
+			assert.Equal(t, errors.Is(s, other), errors.Is(err, other))
+		}
+	}
+	assert.ErrorIs(t, remote(sendq.ErrClosed), net.ErrClosed)
+	assert.EqualError(t, remote(io.EOF), "EOF")
+	both := remote(errors.Join(sendq.ErrClosed, sendq.ErrTakenOver))
+	assert.ErrorIs(t, both, sendq.ErrClosed)
+	assert.ErrorIs(t, both, sendq.ErrTakenOver)
+}
+
+func TestItems(t *testing.T) {
+	d := sendq.Delivery{
+		To:       sendq.Address{Kind: sendq.ToRoom, Name: "", Except: true, Sender: "> *\x00"},
+		Messages: [][]byte{[]byte("a"), {}, make([]byte, 1000)},
+	}
+	in := parser{b: appendDelivery(nil, d)}
+	assert.Equal(t, d, in.delivery())
+	e := sendq.Event{Kind: sendq.RoomLeft, Name: "n", Room: "r", Node: "by", Cause: nil}
+	in = parser{b: appendEvent(nil, e)}
+	assert.Equal(t, e, in.event())
+	a := answer{true, [][]byte{[]byte("m")}, []string{"r", ""}}
+	in = parser{b: appendAnswer(nil, a)}
+	assert.Equal(t, a, in.answer())
+	assert.False(t, in.bad)
+	assert.Empty(t, in.b)
+	in.answer()
+	assert.True(t, in.bad)
+}
+
+// FuzzReceive hands a node two envelopes of another one, which may be anything. It survives, and
+// answers who comes next.
+func FuzzReceive(f *testing.F) {
+	envelope := func(number uint64, item []byte) []byte {
+		h := header{from: "other", number: number, oldest: 1}
+		o := newOutbox(headerSize(len(h.from)), maxPiece)
+		o.add(item, 1)
+		h.put(o.pieces[0].buf)
+		return o.pieces[0].buf
+	}
+	post := appendDelivery([]byte{itemPost, 1}, sendq.Delivery{Messages: [][]byte{[]byte("hi")}})
+	events := appendList([]byte{itemSnapshot}, []sendq.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
+	f.Add(envelope(1, post), envelope(2, events))
+	f.Add(envelope(1, events), envelope(3, post))
+	f.Add(envelope(1, appendAnswer([]byte{itemEstate, 1, 1, 'x'}, answer{true, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))
+	f.Add(envelope(1, []byte{itemEvict, 1, 1, 'x', 0}), envelope(2, []byte{itemReplay, 1, 1, 'r', 3}))
+	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{version})
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		n := newDetached()
+		n.relay.receive(first)
+		n.relay.receive(second)
+		n.relay.receive(envelope(1, post)) // it may have come already, or be of a node that is said to be further
+		h := header{from: "another", number: 1, oldest: 1}
+		b := envelope(1, post)
+		_, piece, err := parseEnvelope(b)
+		require.NoError(t, err)
+		b = append(make([]byte, headerSize(len(h.from))), piece...)
+		h.put(b)
+		before := len(n.got)
+		n.relay.receive(b)
+		require.Len(t, n.got, before+1)
+		n.relay.end()
+	})
+}

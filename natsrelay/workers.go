@@ -1,0 +1,66 @@
+package natsrelay
+
+import (
+	"context"
+	"sync"
+)
+
+// maxWorkers is how many requests about names are under way at once, beside the claims.
+const maxWorkers = 64
+
+// workers call functions in some goroutines, which exist while there is something to do.
+type workers struct {
+	mu      sync.Mutex
+	queue   []func()
+	running int
+	idle    []chan struct{} // to be closed when none runs
+}
+
+// do has f called. It does not wait.
+func (w *workers) do(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue = append(w.queue, f)
+	if w.running < maxWorkers {
+		w.running++
+		go w.work()
+	}
+}
+
+func (w *workers) work() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.queue) > 0 {
+		f := w.queue[0]
+		w.queue[0] = nil
+		w.queue = w.queue[1:]
+		w.mu.Unlock()
+		f()
+		w.mu.Lock()
+	}
+	w.running--
+	if w.running == 0 {
+		for _, c := range w.idle {
+			close(c)
+		}
+		w.idle = nil
+	}
+}
+
+// wait waits until there is nothing to do, or ctx is done.
+func (w *workers) wait(ctx context.Context) error {
+	idle := make(chan struct{})
+	w.mu.Lock()
+	if w.running == 0 {
+		close(idle)
+	} else {
+		w.idle = append(w.idle, idle)
+	}
+	w.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
