@@ -1,0 +1,341 @@
+package promsendq_test
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/promsendq"
+)
+
+func TestLint(t *testing.T) {
+	for name, c := range map[string]prometheus.Collector{
+		"Broker": promsendq.NewBrokerCollector(sendq.NewBroker(nil)),
+		"Tally":  promsendq.NewTallyCollector(new(sendq.Tally)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			problems, err := testutil.CollectAndLint(c)
+			require.NoError(t, err)
+			require.Empty(t, problems)
+		})
+	}
+}
+
+// Known traffic, and the figures right after it.
+func TestBrokerCollector(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	defer b.Close()
+	stuck := &sendq.WriterOptions{MaxPending: 3 * (64 + 4), Overflow: sendq.DropNewest}
+	register := func(name string, conn net.Conn, opts *sendq.WriterOptions) *sendq.Writer {
+		w := sendq.NewWriter(conn, opts)
+		require.NoError(t, b.Register(name, w))
+		return w
+	}
+	alice := register("alice", conn{}, nil)
+	register("bob", stalled(t), stuck)
+	for _, name := range []string{"alice", "bob"} {
+		require.NoError(t, b.Room("room").Join(name))
+	}
+	for range 4 {
+		b.Room("room").Publish([]byte("four")) // bob drops the last one
+	}
+	require.NoError(t, alice.Flush(t.Context()))
+	register("bob", stalled(t), stuck) // takes three over
+	register("carol", stalled(t), nil)
+	require.NoError(t, b.Send("carol", []byte("fifth")))
+	carol, _ := b.Lookup("carol")
+	require.NoError(t, carol.CloseNow())
+	require.Equal(t, 1, b.BroadcastFrom("bob", []byte("bye")))
+	require.NoError(t, alice.Close())
+
+	// How many writes alice's messages took is up to the flusher, and ages are to the clock.
+	c := promsendq.NewBrokerCollector(b)
+	var names []string
+	for _, name := range metricsOf(t, c) {
+		if name != "sendq_connection_writes_total" && name != "sendq_oldest_pending_seconds" {
+			names = append(names, name)
+		}
+	}
+	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
+# HELP sendq_accepted_bytes_total Bytes of the messages that Writers have accepted.
+# TYPE sendq_accepted_bytes_total counter
+sendq_accepted_bytes_total 52
+# HELP sendq_accepted_messages_total Messages that Writers have accepted.
+# TYPE sendq_accepted_messages_total counter
+sendq_accepted_messages_total 13
+# HELP sendq_bytes_total Bytes of the accepted messages that are not pending any more, by what became of them.
+# TYPE sendq_bytes_total counter
+sendq_bytes_total{outcome="dropped"} 4
+sendq_bytes_total{outcome="undelivered"} 17
+sendq_bytes_total{outcome="written"} 19
+# HELP sendq_fan_out_recipients Recipients of each message to a room or to all.
+# TYPE sendq_fan_out_recipients histogram
+sendq_fan_out_recipients_bucket{le="1"} 1
+sendq_fan_out_recipients_bucket{le="4"} 5
+sendq_fan_out_recipients_bucket{le="16"} 5
+sendq_fan_out_recipients_bucket{le="64"} 5
+sendq_fan_out_recipients_bucket{le="256"} 5
+sendq_fan_out_recipients_bucket{le="1024"} 5
+sendq_fan_out_recipients_bucket{le="4096"} 5
+sendq_fan_out_recipients_bucket{le="16384"} 5
+sendq_fan_out_recipients_bucket{le="65536"} 5
+sendq_fan_out_recipients_bucket{le="262144"} 5
+sendq_fan_out_recipients_bucket{le="1.048576e+06"} 5
+sendq_fan_out_recipients_bucket{le="+Inf"} 5
+sendq_fan_out_recipients_sum 9
+sendq_fan_out_recipients_count 5
+# HELP sendq_messages_total Accepted messages that are not pending any more, by what became of them.
+# TYPE sendq_messages_total counter
+sendq_messages_total{outcome="dropped"} 1
+sendq_messages_total{outcome="undelivered"} 4
+sendq_messages_total{outcome="written"} 5
+# HELP sendq_names Names in use.
+# TYPE sendq_names gauge
+sendq_names 1
+# HELP sendq_peak_pending_bytes The most bytes that one Writer has ever had pending.
+# TYPE sendq_peak_pending_bytes gauge
+sendq_peak_pending_bytes 16
+# HELP sendq_pending_bytes Bytes of the messages that are queued or being written.
+# TYPE sendq_pending_bytes gauge
+sendq_pending_bytes 12
+# HELP sendq_pending_messages Messages that are queued or being written.
+# TYPE sendq_pending_messages gauge
+sendq_pending_messages 3
+# HELP sendq_rooms Rooms in use.
+# TYPE sendq_rooms gauge
+sendq_rooms 1
+# HELP sendq_undelivered_bytes_total Bytes of the messages that were pending when their Writer ended, by the cause of its end.
+# TYPE sendq_undelivered_bytes_total counter
+sendq_undelivered_bytes_total{cause="closed"} 5
+sendq_undelivered_bytes_total{cause="delivered"} 0
+sendq_undelivered_bytes_total{cause="expired"} 0
+sendq_undelivered_bytes_total{cause="failed"} 0
+sendq_undelivered_bytes_total{cause="slow_consumer"} 0
+sendq_undelivered_bytes_total{cause="taken_over"} 12
+# HELP sendq_undelivered_messages_total Messages that were pending when their Writer ended, by the cause of its end.
+# TYPE sendq_undelivered_messages_total counter
+sendq_undelivered_messages_total{cause="closed"} 1
+sendq_undelivered_messages_total{cause="delivered"} 0
+sendq_undelivered_messages_total{cause="expired"} 0
+sendq_undelivered_messages_total{cause="failed"} 0
+sendq_undelivered_messages_total{cause="slow_consumer"} 0
+sendq_undelivered_messages_total{cause="taken_over"} 3
+# HELP sendq_writer_ends_total Writers that have ended, by cause.
+# TYPE sendq_writer_ends_total counter
+sendq_writer_ends_total{cause="closed"} 1
+sendq_writer_ends_total{cause="delivered"} 1
+sendq_writer_ends_total{cause="expired"} 0
+sendq_writer_ends_total{cause="failed"} 0
+sendq_writer_ends_total{cause="slow_consumer"} 0
+sendq_writer_ends_total{cause="taken_over"} 1
+# HELP sendq_writers Writers that have not ended.
+# TYPE sendq_writers gauge
+sendq_writers 1
+`), names...))
+}
+
+// The age is that of the oldest message, in seconds.
+func TestOldestPendingSeconds(t *testing.T) {
+	var tally sendq.Tally
+	w := sendq.NewWriter(stalled(t), nil)
+	defer w.CloseNow()
+	tally.Add(w)
+	w.WriteString("old")
+	w.Stats() // its age counts from here on
+	time.Sleep(20 * time.Millisecond)
+	age := gather(t, promsendq.NewTallyCollector(&tally))["sendq_oldest_pending_seconds"]
+	require.GreaterOrEqual(t, age, 0.02)
+	require.Less(t, age, 60.0)
+}
+
+// Two Brokers in one registry, each under a label of its own.
+func TestSeveralBrokers(t *testing.T) {
+	r := prometheus.NewPedanticRegistry()
+	for _, name := range []string{"chat", "game"} {
+		prometheus.WrapRegistererWith(prometheus.Labels{"broker": name}, r).
+			MustRegister(promsendq.NewBrokerCollector(sendq.NewBroker(nil)))
+	}
+	problems, err := testutil.GatherAndLint(r)
+	require.NoError(t, err)
+	require.Empty(t, problems)
+	n, err := testutil.GatherAndCount(r, "sendq_names")
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+}
+
+// While Writers come, send and go, every scrape is whole and no counter goes back.
+func TestScrapeUnderLoad(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	room := b.Room("room")
+	var over atomic.Bool
+	var load sync.WaitGroup
+	for worker := range 4 {
+		load.Go(func() {
+			for i := 0; !over.Load(); i++ {
+				name := fmt.Sprint((worker + i) % 50) // now and then another one's
+				w := sendq.NewWriter(conn{}, &sendq.WriterOptions{MaxPending: 4000, Overflow: sendq.DropOldest})
+				assert.NoError(t, b.Register(name, w))
+				_ = room.Join(name)
+				for range 5 {
+					room.PublishFrom(name, make([]byte, 1+i%500))
+					_ = b.Send(name, []byte("direct"))
+				}
+				if i%3 == 0 {
+					w.CloseNow()
+				}
+			}
+		})
+	}
+	c := promsendq.NewBrokerCollector(b)
+	var last map[string]float64
+	for range 100 {
+		now := gather(t, c)
+		for series, v := range now {
+			if strings.Contains(series, "_total") || strings.Contains(series, "_recipients") {
+				require.GreaterOrEqual(t, v, last[series], series)
+			}
+		}
+		require.Equal(t, now["sendq_accepted_messages_total"], now["sendq_pending_messages"]+
+			now[`sendq_messages_total{outcome="written"}`]+now[`sendq_messages_total{outcome="dropped"}`]+
+			now[`sendq_messages_total{outcome="undelivered"}`])
+		last = now
+	}
+	over.Store(true)
+	load.Wait()
+	require.NoError(t, b.Shutdown(t.Context()))
+	now := gather(t, c)
+	require.Zero(t, now["sendq_writers"])
+	require.Zero(t, now["sendq_pending_bytes"])
+	require.Positive(t, now[`sendq_writer_ends_total{cause="taken_over"}`])
+}
+
+// Senders go on while 100,000 Writers are scraped.
+func TestScrapeStallsNoSender(t *testing.T) {
+	n := 100_000
+	if testing.Short() {
+		n = 10_000
+	}
+	b := sendq.NewBroker(nil)
+	writers := registerMany(t, b, n)
+	require.NoError(t, b.Room("room").Join("0"))
+	c := promsendq.NewBrokerCollector(b)
+
+	var over atomic.Bool
+	var senders sync.WaitGroup
+	sent := map[string]*atomic.Int64{"Write": {}, "Send": {}, "Publish": {}, "Register": {}}
+	for way, send := range map[string]func(i int) error{
+		"Write":   func(i int) error { _, err := writers[i%n].WriteString("hi"); return err },
+		"Send":    func(i int) error { return b.Send(fmt.Sprint(i%n), []byte("hi")) },
+		"Publish": func(int) error { b.Room("room").Publish([]byte("hi")); return nil },
+		"Register": func(i int) error {
+			return b.Register(fmt.Sprint("late", i), sendq.NewWriter(conn{}, nil))
+		},
+	} {
+		senders.Go(func() {
+			for i := 0; !over.Load(); i++ {
+				assert.NoError(t, send(i))
+				sent[way].Add(1)
+				time.Sleep(10 * time.Microsecond)
+			}
+		})
+	}
+	// It ends when all have done a good part of their work during scrapes.
+	during := make(map[string]int64)
+	for isEnough := false; !isEnough; {
+		before := make(map[string]int64)
+		for way, n := range sent {
+			before[way] = n.Load()
+		}
+		require.GreaterOrEqual(t, gather(t, c)["sendq_writers"], float64(n))
+		isEnough = true
+		for way, n := range sent {
+			during[way] += n.Load() - before[way]
+			isEnough = isEnough && during[way] >= 100
+		}
+	}
+	over.Store(true)
+	senders.Wait()
+}
+
+func BenchmarkScrape(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprint(n, " Writers"), func(b *testing.B) {
+			broker := sendq.NewBroker(nil)
+			registerMany(b, broker, n)
+			r := prometheus.NewRegistry()
+			r.MustRegister(promsendq.NewBrokerCollector(broker))
+			b.ReportAllocs()
+			for b.Loop() {
+				_, err := r.Gather()
+				require.NoError(b, err)
+			}
+		})
+	}
+}
+
+// registerMany registers so many Writers, by number. Each hundredth has something pending.
+func registerMany(t testing.TB, b *sendq.Broker, n int) (writers []*sendq.Writer) {
+	for i := range n {
+		var c net.Conn = conn{}
+		if i%100 == 99 {
+			c = stalled(t)
+		}
+		w := sendq.NewWriter(c, nil)
+		require.NoError(t, b.Register(fmt.Sprint(i), w))
+		if i%100 == 99 {
+			w.WriteString("pending")
+		}
+		writers = append(writers, w)
+	}
+	return writers
+}
+
+// gather returns the value of each series of a collector, by its name and label.
+func gather(t testing.TB, c prometheus.Collector) map[string]float64 {
+	r := prometheus.NewPedanticRegistry()
+	require.NoError(t, r.Register(c))
+	families, err := r.Gather()
+	require.NoError(t, err)
+	series := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			if label := m.GetLabel(); len(label) > 0 { // none has two
+				name = fmt.Sprintf("%s{%s=%q}", name, label[0].GetName(), label[0].GetValue())
+			}
+			if h := m.GetHistogram(); h != nil {
+				series[name+"_count"], series[name+"_sum"] = float64(h.GetSampleCount()), h.GetSampleSum()
+				for _, b := range h.GetBucket() {
+					series[fmt.Sprintf("%s_bucket{le=\"%v\"}", name, b.GetUpperBound())] = float64(b.GetCumulativeCount())
+				}
+			} else {
+				series[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one of the two
+			}
+		}
+	}
+	return series
+}
+
+// A conn takes everything at once.
+type conn struct{ net.Conn }
+
+func (conn) LocalAddr() net.Addr         { return nil }
+func (conn) Write(p []byte) (int, error) { return len(p), nil }
+func (conn) Close() error                { return nil }
+
+// stalled returns a connection that takes nothing.
+func stalled(t testing.TB) net.Conn {
+	c, _ := net.Pipe()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
