@@ -28,6 +28,9 @@ type config struct {
 		writers, connections int
 		many                 int // connections to the chat alone; 0: not measured
 	}
+	relay struct {
+		messages, members, fanned, names int
+	}
 }
 
 func fullConfig() (c config) {
@@ -39,6 +42,7 @@ func fullConfig() (c config) {
 	c.fanout.time = 700 * time.Millisecond
 	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 1000, 64, 25, []int{0, 1, 10}
 	c.idle.writers, c.idle.connections, c.idle.many = 10_000, 10_000, 100_000
+	c.relay.messages, c.relay.members, c.relay.fanned, c.relay.names = 500_000, 1000, 6400, 5000
 	return c
 }
 
@@ -51,5 +55,6 @@ func quickConfig() (c config) {
 	c.fanout.time = 300 * time.Millisecond
 	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 100, 64, 15, []int{0, 10}
 	c.idle.writers, c.idle.connections = 10_000, 1000
+	c.relay.messages, c.relay.members, c.relay.fanned, c.relay.names = 100_000, 1000, 1280, 1000
 	return c
 }

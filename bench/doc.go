@@ -1,7 +1,7 @@
 // Command bench measures sendq beside its rivals, in one run on one machine, and prints
 // Markdown tables.
 //
-//	go run ./bench           # everything, about 20 minutes
+//	go run ./bench           # everything, about 25 minutes
 //	go run ./bench -quick    # each section in seconds
 //	go run ./bench -only writer,roundtrip
 //	go run ./bench -write    # and keep it: RESULTS.md, plots, the tables in README.md
@@ -16,7 +16,7 @@
 //	<!-- /bench -->
 //
 // The names are writer-TCP-64 and the like, roundtrip, fanout, fanout-1000 and the like, stalled,
-// idle-writer, idle, and idle-many.
+// idle-writer, idle, idle-many, relay-direct, relay-fanout, relay-names, and goals.
 //
 // Start reading at main.go; each section has a file of its own name. The rivals in
 // section writer are in writers.go, the servers in servers.go, what is spoken with them in

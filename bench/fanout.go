@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -146,10 +147,26 @@ func (b *bench) fanoutFindings(figures fanoutFigures, troubles troubles) (found 
 		found.tables = append(found.tables, t)
 	}
 	short := b.shortFanout(figures)
-	short.notes = append(b.fanoutNotes(), troubles...)
+	short.notes = append(slices.DeleteFunc(b.fanoutNotes(), func(note string) bool { return note == latencyNote }), troubles...)
 	found.tables = append(found.tables, short)
 	found.charts = append(found.charts, b.fanoutChart(figures))
+	found.goals = fanoutGoals(figures)
 	return found
+}
+
+func fanoutGoals(figures fanoutFigures) []goal {
+	many, one := cell{members: 1000, publishers: 1, under: 256}, cell{members: 1000, publishers: 1, under: 1}
+	chat := figures.of(many, chatName)
+	const what = "fan-out to 1,000 members, 256 under way: "
+	return []goal{
+		atLeast(what+"rate beside Redis", 3, chat.rate, figures.of(many, redisName).rate),
+		atLeast(what+"rate beside NATS", 4, chat.rate, figures.of(many, natsName).rate),
+		atLeast(what+"rate beside NATS of the system", 4, chat.rate, figures.of(many, systemNATSName).rate),
+		atLeast(what+"rate beside a hub of channels", 10, chat.rate, figures.of(many, hubName).rate),
+		atMost(what+"CPU for a delivery beside Redis", 1, chat.cpu, figures.of(many, redisName).cpu),
+		atLeast("fan-out to 1,000 members, 1 under way: rate beside Redis", 1,
+			figures.of(one, chatName).rate, figures.of(one, redisName).rate),
+	}
 }
 
 // shortMembers is how many members the table in short and the plot are about.
@@ -196,10 +213,13 @@ func (b *bench) fanoutChart(figures fanoutFigures) chart {
 	return c
 }
 
+// latencyNote is for tables that have these.
+const latencyNote = "p50 and p99: from sending a message until the last member has it."
+
 func (b *bench) fanoutNotes() []string {
 	return append([]string{
 		"Messages under way are sent together, in one write for each publisher, and the next when every member has all of them.",
-		"p50 and p99: from sending a message until the last member has it.",
+		latencyNote,
 		"CPU of the server process alone, user and kernel.",
 		"The members are one epoll loop for each core, the same for all, on the same machine as the server.",
 	}, b.serviceNotes()...)

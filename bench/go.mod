@@ -2,12 +2,16 @@ module github.com/sendq-go/sendq/bench
 
 go 1.26.0
 
-replace github.com/sendq-go/sendq => ../
+replace (
+	github.com/sendq-go/sendq => ../
+	github.com/sendq-go/sendq/natsrelay => ../natsrelay
+)
 
 require (
 	github.com/lxzan/gws v1.8.9
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/sendq-go/sendq v0.0.0
+	github.com/sendq-go/sendq/natsrelay v0.0.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/sys v0.49.0
 	gonum.org/v1/plot v0.17.0
@@ -26,6 +30,7 @@ require (
 	github.com/klauspost/compress v1.20.3 // indirect
 	github.com/minio/highwayhash v1.0.4 // indirect
 	github.com/nats-io/jwt/v2 v2.8.2 // indirect
+	github.com/nats-io/nats.go v1.55.0 // indirect
 	github.com/nats-io/nkeys v0.4.16 // indirect
 	github.com/nats-io/nuid v1.0.1 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect

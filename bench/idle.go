@@ -20,13 +20,16 @@ func (b *bench) runIdle() (findings, error) {
 	if err != nil {
 		return findings{}, err
 	}
-	found.tables = append(found.tables, writers, connections)
+	found.tables = append(found.tables, writers.tables...)
+	found.tables = append(found.tables, connections.tables...)
+	found.goals = append(writers.goals, connections.goals...)
 	if b.idle.many > 0 {
 		many, err := b.idleMany()
 		if err != nil {
 			return findings{}, err
 		}
-		found.tables = append(found.tables, many)
+		found.tables = append(found.tables, many.tables...)
+		found.goals = append(found.goals, many.goals...)
 	}
 	return found, nil
 }
@@ -41,7 +44,7 @@ func (discard) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 func (discard) SetWriteDeadline(time.Time) error { return nil }
 
 // idleWriters measures Writers that have sent something and are idle now.
-func (b *bench) idleWriters() (table, error) {
+func (b *bench) idleWriters() (findings, error) {
 	b.progress("idle: %d Writers", b.idle.writers)
 	type idleFigure struct{ bytes, goroutines figure }
 	ways := writerRivals()
@@ -56,11 +59,11 @@ func (b *bench) idleWriters() (table, error) {
 			for j := range senders {
 				s, err := way.start(discard{})
 				if err != nil {
-					return table{}, fmt.Errorf("%s: %w", way.name, err)
+					return findings{}, fmt.Errorf("%s: %w", way.name, err)
 				}
 				senders[j] = s
 				if err := s.send([]byte(payload)); err != nil {
-					return table{}, fmt.Errorf("%s: %w", way.name, err)
+					return findings{}, fmt.Errorf("%s: %w", way.name, err)
 				}
 			}
 			time.Sleep(50 * time.Millisecond) // until what they have sent is written
@@ -81,7 +84,9 @@ func (b *bench) idleWriters() (table, error) {
 			t.row(way.name, figures[i].bytes.against(figures[0].bytes, memory), significant(median(figures[i].goroutines)))
 		}
 	}
-	return t, nil
+	return findings{tables: []table{t}, goals: []goal{
+		{what: "an idle Writer", bound: 256, atMost: true, measured: median(figures[1].bytes), in: memory},
+	}}, nil
 }
 
 // sizeOfSender is what idleWriters itself needs for each: an interface in a slice.
@@ -98,7 +103,7 @@ func memoryInUse() (bytes float64, goroutines int) {
 }
 
 // idleConnections measures servers whose members have got one message and are idle now.
-func (b *bench) idleConnections() (table, error) {
+func (b *bench) idleConnections() (findings, error) {
 	figures := make(map[string]figure)
 	var troubles troubles
 	for round := range b.rounds {
@@ -106,7 +111,7 @@ func (b *bench) idleConnections() (table, error) {
 			b.progress("idle, round %d of %d: %d connections to %s", round+1, b.rounds, b.idle.connections, s.name)
 			used, err := b.idleServer(s)
 			if err := troubles.note(s, err, "with %d connections", b.idle.connections); err != nil {
-				return table{}, err
+				return findings{}, err
 			}
 			if err == nil {
 				figures[s.name] = append(figures[s.name], used)
@@ -120,7 +125,9 @@ func (b *bench) idleConnections() (table, error) {
 	for _, s := range b.present() {
 		t.row(s.name, figures[s.name].against(figures[chatName], memory))
 	}
-	return t, nil
+	return findings{tables: []table{t}, goals: []goal{
+		{what: "an idle connection to the chat", bound: 4096, atMost: true, measured: median(figures[chatName]), in: memory},
+	}}, nil
 }
 
 func (b *bench) idleServer(s service) (perConnection float64, err error) {

@@ -20,7 +20,8 @@ import (
 type bench struct {
 	config
 	services []service
-	quiet    bool // no progress
+	dir      string // for files that are gone with the run
+	quiet    bool   // no progress
 }
 
 // progress tells whoever waits what is being done.
@@ -34,6 +35,7 @@ func (b *bench) progress(format string, args ...any) {
 type findings struct {
 	tables []table
 	charts []chart
+	goals  []goal
 }
 
 // A section measures one thing.
@@ -48,6 +50,7 @@ var sections = []section{
 	{"fanout", (*bench).runFanout},
 	{"stalled", (*bench).runStalled},
 	{"idle", (*bench).runIdle},
+	{"relay", (*bench).runRelay},
 }
 
 // flags are what the command line chooses.
@@ -62,7 +65,7 @@ func main() {
 	serveIfAsked()
 	var f flags
 	flag.BoolVar(&f.quick, "quick", false, "measure less, and less precisely, in a few minutes")
-	flag.StringVar(&f.only, "only", "", "measure these `sections` only: writer, roundtrip, fanout, stalled, idle")
+	flag.StringVar(&f.only, "only", "", "measure these `sections` only: writer, roundtrip, fanout, stalled, idle, relay")
 	flag.IntVar(&f.rounds, "rounds", 0, "measure everything `N` times instead of 3, and take the median")
 	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections; 0 for none (default 100000, with -quick 0)")
 	flag.BoolVar(&f.write, "write", false, "write RESULTS.md and the plots, and the tables between markers in README.md")
@@ -95,12 +98,13 @@ func run(f flags) error {
 	defer os.RemoveAll(dir)
 	cleanUpOnInterrupt(dir)
 
-	b := &bench{config: f.config()}
+	b := &bench{config: f.config(), dir: dir}
 	o := originOf(root, b.rounds)
 	if b.services, err = services(dir, root, o.revision); err != nil {
 		return err
 	}
 	r := newResults(o)
+	var goals []goal
 	for _, s := range chosen {
 		b.progress("%s", s.name)
 		found, err := s.run(b)
@@ -108,6 +112,10 @@ func run(f flags) error {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		r.add(s.name, found, os.Stdout)
+		goals = append(goals, found.goals...)
+	}
+	if len(goals) > 0 {
+		r.add("goals", findings{tables: []table{goalTable(goals)}}, os.Stdout)
 	}
 	if !f.write {
 		return nil

@@ -11,52 +11,52 @@ import (
 )
 
 // idleMany connects very many to the chat, and sends one message to all.
-func (b *bench) idleMany() (table, error) {
+func (b *bench) idleMany() (findings, error) {
 	n, err := allowConnections(b.idle.many)
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	b.progress("idle: %d connections to the chat", n)
 	chat := b.services[0]
 	server, err := chat.start(n)
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	defer server.stop()
 	before, err := resident(server.pid(), "VmRSS")
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	kernelBefore, err := slab()
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	start := time.Now()
 	crowd, err := newCrowd(server.addr, chat.protocol, payload, n, 0)
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	defer crowd.close()
 	joined := time.Since(start)
 	after, err := resident(server.pid(), "VmRSS")
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	kernelAfter, err := slab()
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	b.progress("idle: a message to all of them")
 	r, err := crowd.run(1, 1, func(int, time.Duration) bool { return true })
 	if err != nil {
-		return table{}, fmt.Errorf("a message to %d: %w", n, err)
+		return findings{}, fmt.Errorf("a message to %d: %w", n, err)
 	}
 	if err := crowd.quiet(); err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	peak, err := resident(server.pid(), "VmHWM")
 	if err != nil {
-		return table{}, err
+		return findings{}, err
 	}
 	each := (after - before) / float64(n)
 	kernel := (kernelAfter - kernelBefore) / float64(2*n)
@@ -78,7 +78,9 @@ func (b *bench) idleMany() (table, error) {
 	t.row("at the highest", memory(peak))
 	t.row("of it for a connection", memory(each))
 	t.row("memory of the kernel for one end of a connection", memory(kernel))
-	return t, nil
+	return findings{tables: []table{t}, goals: []goal{
+		{what: "connections to the chat that one message reached", bound: float64(b.idle.many), measured: r.deliveries, in: count},
+	}}, nil
 }
 
 // slab returns the memory that the kernel uses for sockets and the like.

@@ -63,7 +63,7 @@ func TestResultsAreWritten(t *testing.T) {
 	lines := bars
 	lines.file, lines.lines = "lines.svg", true
 	var printed strings.Builder
-	r.add("section", findings{[]table{one}, []chart{bars, lines}}, &printed)
+	r.add("section", findings{tables: []table{one}, charts: []chart{bars, lines}}, &printed)
 	require.NoError(t, r.write(filepath.Join(dir, "out"), readme))
 
 	text, err := os.ReadFile(readme)

@@ -66,7 +66,9 @@ func (b *bench) runRoundtrip() (findings, error) {
 		}
 		t.row(row...)
 	}
-	return findings{tables: []table{t}}, nil
+	return findings{tables: []table{t}, goals: []goal{
+		atMost("round trip while idle, p50, beside conn.Write", 1.05, figures[0][0], figures[1][0]),
+	}}, nil
 }
 
 // trips appends to times what n round trips take.

@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 func tiny(t *testing.T, only ...string) *bench {
 	root, err := findRoot()
 	require.NoError(t, err)
-	b := &bench{quiet: true}
-	b.services, err = services(t.TempDir(), root, "of the test")
+	b := &bench{quiet: true, dir: t.TempDir()}
+	b.services, err = services(b.dir, root, "of the test")
 	require.NoError(t, err)
 	if only != nil {
 		b.services = slices.DeleteFunc(b.services, func(s service) bool { return !slices.Contains(only, s.name) })
@@ -37,10 +37,9 @@ func tiny(t *testing.T, only ...string) *bench {
 	b.fanout.time = 5 * time.Millisecond
 	b.stalled.members, b.stalled.under, b.stalled.windows, b.stalled.stalled = 5, 2, 3, []int{0, 1}
 	b.idle.writers, b.idle.connections, b.idle.many = 10, 5, 5
+	b.relay.messages, b.relay.members, b.relay.fanned, b.relay.names = 128, 6, 64, 4
 	return b
 }
-
-const hubName = "Go hub of channels"
 
 // check looks for a table in which every service, or whatever is in the rows, has a figure
 // for everything.
@@ -147,4 +146,10 @@ func TestChildIsEnded(t *testing.T) {
 
 	_, err = startChild(self("nonsense"))
 	require.ErrorContains(t, err, "no such server: \"nonsense\"")
+}
+
+func TestRelaySection(t *testing.T) {
+	found, err := tiny(t, chatName).runRelay()
+	require.NoError(t, err)
+	check(t, found, []string{"relay-direct", "relay-fanout", "relay-names"})
 }

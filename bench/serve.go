@@ -20,20 +20,25 @@ func serveIfAsked() {
 	if !found {
 		return
 	}
-	kind, addr, _ := strings.Cut(asked, " ")
-	fmt.Fprintln(os.Stderr, "bench:", serve(kind, addr))
+	fmt.Fprintln(os.Stderr, "bench:", serve(strings.Fields(asked)))
 	os.Exit(1)
 }
 
-func serve(kind, addr string) error {
+// serve is the server that the first word says, at the address that is the last.
+func serve(words []string) error {
+	kind, addr := words[0], words[len(words)-1]
 	at, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return fmt.Errorf("%s=%s: %w", serveVariable, kind, err)
+		return fmt.Errorf("%s=%s: %w", serveVariable, strings.Join(words, " "), err)
 	}
-	switch kind {
-	case "nats":
-		return serveNATS(at)
-	case "hub":
+	switch {
+	case kind == "nats":
+		return serveNATS(at, "")
+	case kind == "jetstream" && len(words) == 3:
+		return serveNATS(at, words[1])
+	case kind == "node" && len(words) == 3:
+		return serveNode(words[1], addr)
+	case kind == "hub":
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
 			return err
@@ -43,17 +48,21 @@ func serve(kind, addr string) error {
 	return fmt.Errorf("no such server: %q", kind)
 }
 
-// serveNATS runs a nats-server as it is by default, only that it does not send each client a
+// serveNATS runs a nats-server as it is by default, with JetStream if it gets a directory for it, only that it does not send each client a
 // PING after two seconds: that would have to be waited for.
-func serveNATS(at netip.AddrPort) error {
-	s, err := natsserver.NewServer(&natsserver.Options{
+func serveNATS(at netip.AddrPort, jetStreamDir string) error {
+	options := &natsserver.Options{
 		Host:   at.Addr().String(),
 		Port:   int(at.Port()),
 		NoLog:  true,
 		NoSigs: true,
 
 		DisableShortFirstPing: true,
-	})
+	}
+	if jetStreamDir != "" {
+		options.JetStream, options.StoreDir = true, jetStreamDir
+	}
+	s, err := natsserver.NewServer(options)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,13 @@ type service struct {
 	command  func(addr netip.AddrPort) (*exec.Cmd, error)
 }
 
-const chatName = "sendq chat"
+const (
+	chatName       = "sendq chat"
+	redisName      = "Redis"
+	natsName       = "NATS"
+	systemNATSName = "NATS of the system"
+	hubName        = "Go hub of channels"
+)
 
 // services returns the chat, and its rivals. What they need goes into dir.
 func services(dir, root, revision string) ([]service, error) {
@@ -39,10 +45,10 @@ func services(dir, root, revision string) ([]service, error) {
 	return []service{
 		chat,
 		redisService(dir),
-		{name: "NATS", version: moduleVersion("github.com/nats-io/nats-server/v2"), protocol: natsProtocol(), command: self("nats")},
+		{name: natsName, version: moduleVersion("github.com/nats-io/nats-server/v2"), protocol: natsProtocol(), command: self("nats")},
 		oldNATSService(),
 		mosquitto,
-		{name: "Go hub of channels", version: "in the way of gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
+		{name: hubName, version: "in the way of gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
 	}, nil
 }
 
@@ -73,7 +79,7 @@ func chatService(dir, root, revision string) (service, error) {
 // redisService is without persistence, and without the protection of a server without a
 // password from connections that are not from 127.0.0.1: ours are, from others of loopback too.
 func redisService(dir string) service {
-	s := service{name: "Redis", protocol: redisProtocol()}
+	s := service{name: redisName, protocol: redisProtocol()}
 	redis := s.find("redis-server", `v=(\S+)`, "--version")
 	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
 		return exec.Command(redis, "--bind", addr.Addr().String(), "--port", strconv.Itoa(int(addr.Port())), "--dir", dir,
@@ -84,7 +90,7 @@ func redisService(dir string) service {
 
 // oldNATSService is the nats-server of the system. Debian's is some years old.
 func oldNATSService() service {
-	s := service{name: "NATS of the system", protocol: oldNATSProtocol()}
+	s := service{name: systemNATSName, protocol: oldNATSProtocol()}
 	nats := s.find("nats-server", `v(\d\S*)`, "--version")
 	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
 		return exec.Command(nats, "-a", addr.Addr().String(), "-p", strconv.Itoa(int(addr.Port()))), nil

@@ -17,6 +17,9 @@ import (
 // no kernel takes.
 var stalledPayload = strings.Repeat("x", 512)
 
+// stalledPatience ends a run of a service that is so slow that its windows take minutes.
+const stalledPatience = 5 * time.Second
+
 // A stalledFigure is what was measured of a service while some members never read.
 type stalledFigure struct {
 	rate, p50, p99 figure
@@ -79,7 +82,7 @@ func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
 	}
 	defer crowd.close()
 	windows := func(n int) func(int, time.Duration) bool {
-		return func(windows int, _ time.Duration) bool { return windows >= n }
+		return func(windows int, elapsed time.Duration) bool { return windows >= n || elapsed >= stalledPatience }
 	}
 	warm, err := crowd.run(b.stalled.under, 1, windows(max(1, b.stalled.windows/10)))
 	if err != nil {
@@ -130,7 +133,8 @@ func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, troub
 			thousands(int64(b.stalled.members))),
 		head: []string{"", "stalled", "deliveries/s to the others", "of its rate without", "p50", "p99", "the stalled ones"},
 		notes: append([]string{
-			fmt.Sprintf("One publisher, %s messages of %d bytes, %d under way.", thousands(int64(messages)), len(stalledPayload), b.stalled.under),
+			fmt.Sprintf("One publisher, %s messages of %d bytes, %d under way, or as many as go in %v.",
+				thousands(int64(messages)), len(stalledPayload), b.stalled.under, stalledPatience),
 			"The stalled have small receive buffers, and segments of 1,460 bytes as over Ethernet.",
 			"p50 and p99: from sending a message until the last of the others has it.",
 		}, append(b.serviceNotes(), troubles...)...),
@@ -156,5 +160,10 @@ func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, troub
 		}
 		c.series = append(c.series, series{s.name, values})
 	}
-	return findings{tables: []table{t}, charts: []chart{c}}
+	found := findings{tables: []table{t}, charts: []chart{c}}
+	none, some := b.stalled.stalled[0], b.stalled.stalled[len(b.stalled.stalled)-1]
+	found.goals = []goal{atLeast(
+		fmt.Sprintf("%d of %s members stalled: the others' rate beside that without", some, thousands(int64(b.stalled.members))),
+		0.95, figures[chatName][some].rate, figures[chatName][none].rate)}
+	return found
 }

@@ -190,7 +190,25 @@ func (b *bench) writerFindings(rivals []writerRival, figures map[writerCell][]fi
 		}
 	}
 	found.charts = []chart{b.writerChart(rivals, figures)}
+	found.goals = writerGoals(rivals, figures[writerCell{"TCP", 64, 1}])
 	return found
+}
+
+// writerGoals are about what each rival takes for a message of 64 bytes.
+func writerGoals(rivals []writerRival, ns []figure) []goal {
+	if ns == nil {
+		return nil
+	}
+	of := make(map[string]figure)
+	for i, rival := range rivals {
+		of[rival.name] = ns[i]
+	}
+	const what = "one Writer, 64-byte messages, "
+	return []goal{
+		atLeast(what+"1 MiB pending: speed beside the limit", 0.9, of[limitName], of[boundedName]),
+		atLeast(what+"1 MiB pending: speed beside a channel", 100, of[channelName], of[boundedName]),
+		atLeast(what+"unbounded: speed beside the limit", 0.6, of[limitName], of[unboundedName]),
+	}
 }
 
 func (b *bench) writerNotes() []string {

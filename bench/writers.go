@@ -32,17 +32,24 @@ type writerRival struct {
 // connection without a peer.
 func (r *writerRival) canIdle() bool { return !r.alone && !r.handshake }
 
+const (
+	boundedName   = "sendq, MaxPending of 1 MiB, Block"
+	unboundedName = "sendq, unbounded"
+	channelName   = "channel, one write per message"
+	limitName     = "the limit: one goroutine, no lock"
+)
+
 func writerRivals() []writerRival {
 	raw := func(int) int { return 0 }
 	return []writerRival{
-		{name: "sendq, MaxPending of 1 MiB, Block", start: startBounded, overhead: raw},
-		{name: "sendq, unbounded", start: startUnbounded, overhead: raw},
-		{name: "channel, one write per message", start: startChannel, overhead: raw},
+		{name: boundedName, start: startBounded, overhead: raw},
+		{name: unboundedName, start: startUnbounded, overhead: raw},
+		{name: channelName, start: startChannel, overhead: raw},
 		{name: "mutex around conn.Write", start: startMutex, overhead: raw},
 		{name: "mutex, bufio, flusher (as nats.go)", start: startBuffered, overhead: raw},
 		{name: "queue, 16 at a time (as centrifuge)", start: startMerging, overhead: raw},
 		{name: "gws WriteAsync", start: startGWS, overhead: webSocketHeader, handshake: true},
-		{name: "the limit: one goroutine, no lock", start: startLimit, overhead: raw, alone: true},
+		{name: limitName, start: startLimit, overhead: raw, alone: true},
 	}
 }
 
