@@ -45,11 +45,7 @@ func aside(f func()) {
 
 // begin sees to the login, which is the first line.
 func (c *connection) begin(ctx context.Context, s *Server) {
-	w := sendq.NewWriter(c.conn, &sendq.WriterOptions{
-		MaxPending:   maxPending,
-		CloseTimeout: closeTimeout,
-		Budget:       s.budget,
-	})
+	w := s.newWriter(c.conn)
 	c.session = s.newSession(w)
 	c.lines = newLineScanner(c.conn)
 
@@ -93,12 +89,13 @@ func readError(lines *lineScanner) error {
 // end ends the session, and tells the operator if its user did not get everything.
 func (c *connection) end() {
 	err := c.session.end(c.err)
-	log, name, peer := c.session.server.opts.Log, c.session.name, c.conn.RemoteAddr()
+	s, name, peer := c.session.server, c.session.name, c.conn.RemoteAddr()
+	s.forget(c.session.w)
 	switch {
 	case name == "" || err == nil:
 	case errors.Is(err, sendq.ErrTakenOver):
-		log.Info("taken over", "user", name, "peer", peer)
+		s.opts.Log.Info("taken over", "user", name, "peer", peer)
 	default:
-		log.Warn("connection lost", "user", name, "peer", peer, "error", err)
+		s.opts.Log.Warn("connection lost", "user", name, "peer", peer, "error", err)
 	}
 }

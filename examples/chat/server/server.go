@@ -53,6 +53,9 @@ type Server struct {
 	broker *sendq.Broker
 	budget *sendq.Budget
 	missed *mailboxes // nil without Takeover
+
+	mu      sync.Mutex
+	writers map[*sendq.Writer]bool // those of all sessions; guarded by mu
 }
 
 // New returns a server without users.
@@ -60,7 +63,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{opts: o, budget: sendq.NewBudget(maxPendingOfAll)}
+	s := &Server{opts: o, budget: sendq.NewBudget(maxPendingOfAll), writers: make(map[*sendq.Writer]bool)}
 	opts := &o.Broker
 	opts.ReplayMessages, opts.ReplayBytes = o.Replay, maxReplay
 	if o.Takeover {
@@ -106,11 +109,31 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 func (s *Server) shutdown(sessions *sync.WaitGroup) {
 	bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	for name := range s.broker.Names() {
-		if w, ok := s.broker.Lookup(name); ok {
-			sessions.Go(func() { _ = w.Shutdown(bound) }) // its session reports what the user did not get
-		}
+	s.mu.Lock()
+	for w := range s.writers {
+		sessions.Go(func() { _ = w.Shutdown(bound) }) // its session reports what the user did not get
 	}
+	s.mu.Unlock()
 	sessions.Wait()
 	_ = s.broker.Shutdown(bound)
+}
+
+// newWriter returns the Writer of a session, which the end of the Server ends too.
+func (s *Server) newWriter(conn net.Conn) *sendq.Writer {
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+		MaxPending:   maxPending,
+		CloseTimeout: closeTimeout,
+		Budget:       s.budget,
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writers[w] = true
+	return w
+}
+
+// forget forgets a Writer that has ended.
+func (s *Server) forget(w *sendq.Writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.writers, w)
 }
