@@ -67,9 +67,11 @@ func (q *queue) copyIn(p []byte) {
 	case q.own == nil:
 		q.own = newBlock(len(p) + endSize)
 	case !q.own.fits(len(p)):
-		// Twice as large as the last, if the backlog has grown with it: a queue
-		// takes little more than its backlog, and a long one has few blocks.
-		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), q.bytes/8, maxBlock)))
+		// Twice as large as the last, if the backlog has grown with it: a queue takes
+		// less than twice its backlog, and a long one has few blocks. A write goes to
+		// the end of a block at most, and with blocks of an eighth of the backlog they
+		// were so short that a third of all time went into them.
+		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), q.bytes/2, maxBlock)))
 	}
 	i := q.own.append(p)
 	q.push(q.own, i, i+1)

@@ -46,7 +46,6 @@ func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, e
 	}
 	os.Remove(c.log.Name()) // it is open, which will do
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 
 	if err := children.start(c); err != nil {
 		c.log.Close()
@@ -86,6 +85,15 @@ var startStarter = sync.OnceFunc(func() {
 		}
 	}()
 })
+
+// startForLife starts a command, which ends with this process at the latest.
+func startForLife(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	startStarter()
+	starts <- func() { started <- cmd.Start() }
+	return <-started
+}
 
 func (c *child) awaitAccept() error {
 	for deadline := time.Now().Add(startTimeout); ; time.Sleep(5 * time.Millisecond) {
@@ -141,10 +149,7 @@ type nursery struct {
 func (n *nursery) start(c *child) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	started := make(chan error)
-	startStarter()
-	starts <- func() { started <- c.cmd.Start() }
-	if err := <-started; err != nil {
+	if err := startForLife(c.cmd); err != nil {
 		return err
 	}
 	if n.running == nil {

@@ -27,6 +27,7 @@ type config struct {
 	idle struct {
 		writers, connections int
 		many                 int // connections to the chat alone; 0: not measured
+		each                 int // of them to one process at most; 0: as many as it may have
 	}
 	relay struct {
 		messages, members, fanned, names int

@@ -3,84 +3,178 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 )
 
-// idleMany connects very many to the chat, and sends one message to all.
+// idleMany connects very many to the chat, and sends one message to all. The members are
+// processes of their own; and where one process may not have so many files open, the chat is
+// several nodes of one cluster.
 func (b *bench) idleMany() (findings, error) {
-	n, err := allowConnections(b.idle.many)
+	n := b.idle.many
+	each, err := allowConnections(n)
 	if err != nil {
 		return findings{}, err
 	}
-	b.progress("idle: %d connections to the chat", n)
-	chat := b.services[0]
-	server, err := chat.start(n)
-	if err != nil {
+	if b.idle.each > 0 {
+		each = min(each, b.idle.each)
+	}
+	m := &multitude{n: n, nodes: (n + each - 1) / each}
+	defer m.stop()
+	b.progress("idle: %d connections to the chat, which is %s", n, plural(m.nodes, "node"))
+	if err := m.startServers(b); err != nil {
 		return findings{}, err
 	}
-	defer server.stop()
-	before, err := resident(server.pid(), "VmRSS")
-	if err != nil {
-		return findings{}, err
-	}
-	kernelBefore, err := slab()
+	before, kernelBefore, err := m.memory("VmRSS")
 	if err != nil {
 		return findings{}, err
 	}
 	start := time.Now()
-	crowd, err := newCrowd(server.addr, chat.protocol, payload, n, 0)
-	if err != nil {
+	if err := m.connect(); err != nil {
 		return findings{}, err
 	}
-	defer crowd.close()
-	joined := time.Since(start)
-	after, err := resident(server.pid(), "VmRSS")
-	if err != nil {
-		return findings{}, err
-	}
-	kernelAfter, err := slab()
-	if err != nil {
-		return findings{}, err
-	}
+	connected := time.Since(start)
 	b.progress("idle: a message to all of them")
-	r, err := crowd.run(1, 1, func(int, time.Duration) bool { return true })
-	if err != nil {
-		return findings{}, fmt.Errorf("a message to %d: %w", n, err)
-	}
-	if err := crowd.quiet(); err != nil {
-		return findings{}, err
-	}
-	peak, err := resident(server.pid(), "VmHWM")
+	spread, err := m.message()
 	if err != nil {
 		return findings{}, err
 	}
-	each := (after - before) / float64(n)
+	after, kernelAfter, err := m.memory("VmRSS")
+	if err != nil {
+		return findings{}, err
+	}
+	peak, _, err := m.memory("VmHWM")
+	if err != nil {
+		return findings{}, err
+	}
+	perConnection := (after - before) / float64(n)
 	kernel := (kernelAfter - kernelBefore) / float64(2*n)
 	const million = 1e6
 	t := table{name: "idle-many", title: fmt.Sprintf("%s connections to the chat on one machine", thousands(int64(n))),
 		head: []string{"", ""},
 		notes: []string{
-			"Measured once. The members are this program, with connections from several loopback addresses.",
+			"Measured once. The members are processes of this program, with connections from several loopback addresses.",
 			fmt.Sprintf("A million would be 1,000,000 × (%s + %s) = %s, by this arithmetic.",
-				memory(each), memory(kernel), memory(million*(each+kernel))),
+				memory(perConnection), memory(kernel), memory(million*(perConnection+kernel))),
 		}}
-	if n < b.idle.many {
-		t.notes = append(t.notes, "Not more here: "+howToAllow(b.idle.many)+".")
+	if m.nodes > 1 {
+		t.notes = append(t.notes, fmt.Sprintf("A process may have %s files open here, so the chat is %d nodes of one cluster, each of which knows all members; %s.",
+			thousands(int64(each+otherFiles)), m.nodes, howToAllow(n)))
 	}
-	t.row("until all were logged in and had got a message", span(float64(joined)))
-	t.row("one message, until the last member had it", span(r.p50))
-	t.row("members who got it", thousands(int64(r.deliveries)))
-	t.row("memory of the server", memory(after))
+	t.row("servers", fmt.Sprint(m.nodes))
+	t.row("until all were logged in", span(float64(connected)))
+	t.row("one message, until the last member had it", span(float64(spread)))
+	t.row("members who got it, and nothing else", thousands(int64(n)))
+	t.row("memory of the servers", memory(after))
 	t.row("at the highest", memory(peak))
-	t.row("of it for a connection", memory(each))
+	t.row("of it for a connection", memory(perConnection))
 	t.row("memory of the kernel for one end of a connection", memory(kernel))
 	return findings{tables: []table{t}, goals: []goal{
-		{what: "connections to the chat that one message reached", bound: float64(b.idle.many), measured: r.deliveries, in: count},
+		{what: "connections to the chat that one message reached", bound: float64(manyGoal), measured: float64(n), in: count},
 	}}, nil
+}
+
+// manyGoal is how many connections one machine is meant to serve.
+const manyGoal = 100_000
+
+// A multitude is the members of a chat, in several processes, and its servers.
+type multitude struct {
+	n, nodes int
+	nats     *child   // nil with one node
+	servers  []*child // one for each node
+	members  []*members
+}
+
+func (m *multitude) startServers(b *bench) (err error) {
+	command := b.services[0].command
+	if m.nodes > 1 {
+		if m.nats, err = startChild(self("jetstream " + b.dir)); err != nil {
+			return err
+		}
+		command = self("chatnode " + m.nats.addr.String())
+	}
+	for range m.nodes {
+		server, err := startChild(command)
+		if err != nil {
+			return err
+		}
+		m.servers = append(m.servers, server)
+	}
+	return nil
+}
+
+// memory returns what the servers have together, and what the kernel has for sockets and the
+// like.
+func (m *multitude) memory(field string) (servers, kernel float64, err error) {
+	for _, server := range m.servers {
+		bytes, err := resident(server.pid(), field)
+		if err != nil {
+			return 0, 0, err
+		}
+		servers += bytes
+	}
+	kernel, err = slab()
+	return servers, kernel, err
+}
+
+// connect makes all members, and returns when they are logged in.
+func (m *multitude) connect() error {
+	for i, server := range m.servers {
+		first, last := i*m.n/m.nodes, (i+1)*m.n/m.nodes
+		in, err := startMembers(server.addr, first, last)
+		if err != nil {
+			return err
+		}
+		m.members = append(m.members, in)
+	}
+	return m.hear(saidConnected)
+}
+
+// hear waits until all processes of members have said so.
+func (m *multitude) hear(what string) error {
+	errs := make([]error, len(m.members))
+	var hearing sync.WaitGroup
+	for i, in := range m.members {
+		hearing.Go(func() { errs[i] = in.hear(what) })
+	}
+	hearing.Wait()
+	return errors.Join(errs...)
+}
+
+// message sends one message to all, and returns how long it takes until the last one has it.
+func (m *multitude) message() (time.Duration, error) {
+	p := chatProtocol()
+	publisher, err := connect(m.servers[0].addr, m.n, false)
+	if err != nil {
+		return 0, err
+	}
+	defer publisher.close()
+	if err := p.enter(publisher, 0); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if err := publisher.send(p.message(0, payload)); err != nil {
+		return 0, err
+	}
+	err = m.hear(saidGot)
+	return time.Since(start), err
+}
+
+func (m *multitude) stop() {
+	for _, in := range m.members {
+		in.stop()
+	}
+	for _, server := range m.servers {
+		server.stop()
+	}
+	if m.nats != nil {
+		m.nats.stop()
+	}
 }
 
 // slab returns the memory that the kernel uses for sockets and the like.

@@ -118,6 +118,11 @@ func TestIdleSection(t *testing.T) {
 	found, err := b.runIdle()
 	require.NoError(t, err)
 	check(t, found, []string{"idle-writer", "idle", "idle-many"})
+
+	b.idle.each = 3
+	found, err = b.idleMany()
+	require.NoError(t, err)
+	require.Equal(t, []string{"servers", "2"}, found.tables[0].rows[0])
 }
 
 // A rival that cannot be measured is named, and sendq must be.

@@ -10,18 +10,25 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sendq-go/sendq"
+	chat "github.com/sendq-go/sendq/examples/chat/server"
+	"github.com/sendq-go/sendq/natsrelay"
+
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// serveIfAsked makes this process a server if it was started by self. It does not
+// serveIfAsked makes this process a server, or members of one, if it was started by self. It does not
 // return then.
 func serveIfAsked() {
 	asked, found := os.LookupEnv(serveVariable)
 	if !found {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "bench:", serve(strings.Fields(asked)))
-	os.Exit(1)
+	if err := serve(strings.Fields(asked)); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // serve is the server that the first word says, at the address that is the last.
@@ -38,6 +45,10 @@ func serve(words []string) error {
 		return serveNATS(at, words[1])
 	case kind == "node" && len(words) == 3:
 		return serveNode(words[1], addr)
+	case kind == "chatnode" && len(words) == 3:
+		return serveChatNode(words[1], addr)
+	case kind == "members" && len(words) == 4:
+		return serveMembers(words[1], words[2], at)
 	case kind == "hub":
 		l, err := net.Listen("tcp", addr)
 		if err != nil {
@@ -72,4 +83,13 @@ func serveNATS(at netip.AddrPort, jetStreamDir string) error {
 	}
 	s.WaitForShutdown()
 	return nil
+}
+
+// serveChatNode is the chat as one node of a cluster.
+func serveChatNode(natsAddr, addr string) error {
+	relay, err := natsrelay.Connect("nats://"+natsAddr, &natsrelay.Options{Cluster: "chat"})
+	if err != nil {
+		return err
+	}
+	return chat.Run(chat.Options{Addr: addr, Broker: sendq.BrokerOptions{Relay: relay}})
 }

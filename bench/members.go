@@ -1,0 +1,111 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Members are a process that is members [first, last) of a chat. It says how far it is, by
+// lines, and ends with its standard input.
+type members struct {
+	cmd   *exec.Cmd
+	stdin io.Closer
+	said  *bufio.Reader
+}
+
+// What a process of members says when all its members are logged in, and when all have got the
+// message.
+const (
+	saidConnected = "connected"
+	saidGot       = "got it"
+)
+
+func startMembers(server netip.AddrPort, first, last int) (*members, error) {
+	cmd, err := self(fmt.Sprintf("members %d %d", first, last))(server)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = os.Stderr
+	m := &members{cmd: cmd}
+	if m.stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	m.said = bufio.NewReader(stdout)
+	return m, startForLife(cmd)
+}
+
+// hear waits until the members say so.
+func (m *members) hear(what string) error {
+	line, err := m.said.ReadString('\n')
+	if strings.TrimSpace(line) != what {
+		return fmt.Errorf("members should say %q, and say %q: %w", what, line, err)
+	}
+	return nil
+}
+
+func (m *members) stop() {
+	m.stdin.Close()
+	_ = m.cmd.Wait()
+}
+
+// atOnce is how many members of a process log in at once.
+const atOnce = 16
+
+// serveMembers is the process. Its words are those of startMembers.
+func serveMembers(first, last string, server netip.AddrPort) error {
+	from, err := strconv.Atoi(first)
+	if err != nil {
+		return err
+	}
+	to, err := strconv.Atoi(last)
+	if err != nil {
+		return err
+	}
+	p := chatProtocol()
+	members := make([]*peer, to-from)
+	errs := make([]error, atOnce)
+	var joining sync.WaitGroup
+	for turn := range atOnce {
+		joining.Go(func() {
+			for i := turn; i < len(members) && errs[turn] == nil; i += atOnce {
+				if members[i], errs[turn] = connect(server, from+i, false); errs[turn] == nil {
+					errs[turn] = p.join(members[i], from+i)
+				}
+			}
+		})
+	}
+	joining.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	fmt.Println(saidConnected)
+	frame := p.frame(0, payload)
+	for i, m := range members {
+		if err := m.expect(frame); err != nil {
+			return fmt.Errorf("member %d: %w", from+i, err)
+		}
+		var more [1]byte
+		if n, _, err := unix.Recvfrom(m.fd, more[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN {
+			return fmt.Errorf("member %d gets more than one message: %d bytes, %w", from+i, n, err)
+		}
+	}
+	fmt.Println(saidGot)
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
