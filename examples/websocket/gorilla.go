@@ -1,0 +1,69 @@
+package websocket
+
+import (
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A gorillaConn is a net.Conn on which each Write is a text message.
+type gorillaConn struct {
+	net.Conn // beneath ws
+	ws       *websocket.Conn
+	read     chan struct{} // closed when nobody reads ws any more
+}
+
+func (c *gorillaConn) Write(p []byte) (int, error) {
+	if err := c.ws.WriteMessage(websocket.TextMessage, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// CloseWrite is called when all messages have arrived. It says goodbye, and waits for the answer.
+func (c *gorillaConn) CloseWrite() error {
+	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	err := c.ws.WriteControl(websocket.CloseMessage, bye, time.Time{})
+	<-c.read
+	return err
+}
+
+// NetConn lets sendq see what the socket's peer has acknowledged.
+func (c *gorillaConn) NetConn() net.Conn { return c.Conn }
+
+var gorillaUpgrader websocket.Upgrader
+
+// Gorilla serves WebSockets of github.com/gorilla/websocket. Each is registered in b, by the name
+// in the URL; what it says goes to all.
+func Gorilla(b *sendq.Broker) http.HandlerFunc {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		ws, err := gorillaUpgrader.Upgrade(rw, r, nil)
+		if err != nil {
+			return // the client has been told
+		}
+		ws.SetPingHandler(func(data string) error {
+			// With a deadline, a pong that has to wait would be left out, or break the connection.
+			_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})
+			return nil
+		})
+		conn := &gorillaConn{ws.NetConn(), ws, make(chan struct{})}
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true, MaxPending: 4 << 20})
+		defer w.Close()
+		defer close(conn.read) // before it, or Close would wait for an answer that nobody reads
+
+		if err := b.Register(r.FormValue("name"), w); err != nil {
+			return
+		}
+		for {
+			_, p, err := ws.ReadMessage()
+			if err != nil {
+				return
+			}
+			b.Broadcast(p)
+		}
+	}
+}
