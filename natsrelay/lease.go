@@ -7,9 +7,15 @@ import (
 
 // keep renews the lease of this node until the end.
 func (g *registry) keep() {
+	hasLooked := false
 	for {
 		wait := g.relay.opts.Lease / 3
-		if g.renew() != nil {
+		err := g.renew()
+		if err == nil && !hasLooked {
+			err = g.look()
+			hasLooked = err == nil
+		}
+		if err != nil {
 			wait = g.relay.opts.tick()
 		}
 		select {
@@ -63,27 +69,30 @@ func (g *registry) renew() error {
 	return nil
 }
 
-// isDead tells whether a node has no lease any more: it has left, or was not heard of for as
-// long as one lasts. In this case its lease is removed, so that it finds out.
-func (g *registry) isDead(ctx context.Context, node string) (bool, error) {
-	p := g.relay.peer(node)
-	isSilent := g.relay.beats.Load() >= g.relay.enough() // it would have been heard of
-	if p != nil {
-		isSilent = p.beats.Load() >= g.relay.enough()
-		if hasLeft := p.hasLeft(); hasLeft || !isSilent {
-			return hasLeft, nil
+// look looks which nodes were here before, so that those which are never heard of are found
+// dead.
+func (g *registry) look() error {
+	ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.Timeout)
+	defer cancel()
+	return g.bucket.list(ctx, leaseKey("*"), func(e entry) {
+		if e.node != g.relay.id {
+			g.relay.meet(e.node)
 		}
+	})
+}
+
+// isDead tells whether a node has no lease any more: it has left, or was not heard of for as
+// long as one lasts, since there was a reason to think that it is there. In this case its
+// lease is removed, so that it finds out.
+func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
+	if hasLeft := p.hasLeft(); hasLeft || p.beats.Load() < g.relay.enough() {
+		return hasLeft, nil
 	}
-	holder, revision, err := g.bucket.read(ctx, leaseKey(node))
-	switch {
-	case err != nil:
-		return false, err
-	case holder == "":
-		return true, nil
-	case isSilent:
-		return true, g.bucket.remove(ctx, leaseKey(node), revision)
+	_, revision, err := g.bucket.read(ctx, leaseKey(p.id))
+	if err == nil {
+		err = g.bucket.remove(ctx, leaseKey(p.id), revision)
 	}
-	return false, nil
+	return err == nil, err
 }
 
 // tidy removes what nodes that have died have left in the bucket. One node does it, and if it
@@ -108,11 +117,15 @@ func (g *registry) tidy() {
 			left[e.node] = append(left[e.node], e)
 		}
 	}
-	if g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, "node.*", note) != nil {
+	if g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, leaseKey("*"), note) != nil {
 		return
 	}
 	for node, entries := range left {
-		if isDead, err := g.isDead(ctx, node); err != nil || !isDead {
+		p := g.relay.meet(node)
+		if p == nil {
+			return
+		}
+		if isDead, err := g.isDead(ctx, p); err != nil || !isDead {
 			continue
 		}
 		for _, e := range entries {

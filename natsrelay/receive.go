@@ -32,7 +32,7 @@ func (r *Relay) receive(b []byte) {
 // not heard of for enough of them has died, or does not.
 func (r *Relay) echo() {
 	r.heard.Store(r.clock.Load())
-	hasDied := r.beats.Add(1) == r.enough() // those of before, who have not been heard of here at all
+	hasDied := false
 	for _, p := range r.others() {
 		hasDied = p.beats.Add(1) == r.enough() || hasDied
 	}

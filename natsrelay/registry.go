@@ -97,7 +97,7 @@ func (g *registry) own(ctx context.Context, name string, revision uint64, takeov
 		switch {
 		case err == nil:
 			revision = at
-		case errors.Is(err, sendq.ErrNameTaken):
+		case errors.Is(err, sendq.ErrNameTaken), errors.Is(err, sendq.ErrClosed):
 			return e, err
 		default:
 			failed++
@@ -108,15 +108,16 @@ func (g *registry) own(ctx context.Context, name string, revision uint64, takeov
 // dispossess returns nil if an entry that another node has may be overwritten: that node is
 // dead, or has given the name up, and then e gets what it has left.
 func (g *registry) dispossess(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
-	p := g.relay.peer(holder)
-	isDead, err := g.isDead(ctx, holder)
+	p := g.relay.meet(holder)
+	if p == nil {
+		return context.Cause(g.relay.open)
+	}
+	isDead, err := g.isDead(ctx, p)
 	switch {
 	case err != nil || isDead:
 		return err
 	case !takeover:
 		return fmt.Errorf("%w: %q, on node %s", sendq.ErrNameTaken, name, holder)
-	case p == nil:
-		return fmt.Errorf("natsrelay: node %s, which has the name, has not been heard of", holder)
 	}
 	a, err := p.ask(ctx, itemEvict, name, 0)
 	if err == nil && !a.ok { // it is about to have it, or has just given it away
@@ -160,30 +161,18 @@ func (g *registry) forget(name string) (revision uint64, wasOwn bool) {
 func (g *registry) freeLater(name string, revision uint64) {
 	g.work.do(func() {
 		ctx := g.relay.ctx
+		if revision <= unknown {
+			// A write whose answer was lost may be yet to come, but not behind one that is
+			// answered: have frees the name then.
+			_, _ = g.own(ctx, name, 0, false)
+			return
+		}
 		for try := 0; pause(ctx, try) == nil; try++ {
-			if g.free(ctx, name, revision) == nil {
+			if g.bucket.remove(ctx, nameKey(name), revision) == nil {
 				return
 			}
 		}
 	})
-}
-
-func (g *registry) free(ctx context.Context, name string, revision uint64) error {
-	key := nameKey(name)
-	if revision <= unknown {
-		holder, at, err := g.bucket.read(ctx, key)
-		if err != nil {
-			return err
-		}
-		g.mu.Lock()
-		_, isOwn := g.names[name] // again; and if not, it can only be at a higher revision
-		g.mu.Unlock()
-		if holder != g.relay.id || isOwn {
-			return nil
-		}
-		revision = at
-	}
-	return g.bucket.remove(ctx, key, revision)
 }
 
 // doubt makes sure of a name that another node says it has.

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/sendq-go/sendq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -149,4 +151,67 @@ func TestLateEstate(t *testing.T) {
 		_, err := b.relay.Claim("x", true)
 		return err == nil
 	})
+}
+
+// TestUnheardNode claims a name on a node that has just come, before anything was heard of it.
+// It is not dead: the name is taken, and free a lease later if nothing ever is.
+func TestUnheardNode(t *testing.T) {
+	opts := Options{Lease: time.Second, Cluster: ownCluster(t)}
+	a := newFake(t, servers().url(0), opts)
+	eventually(t, func() bool { return a.relay.clock.Load() > a.relay.enough() })
+	mute, err := Connect(servers().url(1), &opts)
+	require.NoError(t, err)
+	t.Cleanup(mute.end)
+	revision, err := mute.registry.bucket.write(t.Context(), nameKey("x"), mute.id, 0)
+	require.NoError(t, err)
+	_, err = a.relay.Claim("x", false)
+	require.ErrorIs(t, err, sendq.ErrNameTaken)
+	holder, at, err := a.relay.registry.bucket.read(t.Context(), nameKey("x"))
+	require.NoError(t, err)
+	assert.Equal(t, mute.id, holder)
+	assert.Equal(t, revision, at)
+	eventually(t, func() bool {
+		_, err = a.relay.Claim("x", false)
+		return err == nil
+	})
+}
+
+// TestLateEntry claims a name while JetStream takes a write, says nothing, and makes it good
+// after all that was asked meanwhile. The name is free in the end.
+func TestLateEntry(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{Timeout: 200 * time.Millisecond})
+	_, err := a.relay.Claim("y", false) // so that the bucket is there
+	require.NoError(t, err)
+	g := a.relay.registry
+	kv, _ := g.bucket.opened()
+	late := &lateKV{KeyValue: kv}
+	g.bucket.mu.Lock()
+	g.bucket.kv = late
+	g.bucket.mu.Unlock()
+	late.isLate.Store(true)
+	_, err = a.relay.Claim("x", false)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	late.isLate.Store(false)
+	require.NoError(t, g.work.wait(t.Context()))
+	late.write()
+	_, revision, err := g.bucket.read(t.Context(), nameKey("x"))
+	require.NoError(t, err)
+	assert.Zero(t, revision)
+}
+
+// A lateKV does not answer while it is late, and writes only before the next write.
+type lateKV struct {
+	jetstream.KeyValue
+	isLate atomic.Bool
+	write  func()
+}
+
+func (kv *lateKV) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
+	if kv.isLate.Load() {
+		kv.write = sync.OnceFunc(func() { _, _ = kv.KeyValue.Create(context.Background(), key, value) })
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	kv.write()
+	return kv.KeyValue.Create(ctx, key, value, opts...)
 }

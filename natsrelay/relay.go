@@ -44,7 +44,6 @@ type Relay struct {
 
 	clock     atomic.Int64 // ticks so far
 	heard     atomic.Int64 // the tick at which a beat of this node itself last came back
-	beats     atomic.Int64 // how many have
 	malformed atomic.Int64
 }
 
