@@ -66,7 +66,7 @@ func (p *peer) question(in *parser, kind byte) {
 	if in.bad {
 		return
 	}
-	go func() {
+	p.relay.running.Go(func() {
 		item := appendBytes(appendUint([]byte{kind + 1}, id), name)
 		if kind == itemReplay {
 			kept := p.relay.node.Replay(name, messages)
@@ -75,7 +75,7 @@ func (p *peer) question(in *parser, kind byte) {
 		}
 		e, ok := p.relay.node.Evict(name, p.id)
 		p.give(estate{name: name, undelivered: e.Undelivered}, appendAnswer(item, answer{ok, e.Undelivered, e.Rooms}))
-	}()
+	})
 }
 
 // reply gives an answer of the peer to the one who waits for it. What a name has left is

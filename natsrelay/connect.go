@@ -97,7 +97,8 @@ func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.
 	}
 	needed := func(o *nats.Options) error {
 		o.AllowReconnect, o.MaxReconnect, o.ReconnectBufSize = true, -1, -1
-		o.IgnoreAuthErrorAbort = true // it would be for ever
+		o.RetryOnFailedConnect = false // Connect has to know the server
+		o.IgnoreAuthErrorAbort = true  // it would be for ever
 		theirs := o.ReconnectedCB
 		o.ReconnectedCB = func(nc *nats.Conn) {
 			reconnected()

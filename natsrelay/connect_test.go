@@ -30,8 +30,10 @@ func TestConnectFails(t *testing.T) {
 	_, err = Connect(s.ClientURL(), &Options{Timeout: 100 * time.Millisecond})
 	assert.Error(t, err, "it has no JetStream")
 	s.Shutdown()
-	_, err = Connect(s.ClientURL(), nil)
-	assert.ErrorIs(t, err, nats.ErrNoServers)
+	for _, o := range []nats.Option{nats.Name("x"), nats.RetryOnFailedConnect(true)} {
+		_, err = Connect(s.ClientURL(), nil, o)
+		assert.ErrorIs(t, err, nats.ErrNoServers)
+	}
 }
 
 // TestOneServer uses a server that is alone, and has a password.

@@ -34,6 +34,7 @@ type peer struct {
 	ping      bool   // an envelope is due, even without a piece
 	blocked   bool   // NATS has not taken an envelope: wait for the next tick
 	rewound   uint64 // since the last tick, to this number
+	running   bool   // publish is
 	gone      bool   // not heard of for a Lease: nothing is for it or known of it
 	left      bool   // it has said bye
 	over      bool
@@ -73,8 +74,16 @@ func (r *Relay) meet(id string) *peer {
 	}
 	p.work.L = &p.mu
 	r.peers[id] = p
-	r.running.Go(p.publish)
+	p.start()
 	return p
+}
+
+// start lets publish run, if it does not.
+func (p *peer) start() {
+	if !p.running {
+		p.running = true
+		p.relay.running.Go(p.publish)
+	}
 }
 
 // tick makes the peers' time go on. It counts ticks and not seconds, so a node that has
@@ -101,6 +110,7 @@ func (p *peer) bye() {
 	p.mu.Lock()
 	p.gone, p.left = true, true
 	p.mu.Unlock()
+	p.relay.settle()
 	p.relay.node.Forget(p.id, nil)
 }
 
@@ -189,7 +199,7 @@ func (p *peer) comeBack() {
 	defer p.mu.Unlock()
 	if p.gone && !p.left && !p.over {
 		p.gone, p.stale, p.ping = false, true, true
-		p.work.Signal()
+		p.start()
 	}
 }
 

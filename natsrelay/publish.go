@@ -6,12 +6,13 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// publish publishes what there is for the peer until the end, in the order of the numbers:
+// publish publishes what there is for the peer until that is lost, in the order of the numbers:
 // one goroutine for each peer, so that a call of NATS that waits holds up nobody who posts.
 func (p *peer) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for !p.over {
+	defer func() { p.running = false }()
+	for !p.over && (!p.gone || p.left) {
 		next := p.out.peek()
 		switch {
 		case p.stale && !p.gone && !p.isFull():

@@ -19,6 +19,8 @@ type fakeNode struct {
 	relay *Relay
 	block chan struct{} // what Evict waits for, if it is not nil
 
+	evicting func() // is called by Evict, if it is not nil
+
 	mu     sync.Mutex
 	events []sendq.Event // to be shown
 	experience
@@ -82,6 +84,9 @@ func (n *fakeNode) Missed(node string, messages int) {
 }
 
 func (n *fakeNode) Evict(name, by string) (sendq.Estate, bool) {
+	if n.evicting != nil {
+		n.evicting()
+	}
 	if n.block != nil {
 		<-n.block
 	}

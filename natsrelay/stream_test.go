@@ -3,6 +3,9 @@ package natsrelay
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"runtime/pprof"
+	"strings"
 	"testing"
 	"time"
 
@@ -201,4 +204,78 @@ func TestDrain(t *testing.T) {
 	}
 	_, err = a.relay.Claim("x", false)
 	require.ErrorIs(t, err, sendq.ErrClosed)
+}
+
+// TestCloseTogether ends two nodes at once. They do not wait for what the other one, which has taken
+// leave, will never confirm.
+func TestCloseTogether(t *testing.T) {
+	opts := Options{Lease: time.Minute}
+	a := newFake(t, servers().url(0), opts)
+	p, natsOptions := newProxy(t, servers().url(1))
+	b := newFake(t, p.url(), opts, natsOptions...)
+	everyoneKnows(t, a, b)
+	p.still() // so b confirms nothing
+	a.post(b, 100, nil)
+	closed := make(chan error)
+	go func() { closed <- a.relay.Close(t.Context()) }()
+	eventually(t, func() bool { return a.relay.open.Err() != nil })
+	bound, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go b.relay.Close(bound)
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(within):
+		require.Fail(t, "it waits")
+	}
+}
+
+// TestCloseHandsBack closes a node while it gives a name away. What that has left is handed back
+// before Close returns.
+func TestCloseHandsBack(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	b := newFake(t, servers().url(1), Options{})
+	everyoneKnows(t, a, b)
+	_, err := a.relay.Claim("x", false)
+	require.NoError(t, err)
+	a.block = make(chan struct{})
+	asked := make(chan struct{})
+	a.evicting = func() { close(asked) }
+	go b.relay.Claim("x", true)
+	<-asked
+	go func() {
+		for len(a.relay.others()) > 0 { // until it has taken leave of all
+			runtime.Gosched()
+		}
+		close(a.block)
+	}()
+	require.NoError(t, a.relay.Close(t.Context()))
+	assert.Equal(t, []string{"x"}, a.seen().handed)
+}
+
+// TestLeavesNothing: a node that is dead for the others, and one that is closed, leave no goroutine
+// behind.
+func TestLeavesNothing(t *testing.T) {
+	opts := Options{Lease: time.Second}
+	a := newFake(t, servers().url(0), opts)
+	p, natsOptions := newProxy(t, servers().url(1))
+	b := newFake(t, p.url(), opts, natsOptions...)
+	everyoneKnows(t, a, b)
+	p.cut()
+	eventually(t, func() bool { return !a.knows(b) && !b.knows(a) })
+	eventually(t, func() bool { return !isRunning("natsrelay.(*peer).") })
+	p.heal()
+	everyoneKnows(t, a, b)
+	require.NoError(t, a.relay.Close(t.Context()))
+	require.NoError(t, b.relay.Close(t.Context()))
+	for _, what := range []string{"natsrelay.(*Relay).", "natsrelay.(*peer).", "natsrelay.(*registry).", "nats%2ego.(*Conn)."} {
+		eventually(t, func() bool { return !isRunning(what) }, what)
+	}
+}
+
+// isRunning tells whether a goroutine is in a function whose name begins so.
+func isRunning(function string) bool {
+	var stacks strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 2)
+	return strings.Contains(stacks.String(), function)
 }
