@@ -216,14 +216,26 @@ func (g *registry) close(ctx context.Context) error {
 	g.mu.Unlock()
 	err := g.work.wait(ctx)
 	g.relay.cancel(sendq.ErrClosed) // or the lease could be renewed
-	g.mu.Lock()
-	revision := g.lease
-	g.mu.Unlock()
 	if err == nil {
-		err = g.bucket.remove(ctx, leaseKey(g.relay.id), revision)
+		err = g.giveUp(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("natsrelay: some names are not free yet: %w", err)
 	}
 	return nil
+}
+
+// giveUp gives up the lease. NATS may have come back just now.
+func (g *registry) giveUp(ctx context.Context) error {
+	g.mu.Lock()
+	revision := g.lease
+	g.mu.Unlock()
+	for try := 0; ; try++ {
+		if err := pause(ctx, try); err != nil {
+			return err
+		}
+		if g.bucket.open(ctx) == nil && g.bucket.remove(ctx, leaseKey(g.relay.id), revision) == nil {
+			return nil
+		}
+	}
 }

@@ -199,6 +199,18 @@ func TestLateEntry(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
+// TestCloseOnReturn closes a node before it has opened the bucket again. It gives its lease up.
+func TestCloseOnReturn(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	eventually(t, func() bool { return a.relay.heard.Load() > 0 })
+	a.relay.registry.bucket.close()
+	require.NoError(t, a.relay.Close(t.Context()))
+	b := newFake(t, servers().url(0), Options{})
+	_, revision, err := b.relay.registry.bucket.read(t.Context(), leaseKey(a.relay.id))
+	require.NoError(t, err)
+	assert.Zero(t, revision)
+}
+
 // A lateKV does not answer while it is late, and writes only before the next write.
 type lateKV struct {
 	jetstream.KeyValue
