@@ -82,6 +82,9 @@ func New(o Options) *Server {
 // can log in after that.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	context.AfterFunc(ctx, func() { l.Close() })
+	if s.opts.Broker.Relay != nil {
+		go s.watch(ctx)
+	}
 	var sessions sync.WaitGroup
 	for pause := time.Duration(0); ; {
 		conn, err := l.Accept()
@@ -115,7 +118,18 @@ func (s *Server) shutdown(sessions *sync.WaitGroup) {
 	}
 	s.mu.Unlock()
 	sessions.Wait()
-	_ = s.broker.Shutdown(bound)
+	if err := s.broker.Shutdown(bound); err != nil { // of the Relay, for no Writer is left
+		s.opts.Log.Warn("other servers may not have got everything", "error", err)
+	}
+}
+
+// watch tells which messages of other nodes were lost on the way here.
+func (s *Server) watch(ctx context.Context) {
+	for e := range s.broker.Events(ctx) {
+		if e.Kind == sendq.Gap {
+			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed)
+		}
+	}
 }
 
 // newWriter returns the Writer of a session, which the end of the Server ends too.

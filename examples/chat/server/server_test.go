@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -646,4 +647,57 @@ func TestServeOtherwise(t *testing.T) {
 	stop()
 	require.NoError(t, <-served)
 	bob.expectEnd()
+}
+
+// TestRelayLoses: what is lost between servers is told.
+func TestRelayLoses(t *testing.T) {
+	r, logged := new(lossyRelay), make(logLines, 100)
+	s := New(Options{Log: slog.New(slog.NewTextHandler(logged, nil)), Broker: sendq.BrokerOptions{Relay: r}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- s.Serve(ctx, l) }()
+	require.Eventually(t, func() bool {
+		r.node.Missed("b", 3)
+		return logged.have("node=b messages=3")
+	}, patience, 10*time.Millisecond)
+	cancel()
+	require.NoError(t, <-served)
+	require.True(t, logged.have("not confirmed"))
+}
+
+// A lossyRelay is alone, and cannot tell whether what it has sent has arrived.
+type lossyRelay struct {
+	sendq.Relay
+	node *sendq.Node
+}
+
+func (r *lossyRelay) Start(node *sendq.Node) string {
+	r.node = node
+	return "a"
+}
+
+func (r *lossyRelay) Close(context.Context) error { return errors.New("not confirmed") }
+
+// logLines are what was logged, a Write each.
+type logLines chan string
+
+func (c logLines) Write(p []byte) (int, error) {
+	c <- string(p)
+	return len(p), nil
+}
+
+// have tells whether a line has it, and takes those up to that one.
+func (c logLines) have(what string) bool {
+	for {
+		select {
+		case line := <-c:
+			if strings.Contains(line, what) {
+				return true
+			}
+		default:
+			return false
+		}
+	}
 }

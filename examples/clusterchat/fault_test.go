@@ -1,0 +1,241 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// threeNodes starts a node at each of three NATS servers, where alice, bob and carol log in and meet
+// in a room.
+func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) {
+	servers().waitUntilWell(t)
+	runs++ // so that no test meets what another one has left at the servers
+	flags = append([]string{"-cluster", fmt.Sprint(t.Name(), runs)}, flags...)
+	var here []string
+	for i, name := range []string{"alice", "bob", "carol"} {
+		nodes = append(nodes, start(t, servers().url(i), flags...))
+		users = append(users, nodes[i].connect(name))
+		here = append(here, name)
+		for _, u := range users {
+			u.until("/who", "names: "+strings.Join(here, ", "))
+		}
+		users[i].say("/join #go")
+		for _, u := range users {
+			u.expect(fmt.Sprintf("* %s joined #go", name))
+			u.until("/who #go", "names: "+strings.Join(here, ", "))
+		}
+	}
+	return nodes, users
+}
+
+var runs int
+
+// untilAll has all say the line until the answer is that.
+func untilAll(users []*client, line, answer string) {
+	for _, u := range users {
+		u.until(line, answer)
+	}
+}
+
+// accepted says a line and tells whether it was accepted, or else what the answer was. It skips
+// what others say.
+func (c *client) accepted(line string) (isAccepted bool, answer string) {
+	c.say(line)
+	c.say("/who")
+	for heard := ""; !strings.HasPrefix(heard, "names: "); {
+		if heard = c.hear(); strings.HasPrefix(heard, "error: ") {
+			answer = heard
+		}
+	}
+	return answer == "", answer
+}
+
+// TestKilledNode: SIGKILL ends one of three nodes. Who is there is gone a lease later, and everybody
+// else goes on.
+func TestKilledNode(t *testing.T) {
+	nodes, users := threeNodes(t)
+	alice, carol := users[0], users[2]
+	nodes[2].dial("bob").expect("error: the login bob is taken, choose another one")
+	require.NoError(t, nodes[1].cmd.Process.Kill())
+	isAccepted, answer := alice.accepted("bob: are you there?")
+	require.False(t, isAccepted)
+	require.Contains(t, []string{
+		"error: the server of bob does not answer: the message may have arrived, or not",
+		"error: no such user: bob",
+	}, answer)
+	untilAll([]*client{alice, carol}, "/who #go", "names: alice, carol")
+	_, answer = carol.accepted("bob: are you there?")
+	require.Equal(t, "error: no such user: bob", answer)
+	bob := nodes[2].connect("bob")
+	alice.until("/who", "names: alice, bob, carol")
+	alice.say("bob: welcome back")
+	bob.expect("from alice: welcome back")
+	alice.say("#go: two of us")
+	carol.expect("from alice in #go: two of us")
+}
+
+// TestRestart restarts one NATS server after the other while people talk. Every line arrives once
+// and in order.
+func TestRestart(t *testing.T) {
+	c := servers()
+	_, users := threeNodes(t, "-lease", "30s", "-nats", c.urls())
+	alice, bob, carol := users[0], users[1], users[2]
+	stop, said := make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			fmt.Fprintf(alice.conn, "#go: %d\n", n)
+			select {
+			case <-stop:
+				said <- n
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	for i := range c.servers {
+		c.stop(i)
+		c.start(i)
+		c.waitUntilWell(t)
+	}
+	close(stop)
+	last := <-said
+	for _, u := range []*client{bob, carol} {
+		_ = u.conn.SetDeadline(time.Now().Add(patience))
+		for n := range last + 1 {
+			u.expect(fmt.Sprintf("from alice in #go: %d", n))
+		}
+	}
+	t.Logf("%d lines", last+1)
+	_ = alice.conn.SetDeadline(time.Now().Add(patience))
+	alice.until("/who #go", "names: alice, bob, carol")
+}
+
+// TestPartition cuts a NATS server, and the node that uses it, off from the others for longer than a
+// lease. Each side goes on, and has alice. When it is over, the one who was there first is out,
+// and there is one again.
+func TestPartition(t *testing.T) {
+	c := servers()
+	nodes, users := threeNodes(t)
+	first, bob, carol := users[0], users[1], users[2]
+	dave := nodes[0].connect("dave")
+	untilAll(users, "/who", "names: alice, bob, carol, dave")
+
+	c.wall.shut()
+	defer c.wall.open()
+	first.until("/who", "names: alice, dave")
+	untilAll([]*client{bob, carol}, "/who", "names: bob, carol")
+	first.say("dave: can you hear me?")
+	dave.expect("from alice: can you hear me?")
+	var second *client
+	require.Eventually(t, func() bool { // JetStream may need a leader first
+		second = nodes[1].dial("alice")
+		second.say("/who")
+		answer := second.hear()
+		return strings.HasPrefix(answer, "names: ")
+	}, patience, 100*time.Millisecond)
+	carol.until("/who", "names: alice, bob, carol")
+	carol.say("alice: the second one?")
+	second.expect("from carol: the second one?")
+	nodes[0].dial("eve").expect("error: nobody can log in at the moment, try again later")
+
+	c.wall.open()
+	_ = first.conn.SetDeadline(time.Now().Add(patience))
+	_, err := first.lines.ReadString('\n')
+	require.ErrorIs(t, err, io.EOF, "the first one loses the name")
+	untilAll([]*client{second, bob, carol, dave}, "/who", "names: alice, bob, carol, dave")
+	dave.say("alice: and who are you?")
+	second.expect("from dave: and who are you?")
+	bob.say("dave: good to have you back")
+	dave.expect("from bob: good to have you back")
+}
+
+// TestFrozenNode stops a process for longer than a lease, as a machine may be. The others do not wait
+// for it, and bob comes back elsewhere; when the process goes on, that bob stays.
+func TestFrozenNode(t *testing.T) {
+	nodes, users := threeNodes(t)
+	alice, old, carol := users[0], users[1], users[2]
+	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGSTOP))
+	const lines = 2000
+	for i := range lines {
+		fmt.Fprintf(alice.conn, "#go: %d\n", i)
+	}
+	for i := range lines {
+		carol.expect(fmt.Sprintf("from alice in #go: %d", i))
+	}
+	untilAll([]*client{alice, carol}, "/who", "names: alice, carol")
+	bob := nodes[2].connect("bob")
+	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGCONT))
+	rest, err := io.ReadAll(old.lines)
+	require.NoError(t, err, "the connection of the old bob ends")
+	for line := range strings.Lines(string(rest)) {
+		require.Contains(t, line, "from alice in #go: ")
+	}
+	alice.until("/who", "names: alice, bob, carol")
+	alice.say("bob: still you?")
+	bob.expect("from alice: still you?")
+	dave := nodes[1].connect("dave") // it is one of them again
+	alice.say("dave: hi")
+	dave.expect("from alice: hi")
+}
+
+// TestSlowNode stops a process for a moment. The others do not wait for it, and it misses nothing.
+func TestSlowNode(t *testing.T) {
+	nodes, users := threeNodes(t, "-lease", "30s")
+	alice, bob, carol := users[0], users[1], users[2]
+	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGSTOP))
+	const lines = 20000
+	go func() {
+		for i := range lines {
+			fmt.Fprintf(alice.conn, "#go: %d\n", i)
+		}
+	}()
+	for i := range lines {
+		carol.expect(fmt.Sprintf("from alice in #go: %d", i))
+	}
+	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGCONT))
+	for i := range lines {
+		bob.expect(fmt.Sprintf("from alice in #go: %d", i))
+	}
+}
+
+// TestDrain ends a node by SIGTERM while people there and elsewhere talk to each other. Whatever
+// was accepted arrives.
+func TestDrain(t *testing.T) {
+	nodes, users := threeNodes(t)
+	alice, bob, carol := users[0], users[1], users[2]
+	const lines = 2000
+	for i := range lines {
+		fmt.Fprintf(alice.conn, "#go: %d\n", i)
+	}
+	alice.say("/who")
+	require.Contains(t, alice.hear(), "names: ") // so all that was said before has been done
+	terminated := make(chan struct{})
+	accepted := 0
+	for isAccepted := true; isAccepted; accepted++ {
+		if accepted == 10 {
+			go func() {
+				defer close(terminated)
+				nodes[0].stop()
+			}()
+		}
+		isAccepted, _ = carol.accepted(fmt.Sprintf("alice: %d", accepted))
+	}
+	<-terminated
+	accepted--
+	for i := range accepted {
+		alice.expect(fmt.Sprintf("from carol: %d", i))
+	}
+	_, err := alice.lines.ReadString('\n')
+	require.ErrorIs(t, err, io.EOF)
+	for i := range lines {
+		bob.expect(fmt.Sprintf("from alice in #go: %d", i))
+	}
+	bob.expect("* alice left #go")
+	bob.until("/who", "names: bob, carol")
+}
