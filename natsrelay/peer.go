@@ -180,6 +180,7 @@ func (p *peer) abandon(cause error) {
 	p.mu.Lock()
 	p.gone = true
 	p.counts.Abandoned += int64(p.out.clear())
+	p.scratch = nil
 	waiting, questions, estates := p.waiting, p.questions, p.estates
 	p.waiting, p.questions, p.estates = nil, make(map[uint64]chan answer), nil
 	p.mu.Unlock()

@@ -93,6 +93,46 @@ func TestRegistryIsLost(t *testing.T) {
 	assert.Empty(t, b.seen().lost)
 }
 
+// TestNameInLostRegistry deletes the bucket and claims a name of another node before that has
+// entered it again. That node loses it then.
+func TestNameInLostRegistry(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{})
+	b := newFake(t, servers().url(1), Options{})
+	everyoneKnows(t, a, b)
+	_, err := a.relay.Claim("x", false)
+	require.NoError(t, err)
+	require.NoError(t, a.relay.registry.bucket.js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
+	eventually(t, func() bool { return b.relay.registry.renew() == nil })
+	_, err = b.relay.Claim("x", false)
+	require.NoError(t, err)
+	require.Empty(t, a.seen().lost)
+	eventually(t, func() bool { return a.relay.registry.renew() == nil })
+	eventually(t, func() bool { return slices.Equal(a.seen().lost, []string{"x"}) })
+	assert.Empty(t, b.seen().lost)
+}
+
+// TestClaimEndsWithClose closes a node that waits for an answer of JetStream.
+func TestClaimEndsWithClose(t *testing.T) {
+	p, natsOptions := newProxy(t, servers().url(0))
+	a := newFake(t, p.url(), Options{Lease: time.Hour, Timeout: time.Hour}, natsOptions...)
+	p.still()
+	claimed := make(chan error)
+	go func() {
+		_, err := a.relay.Claim("x", false)
+		claimed <- err
+	}()
+	eventually(t, func() bool { return a.relay.Stats().Names == 1 })
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Error(t, a.relay.Close(over), "it does not know what became of the name")
+	select {
+	case err := <-claimed:
+		require.ErrorIs(t, err, sendq.ErrClosed)
+	case <-time.After(within):
+		require.Fail(t, "it waits")
+	}
+}
+
 // TestPartition cuts a node off for longer than a lease. Its names can be had elsewhere then, and
 // when it comes back it learns which it has lost; the others are its own again.
 func TestPartition(t *testing.T) {
@@ -111,11 +151,10 @@ func TestPartition(t *testing.T) {
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 
 	p.cut()
-	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !b.knows(a) && !c.knows(a) })
-	eventually(t, func() bool {
-		_, err = b.relay.Claim("x", false)
-		return err == nil
-	})
+	eventually(t, func() bool { return !b.knows(a) })
+	_, err = b.relay.Claim("x", false)
+	require.NoError(t, err, "what has left is free")
+	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
 	_, err = a.relay.Claim("z", false)
 	require.Error(t, err, "who is cut off can claim nothing")
 	b.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
@@ -170,10 +209,12 @@ func TestUnheardNode(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, mute.id, holder)
 	assert.Equal(t, revision, at)
-	eventually(t, func() bool {
-		_, err = a.relay.Claim("x", false)
-		return err == nil
-	})
+	p := a.relay.peer(mute.id)
+	p.mu.Lock()
+	p.gone = true // as the next ticks will find, so that its names would leave
+	p.mu.Unlock()
+	_, err = a.relay.Claim("x", false)
+	require.NoError(t, err, "what has left is free, and Claim waits until it is")
 }
 
 // TestLateEntry claims a name while JetStream takes a write, says nothing, and makes it good
