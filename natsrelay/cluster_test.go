@@ -2,6 +2,7 @@ package natsrelay
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -63,15 +64,14 @@ func (c *cluster) isReady() bool {
 }
 
 // freePorts returns ports that were free a moment ago: the servers of a cluster must know each
-// other's before they start.
+// other's before they start. They are none that the system would give to a connection meanwhile.
 func freePorts(n int) (ports []int) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			panic(err)
+	for len(ports) < n {
+		port := 10000 + rand.IntN(20000)
+		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port)); err == nil {
+			defer l.Close()
+			ports = append(ports, port)
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
 	return ports
 }

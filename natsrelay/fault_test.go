@@ -138,7 +138,7 @@ func TestKilledNode(t *testing.T) {
 // TestPartitionedUser has a name on both sides of a partition that is longer than a lease. When it
 // heals, the first one loses it.
 func TestPartitionedUser(t *testing.T) {
-	opts := Options{Lease: time.Second, Timeout: 500 * time.Millisecond}
+	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
 	a := newChat(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
 	b := newChat(t, servers().url(1), opts, sendq.BrokerOptions{})

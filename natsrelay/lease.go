@@ -44,7 +44,10 @@ func (g *registry) renew() error {
 	for isConflict(err) {
 		var holder string
 		if holder, revision, err = g.bucket.read(ctx, leaseKey(g.relay.id)); err == nil {
-			isNew = isNew || holder == "" // otherwise an answer was lost
+			if holder == "" { // otherwise an answer was lost
+				isNew = true
+				g.loseLease()
+			}
 			written, err = g.bucket.write(ctx, leaseKey(g.relay.id), g.relay.id, revision)
 		}
 	}
@@ -67,6 +70,13 @@ func (g *registry) renew() error {
 		}
 	}
 	return nil
+}
+
+// loseLease notes that the lease is not there any more, until renew has got a new one.
+func (g *registry) loseLease() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lease = 0
 }
 
 // look looks which nodes were here before, so that those which are never heard of are found

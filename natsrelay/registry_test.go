@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/sendq-go/sendq"
 	"github.com/stretchr/testify/assert"
@@ -176,13 +177,14 @@ func TestPartition(t *testing.T) {
 // is handed back.
 func TestLateEstate(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
-	b := newFake(t, servers().url(1), Options{Timeout: 100 * time.Millisecond})
+	b := newFake(t, servers().url(1), Options{})
 	everyoneKnows(t, a, b)
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
-	a.block = make(chan struct{})
-	_, err = b.relay.Claim("x", true)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
+	ctx, cancel := context.WithCancel(t.Context())
+	a.block, a.evicting = make(chan struct{}), cancel
+	_, err = b.relay.registry.claim(ctx, "x", true)
+	require.ErrorIs(t, err, context.Canceled)
 	close(a.block)
 	eventually(t, func() bool { return slices.Equal(b.seen().handed, []string{"x"}) })
 	assert.Empty(t, a.seen().handed)
@@ -205,8 +207,7 @@ func TestUnheardNode(t *testing.T) {
 	require.NoError(t, err)
 	_, err = a.relay.Claim("x", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
-	holder, at, err := a.relay.registry.bucket.read(t.Context(), nameKey("x"))
-	require.NoError(t, err)
+	holder, at := a.read(t, nameKey("x"))
 	assert.Equal(t, mute.id, holder)
 	assert.Equal(t, revision, at)
 	p := a.relay.peer(mute.id)
@@ -235,9 +236,18 @@ func TestLateEntry(t *testing.T) {
 	late.isLate.Store(false)
 	require.NoError(t, g.work.wait(t.Context()))
 	late.write()
-	_, revision, err := g.bucket.read(t.Context(), nameKey("x"))
-	require.NoError(t, err)
+	_, revision := a.read(t, nameKey("x"))
 	assert.Zero(t, revision)
+}
+
+// read returns what is at a key, once JetStream answers.
+func (n *fakeNode) read(t *testing.T, key string) (holder string, revision uint64) {
+	eventually(t, func() (isRead bool) {
+		var err error
+		holder, revision, err = n.relay.registry.bucket.read(t.Context(), key)
+		return err == nil
+	})
+	return holder, revision
 }
 
 // TestCloseOnReturn closes a node before it has opened the bucket again. It gives its lease up.
@@ -247,9 +257,39 @@ func TestCloseOnReturn(t *testing.T) {
 	a.relay.registry.bucket.close()
 	require.NoError(t, a.relay.Close(t.Context()))
 	b := newFake(t, servers().url(0), Options{})
-	_, revision, err := b.relay.registry.bucket.read(t.Context(), leaseKey(a.relay.id))
-	require.NoError(t, err)
+	_, revision := b.read(t, leaseKey(a.relay.id))
 	assert.Zero(t, revision)
+}
+
+// TestLostAnswer renews a lease that is gone, with the name of its node, and loses the answer. The
+// name is entered again all the same.
+func TestLostAnswer(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
+	_, err := a.relay.Claim("x", false)
+	require.NoError(t, err)
+	g := a.relay.registry
+	for _, key := range []string{leaseKey(a.relay.id), nameKey("x")} {
+		_, revision := a.read(t, key)
+		require.NoError(t, g.bucket.remove(t.Context(), key, revision))
+	}
+	kv, _ := g.bucket.opened()
+	g.bucket.mu.Lock()
+	g.bucket.kv = deafKV{kv}
+	g.bucket.mu.Unlock()
+	require.ErrorIs(t, g.renew(), nats.ErrTimeout)
+	eventually(t, func() bool { return g.renew() == nil })
+	eventually(t, func() bool {
+		holder, _ := a.read(t, nameKey("x"))
+		return holder == a.relay.id
+	})
+}
+
+// A deafKV creates what it is told, but does not hear that it has.
+type deafKV struct{ jetstream.KeyValue }
+
+func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
+	_, _ = kv.KeyValue.Create(ctx, key, value, opts...)
+	return 0, nats.ErrTimeout
 }
 
 // A lateKV does not answer while it is late, and writes only before the next write.

@@ -198,8 +198,7 @@ func TestDrain(t *testing.T) {
 	assert.Len(t, b.seen().got, messages)
 	assert.NotContains(t, b.seen().view, a.relay.id, "it has left")
 	for _, key := range []string{nameKey("x"), leaseKey(a.relay.id)} {
-		_, revision, err := b.relay.registry.bucket.read(t.Context(), key)
-		require.NoError(t, err)
+		_, revision := b.read(t, key)
 		assert.Zero(t, revision)
 	}
 	_, err = a.relay.Claim("x", false)

@@ -173,6 +173,7 @@ func TestFrozenNode(t *testing.T) {
 	alice.say("bob: still you?")
 	bob.expect("from alice: still you?")
 	dave := nodes[1].connect("dave") // it is one of them again
+	alice.until("/who", "names: alice, bob, carol, dave")
 	alice.say("dave: hi")
 	dave.expect("from alice: hi")
 }

@@ -76,17 +76,9 @@ func (n *node) stop() {
 	require.NoError(n.t, n.cmd.Wait())
 }
 
-// freeURL returns where a NATS server may listen.
-func freeURL(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return "nats://" + l.Addr().String()
-}
-
 // twoNodes starts two, the first with NATS inside.
 func twoNodes(t *testing.T, flags ...string) (first, second *node) {
-	url := freeURL(t)
+	url := "nats://" + freeAddr()
 	first = start(t, url, append(flags, "-embed")...)
 	return first, start(t, url, flags...)
 }
@@ -250,7 +242,7 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		{"-nats nats://127.0.0.1:1", "clusterchat: natsrelay: connect to "},
 		{"-embed -nats nonsense", "-embed needs one address"},
 		{"-embed -nats nats://127.0.0.1:x", "-embed needs one address"},
-		{"-cluster a.b -nats " + freeURL(t) + " -embed", "Cluster"},
+		{"-cluster a.b -nats nats://" + freeAddr() + " -embed", "Cluster"},
 		{"stray", `unexpected argument "stray"`},
 	} {
 		said, err := command(strings.Fields(test.flags)...).CombinedOutput()
