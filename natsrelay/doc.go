@@ -37,7 +37,14 @@ names. When it comes back
     (TestPartitionUnderLoad);
   - it enters its names again, and loses those that others have taken: their Writers end with
     sendq.ErrNameLost (TestPartition). Until then there are two with the name: for as
-    long as the partition lasts and at most about a Lease after it.
+    long as the partition lasts and at most about a Lease after NATS is well again.
+
+What a name had left, and was on the way to a node that is not heard of any more, may be handed back
+to BrokerOptions.OnUndelivered on both sides.
+
+When all NATS servers of three, or the only one, are started anew, the bucket with the names is lost. Each
+node finds that out within a third of a Lease and enters its names again; one that another
+node has registered meanwhile it loses (TestRegistryIsLost, TestNameInLostRegistry).
 
 A node that does not take what is sent to it, or a NATS that does not, costs the others
 Options.MaxQueued bytes each, and no time (TestSlowNode). What is more is not sent: a direct message

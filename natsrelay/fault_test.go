@@ -62,6 +62,7 @@ func TestOddNames(t *testing.T) {
 	odd := []string{
 		"", " ", "a b", ".", "..", "a.b", ".a", ">", "*", "a.>", "a.*", "$SYS", "A", "a", "\x00", "\r\n", "ä", "日本", "\xff\xfe",
 		strings.Repeat("x", 100), strings.Repeat("x", 101), strings.Repeat("x", 500), strings.Repeat("x", 499) + "y",
+		strings.Repeat("x", 100_000),
 	}
 	a := newChat(t, servers().url(0), Options{}, sendq.BrokerOptions{})
 	b := newChat(t, servers().url(1), Options{}, sendq.BrokerOptions{})
@@ -152,7 +153,9 @@ func TestPartitionedUser(t *testing.T) {
 	second := newUser(0)
 	eventually(t, func() bool { return b.Register("x", second.writer) == nil })
 	p.heal()
+	healed := time.Now()
 	<-first.writer.Done()
+	t.Logf("lost %v after it was over", time.Since(healed))
 	assert.ErrorIs(t, first.writer.Err(), sendq.ErrNameLost)
 	for _, n := range []*chat{a, b} {
 		eventually(t, func() bool { return n.has("x", "y", "z") && n.Room("go").Len() == 2 })

@@ -221,9 +221,7 @@ func TestUnheardNode(t *testing.T) {
 // TestLateEntry claims a name while JetStream takes a write, says nothing, and makes it good
 // after all that was asked meanwhile. The name is free in the end.
 func TestLateEntry(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{Timeout: 200 * time.Millisecond})
-	_, err := a.relay.Claim("y", false) // so that the bucket is there
-	require.NoError(t, err)
+	a := newFake(t, servers().url(0), Options{})
 	g := a.relay.registry
 	kv, _ := g.bucket.opened()
 	late := &lateKV{KeyValue: kv}
@@ -231,7 +229,9 @@ func TestLateEntry(t *testing.T) {
 	g.bucket.kv = late
 	g.bucket.mu.Unlock()
 	late.isLate.Store(true)
-	_, err = a.relay.Claim("x", false)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := g.claim(ctx, "x", false)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	late.isLate.Store(false)
 	require.NoError(t, g.work.wait(t.Context()))

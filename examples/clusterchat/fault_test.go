@@ -142,7 +142,9 @@ func TestPartition(t *testing.T) {
 	nodes[0].dial("eve").expect("error: nobody can log in at the moment, try again later")
 
 	c.wall.open()
+	opened := time.Now()
 	require.Empty(t, first.rest(), "the first one loses the name")
+	t.Logf("lost %v after it was over", time.Since(opened))
 	untilAll([]*client{second, bob, carol, dave}, "/who", "names: alice, bob, carol, dave")
 	dave.say("alice: and who are you?")
 	second.expect("from dave: and who are you?")
