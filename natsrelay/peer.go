@@ -35,7 +35,7 @@ type peer struct {
 	blocked   bool   // NATS has not taken an envelope: wait for the next tick
 	rewound   uint64 // since the last tick, to this number
 	running   bool   // publish is
-	gone      bool   // not heard of for a Lease: nothing is for it or known of it
+	gone      bool   // not heard of, for a Lease or yet: nothing is for it or known of it
 	left      bool   // it has said bye
 	over      bool
 	last      uint64 // id of a post or question
@@ -52,8 +52,8 @@ type waiting struct {
 	outcome  func(sendq.Outcome)
 }
 
-// meet returns the peer with that id, a new one if it has not been heard of, or nil at the
-// end.
+// meet returns the peer with that id, a new one, which is gone until it comes back, if it was
+// not known, or nil at the end.
 func (r *Relay) meet(id string) *peer {
 	if p := r.peer(id); p != nil {
 		return p
@@ -68,22 +68,12 @@ func (r *Relay) meet(id string) *peer {
 		id:        id,
 		out:       newOutbox(headerSize(len(r.id)), r.size),
 		header:    header{flags: flagStranger, from: r.id},
-		stale:     true,
-		ping:      true,
+		gone:      true,
 		questions: make(map[uint64]chan answer),
 	}
 	p.work.L = &p.mu
 	r.peers[id] = p
-	p.start()
 	return p
-}
-
-// start lets publish run, if it does not.
-func (p *peer) start() {
-	if !p.running {
-		p.running = true
-		p.relay.running.Go(p.publish)
-	}
 }
 
 // tick makes the peers' time go on. It counts ticks and not seconds, so a node that has
@@ -194,13 +184,17 @@ func (p *peer) abandon(cause error) {
 	p.relay.settle()
 }
 
-// comeBack makes a peer that was lost one of the others again.
+// comeBack makes a peer that is heard of, but was gone, one of the others.
 func (p *peer) comeBack() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gone && !p.left && !p.over {
-		p.gone, p.stale, p.ping = false, true, true
-		p.start()
+	if !p.gone || p.left || p.over {
+		return
+	}
+	p.gone, p.stale, p.ping = false, true, true
+	if !p.running { // it may not have noticed
+		p.running = true
+		p.relay.running.Go(p.publish)
 	}
 }
 
