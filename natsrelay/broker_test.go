@@ -30,6 +30,9 @@ func newChat(t testing.TB, url string, opts Options, broker sendq.BrokerOptions,
 	if opts.Cluster == "" {
 		opts.Cluster = ownCluster(t)
 	}
+	if opts.Timeout == 0 {
+		opts.Timeout = within
+	}
 	r, err := Connect(url, &opts, natsOptions...)
 	require.NoError(t, err)
 	c := &chat{relay: r, id: r.id, handed: make(map[string][]string)}

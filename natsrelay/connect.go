@@ -75,7 +75,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.opts.Timeout)
 	defer cancel()
 	for try := 1; ; try++ { // a cluster that has just been started may not answer yet
-		if err = g.renew(); err == nil {
+		if err = g.renew(ctx); err == nil {
 			return nil
 		}
 		if pause(ctx, try) != nil {

@@ -10,7 +10,7 @@ func (g *registry) keep() {
 	hasLooked := false
 	for {
 		wait := g.relay.opts.Lease / 3
-		err := g.renew()
+		err := g.renew(g.relay.ctx)
 		if err == nil && !hasLooked {
 			err = g.look()
 			hasLooked = err == nil
@@ -29,8 +29,8 @@ func (g *registry) keep() {
 // renew renews the lease. If it is not there any more, other nodes have found this one dead and
 // may have taken its names, or the bucket is lost with all that was in it; if the revisions
 // have gone back, part of it is. Then every name is entered again.
-func (g *registry) renew() error {
-	ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.Lease/3)
+func (g *registry) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.relay.opts.Lease/3)
 	defer cancel()
 	start := time.Now()
 	g.mu.Lock()

@@ -227,17 +227,22 @@ func (g *registry) close(ctx context.Context) error {
 	return nil
 }
 
-// giveUp gives up the lease. NATS may have come back just now.
+// giveUp gives up the lease. It renews it first, for a renewal may be under way that nobody
+// waits for any more: that comes to nothing then, and the revision is known.
 func (g *registry) giveUp(ctx context.Context) error {
-	g.mu.Lock()
-	revision := g.lease
-	g.mu.Unlock()
 	for try := 0; ; try++ {
 		if err := pause(ctx, try); err != nil {
 			return err
 		}
-		if g.bucket.open(ctx) == nil && g.bucket.remove(ctx, leaseKey(g.relay.id), revision) == nil {
+		if g.renew(ctx) == nil && g.bucket.remove(ctx, leaseKey(g.relay.id), g.leased()) == nil {
 			return nil
 		}
 	}
+}
+
+// leased returns the revision of the lease.
+func (g *registry) leased() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lease
 }

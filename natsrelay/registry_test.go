@@ -103,11 +103,11 @@ func TestNameInLostRegistry(t *testing.T) {
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
 	require.NoError(t, a.relay.registry.bucket.js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
-	eventually(t, func() bool { return b.relay.registry.renew() == nil })
+	eventually(t, func() bool { return b.relay.registry.renew(t.Context()) == nil })
 	_, err = b.relay.Claim("x", false)
 	require.NoError(t, err)
 	require.Empty(t, a.seen().lost)
-	eventually(t, func() bool { return a.relay.registry.renew() == nil })
+	eventually(t, func() bool { return a.relay.registry.renew(t.Context()) == nil })
 	eventually(t, func() bool { return slices.Equal(a.seen().lost, []string{"x"}) })
 	assert.Empty(t, b.seen().lost)
 }
@@ -137,7 +137,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 // TestPartition cuts a node off for longer than a lease. Its names can be had elsewhere then, and
 // when it comes back it learns which it has lost; the others are its own again.
 func TestPartition(t *testing.T) {
-	opts := Options{Lease: time.Second}
+	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
 	a := newFake(t, p.url(), opts, natsOptions...)
 	b := newFake(t, servers().url(1), opts)
@@ -264,6 +264,21 @@ func TestCloseOnReturn(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
+// TestLateRenewal closes a node whose lease was renewed without its knowledge. None is left.
+func TestLateRenewal(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
+	b := newFake(t, servers().url(1), Options{Lease: time.Hour})
+	key := leaseKey(a.relay.id)
+	eventually(t, func() bool { // unless it renews it itself
+		_, revision := b.read(t, key)
+		_, err := b.relay.registry.bucket.write(t.Context(), key, a.relay.id, revision)
+		return err == nil
+	})
+	require.NoError(t, a.relay.Close(t.Context()))
+	_, revision := b.read(t, key)
+	assert.Zero(t, revision)
+}
+
 // TestLostAnswer renews a lease that is gone, with the name of its node, and loses the answer. The
 // name is entered again all the same.
 func TestLostAnswer(t *testing.T) {
@@ -279,8 +294,8 @@ func TestLostAnswer(t *testing.T) {
 	g.bucket.mu.Lock()
 	g.bucket.kv = deafKV{kv}
 	g.bucket.mu.Unlock()
-	require.ErrorIs(t, g.renew(), nats.ErrTimeout)
-	eventually(t, func() bool { return g.renew() == nil })
+	require.ErrorIs(t, g.renew(t.Context()), nats.ErrTimeout)
+	eventually(t, func() bool { return g.renew(t.Context()) == nil })
 	eventually(t, func() bool {
 		holder, _ := a.read(t, nameKey("x"))
 		return holder == a.relay.id

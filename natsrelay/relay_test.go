@@ -115,6 +115,9 @@ func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option)
 	if opts.Cluster == "" {
 		opts.Cluster = ownCluster(t)
 	}
+	if opts.Timeout == 0 {
+		opts.Timeout = within
+	}
 	r, err := Connect(url, &opts, natsOptions...)
 	require.NoError(t, err)
 	return startFake(t, r)
