@@ -103,7 +103,7 @@ func TestKilledNode(t *testing.T) {
 	require.NoError(t, child.Start())
 	defer child.Wait()
 	defer child.Process.Kill()
-	opts := Options{Lease: lease, Timeout: time.Second}
+	opts := Options{Lease: lease, Timeout: 5 * time.Second}
 	a := newChat(t, servers().url(0), opts, sendq.BrokerOptions{})
 	b := newChat(t, servers().url(1), opts, sendq.BrokerOptions{})
 	for _, n := range []*chat{a, b} {

@@ -30,7 +30,7 @@ func (g *registry) keep() {
 // may have taken its names, or the bucket is lost with all that was in it; if the revisions
 // have gone back, part of it is. Then every name is entered again.
 func (g *registry) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, g.relay.opts.Lease/3)
+	ctx, cancel := context.WithTimeout(ctx, g.relay.opts.Lease)
 	defer cancel()
 	start := time.Now()
 	g.mu.Lock()

@@ -137,7 +137,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 // TestPartition cuts a node off for longer than a lease. Its names can be had elsewhere then, and
 // when it comes back it learns which it has lost; the others are its own again.
 func TestPartition(t *testing.T) {
-	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
+	opts := Options{Lease: time.Second, Timeout: 5 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
 	a := newFake(t, p.url(), opts, natsOptions...)
 	b := newFake(t, servers().url(1), opts)
