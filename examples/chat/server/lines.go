@@ -8,20 +8,22 @@ import (
 )
 
 // A lineScanner reads lines of at most maxLine bytes, many at once if they come so. While it
-// waits it holds no buffer.
+// waits it holds no buffer, or, where that cannot be had, as with TLS, a small one.
 type lineScanner struct {
 	wait func() error // until there is something to read, or nil
 	from io.Reader    // is read only after wait
-	in   *buffer      // what was read last, or nil
+	in   *[]byte      // what was read last, or nil
 	rest []byte       // the part of it that is to be scanned
 	part []byte       // what came before it of a line without an end
 	line []byte
 	err  error
 }
 
-type buffer [64 << 10]byte
+var buffers, smallBuffers = poolOf(64 << 10), poolOf(4 << 10)
 
-var buffers = sync.Pool{New: func() any { return new(buffer) }}
+func poolOf(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { return new(make([]byte, size)) }}
+}
 
 var errTooLong = fmt.Errorf("the line is longer than %d bytes", maxLine)
 
@@ -71,9 +73,9 @@ func (s *lineScanner) Scan() bool {
 
 // fill reads what Wait has seen.
 func (s *lineScanner) fill() {
-	s.in = buffers.Get().(*buffer)
-	n, err := s.from.Read(s.in[:])
-	s.rest = s.in[:n]
+	s.in = s.pool().Get().(*[]byte)
+	n, err := s.from.Read(*s.in)
+	s.rest = (*s.in)[:n]
 	if n == 0 {
 		s.err = err
 	}
@@ -81,9 +83,16 @@ func (s *lineScanner) fill() {
 
 func (s *lineScanner) release() {
 	if s.in != nil {
-		buffers.Put(s.in)
+		s.pool().Put(s.in)
 	}
 	s.in, s.rest, s.line = nil, nil, nil // not one of them may keep the buffer
+}
+
+func (s *lineScanner) pool() *sync.Pool {
+	if s.wait == nil {
+		return smallBuffers
+	}
+	return buffers
 }
 
 // Text returns the line, without its end.

@@ -4,14 +4,14 @@ package server
 
 import (
 	"io"
-	"net"
 	"syscall"
 )
 
 // waitFor returns a function that waits until r has something to read, its end included, and
-// takes no buffer meanwhile, as Read of r would. It returns nil if that cannot be had.
+// takes no buffer meanwhile, as Read of r would. It returns nil if that cannot be had: r must
+// be a socket, or have the SyscallConn of the one from which it reads, and keep nothing itself.
 func waitFor(r io.Reader) func() error {
-	conn, ok := r.(*net.TCPConn)
+	conn, ok := r.(syscall.Conn)
 	if !ok {
 		return nil
 	}

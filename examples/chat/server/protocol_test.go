@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -86,7 +87,7 @@ func TestReport(t *testing.T) {
 		{sendq.Refusal{Name: "bob", FanOut: true, Err: sendq.ErrClosed}, ""},
 	} {
 		conn, peer := net.Pipe()
-		c := session{w: sendq.NewWriter(conn, nil)}
+		c := New(Options{}).newSession(conn, time.Second)
 		c.report(sendq.Report{Refused: []sendq.Refusal{test.refused}})
 		go c.w.Close()
 		got, err := io.ReadAll(peer)

@@ -3,11 +3,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -22,8 +24,10 @@ const (
 	// its connection, or the whole server, ends.
 	closeTimeout = 10 * time.Second
 
-	// maxPending is how many bytes may be queued for a user. One who has stopped
-	// reading for so long is disconnected.
+	// refuseTimeout is the same for a client that is one too many.
+	refuseTimeout = time.Second
+
+	// maxPending is how many bytes may be queued for a user if Options do not say it.
 	maxPending = 64 << 20
 
 	// maxPendingOfAll is the same for all users together.
@@ -39,7 +43,21 @@ type Options struct {
 	Addr     string       // where Run listens
 	Takeover bool         // a second login takes the name over, and gets what the first has missed
 	Replay   int          // how many last lines of a room those get who join it
-	Log      *slog.Logger // nil: slog.Default()
+	Log      *slog.Logger // nil: slog.Default(). It gets a line for the end of each connection
+
+	PerAddress int // how many connections an IP address may have; 0: as many as it likes
+	Rate       int // how many lines a second a user may say, after some at once; 0: as many as they like
+	MaxPending int // how many bytes may be queued for a user before they are disconnected; 0: 64 MiB
+
+	// Frame, if it is not nil, makes of each line, its end included, what is written to all
+	// connections: once, however many there are.
+	Frame func(line []byte) []byte
+
+	// Command, if it is not nil, is called for a line that begins with a slash and that the
+	// server does not know. It returns false if it does not know it either.
+	Command func(user string, conn net.Conn, words []string) bool
+
+	tls certificate // what AddFlags adds
 
 	// Broker is what else the server's Broker is given. New sets in it what Takeover and
 	// Replay say.
@@ -54,8 +72,12 @@ type Server struct {
 	budget *sendq.Budget
 	missed *mailboxes // nil without Takeover
 
-	mu      sync.Mutex
-	writers map[*sendq.Writer]bool // those of all sessions; guarded by mu
+	sessions sync.WaitGroup // one is added only while mu is held and stopped is false
+
+	mu        sync.Mutex // guards what follows
+	stopped   bool
+	writers   map[*sendq.Writer]net.Conn // those of all sessions
+	addresses map[netip.Addr]int         // how many connections each has; nil without PerAddress
 }
 
 // New returns a server without users.
@@ -63,7 +85,11 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{opts: o, budget: sendq.NewBudget(maxPendingOfAll), writers: make(map[*sendq.Writer]bool)}
+	o.MaxPending = cmp.Or(o.MaxPending, maxPending)
+	s := &Server{opts: o, budget: sendq.NewBudget(maxPendingOfAll), writers: make(map[*sendq.Writer]net.Conn)}
+	if o.PerAddress > 0 {
+		s.addresses = make(map[netip.Addr]int)
+	}
 	opts := &o.Broker
 	opts.ReplayMessages, opts.ReplayBytes = o.Replay, maxReplay
 	if o.Takeover {
@@ -77,6 +103,9 @@ func New(o Options) *Server {
 	return s
 }
 
+// Broker returns where the users are.
+func (s *Server) Broker() *sendq.Broker { return s.broker }
+
 // Serve accepts connections until ctx is done, and closes l. Then it delivers what is queued
 // for each user, for 10 seconds at most, and returns when the last session has ended. Nobody
 // can log in after that.
@@ -85,18 +114,21 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.opts.Broker.Relay != nil {
 		go s.watch(ctx)
 	}
-	var sessions sync.WaitGroup
 	for pause := time.Duration(0); ; {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = 0
-			sessions.Go(func() { s.handle(ctx, conn) })
+			release, refused := s.Admit(conn.RemoteAddr())
+			go func() {
+				defer release()
+				s.handle(ctx, conn, refused)
+			}()
 		case ctx.Err() != nil:
-			s.shutdown(&sessions)
+			s.shutdown()
 			return nil
 		case errors.Is(err, net.ErrClosed):
-			sessions.Wait()
+			s.sessions.Wait()
 			return err
 		default:
 			// Such as too many open files: it passes when users leave.
@@ -107,17 +139,32 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// enter counts a session, whose end is Done of sessions. It returns false when the server
+// has stopped.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped {
+		s.sessions.Add(1)
+	}
+	return !s.stopped
+}
+
 // shutdown ends all sessions, and then the Broker. That would end the sessions as well, but
 // takes leave of other nodes at once: the rooms there would not hear who has left.
-func (s *Server) shutdown(sessions *sync.WaitGroup) {
+func (s *Server) shutdown() {
 	bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	s.mu.Lock()
-	for w := range s.writers {
-		sessions.Go(func() { _ = w.Shutdown(bound) }) // its session reports what the user did not get
+	s.stopped = true
+	for w, conn := range s.writers {
+		s.sessions.Go(func() {
+			tellEnd(conn, ErrStopped)
+			_ = w.Shutdown(bound) // its session reports what the user did not get
+		})
 	}
 	s.mu.Unlock()
-	sessions.Wait()
+	s.sessions.Wait()
 	if err := s.broker.Shutdown(bound); err != nil { // of the Relay, for no Writer is left
 		s.opts.Log.Warn("other servers may not have got everything", "error", err)
 	}
@@ -133,21 +180,32 @@ func (s *Server) watch(ctx context.Context) {
 }
 
 // newWriter returns the Writer of a session, which the end of the Server ends too.
-func (s *Server) newWriter(conn net.Conn) *sendq.Writer {
+func (s *Server) newWriter(conn net.Conn, closeTimeout time.Duration) *sendq.Writer {
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{
-		MaxPending:   maxPending,
+		MaxPending:   s.opts.MaxPending,
 		CloseTimeout: closeTimeout,
 		Budget:       s.budget,
 	})
+	if c, ok := conn.(Conn); ok {
+		c.Begin(w)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.writers[w] = true
+	s.writers[w] = conn
 	return w
 }
 
-// forget forgets a Writer that has ended.
-func (s *Server) forget(w *sendq.Writer) {
+// forget forgets a Writer that has ended, and tells whether the server has stopped.
+func (s *Server) forget(w *sendq.Writer) (stopped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.writers, w)
+	return s.stopped
+}
+
+// tellEnd tells a connection that wants to know why its session ends.
+func tellEnd(conn net.Conn, cause error) {
+	if c, ok := conn.(Conn); ok {
+		c.End(cause)
+	}
 }

@@ -3,9 +3,10 @@ package server
 import (
 	"errors"
 	"fmt"
-	"io"
+	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sendq-go/sendq"
 )
@@ -15,13 +16,17 @@ import (
 // flush when there are no more at hand, and at last end.
 type session struct {
 	server *Server
+	conn   net.Conn
 	w      *sendq.Writer
 	name   string          // the user's; empty until the login
 	rooms  map[string]bool // where others heard that the user joined; nil if nowhere yet
 	batch  *sendq.Batch    // the messages of lines that came together; nil if there are none
+	pace   *pace           // nil: there is no limit
 }
 
-func (s *Server) newSession(w *sendq.Writer) session { return session{server: s, w: w} }
+func (s *Server) newSession(conn net.Conn, closeTimeout time.Duration) session {
+	return session{server: s, conn: conn, w: s.newWriter(conn, closeTimeout), pace: newPace(s.opts.Rate)}
+}
 
 // login registers the Writer under the name that the first line is. The user is in the rooms
 // of the session that is taken over, if there is one.
@@ -36,7 +41,7 @@ func (c *session) login(text string) error {
 	case errors.Is(err, sendq.ErrNameTaken):
 		return fmt.Errorf("the login %s is taken, choose another one", name)
 	case errors.Is(err, sendq.ErrClosed):
-		return errors.New("the server is shutting down")
+		return ErrStopped
 	case err != nil: // with a Relay, when the other servers do not answer
 		return errors.New("nobody can log in at the moment, try again later")
 	}
@@ -48,17 +53,25 @@ func (c *session) login(text string) error {
 	return nil
 }
 
-// do does what a line says. It returns io.EOF after the last one.
+// do does what a line says. It returns why it was the last one, if it was.
 func (c *session) do(text string) error {
-	cmd, err := parse(clean(text))
+	text = clean(text)
+	cmd, err := parse(text)
 	switch {
 	case c.w.Err() != nil: // others may have the name, and what is left of the input must not speak for them
-		return io.EOF
+		return errLost
+	case cmd.verb != quit && !c.pace.allows():
+		if c.pace.mayComplain() {
+			c.answer("error: slow down: more than %d lines a second are not heard", c.server.opts.Rate)
+		}
+		return nil
+	case err != nil && c.isKnownElsewhere(text):
+		return nil
 	case err != nil:
 		c.answer("error: %v", err)
 		return nil
 	}
-	broker := c.server.broker
+	broker, line := c.server.broker, c.server.line
 	switch cmd.verb {
 	case toUsers:
 		message := line("from %s: %s", c.name, cmd.text)
@@ -87,9 +100,19 @@ func (c *session) do(text string) error {
 		}
 		c.answer("names: %s", strings.Join(slices.Sorted(names), ", "))
 	case quit:
-		return io.EOF
+		return errQuit
 	}
 	return nil
+}
+
+// isKnownElsewhere tells whether the program has done what the line says.
+func (c *session) isKnownElsewhere(text string) bool {
+	known := c.server.opts.Command
+	if known == nil || !strings.HasPrefix(text, "/") {
+		return false
+	}
+	c.flush()
+	return known(c.name, c.conn, strings.Fields(text))
 }
 
 // more returns the batch to which the next message belongs.
@@ -114,13 +137,13 @@ func (c *session) report(r sendq.Report) {
 		switch {
 		case refused.FanOut: // to a room, whose members learn of those who leave
 		case errors.Is(refused.Err, sendq.ErrUnknownName):
-			reply(c.w, "error: no such user: %s", refused.Name)
+			c.reply("error: no such user: %s", refused.Name)
 		case errors.Is(refused.Err, sendq.ErrUnconfirmed):
-			reply(c.w, "error: the server of %s does not answer: the message may have arrived, or not", refused.Name)
+			c.reply("error: the server of %s does not answer: the message may have arrived, or not", refused.Name)
 		case errors.Is(refused.Err, sendq.ErrWouldBlock):
-			reply(c.w, "error: the server of %s is too far behind: the message was not sent", refused.Name)
+			c.reply("error: the server of %s is too far behind: the message was not sent", refused.Name)
 		default:
-			reply(c.w, "error: %s has just left", refused.Name)
+			c.reply("error: %s has just left", refused.Name)
 		}
 	}
 }
@@ -128,7 +151,7 @@ func (c *session) report(r sendq.Report) {
 // answer tells the user something, after what the lines before have caused.
 func (c *session) answer(format string, args ...any) {
 	c.flush()
-	reply(c.w, format, args...)
+	c.reply(format, args...)
 }
 
 func (c *session) join(name string) {
@@ -142,7 +165,7 @@ func (c *session) join(name string) {
 		return // this user's Writer has ended, and the connection with it
 	}
 	c.isIn(name)
-	room.Publish(line("* %s joined %s", c.name, name))
+	room.Publish(c.server.line("* %s joined %s", c.name, name))
 }
 
 // isIn remembers that the user is in a room.
@@ -157,25 +180,28 @@ func (c *session) leave(name string) {
 	c.flush()
 	room := c.server.broker.Room(name)
 	if !room.Leave(c.name) {
-		reply(c.w, "error: not in %s", name)
+		c.reply("error: not in %s", name)
 		return
 	}
 	delete(c.rooms, name)
-	room.Publish(line("* %s left %s", c.name, name))
+	room.Publish(c.server.line("* %s left %s", c.name, name))
 }
 
 // end delivers what is queued, and returns what Close of the Writer does: a user who says
 // /quit, or whose login is refused, still gets every line. The cause is what login or do
-// has returned, or else io.EOF if the client has ended the session, and goes to the client.
+// has returned, or why the lines have ended, and goes to the client if that was its fault.
 func (c *session) end(cause error) error {
 	takeover := c.server.opts.Takeover
 	if !takeover { // else whoever logs in before the end gets the rest
 		c.server.broker.Unregister(c.name, c.w)
 		c.sayGoodbye()
 	}
-	if cause != io.EOF {
-		reply(c.w, "error: %v", cause)
+	if cause == errQuit || cause == errHungUp || errors.Is(cause, errLost) {
+		cause = nil
+	} else {
+		c.reply("error: %v", cause)
 	}
+	tellEnd(c.conn, cause)
 	err := c.w.Close()
 	if takeover {
 		c.sayGoodbye()
@@ -191,17 +217,22 @@ func (c *session) sayGoodbye() {
 	}
 	for name := range c.rooms {
 		if room := c.server.broker.Room(name); !room.Has(c.name) {
-			room.Publish(line("* %s left %s", c.name, name))
+			room.Publish(c.server.line("* %s left %s", c.name, name))
 		}
 	}
 }
 
-// reply queues a line for w alone. It can fail only when w has ended, and then the
-// reader of the connection ends too.
-func reply(w *sendq.Writer, format string, args ...any) {
-	_, _ = w.Write(line(format, args...))
+// reply queues a line for this user alone. It can fail only when the Writer has ended, and
+// then the reader of the connection ends too.
+func (c *session) reply(format string, args ...any) {
+	_, _ = c.w.Write(c.server.line(format, args...))
 }
 
-func line(format string, args ...any) []byte {
-	return append(fmt.Appendf(nil, format, args...), '\n')
+// line returns a line as it is written to all connections.
+func (s *Server) line(format string, args ...any) []byte {
+	line := append(fmt.Appendf(nil, format, args...), '\n')
+	if s.opts.Frame != nil {
+		return s.opts.Frame(line)
+	}
+	return line
 }
