@@ -1,0 +1,254 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/server"
+)
+
+const (
+	// maxMessage is how long a message of a browser may be, in all its fragments, as a line of
+	// the chat may.
+	maxMessage = 64 << 10
+
+	// silence is how long nothing may come from a browser, which answers pings, and pingEvery
+	// is how often it gets them.
+	silence   = 60 * time.Second
+	pingEvery = 25 * time.Second
+
+	// farewellTimeout is how long the close frame may take where the system does not tell
+	// whether there is room for it.
+	farewellTimeout = 5 * time.Second
+)
+
+// A browser is the connection of a user whose lines are the messages of a WebSocket. What is
+// written to it are frames already; what is read from it are lines.
+type browser struct {
+	net.Conn
+	w *sendq.Writer
+
+	// Of what is read.
+	frames   frames
+	inside   bool   // a message, which goes on in another frame
+	message  int64  // how long it is so far
+	unmasked int    // how much of the payload of the frame has been read
+	control  []byte // the payload of a control frame so far
+	err      error  // why no more is read
+	patient  bool   // the deadline is silence from now
+
+	farewell
+	stall
+}
+
+var _ server.Conn = (*browser)(nil)
+
+// NetConn lets sendq see the socket.
+func (b *browser) NetConn() net.Conn { return b.Conn }
+
+// SyscallConn lets the chat wait for input without a buffer: Read keeps none.
+func (b *browser) SyscallConn() (syscall.RawConn, error) { return socketOf(b.Conn) }
+
+// Begin is called before the first Read.
+func (b *browser) Begin(w *sendq.Writer) { b.w = w }
+
+// SetReadDeadline makes it silence from now, and from everything that comes, if t is zero.
+func (b *browser) SetReadDeadline(t time.Time) error {
+	if b.patient = t.IsZero(); b.patient {
+		t = time.Now().Add(silence)
+	}
+	return b.Conn.SetReadDeadline(t)
+}
+
+// Read reads frames, and leaves in p the text in them, with an end of line behind each
+// message. It may return 0, nil, when no text has come.
+func (b *browser) Read(p []byte) (int, error) {
+	if b.err != nil || len(p) < 2 {
+		return 0, b.err
+	}
+	n, err := b.Conn.Read(p[1:]) // so that there is room for the end of a line
+	if n > 0 && b.patient {
+		_ = b.SetReadDeadline(time.Time{})
+	}
+	text, broken := b.decode(p[:0], p[1:1+n])
+	if b.err = broken; broken == nil {
+		b.err = err
+	}
+	if len(text) > 0 {
+		return len(text), nil
+	}
+	return 0, b.err
+}
+
+// decode appends to text what is in the frames that p is the next part of. The text may be in
+// the same array, if it begins a byte before p: a frame is longer than the text in it, with the
+// end of the line.
+func (b *browser) decode(text, p []byte) ([]byte, error) {
+	for len(p) > 0 {
+		if b.frames.left == 0 {
+			rest, complete, err := b.frames.header(p)
+			if !complete {
+				return text, nil
+			}
+			if err == nil {
+				err = b.begin()
+			}
+			if err != nil {
+				return text, b.refuse(err)
+			}
+			p = rest
+		}
+		payload, rest := b.frames.payload(p)
+		ws.Cipher(payload, b.frames.Mask, b.unmasked)
+		b.unmasked += len(payload)
+		p = rest
+		control, complete := b.frames.OpCode.IsControl(), b.frames.left == 0
+		if control {
+			b.control = append(b.control, payload...)
+		} else {
+			text = append(text, payload...)
+		}
+		switch {
+		case complete && control:
+			if err := b.obey(); err != nil {
+				return text, b.refuse(err)
+			}
+		case complete && b.frames.Fin:
+			text = append(text, '\n')
+		}
+	}
+	return text, nil
+}
+
+// begin checks the header of a frame before its payload is read.
+func (b *browser) begin() error {
+	h := b.frames.Header
+	state := ws.StateServerSide
+	if b.inside {
+		state |= ws.StateFragmented
+	}
+	if err := ws.CheckHeader(h, state); err != nil {
+		return err
+	}
+	b.unmasked = 0
+	switch h.OpCode {
+	case ws.OpBinary:
+		return errBinary
+	case ws.OpText:
+		b.message = 0
+	case ws.OpContinuation:
+	default:
+		b.control = b.control[:0]
+		return nil
+	}
+	if h.Length > maxMessage-b.message {
+		return errTooLarge
+	}
+	b.message += h.Length
+	b.inside = !h.Fin
+	return nil
+}
+
+// obey does what a control frame says.
+func (b *browser) obey() error {
+	switch b.frames.OpCode {
+	case ws.OpPing:
+		return b.w.Send(compile(ws.NewPongFrame(b.control)))
+	case ws.OpClose:
+		code, reason := ws.ParseCloseFrameData(b.control)
+		switch {
+		case len(b.control) == 0:
+			code = ws.StatusNormalClosure
+		case len(b.control) == 1:
+			return ws.ErrProtocolStatusCodeNotInUse
+		default:
+			if err := ws.CheckCloseFrameData(code, reason); err != nil {
+				return err
+			}
+		}
+		b.sayInTheEnd(code, "")
+		return io.EOF
+	}
+	return nil
+}
+
+var (
+	errTooLarge = fmt.Errorf("the message is longer than %d bytes", maxMessage)
+	errBinary   = errors.New("messages must be text")
+)
+
+// refuse remembers what to tell a browser that broke the rules, and returns err.
+func (b *browser) refuse(err error) error {
+	switch _, violation := err.(ws.ProtocolError); {
+	case err == errTooLarge:
+		b.sayInTheEnd(ws.StatusMessageTooBig, err.Error())
+	case err == errBinary:
+		b.sayInTheEnd(ws.StatusUnsupportedData, err.Error())
+	case violation || err == ws.ErrHeaderLengthMSB:
+		b.sayInTheEnd(ws.StatusProtocolError, err.Error())
+	}
+	return err
+}
+
+// End is called when the session ends. If the browser has broken the rules, or begun to close,
+// the close frame is that of then.
+func (b *browser) End(cause error) {
+	switch {
+	case cause == nil:
+		b.sayInTheEnd(ws.StatusNormalClosure, "")
+	case errors.Is(cause, server.ErrStopped):
+		b.sayInTheEnd(ws.StatusGoingAway, cause.Error())
+	default:
+		b.sayInTheEnd(ws.StatusPolicyViolation, cause.Error())
+	}
+}
+
+// CloseWrite sends the close frame. The Writer calls it when everything else has been written.
+func (b *browser) CloseWrite() error {
+	_ = b.Conn.SetWriteDeadline(time.Now().Add(farewellTimeout))
+	_, err := b.Conn.Write(b.farewell.frame())
+	return err
+}
+
+// Write writes frames.
+func (b *browser) Write(p []byte) (int, error) {
+	b.wait()
+	return b.Conn.Write(p)
+}
+
+// Close also ends a stall.
+func (b *browser) Close() error {
+	b.stall.end()
+	return b.Conn.Close()
+}
+
+// A farewell is what the close frame will say: the first that it is told.
+type farewell struct {
+	mu    sync.Mutex
+	close []byte
+}
+
+func (f *farewell) sayInTheEnd(code ws.StatusCode, reason string) {
+	const longest = ws.MaxControlFramePayloadSize - 2
+	reason = strings.ToValidUTF8(reason[:min(len(reason), longest)], "")
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.close == nil {
+		f.close = compile(ws.NewCloseFrame(ws.NewCloseFrameBody(code, reason)))
+	}
+}
+
+func (f *farewell) frame() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.close
+}

@@ -1,0 +1,21 @@
+module github.com/sendq-go/sendq/examples/webchat
+
+go 1.26.0
+
+replace github.com/sendq-go/sendq => ../..
+
+require (
+	github.com/chromedp/cdproto v0.159.3
+	github.com/chromedp/chromedp v0.23.0
+	github.com/coder/websocket v1.8.15
+	github.com/gobwas/ws v1.5.0
+	github.com/sendq-go/sendq v0.0.0
+	github.com/stretchr/testify v1.12.1
+	golang.org/x/sync v0.24.0
+)
+
+require (
+	github.com/go-json-experiment/json v0.0.0-20260213210345-44df1a37e875 // indirect
+	github.com/gobwas/httphead v0.1.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)

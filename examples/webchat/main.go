@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gobwas/ws"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/server"
+)
+
+const (
+	// maxPending is how many bytes may be queued for a user before they are disconnected.
+	maxPending = 8 << 20
+
+	// shutdownTimeout is how long a request may take when the server stops.
+	shutdownTimeout = 5 * time.Second
+)
+
+func main() {
+	o := options{chat: server.Options{Addr: "127.0.0.1:8081", Replay: 20, PerAddress: 100, Rate: 10}}
+	o.addFlags(flag.CommandLine)
+	flag.Parse()
+
+	err := fmt.Errorf("unexpected argument %q; -help lists the flags", flag.Arg(0))
+	if flag.NArg() == 0 {
+		err = run(o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "webchat:", err)
+		os.Exit(1)
+	}
+}
+
+// options are what the flags say.
+type options struct {
+	chat    server.Options
+	http    string
+	origins []string
+	demo    bool
+}
+
+func (o *options) addFlags(f *flag.FlagSet) {
+	o.chat.AddFlags(f)
+	f.StringVar(&o.http, "http", "127.0.0.1:8080", "serve the page at this `address`; port 0 takes a free one")
+	f.Func("origin", "let pages from this `origin`, such as https://example.org, use the chat too; may be repeated", func(origin string) error {
+		o.origins = append(o.origins, strings.TrimSuffix(origin, "/"))
+		return nil
+	})
+	f.BoolVar(&o.demo, "demo", false, "let users try /stall 30, disconnect those who are 256 KiB behind, and let a robot talk meanwhile")
+}
+
+// run serves until the first SIGINT or SIGTERM. A second one ends the process at once.
+func run(o options) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	g, ctx := errgroup.WithContext(ctx)
+
+	lines, err := o.chat.Listen(o.chat.Addr)
+	if err != nil {
+		return err
+	}
+	pages, err := o.chat.Listen(o.http)
+	if err != nil {
+		return err
+	}
+
+	var d *demo
+	o.chat.Frame, o.chat.MaxPending = frameOf, maxPending
+	if o.demo {
+		d = newDemo()
+		o.chat.Command, o.chat.MaxPending = d.command, demoMaxPending
+	}
+	chat := server.New(o.chat)
+	s := &site{ctx: ctx, chat: chat, origins: o.origins}
+	web := s.server(newStatus(chat.Broker(), o.chat.MaxPending, d))
+
+	g.Go(func() error { return chat.Serve(ctx, terminals{lines}) })
+	g.Go(func() error { return serveWeb(ctx, web, pages) })
+	g.Go(func() error { return ping(ctx, chat.Broker()) })
+	if d != nil {
+		g.Go(func() error { return d.runRobot(ctx, chat.Broker()) })
+	}
+	scheme := "http"
+	if o.chat.IsTLS() {
+		scheme = "https"
+	}
+	fmt.Fprintln(os.Stderr, "listening on", lines.Addr())
+	fmt.Fprintf(os.Stderr, "page at %s://%s/\n", scheme, pages.Addr())
+	return g.Wait()
+}
+
+// serveWeb serves until ctx is done, and ends the requests that are under way then.
+func serveWeb(ctx context.Context, web *http.Server, l net.Listener) error {
+	context.AfterFunc(ctx, func() { l.Close() })
+	if err := web.Serve(l); ctx.Err() == nil {
+		return err
+	}
+	bound, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	_ = web.Shutdown(bound)
+	return nil
+}
+
+// ping sends all users a ping now and then. Their browsers answer, and those of which nothing
+// is heard for a time are gone.
+func ping(ctx context.Context, b *sendq.Broker) error {
+	frame := compile(ws.NewPingFrame(nil))
+	for tick := time.NewTicker(pingEvery); ; {
+		select {
+		case <-tick.C:
+			b.Broadcast(frame)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	"github.com/sendq-go/sendq/examples/chat/server"
+)
+
+const (
+	headerTimeout = 10 * time.Second // for a request
+	idleTimeout   = 30 * time.Second // between two of them
+	writeTimeout  = 30 * time.Second // for what is answered
+	maxHeader     = 8 << 10          // bytes of a request, about
+)
+
+//go:embed page
+var page embed.FS
+
+// A site is what browsers get: the page, the status and the WebSocket.
+type site struct {
+	ctx     context.Context // of the chat
+	chat    *server.Server
+	origins []string // from where else WebSockets may come
+	conns   sync.Map // of net.Conn to *admission: those that speak HTTP
+}
+
+// An admission is what a connection was told when it came.
+type admission struct {
+	release func()
+	refused error
+}
+
+// admissionKey is that of a request's *admission in its context.
+type admissionKey struct{}
+
+// server returns the HTTP server of the site.
+func (s *site) server(status *status) *http.Server {
+	files, _ := fs.Sub(page, "page")
+	mux := http.NewServeMux()
+	mux.Handle("GET /", http.FileServerFS(files))
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFileFS(w, r, files, "status.html")
+	})
+	mux.Handle("GET /status/events", status)
+	mux.HandleFunc("GET /ws", s.serveWebSocket)
+	return &http.Server{
+		Handler:           s.guard(mux),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelInfo),
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		ConnContext:       s.admit,
+		ConnState:         s.leave,
+	}
+}
+
+// admit counts a connection.
+func (s *site) admit(ctx context.Context, conn net.Conn) context.Context {
+	a := new(admission)
+	a.release, a.refused = s.chat.Admit(conn.RemoteAddr())
+	s.conns.Store(conn, a)
+	return context.WithValue(ctx, admissionKey{}, a)
+}
+
+// leave counts one less when it is closed. One that has become a WebSocket is on its own.
+func (s *site) leave(conn net.Conn, state http.ConnState) {
+	if state != http.StateClosed && state != http.StateHijacked {
+		return
+	}
+	if a, ok := s.conns.LoadAndDelete(conn); ok && state == http.StateClosed {
+		a.(*admission).release()
+	}
+}
+
+// guard sets what all answers have in common, and refuses connections that are too many, but
+// for a WebSocket, which is refused in its own way.
+func (s *site) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cache-Control", "no-cache")
+		if refused := admissionOf(r).refused; refused != nil && r.URL.Path != "/ws" {
+			h.Set("Connection", "close")
+			http.Error(w, refused.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func admissionOf(r *http.Request) *admission { return r.Context().Value(admissionKey{}).(*admission) }
+
+// serveWebSocket makes the connection that of a user, and returns: the session needs nothing
+// of what served the request.
+func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if !s.isAllowed(r) {
+		http.Error(w, "this origin may not use the chat: "+r.Header.Get("Origin")+"; the server's -origin allows others", http.StatusForbidden)
+		return
+	}
+	a := admissionOf(r)
+	conn, rw, _, err := ws.HTTPUpgrader{Timeout: writeTimeout}.Upgrade(r, w)
+	if conn == nil {
+		return
+	}
+	// What comes before the answer to the handshake is against the rules, and would be in a
+	// buffer that we do not want to keep.
+	if err != nil || rw.Reader.Buffered() > 0 {
+		conn.Close()
+		a.release()
+		return
+	}
+	go func() {
+		defer a.release()
+		b := &browser{Conn: conn}
+		if a.refused != nil {
+			s.chat.Refuse(s.ctx, b, a.refused)
+			return
+		}
+		s.chat.Handle(s.ctx, b)
+	}()
+}
+
+// isAllowed tells whether the page from which the request comes is ours, or -origin names it.
+// Only browsers say from where they come.
+func (s *site) isAllowed(r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if origin == "" || slices.Contains(s.origins, origin) {
+		return true
+	}
+	at, err := url.Parse(origin)
+	return err == nil && strings.EqualFold(at.Host, r.Host)
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+// most is how many backlogs the status shows.
+const most = 10
+
+// A snapshot is what /status/events tells each second.
+type snapshot struct {
+	Time        int64 `json:"time"` // Unix, in milliseconds
+	Connections int   `json:"connections"`
+	Names       int   `json:"names"`
+	Rooms       int   `json:"rooms"`
+
+	// Messages since the start.
+	Accepted    int64 `json:"accepted"`
+	Written     int64 `json:"written"`
+	Dropped     int64 `json:"dropped"`
+	Undelivered int64 `json:"undelivered"`
+
+	PendingBytes int64            `json:"pendingBytes"`
+	OldestMillis int64            `json:"oldestMillis"`
+	Ends         map[string]int64 `json:"ends"`
+	Backlogs     []backlog        `json:"backlogs"` // the largest first
+	Stalled      []string         `json:"stalled"`
+	Demo         bool             `json:"demo"`
+}
+
+// A backlog is what is queued for a user.
+type backlog struct {
+	Name            string `json:"name"`
+	PendingBytes    int64  `json:"pendingBytes"`
+	PendingMessages int64  `json:"pendingMessages"`
+	OldestMillis    int64  `json:"oldestMillis"`
+	PeakBytes       int64  `json:"peakBytes"`
+	MaxPending      int    `json:"maxPending"`
+}
+
+// A status tells how the chat is, to any number of viewers.
+type status struct {
+	broker     *sendq.Broker
+	maxPending int
+	demo       *demo
+
+	mu      sync.Mutex
+	viewers map[chan []byte]bool
+	stop    context.CancelFunc // of what tells them; nil while there is nobody
+}
+
+func newStatus(b *sendq.Broker, maxPending int, d *demo) *status {
+	return &status{broker: b, maxPending: maxPending, demo: d, viewers: make(map[chan []byte]bool)}
+}
+
+// watch returns a channel that gets an event each second, until ctx is done. One who is late
+// misses some.
+func (s *status) watch(ctx context.Context) <-chan []byte {
+	events := make(chan []byte, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.viewers[events] = true
+	if len(s.viewers) == 1 {
+		var tell context.Context
+		tell, s.stop = context.WithCancel(context.Background())
+		go s.tell(tell)
+	}
+	context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.viewers, events)
+		if len(s.viewers) == 0 {
+			s.stop()
+		}
+	})
+	return events
+}
+
+// tell makes an event each second for all viewers together, until ctx is done.
+func (s *status) tell(ctx context.Context) {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for {
+		event, _ := json.Marshal(s.now()) // numbers and names, which cannot fail
+		s.mu.Lock()
+		for events := range s.viewers {
+			select {
+			case events <- event:
+			default:
+			}
+		}
+		s.mu.Unlock()
+		select {
+		case <-second.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// now returns how things are.
+func (s *status) now() snapshot {
+	stats := s.broker.Stats()
+	n := snapshot{
+		Time:        time.Now().UnixMilli(),
+		Connections: stats.Writers, Names: stats.Names, Rooms: stats.Rooms,
+		Accepted: stats.Accepted, Written: stats.Written, Dropped: stats.Dropped, Undelivered: stats.Undelivered,
+		PendingBytes: stats.PendingBytes,
+		Ends: map[string]int64{
+			"delivered":     stats.Ends.Delivered.Writers,
+			"closed":        stats.Ends.Closed.Writers,
+			"expired":       stats.Ends.Expired.Writers,
+			"slow_consumer": stats.Ends.SlowConsumer.Writers,
+			"taken_over":    stats.Ends.TakenOver.Writers,
+			"failed":        stats.Ends.Failed.Writers,
+		},
+		Backlogs: []backlog{},
+		Stalled:  s.demo.names(),
+		Demo:     s.demo != nil,
+	}
+	if stats.Pending > 0 {
+		n.OldestMillis = stats.OldestPending.Milliseconds()
+		n.Backlogs = s.backlogs()
+	}
+	return n
+}
+
+// backlogs returns the largest.
+func (s *status) backlogs() []backlog {
+	all := []backlog{}
+	for name := range s.broker.Names() {
+		w, ok := s.broker.Lookup(name)
+		if !ok {
+			continue
+		}
+		if stats := w.Stats(); stats.Pending > 0 {
+			all = append(all, backlog{name, stats.PendingBytes, stats.Pending, stats.OldestPending.Milliseconds(), stats.PeakPendingBytes, s.maxPending})
+		}
+	}
+	slices.SortFunc(all, func(a, b backlog) int { return cmp.Compare(b.PendingBytes, a.PendingBytes) })
+	return all[:min(len(all), most)]
+}
+
+// ServeHTTP sends the events until the viewer goes, or takes nothing for a time.
+func (s *status) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	control := http.NewResponseController(w)
+	events := s.watch(r.Context())
+	for {
+		select {
+		case event := <-events:
+			_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+			fmt.Fprintf(w, "data: %s\n\n", event)
+			if control.Flush() != nil {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
