@@ -26,7 +26,7 @@ const (
 )
 
 //go:embed page
-var page embed.FS
+var pageFiles embed.FS
 
 // A site is what browsers get: the page, the status and the WebSocket.
 type site struct {
@@ -47,7 +47,7 @@ type admissionKey struct{}
 
 // server returns the HTTP server of the site.
 func (s *site) server(status *status) *http.Server {
-	files, _ := fs.Sub(page, "page")
+	files, _ := fs.Sub(pageFiles, "page")
 	mux := http.NewServeMux()
 	mux.Handle("GET /", http.FileServerFS(files))
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
