@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +15,18 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// runClient logs in at addr, sends the lines of in and shows on out what arrives,
-// until either ends.
-func runClient(addr, name string, in io.Reader, out io.Writer) error {
-	conn, err := net.Dial("tcp", addr)
+// dial connects to the server at addr, over TLS unless config is nil.
+func dial(addr string, config *tls.Config) (net.Conn, error) {
+	if config == nil {
+		return net.Dial("tcp", addr)
+	}
+	return tls.Dial("tcp", addr, config)
+}
+
+// runClient logs in at addr, over TLS unless config is nil, sends the lines of in and shows on
+// out what arrives, until either ends.
+func runClient(addr string, config *tls.Config, name string, in io.Reader, out io.Writer) error {
+	conn, err := dial(addr, config)
 	if err != nil {
 		return err
 	}

@@ -32,8 +32,8 @@ func chat(flags ...string) *exec.Cmd {
 }
 
 // serve runs the server on a free port, until stop or the end of the test.
-func serve(t *testing.T) (addr string, stop func()) {
-	cmd := chat("-addr", "127.0.0.1:0")
+func serve(t *testing.T, flags ...string) (addr string, stop func()) {
+	cmd := chat(append(flags, "-addr", "127.0.0.1:0")...)
 	stderr, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
@@ -58,8 +58,8 @@ type terminal struct {
 	stderr strings.Builder
 }
 
-func openTerminal(t *testing.T, addr, name string) *terminal {
-	c := &terminal{t: t, cmd: chat("-connect", addr, "-name", name)}
+func openTerminal(t *testing.T, addr, name string, flags ...string) *terminal {
+	c := &terminal{t: t, cmd: chat(append(flags, "-connect", addr, "-name", name)...)}
 	var err error
 	c.typed, err = c.cmd.StdinPipe()
 	require.NoError(t, err)
@@ -145,6 +145,22 @@ func TestClientShowsWhyItsLoginIsRefused(t *testing.T) {
 	require.Contains(t, shown, "error: the login carol is taken")
 }
 
+func TestClientSpeaksTLS(t *testing.T) {
+	addr, _ := serve(t, "-tls-self-signed")
+	carol := openTerminal(t, addr, "carol", "-tls-insecure")
+	io.WriteString(carol.typed, "carol: hi\n")
+	carol.expect("from carol: hi")
+	carol.typed.Close()
+	_, err := carol.end()
+	require.NoError(t, err, carol.stderr.String())
+
+	// Nobody vouches for that certificate.
+	dave := openTerminal(t, addr, "dave", "-tls")
+	_, err = dave.end()
+	require.Error(t, err)
+	require.Contains(t, dave.stderr.String(), "certificate")
+}
+
 func TestClientFindsNoServer(t *testing.T) {
 	addr, stop := serve(t)
 	stop()
@@ -161,6 +177,12 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		"serve":                "serve",
 		"-addr nowhere:x":      "unknown port",
 		"-replay -1":           "negative",
+		"-rate -1":             "negative",
+		"-per-address -1":      "negative",
+		"-tls":                 "-connect",
+		"-tls-cert x":          "-tls-key",
+		"-tls-self-signed -tls-cert x -tls-key y": "-tls-self-signed does not go with",
+		"-tls-cert x -tls-key y":                  "certificate for TLS: open x",
 	} {
 		out, err := chat(strings.Fields(flags)...).CombinedOutput()
 		require.Error(t, err, flags)

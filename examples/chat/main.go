@@ -3,6 +3,8 @@
 //	go run ./examples/chat                               # serves on 127.0.0.1:8080
 //	go run ./examples/chat -takeover -replay 20          # the same, for users who come back
 //	go run ./examples/chat -connect 127.0.0.1:8080 -name carol
+//	go run ./examples/chat -tls-self-signed              # serves over TLS, to try it
+//	go run ./examples/chat -connect 127.0.0.1:8080 -name carol -tls-insecure
 //
 // Any program that sends lines will do as a client, such as nc 127.0.0.1 8080; the
 // first line is the login. The server is in a package of its own, which is the place to see
@@ -10,6 +12,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"os"
@@ -22,7 +25,13 @@ func main() {
 	o.AddFlags(flag.CommandLine)
 	connect := flag.String("connect", "", "be a client of the server at this `address`")
 	name := flag.String("name", "", "log in as this `user`, with -connect")
+	overTLS := flag.Bool("tls", false, "speak TLS with the server, with -connect")
+	insecure := flag.Bool("tls-insecure", false, "the same, whoever has made the server's certificate, as with -tls-self-signed")
 	flag.Parse()
+	var config *tls.Config
+	if *overTLS || *insecure {
+		config = &tls.Config{InsecureSkipVerify: *insecure}
+	}
 
 	var err error
 	switch {
@@ -31,9 +40,9 @@ func main() {
 	case *connect != "" && *name == "":
 		err = fmt.Errorf("-connect needs a login too: -name carol")
 	case *connect != "":
-		err = runClient(*connect, *name, os.Stdin, os.Stdout)
-	case *name != "":
-		err = fmt.Errorf("-name goes with -connect ADDR")
+		err = runClient(*connect, config, *name, os.Stdin, os.Stdout)
+	case *name != "" || config != nil:
+		err = fmt.Errorf("-name, -tls and -tls-insecure go with -connect ADDR")
 	default:
 		err = server.Run(o)
 	}
