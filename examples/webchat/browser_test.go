@@ -13,7 +13,7 @@ import (
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
-	cdppage "github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
@@ -24,14 +24,21 @@ import (
 // console, as for a violation of the Content-Security-Policy, has failed.
 func TestPage(t *testing.T) {
 	c := startChromium(t)
-	t.Run("Talk", c.testTalk)
-	t.Run("Markup", c.testMarkup)
-	t.Run("ManyMessages", c.testManyMessages)
-	t.Run("Restart", c.testRestart)
-	t.Run("Keyboard", c.testKeyboard)
-	t.Run("Looks", c.testLooks)
-	t.Run("Stall", c.testStall)
-	t.Run("Lines", c.testLines)
+	for name, test := range map[string]func(*testing.T){
+		"Talk":         c.testTalk,
+		"Markup":       c.testMarkup,
+		"ManyMessages": c.testManyMessages,
+		"Restart":      c.testRestart,
+		"Keyboard":     c.testKeyboard,
+		"Looks":        c.testLooks,
+		"Stall":        c.testStall,
+		"Lines":        c.testLines,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
 }
 
 // testTalk: two browsers and a TCP user talk to all of a room, in another room, and directly.
@@ -43,7 +50,7 @@ func (c *chromium) testTalk(t *testing.T) {
 	bob.login("bob")
 	dave := login(p.dial(), "dave")
 	dave.say("/join #lobby")
-	expect(t, dave, "* dave joined #lobby")
+	expect(t, dave, "* carol joined #lobby", "* bob joined #lobby", "* dave joined #lobby")
 	for _, tab := range []*tab{carol, bob} {
 		tab.until(`text("#log").includes("dave joined")`)
 		tab.until(`text("#people-title") == "In #lobby · 3"`)
@@ -108,7 +115,7 @@ func (c *chromium) testMarkup(t *testing.T) {
 	carol.login("carol")
 	mallory := login(p.dial(), "mallory")
 	mallory.say("/join #lobby", "/join #x")
-	expect(t, mallory, "* mallory joined #lobby", "* mallory joined #x")
+	expect(t, mallory, "* carol joined #lobby", "* mallory joined #lobby", "* mallory joined #x")
 	const markup = `<img src=x onerror="document.body.dataset.ran = 1"><b>bold</b><script>document.body.dataset.ran = 1</script>`
 	shown, _ := json.Marshal("mallory: " + markup)
 
@@ -336,7 +343,7 @@ func startChromium(t *testing.T) *chromium {
 	if err != nil {
 		t.Skip("needs chromium, from the package of that name")
 	}
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(chromedp.DefaultExecAllocatorOptions[:],
+	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))...)
 	t.Cleanup(cancel)
@@ -383,7 +390,7 @@ func (c *chromium) open(t *testing.T, url string, l look) *tab {
 		b.checkConsole()
 	})
 	b.become(l)
-	_, err := chromedp.Call(ctx, cdppage.AddScriptToEvaluateOnNewDocument, cdppage.AddScriptToEvaluateOnNewDocumentParams{Source: `
+	_, err := chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
 		window.WebSocket = class extends WebSocket {
 			constructor(url) { super(url); window.socket = this; } // so that a test can close it
 		}`})
@@ -503,6 +510,7 @@ func (b *tab) login(name string) {
 func (b *tab) say(line string) {
 	b.t.Helper()
 	b.do(chromedp.Focus(chromedp.CSS("#text")))
+	b.eval(`$("#text").select()`) // what is there is replaced
 	b.insert(line)
 	b.press(kb.Enter)
 }

@@ -1,0 +1,37 @@
+// The lines of the chat protocol, as the server sends them.
+
+const name = "[A-Za-z0-9_.-]{1,32}";
+const room = `#${name}`;
+
+// Each is a kind of line, how it looks, and what its parts are. The first that fits counts.
+const kinds = [
+  ["inRoom", `from (${name}) in (${room}): (.*)`, ["from", "room", "text"]],
+  ["direct", `from (${name}): (.*)`, ["from", "text"]],
+  ["joined", `\\* (${name}) joined (${room})`, ["who", "room"]],
+  ["left", `\\* (${name}) left (${room})`, ["who", "room"]],
+  ["names", `names: (.*)`, ["names"]],
+  ["alreadyIn", `error: already in (${room})`, ["room"]],
+  ["notIn", `error: (not in (${room}))`, ["text", "about"]],
+  ["unheard", `error: (no such user: (${name}))`, ["text", "about"]],
+  ["unheard", `error: ((${name}) has just left)`, ["text", "about"]],
+  ["error", `error: (.*)`, ["text"]],
+  ["unknown", `(.*)`, ["text"]],
+].map(([kind, pattern, parts]) => ({ kind, pattern: new RegExp(`^${pattern}$`, "su"), parts }));
+
+const roomPattern = new RegExp(`^${room}$`);
+
+// isRoom tells whether a name is that of a room, not of a user.
+export const isRoom = (name) => roomPattern.test(name);
+
+// parse returns what a line says: its kind, and its parts by their names.
+export function parse(line) {
+  line = line.replace(/\r?\n$/, "");
+  for (const { kind, pattern, parts } of kinds) {
+    const found = pattern.exec(line);
+    if (!found) continue;
+    const said = { kind };
+    parts.forEach((part, i) => (said[part] = found[i + 1]));
+    if (kind === "names") said.names = said.names.split(", ").filter(Boolean);
+    return said;
+  }
+}
