@@ -141,23 +141,18 @@ func (c *connection) end() {
 	err := c.session.end(c.err)
 	s, w, name := c.session.server, c.session.w, c.session.name
 	stopped := s.forget(w)
-	level, cause := slog.LevelInfo, c.err
+	level, message, cause := slog.LevelInfo, "session ended", c.err
 	switch {
+	case name == "":
+		message = "connection without login ended"
 	case errors.Is(err, sendq.ErrTakenOver):
 		cause = err
 	case err != nil:
-		level, cause = slog.LevelWarn, err
-	case stopped:
+		level, message, cause = slog.LevelWarn, "connection lost", err
+	case stopped && (c.err == errHungUp || errors.Is(c.err, errLost)):
 		cause = ErrStopped
 	case errors.Is(c.err, errLost):
-		level = slog.LevelWarn
-	}
-	message := "session ended"
-	switch {
-	case name == "":
-		level, message = slog.LevelInfo, "connection without login ended"
-	case level == slog.LevelWarn:
-		message = "connection lost"
+		level, message = slog.LevelWarn, "connection lost"
 	}
 	stats := w.Stats()
 	s.opts.Log.Log(context.Background(), level, message, "user", name, "peer", c.session.conn.RemoteAddr(),

@@ -3,7 +3,9 @@
 package server
 
 import (
+	"cmp"
 	"io"
+	"os"
 	"syscall"
 )
 
@@ -19,10 +21,20 @@ func waitFor(r io.Reader) func() error {
 	if err != nil {
 		return nil
 	}
-	ready := func(fd uintptr) bool {
-		var p [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK)
-		return err != syscall.EAGAIN // then Read waits, and asks again
+	return func() error {
+		var failed error
+		err := raw.Read(func(fd uintptr) bool {
+			var p [1]byte
+			_, _, err := syscall.Recvfrom(int(fd), p[:], syscall.MSG_PEEK)
+			switch err {
+			case syscall.EAGAIN:
+				return false
+			case nil, syscall.EINTR: // Read asks again
+			default: // a reset, of which Read would not hear any more
+				failed = os.NewSyscallError("read", err)
+			}
+			return true
+		})
+		return cmp.Or(err, failed)
 	}
-	return func() error { return raw.Read(ready) }
 }

@@ -101,6 +101,7 @@ type client struct {
 	t *testing.T
 	*net.TCPConn
 	lines *bufio.Reader
+	out   io.Writer
 }
 
 func (p *process) connect(t *testing.T) *client {
@@ -108,7 +109,7 @@ func (p *process) connect(t *testing.T) *client {
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(patience))
-	return &client{t, conn.(*net.TCPConn), bufio.NewReader(conn)}
+	return &client{t, conn.(*net.TCPConn), bufio.NewReader(conn), conn}
 }
 
 // login connects and waits until the server knows the name.
@@ -121,7 +122,7 @@ func (p *process) login(t *testing.T, name string) *client {
 
 func (c *client) say(lines ...string) {
 	c.t.Helper()
-	_, err := c.Write([]byte(strings.Join(lines, "\n") + "\n"))
+	_, err := io.WriteString(c.out, strings.Join(lines, "\n")+"\n")
 	require.NoError(c.t, err)
 }
 
