@@ -9,24 +9,27 @@ const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeSty
 export class Log {
   #element;
   #newest; // the button that leads back to the newest message
-  #me;
   #conversation = null;
   #drawn = 0; // the number of the first message that is not shown yet
   #last = null; // the message shown last
+  #following = true; // the newest message is, or should be, in sight
 
-  constructor(element, newest, me) {
+  constructor(element, newest) {
     this.#element = element;
     this.#newest = newest;
-    this.#me = me;
     newest.onclick = () => this.#follow();
     element.onscroll = () => {
-      if (this.#isAtEnd()) newest.hidden = true;
+      const { scrollHeight, scrollTop, clientHeight } = element;
+      this.#following = scrollHeight - scrollTop - clientHeight < 40;
+      if (this.#following) newest.hidden = true;
     };
+    // As when the keyboard of a phone comes up.
+    new ResizeObserver(() => this.#following && this.#follow()).observe(element);
   }
 
-  // show draws what is new in the conversation, or all if it was not shown before. What the
-  // user has not seen begins with a line that says so.
-  show(conversation) {
+  // show draws what is new in the conversation, or all if another one was shown before. What
+  // the user, who is me, has not seen begins with a line that says so.
+  show(conversation, me) {
     const fresh = conversation !== this.#conversation || conversation.unread > 0;
     if (fresh) {
       // A screen reader reads what is added, but should not read all that is here.
@@ -35,8 +38,8 @@ export class Log {
       this.#conversation = conversation;
       this.#last = null;
       this.#drawn = 0;
+      this.#following = true;
     }
-    const following = fresh || this.#isAtEnd();
     const { messages, total } = conversation;
     this.#drawn = Math.max(this.#drawn, total - shown, total - messages.length);
     const added = document.createDocumentFragment();
@@ -46,19 +49,19 @@ export class Log {
         added.append(make("div", "new", "New"));
         this.#last = null;
       }
-      added.append(this.#draw(message));
+      added.append(this.#draw(message, me));
       this.#last = message;
     }
     conversation.unread = 0;
     if (!added.childElementCount) return;
     this.#element.append(added);
     while (this.#element.childElementCount > shown) this.#element.firstElementChild.remove();
-    if (following) this.#follow();
+    if (this.#following) this.#follow();
     else this.#newest.hidden = false;
     if (fresh) setTimeout(() => this.#element.setAttribute("aria-live", "polite"), 100);
   }
 
-  #draw(message) {
+  #draw(message, me) {
     const { from, text, note, time, bad } = message;
     if (note) {
       const line = make("div", bad ? "note bad" : "note", note);
@@ -66,7 +69,7 @@ export class Log {
       return line;
     }
     const entry = make("div", "message");
-    entry.classList.toggle("own", from === this.#me);
+    entry.classList.toggle("own", from === me);
     entry.classList.toggle("goes-on", this.#goesOn(message));
     const head = make("div", "head");
     head.append(make("b", "from", from), " ", stamp(time));
@@ -79,11 +82,6 @@ export class Log {
   // #goesOn tells whether a message continues the one before it.
   #goesOn({ from, time }) {
     return this.#last?.from === from && !(time - this.#last.time > 5 * 60_000);
-  }
-
-  #isAtEnd() {
-    const { scrollHeight, scrollTop, clientHeight } = this.#element;
-    return scrollHeight - scrollTop - clientHeight < 40;
   }
 
   #follow() {

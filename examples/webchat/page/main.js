@@ -9,7 +9,8 @@ const maxNames = 500; // shown in a list of people
 const $ = (id) => document.getElementById(id);
 const wide = matchMedia("(min-width: 900px)");
 
-let chat, link, log;
+const log = new Log($("log"), $("newest"));
+let chat, link;
 let loggedIn = false;
 let everyone = false; // the list of people shows those who are not here too
 let drawing; // the timer of the next draw
@@ -27,7 +28,6 @@ $("login-form").onsubmit = (event) => {
   $("enter").disabled = true;
   $("enter").textContent = "Connecting…";
   chat = new Chat(name, (line) => link.send(line), changed);
-  log = new Log($("log"), $("newest"), name);
   link = connect(name, { up, lost, ended, line: (line) => chat.receive(line) });
 };
 
@@ -177,7 +177,7 @@ function closeDrawer() {
 }
 
 for (const id of ["conversations", "people"]) $(`show-${id}`).onclick = () => openDrawer(id);
-$("backdrop").onclick = closeDrawer;
+for (const button of document.querySelectorAll(".close, #backdrop")) button.onclick = closeDrawer;
 wide.onchange = closeDrawer;
 
 $("here").onclick = () => showEveryone(false);
@@ -221,7 +221,7 @@ function draw() {
   $("empty").textContent = !current
     ? "No conversation is open. Join a room, or choose somebody to talk to."
     : `Nothing was said here yet. Say hello to ${name}!`;
-  if (current && chat.seen) log.show(current);
+  if (current && chat.seen) log.show(current, chat.me);
   $("text-label").textContent = $("text").placeholder = current ? `Message ${name}` : "/join #room";
   $("problem").textContent = chat.problem && chat.problem[0].toUpperCase() + chat.problem.slice(1);
 

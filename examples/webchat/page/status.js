@@ -90,12 +90,17 @@ function showEnds(ends) {
   }
 }
 
+function tellLink(text, bad) {
+  $("link").textContent = text;
+  $("link").classList.toggle("bad", bad);
+}
+
 function listen() {
   const source = new EventSource("/status/events");
-  source.onopen = () => ($("link").textContent = "Live");
+  source.onopen = () => tellLink("Live", false);
   source.onmessage = ({ data }) => tell(JSON.parse(data));
   source.onerror = () => {
-    $("link").textContent = "Connection lost, trying again…";
+    tellLink("Connection lost, trying again…", true);
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3_000); // else it tries by itself
   };
 }
