@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A script is a connection that brings what is in chunks, as they are, and keeps what is written.
+type script struct {
+	net.Conn
+	chunks  [][]byte
+	written bytes.Buffer
+	room    int // how much more can be written; then Write fails
+}
+
+var errNoRoom = errors.New("no room")
+
+func (s *script) Read(p []byte) (int, error) {
+	if len(s.chunks) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.chunks[0])
+	if s.chunks[0] = s.chunks[0][n:]; len(s.chunks[0]) == 0 {
+		s.chunks = s.chunks[1:]
+	}
+	return n, nil
+}
+
+func (s *script) Write(p []byte) (int, error) {
+	n := min(len(p), s.room)
+	s.room -= n
+	s.written.Write(p[:n])
+	if n < len(p) {
+		return n, errNoRoom
+	}
+	return n, nil
+}
+
+func (s *script) LocalAddr() net.Addr                { return &net.TCPAddr{} }
+func (s *script) Close() error                       { return nil }
+func (s *script) SetReadDeadline(time.Time) error    { return nil }
+func (s *script) SetWriteDeadline(t time.Time) error { return nil }
+
+// cut divides p into pieces, whose sizes are the bytes of sizes, again and again; 0 is a large
+// one.
+func cut(p, sizes []byte) (pieces [][]byte) {
+	for i := 0; len(p) > 0; i++ {
+		n := 1 << 10
+		if len(sizes) > 0 && sizes[i%len(sizes)] > 0 {
+			n = int(sizes[i%len(sizes)])
+		}
+		n = min(n, len(p))
+		pieces = append(pieces, p[:n])
+		p = p[n:]
+	}
+	return pieces
+}
+
+// FuzzTerminal: frames, wherever they are cut, come out as the same lines. When the connection
+// takes no more, what it has taken is what the terminal says.
+func FuzzTerminal(f *testing.F) {
+	f.Add("one\ntwo\n", []byte{1}, 1000)
+	f.Add(strings.Repeat("x", 125)+"\n"+strings.Repeat("y", 126)+"\n\n"+strings.Repeat("z", 70_000)+"\n", []byte{0, 3}, 200)
+	f.Add("", []byte{}, 0)
+	f.Fuzz(func(t *testing.T, text string, sizes []byte, room int) {
+		room = max(0, room)
+		var stream []byte
+		var ends []int // of the frames, in the stream
+		lines := strings.SplitAfter(text, "\n")
+		for _, line := range lines {
+			stream = append(stream, frameOf([]byte(line))...)
+			ends = append(ends, len(stream))
+			stream = append(stream, compile(ws.NewPingFrame([]byte("not a line")))...)
+		}
+		before := bytes.Clone(stream)
+		conn := &script{room: room}
+		u := &terminal{Conn: conn}
+		taken := 0
+		for _, piece := range cut(stream, sizes) {
+			n, err := u.Write(piece)
+			taken += n
+			if err != nil {
+				require.ErrorIs(t, err, errNoRoom)
+				break
+			}
+			require.Equal(t, len(piece), n)
+		}
+		require.Equal(t, before, stream, "others have the same bytes")
+		require.Equal(t, text[:min(room, len(text))], conn.written.String())
+		// A line counts as written if and only if all of it is.
+		written := 0
+		for i, line := range lines {
+			if written += len(line); line != "" {
+				require.Equal(t, written <= room, taken >= ends[i], "line %d", i)
+			}
+		}
+	})
+}
+
+// browserOf returns one that has sent chunks, and what is written to it.
+func browserOf(chunks [][]byte) (*browser, *script) {
+	conn := &script{chunks: chunks, room: 1 << 30}
+	b := &browser{Conn: conn}
+	b.Begin(sendq.NewWriter(b, nil))
+	return b, conn
+}
+
+// readAll reads as the chat does, which does not mind that nothing has come.
+func readAll(t *testing.T, b *browser, size int) ([]byte, error) {
+	var all []byte
+	p := make([]byte, size)
+	for {
+		n, err := b.Read(p)
+		require.LessOrEqual(t, n, size)
+		all = append(all, p[:n]...)
+		if err != nil {
+			n, again := b.Read(p)
+			require.Zero(t, n)
+			require.Equal(t, err, again, "an error stays")
+			return all, err
+		}
+	}
+}
+
+func masked(f ws.Frame) []byte { return compile(ws.MaskFrameWith(f, [4]byte{1, 2, 3, 4})) }
+
+// FuzzBrowser: messages, in fragments with control frames between them, come out as the same
+// lines, wherever they are cut, and pings are answered.
+func FuzzBrowser(f *testing.F) {
+	f.Add("bob\nhi\n", []byte{1}, []byte{1, 0})
+	f.Add(strings.Repeat("x", 1000)+"\n\ny", []byte{0, 3, 200}, []byte{200, 7})
+	f.Add("", []byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, text string, sizes, fragments []byte) {
+		if len(text) > maxMessage {
+			return
+		}
+		var stream []byte
+		pings := 0
+		for line := range strings.SplitSeq(text, "\n") {
+			pieces := cut([]byte(line), fragments)
+			if len(pieces) == 0 {
+				pieces = [][]byte{nil}
+			}
+			for i, piece := range pieces {
+				op := ws.OpContinuation
+				if i == 0 {
+					op = ws.OpText
+				}
+				stream = append(stream, masked(ws.NewFrame(op, i == len(pieces)-1, piece))...)
+				stream = append(stream, masked(ws.NewPingFrame([]byte("ping")))...)
+				pings++
+			}
+		}
+		b, conn := browserOf(cut(stream, sizes))
+		got, err := readAll(t, b, 64<<10)
+		require.Equal(t, io.EOF, err)
+		require.Equal(t, text+"\n", string(got))
+		require.NoError(t, b.w.Flush(t.Context()))
+		require.Equal(t, bytes.Repeat(compile(ws.NewPongFrame([]byte("ping"))), pings), conn.written.Bytes())
+	})
+}
+
+// FuzzBrowserBytes: whatever comes, it is lines or an error, and is not kept.
+func FuzzBrowserBytes(f *testing.F) {
+	f.Add(masked(ws.NewTextFrame([]byte("hi"))), []byte{1})
+	f.Add(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(1000, ""))), []byte{1})
+	f.Add([]byte{0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, []byte{})
+	f.Fuzz(func(t *testing.T, stream, sizes []byte) {
+		b, conn := browserOf(cut(stream, sizes))
+		got, _ := readAll(t, b, 4<<10)
+		require.LessOrEqual(t, len(got), len(stream)+1)
+		require.LessOrEqual(t, cap(b.control), 2*ws.MaxControlFramePayloadSize)
+		require.NoError(t, b.w.Flush(t.Context()))
+		b.End(nil)
+		require.NoError(t, b.CloseWrite())
+		for out := conn.written.Bytes(); len(out) > 0; { // frames, the last of which is the close frame
+			r := bytes.NewReader(out)
+			h, err := ws.ReadHeader(r)
+			require.NoError(t, err)
+			require.NoError(t, ws.CheckHeader(h, ws.StateClientSide))
+			out = out[len(out)-r.Len()+int(h.Length):]
+			require.Equal(t, len(out) == 0, h.OpCode == ws.OpClose)
+		}
+	})
+}
+
+// TestRefusals: what breaks the rules, and what the close frame says then.
+func TestRefusals(t *testing.T) {
+	long := bytes.Repeat([]byte("x"), maxMessage)
+	header := func(length int64) []byte { // of a frame whose payload never comes
+		var b bytes.Buffer
+		_ = ws.WriteHeader(&b, ws.Header{Fin: true, OpCode: ws.OpText, Masked: true, Length: length})
+		return b.Bytes()
+	}
+	for name, test := range map[string]struct {
+		stream []byte
+		code   ws.StatusCode
+		reason string
+	}{
+		"too large":               {header(maxMessage + 1), 1009, "longer than 65536"},
+		"much too large":          {header(1<<63 - 1), 1009, "longer than 65536"},
+		"too large in fragments":  {append(masked(ws.NewFrame(ws.OpText, false, long)), masked(ws.NewFrame(ws.OpContinuation, true, []byte("x")))[:6]...), 1009, "longer than 65536"},
+		"length with a sign":      {[]byte{0x81, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 1002, "most significant bit"},
+		"binary":                  {masked(ws.NewBinaryFrame(nil)), 1003, "text"},
+		"without a mask":          {frameOf([]byte("hi")), 1002, "masked"},
+		"continuation of nothing": {masked(ws.NewFrame(ws.OpContinuation, true, nil)), 1002, "continuation"},
+		"close with half a code":  {masked(ws.NewCloseFrame([]byte{3})), 1002, "status code"},
+		"close with no code":      {masked(ws.NewCloseFrame(nil)), 1000, ""},
+		"close":                   {masked(ws.NewCloseFrame(ws.NewCloseFrameBody(1001, "bye"))), 1001, ""},
+		"close for no reason":     {masked(ws.NewCloseFrame(ws.NewCloseFrameBody(1005, ""))), 1002, "status code"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, conn := browserOf([][]byte{test.stream})
+			_, err := readAll(t, b, 64<<10)
+			require.Error(t, err)
+			b.End(errors.New("a later cause"))
+			require.NoError(t, b.CloseWrite())
+			f, err := ws.ReadFrame(&conn.written)
+			require.NoError(t, err)
+			require.Equal(t, ws.OpClose, f.Header.OpCode)
+			code, reason := ws.ParseCloseFrameData(f.Payload)
+			require.Equal(t, test.code, code)
+			require.Contains(t, reason, test.reason)
+		})
+	}
+}
