@@ -299,7 +299,7 @@ func (c *chromium) testStall(t *testing.T) {
 	carol.until(`text("#log").includes("so much to say")`)
 
 	status.until(`text("#slow_consumer td") == "1" && !%s`, row)
-	bob.until(`document.querySelector("#log .note:last-of-type") && !text("#link")`) // it is back
+	bob.until(`text("#log").split("you joined #lobby").length == 3 && !text("#link")`) // back again
 	dave := login(p.dial(), "dave")
 	dave.say("carol: as ever")
 	carol.until(`list("#directs") == "dave, 1"`)

@@ -85,6 +85,7 @@ export class Chat {
 
   // up is for when the user is logged in: they join the rooms where they were before.
   up() {
+    this.problem = "";
     const rooms = this.rooms.map((room) => room.name);
     // This one the link has asked, to see whether the login is done.
     this.#asked = [{ room: "", done: (names) => (this.everyone = names ?? []) }];

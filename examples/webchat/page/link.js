@@ -30,6 +30,7 @@ export function connect(name, on) {
 
   function dial() {
     clearTimeout(timer);
+    removeEventListener("online", dial);
     upSince = undefined;
     let refusal = "";
     const mine = (socket = new WebSocket(url));
@@ -55,7 +56,6 @@ export function connect(name, on) {
   }
 
   function closed(refusal, reason) {
-    removeEventListener("online", dial);
     if (leaving) return on.ended("");
     if (!known) return on.ended(refusal || reason || "The server cannot be reached.");
     lostSince ??= Date.now();

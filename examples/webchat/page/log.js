@@ -39,6 +39,7 @@ export class Log {
       this.#last = null;
       this.#drawn = 0;
       this.#following = true;
+      this.#newest.hidden = true;
     }
     const { messages, total } = conversation;
     this.#drawn = Math.max(this.#drawn, total - shown, total - messages.length);

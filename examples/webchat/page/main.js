@@ -74,6 +74,7 @@ $("quit").onclick = () => link.close();
 
 $("composer").onsubmit = (event) => {
   event.preventDefault();
+  if (drawn !== chat.current) draw(); // or it would go where it was not typed
   const typed = $("text").value;
   if (typed.trim() === "/quit") return link.close();
   if (typed.trim() === "/help") {
