@@ -13,7 +13,9 @@ Writers names and sends to one of them, to all, or to the members of a [Room].
 	...
 	err := w.Close() // delivers what is queued, or says how much it could not
 
-A complete program, a chat server, is in examples/chat.
+A complete program, a chat server, is in examples/chat. For WebSockets, examples/websocket
+shows what to write for gorilla/websocket, coder/websocket and gobwas/ws, so that no write is
+concurrent; examples/webchat is the chat for browsers.
 
 # Guarantees
 
