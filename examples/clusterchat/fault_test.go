@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -150,54 +149,6 @@ func TestPartition(t *testing.T) {
 	second.expect("from dave: and who are you?")
 	bob.say("dave: good to have you back")
 	dave.expect("from bob: good to have you back")
-}
-
-// TestFrozenNode stops a process for longer than a lease, as a machine may be. The others do not wait
-// for it, and bob comes back elsewhere; when the process goes on, that bob stays.
-func TestFrozenNode(t *testing.T) {
-	nodes, users := threeNodes(t)
-	alice, old, carol := users[0], users[1], users[2]
-	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGSTOP))
-	const lines = 2000
-	for i := range lines {
-		fmt.Fprintf(alice.conn, "#go: %d\n", i)
-	}
-	for i := range lines {
-		carol.expect(fmt.Sprintf("from alice in #go: %d", i))
-	}
-	untilAll([]*client{alice, carol}, "/who", "names: alice, carol")
-	bob := nodes[2].connect("bob")
-	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGCONT))
-	for line := range strings.Lines(old.rest()) {
-		require.Contains(t, line, "from alice in #go: ")
-	}
-	alice.until("/who", "names: alice, bob, carol")
-	alice.say("bob: still you?")
-	bob.expect("from alice: still you?")
-	dave := nodes[1].connect("dave") // it is one of them again
-	alice.until("/who", "names: alice, bob, carol, dave")
-	alice.say("dave: hi")
-	dave.expect("from alice: hi")
-}
-
-// TestSlowNode stops a process for a moment. The others do not wait for it, and it misses nothing.
-func TestSlowNode(t *testing.T) {
-	nodes, users := threeNodes(t, "-lease", "30s")
-	alice, bob, carol := users[0], users[1], users[2]
-	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGSTOP))
-	const lines = 20000
-	go func() {
-		for i := range lines {
-			fmt.Fprintf(alice.conn, "#go: %d\n", i)
-		}
-	}()
-	for i := range lines {
-		carol.expect(fmt.Sprintf("from alice in #go: %d", i))
-	}
-	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGCONT))
-	for i := range lines {
-		bob.expect(fmt.Sprintf("from alice in #go: %d", i))
-	}
 }
 
 // TestDrain ends a node by SIGTERM while people there and elsewhere talk to each other. Whatever
