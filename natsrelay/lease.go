@@ -127,8 +127,11 @@ func (g *registry) tidy() {
 			left[e.node] = append(left[e.node], e)
 		}
 	}
-	if g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, leaseKey("*"), note) != nil {
-		return
+	for try := 0; g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, leaseKey("*"), note) != nil; {
+		if try++; pause(ctx, try) != nil {
+			return
+		}
+		clear(left)
 	}
 	for node, entries := range left {
 		p := g.relay.meet(node)

@@ -120,7 +120,7 @@ func (c *natsCluster) waitUntilWell(t *testing.T) {
 			if s.Healthz(nil).Status != "ok" || s.NumRoutes() == 0 {
 				return false
 			}
-			hasLeader = hasLeader || s.JetStreamIsLeader()
+			hasLeader = hasLeader || s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == len(c.servers)
 		}
 		return hasLeader
 	})
