@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/stretchr/testify/require"
+)
+
+// get asks for a path of the site, and returns the answer with its body read.
+func (p *process) get(client *http.Client, path string, header http.Header) (*http.Response, string) {
+	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.page+path, nil)
+	require.NoError(p.t, err)
+	r.Header = header
+	answer, err := client.Do(r)
+	require.NoError(p.t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(p.t, err)
+	return answer, string(body)
+}
+
+func (p *process) dialOrigin(origin string) (*http.Response, error) {
+	conn, answer, err := websocket.Dial(p.t.Context(), p.page+"/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {origin}}})
+	if err == nil {
+		p.t.Cleanup(func() { conn.CloseNow() })
+	}
+	return answer, err
+}
+
+func TestOrigins(t *testing.T) {
+	p := start(t, "-origin", "https://friend.example")
+	for _, origin := range []string{p.page, "https://friend.example"} {
+		_, err := p.dialOrigin(origin)
+		require.NoError(t, err, origin)
+	}
+	for _, origin := range []string{"https://foe.example", "null", "http://friend.example", p.page + "0", "::"} {
+		answer, err := p.dialOrigin(origin)
+		require.Error(t, err, origin)
+		require.Equal(t, http.StatusForbidden, answer.StatusCode)
+		body, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.Contains(t, string(body), "this origin may not use the chat: "+origin)
+	}
+}
+
+func TestPlainHTTP(t *testing.T) {
+	p := start(t)
+	for path, kind := range map[string]string{"/": "text/html", "/status": "text/html", "/style.css": "text/css", "/main.js": "text/javascript"} {
+		answer, _ := p.get(http.DefaultClient, path, nil)
+		require.Equal(t, http.StatusOK, answer.StatusCode, path)
+		require.Contains(t, answer.Header.Get("Content-Type"), kind)
+		require.Contains(t, answer.Header.Get("Content-Security-Policy"), "default-src 'self'")
+	}
+	answer, _ := p.get(http.DefaultClient, "/ws", nil)
+	require.Equal(t, http.StatusBadRequest, answer.StatusCode, "it is no WebSocket")
+	answer, _ = p.get(http.DefaultClient, "/", http.Header{"X-Long": {strings.Repeat("x", 13<<10)}})
+	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, answer.StatusCode)
+}
+
+func TestPerAddress(t *testing.T) {
+	p := start(t, "-per-address", "2")
+	alice := login(p.open(), "alice")
+	p.dial() // lines count as well
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, body := p.get(client, "/", nil)
+	require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
+	require.Contains(t, body, "more than 2 connections")
+
+	refused := p.open()
+	require.Equal(t, "error: your address has more than 2 connections", refused.hear())
+	_, _, err := refused.Read(t.Context())
+	require.Equal(t, websocket.StatusPolicyViolation, websocket.CloseStatus(err), err)
+
+	require.NoError(t, alice.Close(websocket.StatusNormalClosure, ""))
+	require.Eventually(t, func() bool { // the server has noticed
+		answer, _ := p.get(client, "/", nil)
+		return answer.StatusCode == http.StatusOK
+	}, patience, time.Millisecond)
+}
+
+func TestRate(t *testing.T) {
+	p := start(t) // with the default
+	bob := login(p.open(), "bob")
+	for range 100 {
+		bob.say("/who #nobody")
+	}
+	for bob.hear() != "error: slow down: more than 10 lines a second are not heard" {
+	}
+}
+
+// TestMessageTooLong: by its header, by its fragments, and one that is just not.
+func TestMessageTooLong(t *testing.T) {
+	p := start(t)
+	bob := login(p.open(), "bob")
+	text := strings.Repeat("x", maxMessage-len("bob: "))
+	bob.say("bob: " + text)
+	require.Equal(t, "from bob: "+text, bob.hear())
+	w, err := bob.Writer(t.Context(), websocket.MessageText)
+	require.NoError(t, err)
+	for range 2 {
+		_, _ = io.WriteString(w, text) // may fail: it is refused by the header of a frame
+	}
+	_, _, err = bob.Read(t.Context())
+	require.Equal(t, websocket.StatusMessageTooBig, websocket.CloseStatus(err), err)
+
+	carol := login(p.open(), "carol")
+	_ = carol.Write(t.Context(), websocket.MessageText, []byte("bob: x"+text))
+	_, _, err = carol.Read(t.Context())
+	require.Equal(t, websocket.StatusMessageTooBig, websocket.CloseStatus(err), err)
+}
+
+func TestSilence(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the server gives a browser for its login")
+	}
+	t.Parallel()
+	p := start(t)
+	silent := p.open()
+	unfinished, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
+	require.NoError(t, err)
+	defer unfinished.Close()
+	_, err = io.WriteString(unfinished, "GET / HTTP/1.1\r\n")
+	require.NoError(t, err)
+
+	require.Contains(t, silent.hear(), "error: the first line must be your login, within 10s")
+	_, _, err = silent.Read(t.Context())
+	require.Equal(t, websocket.StatusPolicyViolation, websocket.CloseStatus(err), err)
+	_ = unfinished.SetReadDeadline(time.Now().Add(patience))
+	_, err = io.ReadAll(unfinished)
+	require.NoError(t, err)
+}
+
+func TestTLS(t *testing.T) {
+	p := start(t, "-tls-self-signed", "-rate", "0")
+	require.True(t, strings.HasPrefix(p.page, "https://"))
+	trusting := &tls.Config{InsecureSkipVerify: true}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trusting}}
+	answer, _ := p.get(client, "/", nil)
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+
+	web, _, err := websocket.Dial(t.Context(), p.page+"/ws", &websocket.DialOptions{HTTPClient: client})
+	require.NoError(t, err)
+	web.SetReadLimit(1 << 20)
+	alice := login(&webUser{t, web}, "alice")
+	conn, err := tls.Dial("tcp", p.lines, trusting)
+	require.NoError(t, err)
+	defer conn.Close()
+	bob := login(&tcpUser{t, conn, bufio.NewReader(conn)}, "bob")
+	text := strings.Repeat("x", 60_000)
+	for range 100 {
+		bob.say("alice: " + text)
+	}
+	bob.say("/who #nobody")
+	require.Equal(t, "names: ", bob.hear())
+	alice.say("/quit", "bob: not heard")
+	for range 100 {
+		require.Equal(t, "from bob: "+text, alice.hear())
+	}
+	_, _, err = alice.Read(t.Context())
+	require.Equal(t, websocket.StatusNormalClosure, websocket.CloseStatus(err), err)
+	bob.say("bob: end")
+	require.Equal(t, "from bob: end", bob.hear())
+}
+
+// TestDemo: who is stalled gets further and further behind, until the limit, as the status
+// tells; others do not notice.
+func TestDemo(t *testing.T) {
+	p := start(t, "-demo", "-rate", "0")
+	alice, bob := login(p.open(), "alice"), login(p.open(), "bob")
+	status := p.status()
+	require.True(t, status().Demo)
+	bob.say("/stall 300", "/join #lobby")
+	var s snapshot
+	for s = status(); len(s.Stalled) == 0 || len(s.Backlogs) == 0; s = status() {
+	}
+	require.Equal(t, []string{"bob"}, s.Stalled)
+	require.Equal(t, "bob", s.Backlogs[0].Name)
+	require.Equal(t, demoMaxPending, s.Backlogs[0].MaxPending)
+	for range 10 {
+		alice.say("bob: " + strings.Repeat("x", 30_000))
+	}
+	alice.say("alice: still here")
+	for line := alice.hear(); line != "from alice: still here"; line = alice.hear() {
+		require.Equal(t, "error: bob has just left", line)
+	}
+	for s = status(); s.Ends["slow_consumer"] == 0; s = status() {
+	}
+	require.Empty(t, s.Stalled)
+	require.Contains(t, p.stop(), "WARN connection lost user=bob")
+}
+
+func TestNoDemo(t *testing.T) {
+	p := start(t)
+	bob := login(p.dial(), "bob")
+	bob.say("/stall 30")
+	require.Contains(t, bob.hear(), "error: type a message")
+	require.False(t, p.status()().Demo)
+}
+
+// status returns a function that returns what the status tells next.
+func (p *process) status() (next func() snapshot) {
+	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.page+"/status/events", nil)
+	require.NoError(p.t, err)
+	answer, err := http.DefaultClient.Do(r)
+	require.NoError(p.t, err)
+	p.t.Cleanup(func() { answer.Body.Close() })
+	require.Equal(p.t, "text/event-stream", answer.Header.Get("Content-Type"))
+	lines := bufio.NewReader(answer.Body)
+	return func() (s snapshot) {
+		line, err := lines.ReadString('\n')
+		require.NoError(p.t, err)
+		_, err = lines.ReadString('\n')
+		require.NoError(p.t, err)
+		require.NoError(p.t, json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &s))
+		return s
+	}
+}
