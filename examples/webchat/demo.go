@@ -75,21 +75,18 @@ func (d *demo) names() []string {
 	return slices.AppendSeq([]string{}, maps.Keys(d.stalled))
 }
 
-// runRobot talks, as a user of its own, while somebody is stalled, so that there is something
-// that they do not get.
-func (d *demo) runRobot(ctx context.Context, b *sendq.Broker) error {
+// addRobot makes the robot a user, who says nothing yet.
+func addRobot(b *sendq.Broker) error {
 	conn, peer := net.Pipe()
-	defer peer.Close()
 	go io.Copy(io.Discard, peer)
-	w := sendq.NewWriter(conn, nil)
-	defer w.CloseNow()
-	if err := b.Register(robotName, w); err != nil {
+	if err := b.Register(robotName, sendq.NewWriter(conn, nil)); err != nil {
 		return err
 	}
-	room := b.Room(robotRoom)
-	if err := room.Join(robotName); err != nil {
-		return err
-	}
+	return b.Room(robotRoom).Join(robotName)
+}
+
+// runRobot talks while somebody is stalled, so that there is something that they do not get.
+func (d *demo) runRobot(ctx context.Context, b *sendq.Broker) error {
 	for n := 1; ; n++ {
 		if len(d.names()) == 0 {
 			select {
@@ -99,7 +96,7 @@ func (d *demo) runRobot(ctx context.Context, b *sendq.Broker) error {
 			}
 		}
 		text := fmt.Sprintf("from %s in %s: %d %s\n", robotName, robotRoom, n, strings.Repeat("so much to say ", 64))
-		room.PublishFrom(robotName, frameOf([]byte(text)))
+		b.Room(robotRoom).PublishFrom(robotName, frameOf([]byte(text)))
 		select {
 		case <-time.After(robotPause):
 		case <-ctx.Done():

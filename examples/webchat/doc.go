@@ -17,8 +17,8 @@
 //   - A browser passes frames through when it is written to. Its Read turns the frames that
 //     come, cut and fragmented as they may be, into lines, where they stand in the reader's
 //     buffer. It keeps none itself, so that an idle browser costs little more than an idle TCP user.
-//   - A terminal, of a TCP user, takes the headers of frames away again, and pings altogether,
-//     since the same bytes are shared with all others it writes a copy.
+//   - A terminal, of a TCP user, takes the headers of frames away again, and pings altogether.
+//     It writes a copy, for all others have the same bytes.
 //
 // Both have a method NetConn, by which the Writer finds the socket, and waits until the peer has
 // acknowledged everything before it closes.

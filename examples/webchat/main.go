@@ -85,12 +85,15 @@ func run(o options) error {
 	s := &site{ctx: ctx, chat: chat, origins: o.origins}
 	web := s.server(newStatus(chat.Broker(), o.chat.MaxPending, d))
 
+	if d != nil {
+		if err := addRobot(chat.Broker()); err != nil {
+			return err
+		}
+		g.Go(func() error { return d.runRobot(ctx, chat.Broker()) })
+	}
 	g.Go(func() error { return chat.Serve(ctx, terminals{lines}) })
 	g.Go(func() error { return serveWeb(ctx, web, pages) })
 	g.Go(func() error { return ping(ctx, chat.Broker()) })
-	if d != nil {
-		g.Go(func() error { return d.runRobot(ctx, chat.Broker()) })
-	}
 	scheme := "http"
 	if o.chat.IsTLS() {
 		scheme = "https"

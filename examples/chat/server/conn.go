@@ -47,8 +47,7 @@ type connection struct {
 }
 
 // Handle serves a connection that did not come by Serve until its session has ended, for
-// which Serve waits when it stops. It closes conn. The context is that of Serve. Lines over
-// TCP may be had cheaper than others: see lineScanner.
+// which Serve waits when it stops, and closes conn. The context is that of Serve.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) { s.handle(ctx, conn, nil) }
 
 // Refuse is Handle for a client that gets nothing but the reason, for which it has a second.
