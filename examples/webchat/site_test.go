@@ -190,7 +190,7 @@ func TestDemo(t *testing.T) {
 	}
 	alice.say("alice: still here")
 	for line := alice.hear(); line != "from alice: still here"; line = alice.hear() {
-		require.Equal(t, "error: bob has just left", line)
+		require.Contains(t, line, "error: ") // that bob has left, or is unknown
 	}
 	for s = status(); s.Ends["slow_consumer"] == 0; s = status() {
 	}
