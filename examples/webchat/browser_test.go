@@ -340,7 +340,10 @@ type chromium struct{ ctx context.Context }
 func startChromium(t *testing.T) *chromium {
 	path, err := exec.LookPath("chromium")
 	if err != nil {
-		t.Skip("needs chromium, from the package of that name")
+		path, err = exec.LookPath("google-chrome")
+	}
+	if err != nil {
+		t.Skip("needs chromium, from the package of that name, or Chrome")
 	}
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,
