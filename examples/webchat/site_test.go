@@ -69,7 +69,7 @@ func TestPlainHTTP(t *testing.T) {
 func TestPerAddress(t *testing.T) {
 	p := start(t, "-per-address", "2")
 	alice := login(p.open(), "alice")
-	p.dial() // lines count as well
+	login(p.dial(), "bob") // counts as well
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	answer, body := p.get(client, "/", nil)
 	require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
