@@ -30,11 +30,12 @@ var blockPools [blockClasses]sync.Pool
 // number of others may read it meanwhile.
 type block struct {
 	buf   []byte
-	class int // of size minBlock << class, if it is pooled
+	class int32 // of size minBlock << class, if it is pooled
 
 	// Owned by whoever appends.
-	used int // bytes of messages
-	n    int // messages
+	behind int32 // how many blocks of the queue were begun since one was written, for nextBlock
+	used   int   // bytes of messages
+	n      int   // messages
 }
 
 // Classes of blocks that come from no pool.
@@ -58,7 +59,7 @@ func newBlock(size int) *block {
 	if b, ok := blockPools[class].Get().(*block); ok {
 		return b
 	}
-	return &block{buf: make([]byte, minBlock<<class), class: class}
+	return &block{buf: make([]byte, minBlock<<class), class: int32(class)}
 }
 
 func (b *block) pooled() bool { return b.class >= 0 }
@@ -69,7 +70,7 @@ func (b *block) recycle() {
 	blockPools[b.class].Put(b)
 }
 
-func (b *block) reset() { b.used, b.n = 0, 0 }
+func (b *block) reset() { b.used, b.n, b.behind = 0, 0, 0 }
 
 // fits tells whether a message of n bytes can be appended.
 func (b *block) fits(n int) bool {

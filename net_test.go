@@ -43,6 +43,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// goroutinesLeft counts goroutines. Where there are more than expected it lets those that are
+// about to end do so, and those of the runtime that call finalizers.
+func goroutinesLeft(expected int) (n int) {
+	for range 100_000 {
+		if n = runtime.NumGoroutine(); n <= expected {
+			break
+		}
+		runtime.Gosched()
+	}
+	return n
+}
+
 // openSockets counts the sockets of this process, where /proc tells.
 func openSockets() (n int) {
 	fds, _ := filepath.Glob("/proc/self/fd/*")

@@ -66,16 +66,33 @@ func (q *queue) copyIn(p []byte) {
 	switch {
 	case q.own == nil:
 		q.own = newBlock(len(p) + endSize)
+		q.own.behind = stalledBlocks
 	case !q.own.fits(len(p)):
-		// Twice as large as the last, if the backlog has grown with it: a queue takes
-		// less than twice its backlog, and a long one has few blocks. A write goes to
-		// the end of a block at most, and with blocks of an eighth of the backlog they
-		// were so short that a third of all time went into them.
-		q.own = newBlock(max(len(p)+endSize, min(2*len(q.own.buf), q.bytes/2, maxBlock)))
+		q.own = q.nextBlock(len(p) + endSize)
 	}
 	i := q.own.append(p)
 	q.push(q.own, i, i+1)
 }
+
+// nextBlock returns the block behind the own one, which is full: of twice its size, if the
+// backlog has grown with it. So a queue takes little more than its backlog, and a long one has
+// few blocks.
+//
+// While the connection takes one block after the other, each may be half of the backlog. A
+// write goes to the end of a block at most, and with shorter ones a third of all time went
+// into the writes.
+func (q *queue) nextBlock(atLeast int) *block {
+	share := 8
+	if q.own.behind < stalledBlocks {
+		share = 2
+	}
+	b := newBlock(max(atLeast, min(2*len(q.own.buf), q.bytes/share, maxBlock)))
+	b.behind = q.own.behind + 1
+	return b
+}
+
+// stalledBlocks is how many blocks are begun while none is written when a connection stalls.
+const stalledBlocks = 4
 
 // push queues messages [first, last) of b by reference, and returns their size.
 func (q *queue) push(b *block, first, last int) (size int) {
@@ -286,6 +303,9 @@ func (q *queue) pop() {
 	q.head++
 	if s.block != q.own && s.block.pooled() && s.last == s.block.n {
 		s.block.recycle()
+		if q.own != nil {
+			q.own.behind = 0
+		}
 	}
 	if q.empty() {
 		q.emptied()

@@ -199,6 +199,9 @@ func (w *Writer) offer(m *message) error {
 // enqueue accepts m. mu is held.
 func (w *Writer) enqueue(m *message) {
 	if m.block == nil {
+		if w.queue.own == nil && w.isBurst() {
+			w.queue.own = newBlock(burstBlock)
+		}
 		w.queue.copyIn(m.copied)
 		w.accept(1, len(m.copied))
 	} else {
@@ -224,7 +227,7 @@ func (w *Writer) accept(messages, size int) {
 func (w *Writer) wake() {
 	switch {
 	case !w.startFlushing():
-	case w.socket != nil && w.queue.bytes <= maxTry && now()-w.restedAt > burst:
+	case w.socket != nil && w.queue.bytes <= maxTry && !w.isBurst():
 		w.tryFlush()
 	default:
 		w.startFlusher()
@@ -237,6 +240,13 @@ const maxTry = 16 << 10
 // burst is how soon behind a write a message counts as of the same burst. A program that
 // waits for an answer takes longer; one that has more to say does not.
 const burst = 4 * time.Microsecond
+
+func (w *Writer) isBurst() bool { return now()-w.restedAt <= burst }
+
+// burstBlock is the size of the first block of a burst, in bytes. Were it as small as that of
+// a single message, the writes of a burst would begin small again each time that the flusher
+// has caught up. If little comes, shrink gives it back.
+const burstBlock = 64 << 10
 
 // startFlushing tells whether the flusher must be started, which the caller promises to do.
 func (w *Writer) startFlushing() bool {
