@@ -67,7 +67,7 @@ func main() {
 	flag.BoolVar(&f.quick, "quick", false, "measure less, and less precisely, in a few minutes")
 	flag.StringVar(&f.only, "only", "", "measure these `sections` only: writer, roundtrip, fanout, stalled, idle, relay")
 	flag.IntVar(&f.rounds, "rounds", 0, "measure everything `N` times instead of 3, and take the median")
-	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections; 0 for none (default 100000, with -quick 0)")
+	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections, 0 for none; a negative N is 100000, with -quick 0")
 	flag.BoolVar(&f.write, "write", false, "write RESULTS.md and the plots, and the tables between markers in README.md")
 	flag.StringVar(&f.out, "out", "", "the `directory` for RESULTS.md and the plots (default bench/ of the clone)")
 	flag.Parse()
@@ -115,7 +115,7 @@ func run(f flags) error {
 		goals = append(goals, found.goals...)
 	}
 	if len(goals) > 0 {
-		r.add("goals", findings{tables: []table{goalTable(goals)}}, os.Stdout)
+		r.addGoals(findings{tables: []table{goalTable(goals)}}, os.Stdout)
 	}
 	if !f.write {
 		return nil

@@ -13,15 +13,16 @@ import (
 // Results are what all sections have found out.
 type results struct {
 	origin string
-	text   strings.Builder   // of RESULTS.md
+	text   strings.Builder   // of RESULTS.md, behind title
 	blocks map[string]string // for README.md, by the name of the table
 	charts []chart
 }
 
+const title = "# sendq beside its rivals\n\nMeasured by the program in this directory, all in one run.\n"
+
 func newResults(o origin) *results {
 	r := &results{blocks: make(map[string]string), origin: fmt.Sprintf("sendq %s; %s; %s; `%s`; medians of %s; in brackets, how many times sendq's.",
 		o.revision, o.machine, o.date, o.command, plural(o.rounds, "round"))}
-	r.text.WriteString("# sendq beside its rivals\n\nMeasured by the program in this directory, all in one run.\n")
 	return r
 }
 
@@ -41,13 +42,21 @@ func (r *results) add(name string, found findings, w io.Writer) {
 	r.charts = append(r.charts, found.charts...)
 }
 
+// addGoals is add for the goals, which are known at last and of interest at first.
+func (r *results) addGoals(found findings, w io.Writer) {
+	sections := r.text.String()
+	r.text.Reset()
+	r.add("goals", found, w)
+	r.text.WriteString(sections)
+}
+
 // write writes RESULTS.md and the plots into dir, and the tables between the markers of
 // readme.
 func (r *results) write(dir, readme string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(r.text.String()), 0o666); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "RESULTS.md"), []byte(title+r.text.String()), 0o666); err != nil {
 		return err
 	}
 	for _, c := range r.charts {

@@ -78,8 +78,10 @@ func significant(v float64) string {
 		return fmt.Sprintf("%.0f", v)
 	case magnitude >= 9.995:
 		return fmt.Sprintf("%.1f", v)
-	case magnitude < 0.005:
+	case magnitude == 0:
 		return "0"
+	case magnitude < 0.005:
+		return "<0.01"
 	}
 	return fmt.Sprintf("%.2f", v)
 }

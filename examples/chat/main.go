@@ -26,7 +26,7 @@ func main() {
 	connect := flag.String("connect", "", "be a client of the server at this `address`")
 	name := flag.String("name", "", "log in as this `user`, with -connect")
 	overTLS := flag.Bool("tls", false, "speak TLS with the server, with -connect")
-	insecure := flag.Bool("tls-insecure", false, "the same, whoever has made the server's certificate, as with -tls-self-signed")
+	insecure := flag.Bool("tls-insecure", false, "as -tls, but whoever has made the server's certificate, as with -tls-self-signed")
 	flag.Parse()
 	var config *tls.Config
 	if *overTLS || *insecure {

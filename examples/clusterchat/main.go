@@ -48,7 +48,7 @@ func run(chat server.Options, c *cluster) error {
 	}
 	relay, err := natsrelay.Connect(c.url, &c.Options, c.natsOptions()...)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; is a NATS server with JetStream there? -nats says where, and -embed runs one", err)
 	}
 	chat.Broker.Relay = relay // which the chat's Broker closes at its end
 	return server.Run(chat)
