@@ -83,10 +83,7 @@ func (b *browser) Read(p []byte) (int, error) {
 	if b.err = broken; broken == nil {
 		b.err = err
 	}
-	if len(text) > 0 {
-		return len(text), nil
-	}
-	return 0, b.err
+	return len(text), b.err // both: the peer may send nothing more that would wake a reader
 }
 
 // decode appends to text what is in the frames that p is the next part of. The text may be in

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -192,6 +193,37 @@ func FuzzBrowserBytes(f *testing.F) {
 			require.Equal(t, len(out) == 0, h.OpCode == ws.OpClose)
 		}
 	})
+}
+
+// TestLastMessageAndClose: a browser whose last message and close frame come together waits for the
+// answer, and sends nothing more.
+func TestLastMessageAndClose(t *testing.T) {
+	p := start(t)
+	for name, test := range map[string]struct {
+		last []byte
+		code ws.StatusCode
+	}{
+		"close":     {masked(ws.NewCloseFrame(ws.NewCloseFrameBody(1001, ""))), 1001},
+		"violation": {frameOf([]byte("without a mask")), 1002},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, r, _, err := ws.Dial(t.Context(), strings.Replace(p.page, "http", "ws", 1)+"/ws")
+			require.NoError(t, err)
+			require.Nil(t, r)
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			_, err = conn.Write(slices.Concat(masked(ws.NewTextFrame([]byte("bob"))), masked(ws.NewTextFrame([]byte("/who"))), test.last))
+			require.NoError(t, err)
+			f, err := ws.ReadFrame(conn)
+			require.NoError(t, err)
+			require.Equal(t, "names: bob\n", string(f.Payload))
+			f, err = ws.ReadFrame(conn)
+			require.NoError(t, err)
+			require.Equal(t, ws.OpClose, f.Header.OpCode)
+			code, _ := ws.ParseCloseFrameData(f.Payload)
+			require.Equal(t, test.code, code)
+		})
+	}
 }
 
 // TestRefusals: what breaks the rules, and what the close frame says then.

@@ -37,7 +37,7 @@ func newLineScanner(r io.Reader) lineScanner {
 // The line that was scanned last is not valid any more. Wait is where a connection spends its
 // time, and needs little stack.
 func (s *lineScanner) Wait() {
-	if len(s.rest) > 0 {
+	if len(s.rest) > 0 || s.err != nil {
 		return
 	}
 	s.release()
@@ -74,11 +74,9 @@ func (s *lineScanner) Scan() bool {
 // fill reads what Wait has seen.
 func (s *lineScanner) fill() {
 	s.in = s.pool().Get().(*[]byte)
-	n, err := s.from.Read(*s.in)
+	var n int
+	n, s.err = s.from.Read(*s.in)
 	s.rest = (*s.in)[:n]
-	if n == 0 {
-		s.err = err
-	}
 }
 
 func (s *lineScanner) release() {
