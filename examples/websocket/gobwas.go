@@ -16,6 +16,9 @@ func Gobwas(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		socket, buf, _, err := ws.UpgradeHTTP(r, rw)
 		if err != nil {
+			if socket != nil {
+				socket.Close() // which is ours, although the request was no handshake
+			}
 			return // the client has been told
 		}
 		conn := &frameConn{Conn: socket, read: make(chan struct{})}

@@ -3,11 +3,15 @@ package websocket_test
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
@@ -151,6 +155,26 @@ func TestManySenders(t *testing.T) {
 		sending.Wait()
 		require.NoError(t, readers.Wait())
 	})
+}
+
+// A request that is no handshake is answered, and its connection closed.
+func TestNoWebSocket(t *testing.T) {
+	for name, l := range libraries {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, l)
+			url, err := url.Parse(s.url)
+			require.NoError(t, err)
+			conn, err := net.Dial("tcp", url.Host)
+			require.NoError(t, err)
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			require.NoError(t, err)
+			answer, err := io.ReadAll(conn)
+			require.NoError(t, err)
+			require.Contains(t, string(answer), "HTTP/1.1 4")
+		})
+	}
 }
 
 // What a client says reaches all.
