@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	headerTimeout = 10 * time.Second // for a request
-	idleTimeout   = 30 * time.Second // between two of them
-	writeTimeout  = 30 * time.Second // for what is answered
-	maxHeader     = 8 << 10          // bytes of a request, about
+	requestTimeout = 10 * time.Second // for a request, and a body that nobody wants
+	idleTimeout    = 30 * time.Second // between two of them
+	writeTimeout   = 30 * time.Second // for what is answered
+	maxHeader      = 8 << 10          // bytes of a request, about
 )
 
 //go:embed page
@@ -56,15 +56,15 @@ func (s *site) server(status *status) *http.Server {
 	mux.Handle("GET /status/events", status)
 	mux.HandleFunc("GET /ws", s.serveWebSocket)
 	return &http.Server{
-		Handler:           s.guard(mux),
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       idleTimeout,
-		WriteTimeout:      writeTimeout,
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(slog.Default().Handler(), slog.LevelInfo),
-		BaseContext:       func(net.Listener) context.Context { return s.ctx },
-		ConnContext:       s.admit,
-		ConnState:         s.leave,
+		Handler:        s.guard(mux),
+		ReadTimeout:    requestTimeout,
+		IdleTimeout:    idleTimeout,
+		WriteTimeout:   writeTimeout,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(slog.Default().Handler(), slog.LevelInfo),
+		BaseContext:    func(net.Listener) context.Context { return s.ctx },
+		ConnContext:    s.admit,
+		ConnState:      s.leave,
 	}
 }
 
@@ -95,10 +95,12 @@ func (s *site) guard(next http.Handler) http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache")
-		if refused := admissionOf(r).refused; refused != nil && r.URL.Path != "/ws" {
-			h.Set("Connection", "close")
-			http.Error(w, refused.Error(), http.StatusServiceUnavailable)
-			return
+		if refused := admissionOf(r).refused; refused != nil {
+			h.Set("Connection", "close") // whatever the answer is, if /ws is no WebSocket
+			if r.URL.Path != "/ws" {
+				http.Error(w, refused.Error(), http.StatusServiceUnavailable)
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

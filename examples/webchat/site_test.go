@@ -75,6 +75,14 @@ func TestPerAddress(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, answer.StatusCode)
 	require.Contains(t, body, "more than 2 connections")
 
+	for path, code := range map[string]int{"/": http.StatusServiceUnavailable, "/ws": http.StatusMethodNotAllowed} {
+		answer, err := http.Post(p.page+path, "", nil)
+		require.NoError(t, err)
+		answer.Body.Close()
+		require.Equal(t, code, answer.StatusCode)
+		require.True(t, answer.Close, "the connection does not stay")
+	}
+
 	refused := p.open()
 	require.Equal(t, "error: your address has more than 2 connections", refused.hear())
 	_, _, err := refused.Read(t.Context())
@@ -125,18 +133,28 @@ func TestSilence(t *testing.T) {
 	t.Parallel()
 	p := start(t)
 	silent := p.open()
-	unfinished, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
-	require.NoError(t, err)
-	defer unfinished.Close()
-	_, err = io.WriteString(unfinished, "GET / HTTP/1.1\r\n")
-	require.NoError(t, err)
+	next := p.status()
+	var unfinished []net.Conn
+	for _, request := range []string{"GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, request)
+		require.NoError(t, err)
+		unfinished = append(unfinished, conn)
+	}
 
 	require.Contains(t, silent.hear(), "error: the first line must be your login, within 10s")
-	_, _, err = silent.Read(t.Context())
+	_, _, err := silent.Read(t.Context())
 	require.Equal(t, websocket.StatusPolicyViolation, websocket.CloseStatus(err), err)
-	_ = unfinished.SetReadDeadline(time.Now().Add(patience))
-	_, err = io.ReadAll(unfinished)
-	require.NoError(t, err)
+	for _, conn := range unfinished {
+		_ = conn.SetReadDeadline(time.Now().Add(patience))
+		_, err = io.ReadAll(conn)
+		require.NoError(t, err)
+	}
+	for range 15 { // seconds: a viewer of the status may stay
+		next()
+	}
 }
 
 func TestTLS(t *testing.T) {
