@@ -154,7 +154,6 @@ func (s *status) backlogs() []backlog {
 func (s *status) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // the request is here, and its viewer stays
 	events := s.watch(r.Context())
 	for {
 		select {
