@@ -64,7 +64,7 @@ func (d *demo) command(user string, conn net.Conn, words []string) bool {
 	return true
 }
 
-// names returns who is stalled, sorted.
+// names returns who is stalled, in no order.
 func (d *demo) names() []string {
 	if d == nil {
 		return []string{}

@@ -62,6 +62,14 @@ func TestPlainHTTP(t *testing.T) {
 	}
 	answer, _ := p.get(http.DefaultClient, "/ws", nil)
 	require.Equal(t, http.StatusBadRequest, answer.StatusCode, "it is no WebSocket")
+	head, err := net.Dial("tcp", strings.TrimPrefix(p.page, "http://"))
+	require.NoError(t, err)
+	defer head.Close()
+	_ = head.SetDeadline(time.Now().Add(patience))
+	_, err = io.WriteString(head, "HEAD /status/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+	require.NoError(t, err)
+	_, err = io.ReadAll(head)
+	require.NoError(t, err, "it ends")
 	answer, _ = p.get(http.DefaultClient, "/", http.Header{"X-Long": {strings.Repeat("x", 13<<10)}})
 	require.Equal(t, http.StatusRequestHeaderFieldsTooLarge, answer.StatusCode)
 }

@@ -153,6 +153,9 @@ func (s *status) backlogs() []backlog {
 // ServeHTTP sends the events until the viewer goes, or takes nothing for a time.
 func (s *status) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
+	if r.Method == http.MethodHead {
+		return // nothing would be written, by which to notice that the viewer has gone
+	}
 	control := http.NewResponseController(w)
 	events := s.watch(r.Context())
 	for {
