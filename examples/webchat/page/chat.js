@@ -6,6 +6,7 @@ import { isRoom, parse } from "./lines.js";
 const keptMessages = 1_000; // the last ones of each conversation
 const keptDirects = 50; // conversations with users, the last that something was said in
 const answerWithin = 60_000; // milliseconds, or an answer of the server is given up
+const askAgainAfter = 1_500; // milliseconds, if the server has refused a line
 const knownFor = 2_000; // milliseconds, for which the server is not asked again
 const maxLines = 20; // that are sent at once
 const home = "#lobby"; // the room that everybody is in at first
@@ -97,6 +98,7 @@ export class Chat {
   // lost is for when the connection is.
   lost() {
     clearTimeout(this.#giveUp);
+    this.#asked = [];
     this.#joining.clear();
     this.#leaving.clear();
     for (const conversation of this.conversations.values()) {
@@ -128,6 +130,11 @@ export class Chat {
       case "unheard":
         this.problem = said.text;
         this.conversations.get(said.about)?.add({ note: `not delivered: ${said.text}`, time: Date.now(), bad: true });
+        break;
+      case "tooFast": // perhaps it was the question of which an answer is awaited
+        this.problem = said.text;
+        clearTimeout(this.#giveUp);
+        this.#giveUp = setTimeout(() => this.#askNext(), askAgainAfter);
         break;
       case "error":
         this.problem = said.text;

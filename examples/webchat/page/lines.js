@@ -14,6 +14,7 @@ const kinds = [
   ["notIn", `error: (not in (${room}))`, ["text", "about"]],
   ["unheard", `error: (no such user: (${name}))`, ["text", "about"]],
   ["unheard", `error: ((${name}) has just left)`, ["text", "about"]],
+  ["tooFast", `error: (slow down: .*)`, ["text"]],
   ["error", `error: (.*)`, ["text"]],
   ["unknown", `(.*)`, ["text"]],
 ].map(([kind, pattern, parts]) => ({ kind, pattern: new RegExp(`^${pattern}$`, "su"), parts }));

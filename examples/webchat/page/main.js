@@ -54,6 +54,7 @@ function lost(why) {
 
 function ended(why) {
   loggedIn = everyone = false;
+  chat.lost();
   $("names").replaceChildren();
   closeDrawer();
   $("help").close();
