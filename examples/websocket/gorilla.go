@@ -45,6 +45,7 @@ func Gorilla(b *sendq.Broker) http.HandlerFunc {
 		if err != nil {
 			return // the client has been told
 		}
+		ws.SetReadLimit(32 << 10)
 		ws.SetPingHandler(func(data string) error {
 			// With a deadline, a pong that has to wait would be left out, or break the connection.
 			_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})

@@ -35,6 +35,7 @@ func GorillaFrames(b *sendq.Broker) http.HandlerFunc {
 		defer h.conn.w.Close()
 		defer close(h.conn.read) // before it, or Close would wait for an answer that nobody reads
 
+		ws.SetReadLimit(32 << 10)
 		if err := b.Register(r.FormValue("name"), h.conn.w); err != nil {
 			return
 		}
