@@ -50,7 +50,6 @@ func (c *chromium) testTalk(t *testing.T) {
 	carol.until(`list("#names") == "carol, you"`)
 	bob.login("bob")
 	dave := login(p.dial(), "dave")
-	_ = dave.SetDeadline(time.Now().Add(3 * patience)) // for all that follows
 	dave.say("/join #lobby")
 	expect(t, dave, "* carol joined #lobby", "* bob joined #lobby", "* dave joined #lobby")
 	for _, tab := range []*tab{carol, bob} {

@@ -98,16 +98,22 @@ func (p *process) dial() *tcpUser {
 	conn, err := net.Dial("tcp", p.lines)
 	require.NoError(p.t, err)
 	p.t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
-	return &tcpUser{p.t, conn, bufio.NewReader(conn)}
+	u := &tcpUser{p.t, conn, bufio.NewReader(conn)}
+	u.wait()
+	return u
 }
 
+// wait gives what follows its time.
+func (u *tcpUser) wait() { _ = u.SetDeadline(time.Now().Add(patience)) }
+
 func (u *tcpUser) say(lines ...string) {
+	u.wait()
 	_, err := io.WriteString(u, strings.Join(lines, "\n")+"\n")
 	require.NoError(u.t, err)
 }
 
 func (u *tcpUser) hear() string {
+	u.wait()
 	line, err := u.r.ReadString('\n')
 	require.NoError(u.t, err)
 	return strings.TrimSuffix(line, "\n")
