@@ -54,7 +54,6 @@ func (b *bench) idleWriters() (findings, error) {
 			if !way.canIdle() {
 				continue
 			}
-			before, goroutines := memoryInUse()
 			senders := make([]sender, b.idle.writers)
 			for j := range senders {
 				s, err := way.start(discard{})
@@ -67,12 +66,17 @@ func (b *bench) idleWriters() (findings, error) {
 				}
 			}
 			time.Sleep(50 * time.Millisecond) // until what they have sent is written
-			after, goroutinesAfter := memoryInUse()
-			figures[i].bytes = append(figures[i].bytes, max(0, after-before)/float64(len(senders))-sizeOfSender)
-			figures[i].goroutines = append(figures[i].goroutines, float64(goroutinesAfter-goroutines)/float64(len(senders)))
+			with, goroutinesWith := memoryInUse()
 			for _, s := range senders {
 				s.close()
 			}
+			clear(senders)
+			time.Sleep(50 * time.Millisecond) // until their goroutines have ended
+			// Not what there was before: the runtime remembers goroutines that have flushed.
+			without, goroutinesWithout := memoryInUse()
+			runtime.KeepAlive(senders) // the list is in both
+			figures[i].bytes = append(figures[i].bytes, max(0, with-without)/float64(len(senders)))
+			figures[i].goroutines = append(figures[i].goroutines, float64(goroutinesWith-goroutinesWithout)/float64(len(senders)))
 		}
 	}
 	t := table{name: "idle-writer", title: "What an idle writer of a connection costs",
@@ -88,9 +92,6 @@ func (b *bench) idleWriters() (findings, error) {
 		{what: "an idle Writer", bound: 256, atMost: true, measured: median(figures[1].bytes), in: memory},
 	}}, nil
 }
-
-// sizeOfSender is what idleWriters itself needs for each: an interface in a slice.
-const sizeOfSender = 16
 
 // memoryInUse returns the bytes of the heap and of stacks that are in use, and how many
 // goroutines there are.

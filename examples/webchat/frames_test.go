@@ -214,16 +214,23 @@ func TestLastMessageAndClose(t *testing.T) {
 			_ = conn.SetDeadline(time.Now().Add(patience))
 			_, err = conn.Write(slices.Concat(masked(ws.NewTextFrame([]byte("bob"))), masked(ws.NewTextFrame([]byte("/who"))), test.last))
 			require.NoError(t, err)
-			f, err := ws.ReadFrame(conn)
-			require.NoError(t, err)
-			require.Equal(t, "names: bob\n", string(f.Payload))
-			f, err = ws.ReadFrame(conn)
-			require.NoError(t, err)
-			require.Equal(t, ws.OpClose, f.Header.OpCode)
-			code, _ := ws.ParseCloseFrameData(f.Payload)
+			_, payload := readFrame(t, conn)
+			require.Equal(t, "names: bob\n", string(payload))
+			kind, payload := readFrame(t, conn)
+			require.Equal(t, ws.OpClose, kind)
+			code, _ := ws.ParseCloseFrameData(payload)
 			require.Equal(t, test.code, code)
 		})
 	}
+}
+
+func readFrame(t *testing.T, r io.Reader) (ws.OpCode, []byte) {
+	h, err := ws.ReadHeader(r)
+	require.NoError(t, err)
+	payload := make([]byte, h.Length)
+	_, err = io.ReadFull(r, payload)
+	require.NoError(t, err)
+	return h.OpCode, payload
 }
 
 // TestRefusals: what breaks the rules, and what the close frame says then.
