@@ -72,6 +72,7 @@ func cut(p, sizes []byte) (pieces [][]byte) {
 func FuzzTerminal(f *testing.F) {
 	f.Add("one\ntwo\n", []byte{1}, 1000)
 	f.Add(strings.Repeat("x", 125)+"\n"+strings.Repeat("y", 126)+"\n\n"+strings.Repeat("z", 70_000)+"\n", []byte{0, 3}, 200)
+	f.Add("one\ntwo\n", []byte{0}, len("one")) // all of a line but its end
 	f.Add("", []byte{}, 0)
 	f.Fuzz(func(t *testing.T, text string, sizes []byte, room int) {
 		room = max(0, room)
