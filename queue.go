@@ -135,7 +135,11 @@ func (q *queue) shrink() {
 	s := &q.segments[q.head]
 	n := s.last - s.first
 	size := q.bytes + endSize*n
-	if s.block != q.own || 8*size > len(q.own.buf) {
+	little := len(q.own.buf) / 8
+	if len(q.own.buf) <= burstBlock { // which may be the first of a backlog, and is soon copied
+		little = len(q.own.buf) / 2
+	}
+	if s.block != q.own || size > little {
 		return
 	}
 	b := newBlock(size)

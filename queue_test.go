@@ -285,3 +285,21 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	q.release()
 	require.Zero(t, q)
 }
+
+// A burst begins with a large block. If the connection stalls then, the backlog costs no multiple.
+func TestQueueOfABurstThatStalls(t *testing.T) {
+	message := bytes.Repeat([]byte("x"), 64)
+	for n := 1; n < burstBlock/(64+endSize); n += 50 {
+		var q queue
+		q.own = newBlock(burstBlock)
+		for range n {
+			q.copyIn(message)
+		}
+		q.shrink()
+		require.LessOrEqual(t, len(q.own.buf), max(minBlock, 2*n*(64+endSize)), "%d messages", n)
+		require.Equal(t, n, len(slices.Collect(q.all())))
+		for m := range q.all() {
+			require.Equal(t, message, m)
+		}
+	}
+}
