@@ -29,8 +29,9 @@ var blockPools [blockClasses]sync.Pool
 // One goroutine at a time appends; what has been appended never changes, so any
 // number of others may read it meanwhile.
 type block struct {
-	buf   []byte
-	class int32 // of size minBlock << class, if it is pooled
+	buf    []byte
+	class  int32 // of size minBlock << class, if it is pooled
+	shared bool  // messages to many are in it; never changed
 
 	// Owned by whoever appends.
 	behind int32 // how many blocks of the queue were begun since one was written, for nextBlock

@@ -229,6 +229,7 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 // When all have ended, the Relay is closed within the same bound, which sends what waits for
 // other nodes. Its error is joined too. Nothing is known of names on other nodes then.
 func (b *Broker) Shutdown(ctx context.Context) error {
+	requireContext(ctx)
 	return b.end(ctx, func(w *Writer) error { return w.Shutdown(ctx) })
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"math"
 )
 
 // Close delivers what is queued, closes the connection and waits until that is done,
@@ -34,8 +33,9 @@ func (w *Writer) Close() error {
 // delivered, if anything.
 //
 // Every call of Close and Shutdown waits for the end and returns the same outcome;
-// of several bounds the first to pass ends the Writer.
+// of several bounds the first to pass ends the Writer. Shutdown panics if ctx is nil.
 func (w *Writer) Shutdown(ctx context.Context) error {
+	requireContext(ctx)
 	w.mu.Lock()
 	if w.state == open {
 		w.state = closing
@@ -208,7 +208,7 @@ func (w *Writer) end() error {
 	}
 	if w.limits != nil {
 		w.limits.stopWatch()
-		w.limits.Budget.release(w, math.MaxInt)
+		w.limits.Budget.leave(w)
 	}
 	w.tellWaiters()
 	var hooks *endHook

@@ -114,7 +114,7 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	if n > 0 || err != nil || w.messageFramed {
 		w.writes++
 	}
-	w.peakPending = max(w.peakPending, int64(w.queue.bytes))
+	w.peakPending = max(w.peakPending, w.queue.bytes)
 	if w.messageFramed {
 		w.wrote(w.queue.advanceMessage(err == nil || n == len(next) && n > 0))
 	} else {
@@ -160,12 +160,12 @@ func (w *Writer) write(p []byte) (n int, err error) {
 }
 
 // wrote counts what a write completed, and serves those who wait for it. mu is held.
-func (w *Writer) wrote(messages, size int) {
-	w.written += int64(messages)
-	w.ages.written(int64(messages))
+func (w *Writer) wrote(r removed) {
+	w.written += int64(r.messages)
+	w.ages.written(int64(r.messages))
 	w.tellWaiters()
 	if w.limits != nil {
-		w.limits.Budget.release(w, size+messageOverhead*messages)
+		w.limits.release(w, r)
 		w.admitBlocked()
 	}
 }

@@ -20,7 +20,11 @@ type limits struct {
 	dropped, droppedBytes int64
 	blocked               list.List // of *blockedSend: senders that wait for room, in turn
 	watch                 watch
-	backlog               backlog
+	backlog               backlog // in the eyes of the Budget
+
+	// given is the cost of pending messages that the library itself has queued at once: those
+	// of a takeover, and a room's last ones. They count at MaxPending, but do not disconnect.
+	given int64
 
 	// These bound one conn.Write.
 	maxWrite    int // in bytes
@@ -43,6 +47,7 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 		l.maxWrite = min(l.maxWrite, max(o.MaxPending/8, 1))
 		l.maxMessages = int64(max(o.MaxPending/8/messageOverhead, 1))
 	}
+	l.backlog.budget = o.Budget
 	return l
 }
 
@@ -55,34 +60,39 @@ func (w *Writer) pending() int64 {
 	return w.accepted - w.written - w.limits.dropped
 }
 
+// costOf returns what messages of size bytes count at MaxPending. It does not fit into an int of
+// 32 bits as surely as they do.
+func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
+
 // pendingCost returns what is pending by the measure of MaxPending.
-func (w *Writer) pendingCost() int { return w.queue.bytes + messageOverhead*int(w.pending()) }
+func (w *Writer) pendingCost() int64 { return w.queue.bytes + messageOverhead*w.pending() }
 
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *message) error {
 	l := w.limits
-	cost := m.size() + messageOverhead
+	cost := costOf(1, m.size())
 	switch {
 	case w.state != open:
 		return w.refusal()
-	case l.MaxPending > 0 && cost > l.MaxPending:
+	case l.MaxPending > 0 && cost > int64(l.MaxPending):
 		return fmt.Errorf("%w: %d bytes, counted as %d, but MaxPending is %d", ErrTooLarge, m.size(), cost, l.MaxPending)
-	case l.Budget != nil && cost > l.Budget.limit:
+	case l.Budget != nil && cost > int64(l.Budget.limit):
 		return fmt.Errorf("%w: %d bytes, counted as %d, but the Budget is %d", ErrTooLarge, m.size(), cost, l.Budget.limit)
-	case w.hasRoom(cost) && l.blocked.Len() == 0:
+	case w.isWithinLimits(cost):
 		return w.admit(m)
 	}
 	switch l.Overflow {
 	case Block:
 		return ErrWouldBlock
 	case DropOldest:
-		if inFlight := w.queue.bytesInFlight() + messageOverhead*w.queue.inFlight; inFlight+cost <= l.MaxPending {
+		// A message that is begun must be finished, so it may leave no room.
+		if begun, size := w.queue.begun(); costOf(begun, size)+cost <= int64(l.MaxPending) {
 			for !w.hasRoom(cost) {
 				w.dropOldest()
 			}
 			return w.admit(m)
 		}
-		fallthrough // for it would not help
+		fallthrough
 	case DropNewest:
 		w.accepted++
 		w.acceptedBytes += int64(m.size())
@@ -94,22 +104,67 @@ func (w *Writer) offerLimited(m *message) error {
 		ErrSlowConsumer, m.size(), cost, w.queue.bytes, w.pendingCost(), l.MaxPending))
 }
 
-// isWithinLimits tells whether a message of n bytes may be accepted without more ado.
-func (w *Writer) isWithinLimits(n int) bool {
-	return w.limits.Budget == nil && w.limits.blocked.Len() == 0 && w.hasRoom(n+messageOverhead)
+// isWithinLimits reports whether messages may be accepted that MaxPending counts as cost. They
+// must not overtake those of blocked senders.
+func (w *Writer) isWithinLimits(cost int64) bool {
+	return w.limits.blocked.Len() == 0 && w.hasRoom(cost)
 }
 
-func (w *Writer) hasRoom(cost int) bool {
-	return w.limits.MaxPending == 0 || w.pendingCost()+cost <= w.limits.MaxPending
+// extendsFreely reports whether a message of size bytes may be queued behind another without
+// more ado.
+func (w *Writer) extendsFreely(size int) bool {
+	return w.limits.Budget == nil && w.isWithinLimits(costOf(1, size))
 }
 
-// admit accepts m if the Budget allows, and else ends the Writer.
+func (w *Writer) hasRoom(cost int64) bool {
+	l := w.limits
+	if l.MaxPending == 0 {
+		return true
+	}
+	if l.Overflow == Disconnect {
+		cost -= l.given
+	}
+	return w.pendingCost()+cost <= int64(l.MaxPending)
+}
+
+// admit accepts m if the Budget has room. Otherwise it ends the Writer.
 func (w *Writer) admit(m *message) error {
-	if slow := w.limits.Budget.reserve(w, m.size()+messageOverhead); slow != nil {
+	if m.block != nil {
+		return w.admitRun(m.block, m.index, m.index+1)
+	}
+	cost := costOf(1, len(m.copied))
+	if slow := w.limits.Budget.reserve(w, charge{size: cost, alone: cost}); slow != nil {
 		return w.disconnect(slow)
 	}
 	w.enqueue(m)
 	return nil
+}
+
+// admitRun is admit for messages [first, last) of b.
+func (w *Writer) admitRun(b *block, first, last int) error {
+	if w.limits.Budget != nil {
+		if slow := w.reserveRun(b, first, last); slow != nil {
+			return w.disconnect(slow)
+		}
+	}
+	w.accept(last-first, w.queue.push(b, first, last))
+	return nil
+}
+
+// reserveRun reserves room for messages [first, last) of b in the Budget.
+func (w *Writer) reserveRun(b *block, first, last int) error {
+	cost := costOf(last-first, b.end(last-1)-b.start(first))
+	c := charge{size: cost, alone: cost}
+	var referred [1]*block
+	switch {
+	case !b.shared:
+	case w.queue.endsBefore(b, first):
+		c.alone = 0
+	default:
+		referred[0] = b
+		c.alone, c.blocks = sharedCost, referred[:]
+	}
+	return w.limits.Budget.reserve(w, c)
 }
 
 // disconnect ends the Writer, and returns what to tell the sender whose message did it.
@@ -119,17 +174,53 @@ func (w *Writer) disconnect(slow error) error {
 	return w.refusal()
 }
 
-// dropOldest drops the oldest message that is not in flight, of which there is one.
+// dropOldest drops the oldest message that is not begun, of which there is one.
 func (w *Writer) dropOldest() {
 	l := w.limits
-	w.peakPending = max(w.peakPending, int64(w.queue.bytes))
-	size := w.queue.dropOldest()
+	w.peakPending = max(w.peakPending, w.queue.bytes)
+	begun, _ := w.queue.begun()
+	r := w.queue.dropOldest()
 	l.dropped++
-	l.droppedBytes += int64(size)
-	w.ages.dropped(int64(w.queue.inFlight))
-	w.moveFlushes(w.queue.inFlight, -1)
+	l.droppedBytes += int64(r.size)
+	w.ages.dropped(int64(begun))
+	w.moveFlushes(begun, -1)
 	w.tellWaiters()
-	l.Budget.release(w, size+messageOverhead)
+	w.limits.release(w, r)
+}
+
+// release says that messages have left the queue.
+func (l *limits) release(w *Writer, r removed) {
+	l.given = max(0, l.given-costOf(r.messages, r.size))
+	l.Budget.release(w, r)
+}
+
+// give queues messages that the library itself has for a newcomer, whatever MaxPending says, and
+// returns how many. If there is not enough room in the Budget they are the last ones, and nobody
+// ends. Those whose flusher must be started go to idle.
+func (w *Writer) give(messages [][]byte, idle *crew) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state != open {
+		return 0
+	}
+	if w.limits != nil {
+		charges := make([]charge, len(messages))
+		for i, p := range messages {
+			cost := costOf(1, len(p))
+			charges[i] = charge{size: cost, alone: cost}
+		}
+		left := w.limits.Budget.reserveLast(w, charges)
+		messages = messages[left:]
+		for _, c := range charges[left:] {
+			w.limits.given += c.size
+		}
+	}
+	for _, p := range messages {
+		m := copyOf(p)
+		w.enqueue(&m)
+	}
+	w.wakeBy(idle)
+	return len(messages)
 }
 
 // A blockedSend is a message whose sender waits for room.
@@ -144,38 +235,45 @@ func (b *blockedSend) serve(outcome error) {
 	b.outcome <- outcome
 }
 
-// waitForRoom waits until m has been accepted. mu is released meanwhile.
+// waitForRoom waits until m, for which there was no room, has been accepted. mu is not held,
+// and never while ctx is asked: its methods may be anybody's.
 func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 	if m.block == nil {
 		// Were p itself queued from here, the compiler would move to the heap
 		// whatever any Write is given.
 		m = &message{block: newLone(bytes.Clone(m.copied))}
 	}
-	l := w.limits
+	done := ctx.Done()
 	b := &blockedSend{message: message{block: m.block, index: m.index}, outcome: make(chan error, 1)}
-	element := l.blocked.PushBack(b)
-	w.mu.Unlock()
-	var err error
-	select {
-	case err = <-b.outcome:
-		w.mu.Lock()
+	w.mu.Lock()
+	if err := w.offer(&b.message); err != ErrWouldBlock {
+		w.wake()
+		w.mu.Unlock()
 		return err
-	case <-ctx.Done():
-		w.mu.Lock()
 	}
+	element := w.limits.blocked.PushBack(b)
+	w.mu.Unlock()
+	select {
+	case err := <-b.outcome:
+		return err
+	case <-done:
+	}
+	err := fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if b.served {
 		return <-b.outcome // accepted or refused at the same time
 	}
-	l.blocked.Remove(element)
+	w.limits.blocked.Remove(element)
 	w.admitBlocked() // perhaps a smaller message behind it
-	return fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
+	return err
 }
 
 // admitBlocked accepts the messages of blocked senders as long as there is room.
 func (w *Writer) admitBlocked() {
 	for w.state == open {
 		first := w.limits.blocked.Front()
-		if first == nil || !w.hasRoom(first.Value.(*blockedSend).message.size()+messageOverhead) {
+		if first == nil || !w.hasRoom(costOf(1, first.Value.(*blockedSend).message.size())) {
 			return
 		}
 		b := w.limits.blocked.Remove(first).(*blockedSend)

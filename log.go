@@ -23,7 +23,9 @@ type log struct {
 // returns where they are.
 func (l *log) append(messages [][]byte) (b *block, first, last int) {
 	if len(messages[0]) > maxCopied {
-		return newLone(bytes.Clone(messages[0])), 0, 1
+		b = newLone(bytes.Clone(messages[0]))
+		b.shared = true
+		return b, 0, 1
 	}
 	b = l.room(len(messages[0]))
 	first = b.n
@@ -46,7 +48,7 @@ func (l *log) room(n int) *block {
 	if b != nil { // it was filled before nobody had any of it pending
 		size = min(2*len(b.buf), cmp.Or(l.maxBlock, maxLogBlock))
 	}
-	b = &block{buf: make([]byte, max(size, n+endSize)), class: unpooled}
+	b = &block{buf: make([]byte, max(size, n+endSize)), class: unpooled, shared: true}
 	l.open = weak.Make(b)
 	return b
 }

@@ -96,31 +96,61 @@ func (m *mail) post(writers []*Writer) (accepted int, err error) {
 func (w *Writer) post(m *mail) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m.idle != nil {
-		w.held++
-		defer func() {
-			if w.held--; !w.queue.empty() && w.startFlushing() {
-				m.idle.writers = append(m.idle.writers, w)
-			}
-		}()
-	}
-	switch {
-	case m.block == nil:
+	if m.block == nil {
 		if err = w.offer(&message{copied: m.copied}); err == nil {
 			accepted = 1
 		}
-	case w.limits == nil && w.state != open:
-		err = w.refusal()
+	} else if w.limits != nil && w.limits.Budget.isSmallFor(m.block) {
+		accepted, err = w.offerCopies(m.block, m.first, m.last)
+	} else {
+		accepted, err = w.offerRun(m.block, m.first, m.last)
+	}
+	w.wakeBy(m.idle)
+	return accepted, err
+}
+
+// offerRun accepts messages [first, last) of b, at once if nothing stands against it, up to the
+// first one that it refuses. mu is held, here and below.
+func (w *Writer) offerRun(b *block, first, last int) (accepted int, err error) {
+	switch {
+	case w.state != open:
+		return 0, w.refusal()
 	case w.limits == nil:
-		accepted = m.messages()
-		w.accept(accepted, w.queue.push(m.block, m.first, m.last))
-	default:
-		for i := m.first; i < m.last; i++ {
-			if err = w.offer(&message{block: m.block, index: i}); err != nil {
-				break
-			}
-			accepted++
+		w.accept(last-first, w.queue.push(b, first, last))
+		return last - first, nil
+	case last-first > 1 && w.isWithinLimits(costOf(last-first, b.end(last-1)-b.start(first))):
+		if err = w.admitRun(b, first, last); err == nil {
+			accepted = last - first
 		}
+		return accepted, err
+	}
+	for i := first; i < last; i++ {
+		if err = w.offer(&message{block: b, index: i}); err != nil {
+			break
+		}
+		accepted++
 	}
 	return accepted, err
+}
+
+// offerCopies is offerRun, but shares nothing.
+func (w *Writer) offerCopies(b *block, first, last int) (accepted int, err error) {
+	for i := first; i < last; i++ {
+		m := copyOf(b.message(i))
+		if err = w.offer(&m); err != nil {
+			break
+		}
+		accepted++
+	}
+	return accepted, err
+}
+
+// wakeBy is wake, but leaves the start of the flusher to idle if that is not nil.
+func (w *Writer) wakeBy(idle *crew) {
+	switch {
+	case idle == nil:
+		w.wake()
+	case !w.queue.empty() && w.startFlushing():
+		idle.writers = append(idle.writers, w)
+	}
 }

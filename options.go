@@ -49,8 +49,8 @@ type WriterOptions struct {
 	// the connection is closed without it. 0 means 5 seconds.
 	CloseTimeout time.Duration
 
-	// Budget bounds what all Writers that share it have pending together. Nil means
-	// no such limit.
+	// Budget bounds the memory of what all Writers that share it have pending
+	// together. Nil means no such limit.
 	Budget *Budget
 
 	// MessageFramed makes each message one Write on the connection. It is for
@@ -76,9 +76,10 @@ const (
 	// DropNewest drops the message, and the sender gets ErrDropped.
 	DropNewest
 
-	// DropOldest drops the oldest messages instead, as many as it takes, but none
-	// that is being written already, which may be a quarter of MaxPending. If that is
-	// not enough, it is DropNewest.
+	// DropOldest drops the oldest messages instead, as many as it takes, but none of
+	// which the connection has, or may have, a part. Those being written are an eighth of
+	// MaxPending at most, or a single message of any size. If that leaves no room for the
+	// new message, DropOldest acts as DropNewest.
 	DropOldest
 )
 

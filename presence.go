@@ -60,6 +60,7 @@ type observer struct {
 //
 // With a Relay, the names on other nodes are among them, when they are heard of.
 func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
+	requireContext(ctx)
 	return func(yield func(Event) bool) {
 		o, events := b.observe()
 		defer b.ignore(o)

@@ -26,11 +26,12 @@ const keptSegments = 64
 // again and again, and touches cold memory.
 type queue struct {
 	segments []segment  // segments[head:] are queued, the oldest first
-	head     int        // the slots before it are zero, so they keep no block alive
 	one      [1]segment // where segments starts: a short queue allocates no list
 	own      *block     // the block that copied messages are appended to, or nil
-	bytes    int        // in queued messages, including one that is partly written
-	inFlight int        // how many messages of the front the last peek touches
+	bytes    int64      // in queued messages, including one that is partly written
+	backlog  *backlog   // what its Budget holds it to account for; nil without a Budget
+	head     int32      // the slots before it are zero, so they keep no block alive
+	inFlight int32      // how many messages of the front the last peek touches
 }
 
 // A segment is the run of messages [first, last) of a block. Other queues may hold
@@ -38,13 +39,23 @@ type queue struct {
 // segment in each of their queues.
 type segment struct {
 	block       *block
-	first, last int
 	written     int // offset in the block up to which the connection has the bytes
+	first, last int32
 }
 
-func (s *segment) unwritten() []byte { return s.block.buf[s.written:s.block.end(s.last-1)] }
+func (s *segment) unwritten() []byte { return s.block.buf[s.written:s.end()] }
 
-func (q *queue) empty() bool { return q.head == len(q.segments) }
+// start and end are the offsets in the block at which the segment's messages start and end.
+func (s *segment) start() int { return s.block.start(int(s.first)) }
+func (s *segment) end() int   { return s.block.end(int(s.last) - 1) }
+
+// begun reports whether the connection has taken part of the segment's first message.
+func (s *segment) begun() bool { return s.written > s.start() }
+
+func (q *queue) empty() bool { return int(q.head) == len(q.segments) }
+
+// queued returns the segments, the oldest first.
+func (q *queue) queued() []segment { return q.segments[q.head:] }
 
 // extend queues a copy of p if it fits behind the last message, and tells whether it did.
 func (q *queue) extend(p []byte) bool {
@@ -57,7 +68,7 @@ func (q *queue) extend(p []byte) bool {
 	}
 	q.own.append(p)
 	tail.last++
-	q.bytes += len(p)
+	q.bytes += int64(len(p))
 	return true
 }
 
@@ -82,11 +93,11 @@ func (q *queue) copyIn(p []byte) {
 // write goes to the end of a block at most, and with shorter ones a third of all time went
 // into the writes.
 func (q *queue) nextBlock(atLeast int) *block {
-	share := 8
+	share := int64(8)
 	if q.own.behind < stalledBlocks {
 		share = 2
 	}
-	b := newBlock(max(atLeast, min(2*len(q.own.buf), q.bytes/share, maxBlock)))
+	b := newBlock(max(atLeast, int(min(int64(2*len(q.own.buf)), q.bytes/share, maxBlock))))
 	b.behind = q.own.behind + 1
 	return b
 }
@@ -97,25 +108,33 @@ const stalledBlocks = 4
 // push queues messages [first, last) of b by reference, and returns their size.
 func (q *queue) push(b *block, first, last int) (size int) {
 	size = b.end(last-1) - b.start(first)
-	q.bytes += size
-	if !q.empty() {
-		if tail := &q.segments[len(q.segments)-1]; tail.block == b && tail.last == first {
-			tail.last = last
-			return size
-		}
+	q.bytes += int64(size)
+	if q.endsBefore(b, first) {
+		q.segments[len(q.segments)-1].last = int32(last)
+		return size
 	}
 	if q.segments == nil {
 		q.segments = q.one[:0]
 	}
-	if len(q.segments) == cap(q.segments) && q.head > len(q.segments)/2 {
+	if len(q.segments) == cap(q.segments) && int(q.head) > len(q.segments)/2 {
 		// Mostly popped slots: move down rather than grow.
-		n := copy(q.segments, q.segments[q.head:])
+		n := copy(q.segments, q.queued())
 		clear(q.segments[n:])
 		q.segments, q.head = q.segments[:n], 0
 	}
-	q.segments = append(q.segments, segment{block: b, first: first, last: last, written: b.start(first)})
+	q.segments = append(q.segments, segment{block: b, first: int32(first), last: int32(last), written: b.start(first)})
 	q.forgetOne()
 	return size
+}
+
+// endsBefore reports whether the last queued message is the one before message i of b, so that
+// the last segment can be extended.
+func (q *queue) endsBefore(b *block, i int) bool {
+	if q.empty() {
+		return false
+	}
+	tail := &q.segments[len(q.segments)-1]
+	return tail.block == b && int(tail.last) == i
 }
 
 // forgetOne is called when the list has grown: if it has moved away from q.one, that must
@@ -129,24 +148,24 @@ func (q *queue) forgetOne() {
 // shrink moves what is queued into a smaller block, if it is little beside the one that
 // it is in: a peer that stalls now would keep that. Nothing is in flight.
 func (q *queue) shrink() {
-	if q.own == nil || len(q.own.buf) < 16*minBlock || len(q.segments)-q.head != 1 {
+	if q.own == nil || len(q.own.buf) < 16*minBlock || len(q.queued()) != 1 {
 		return
 	}
 	s := &q.segments[q.head]
 	n := s.last - s.first
-	size := q.bytes + endSize*n
+	size := q.bytes + endSize*int64(n)
 	little := len(q.own.buf) / 8
 	if len(q.own.buf) <= burstBlock { // which may be the first of a backlog, and is soon copied
 		little = len(q.own.buf) / 2
 	}
-	if s.block != q.own || size > little {
+	if s.block != q.own || size > int64(little) {
 		return
 	}
-	b := newBlock(size)
+	b := newBlock(int(size))
 	for i := s.first; i < s.last; i++ {
-		b.append(s.block.message(i))
+		b.append(s.block.message(int(i)))
 	}
-	*s = segment{block: b, last: n, written: s.written - s.block.start(s.first)}
+	*s = segment{block: b, last: n, written: s.written - s.start()}
 	q.own.recycle()
 	q.own = b
 }
@@ -161,7 +180,7 @@ func (q *queue) shrink() {
 // connection ever after.
 func (q *queue) peek(limit int, messages int64) (next []byte, gathered *block) {
 	next, q.inFlight = q.segments[q.head].next(limit, messages)
-	limit = min(limit, maxGather, q.bytes)
+	limit = int(min(int64(limit), maxGather, q.bytes))
 	rest := q.segments[q.head+1:]
 	if len(rest) == 0 || len(next) >= limit || int64(q.inFlight) == messages {
 		return next, nil
@@ -181,9 +200,9 @@ func (q *queue) peek(limit int, messages int64) (next []byte, gathered *block) {
 
 // next returns the next bytes of s to write, at most limit of them and of at most the given
 // number of messages, and how many messages they touch.
-func (s *segment) next(limit int, messages int64) (part []byte, touched int) {
-	touched = int(min(int64(s.last-s.first), messages))
-	part = s.block.buf[s.written:s.block.end(s.first+touched-1)]
+func (s *segment) next(limit int, messages int64) (part []byte, touched int32) {
+	touched = int32(min(int64(s.last-s.first), messages))
+	part = s.block.buf[s.written:s.block.end(int(s.first+touched)-1)]
 	if len(part) > limit {
 		part = part[:limit]
 		touched = s.endingBy(s.written+limit-1) + 1
@@ -192,14 +211,31 @@ func (s *segment) next(limit int, messages int64) (part []byte, touched int) {
 }
 
 // endingBy returns how many messages of the segment end at offset off or before.
-func (s *segment) endingBy(off int) int {
-	return sort.Search(s.last-s.first, func(i int) bool { return s.block.end(s.first+i) > off })
+func (s *segment) endingBy(off int) int32 {
+	return int32(sort.Search(int(s.last-s.first), func(i int) bool { return s.block.end(int(s.first)+i) > off }))
+}
+
+// removed are messages that have left a queue.
+type removed struct {
+	messages int
+	size     int   // in bytes
+	alone    int64 // what they cost their Budget beside the blocks that queues share
+}
+
+// remove takes the messages of s before the one with the index next off the front.
+func (r *removed) remove(s *segment, next int32) {
+	n, size := int(next-s.first), s.block.start(int(next))-s.start()
+	r.messages += n
+	r.size += size
+	if !s.block.shared {
+		r.alone += int64(size) + messageOverhead*int64(n)
+	}
+	s.first = next
 }
 
 // advance removes n bytes, which were written, from the front of a queue that was
-// peeked at, and with them the messages that are now whole on the connection. It
-// returns how many these are, and their size in bytes.
-func (q *queue) advance(n int) (messages, size int) {
+// peeked at, and with them the messages that are now whole on the connection.
+func (q *queue) advance(n int) (r removed) {
 	q.inFlight = 0
 	for !q.empty() {
 		s := &q.segments[q.head]
@@ -209,95 +245,101 @@ func (q *queue) advance(n int) (messages, size int) {
 			s.written += n
 			next = s.first + s.endingBy(s.written)
 		}
-		messages += next - s.first
-		size += s.block.start(next) - s.block.start(s.first)
-		s.first = next
+		r.remove(s, next)
 		if s.first < s.last {
 			break
 		}
 		n -= rest
 		q.pop()
 	}
-	q.bytes -= size
-	return messages, size
+	q.bytes -= int64(r.size)
+	return r
 }
 
 // peekMessage returns the oldest message. It stays valid like peek's bytes.
 func (q *queue) peekMessage() []byte {
 	s := &q.segments[q.head]
 	q.inFlight = 1
-	return s.block.message(s.first)
+	return s.block.message(int(s.first))
 }
 
 // advanceMessage removes the oldest message, which was written whole if written is
 // true, and else stays.
-func (q *queue) advanceMessage(written bool) (messages, size int) {
+func (q *queue) advanceMessage(written bool) (r removed) {
 	q.inFlight = 0
 	if !written {
-		return 0, 0
+		return r
 	}
 	s := &q.segments[q.head]
-	size = len(s.block.message(s.first))
-	q.bytes -= size
-	s.written = s.block.end(s.first)
-	if s.first++; s.first == s.last {
+	r.remove(s, s.first+1)
+	q.bytes -= int64(r.size)
+	s.written = s.start()
+	if s.first == s.last {
 		q.pop()
 	}
-	return 1, size
+	return r
 }
 
-// bytesInFlight returns the size of the messages that the last peek touches.
-func (q *queue) bytesInFlight() (size int) {
+// begun returns how many messages at the front the connection has, or may have, a part of,
+// and their size: those in flight, or one that is partly written. Between two writes of one
+// message nothing is in flight.
+func (q *queue) begun() (messages, size int) {
 	n := q.inFlight
+	if n == 0 && !q.empty() && q.segments[q.head].begun() {
+		n = 1
+	}
+	messages = int(n)
 	for i := q.head; n > 0; i++ {
 		s := &q.segments[i]
 		last := min(s.last, s.first+n)
-		size += s.block.start(last) - s.block.start(s.first)
+		size += s.block.start(int(last)) - s.start()
 		n -= last - s.first
 	}
-	return size
+	return messages, size
 }
 
 // split returns where in the list message n from the front begins, and divides a segment
 // if need be.
 func (q *queue) split(n int) int {
-	i := q.head
-	for i < len(q.segments) && n >= q.segments[i].last-q.segments[i].first {
-		n -= q.segments[i].last - q.segments[i].first
+	i := int(q.head)
+	for i < len(q.segments) && n >= int(q.segments[i].last-q.segments[i].first) {
+		n -= int(q.segments[i].last - q.segments[i].first)
 		i++
 	}
 	if n > 0 {
 		q.segments = slices.Insert(q.segments, i, q.segments[i])
 		q.forgetOne()
-		q.segments[i].last = q.segments[i].first + n
+		front, rest := &q.segments[i], &q.segments[i+1]
+		front.last = front.first + int32(n)
+		rest.first = front.last
+		rest.written = rest.start()
+		q.backlog.hold(rest.block)
 		i++
-		q.segments[i].first += n
-		q.segments[i].written = q.segments[i].block.start(q.segments[i].first)
 	}
 	return i
 }
 
-// dropOldest removes the oldest message that is not in flight, of which there is one, and
-// returns its size.
-func (q *queue) dropOldest() (size int) {
-	i := q.split(q.inFlight)
+// dropOldest removes the oldest message that is not begun, of which there is one.
+func (q *queue) dropOldest() (r removed) {
+	begun, _ := q.begun()
+	i := q.split(begun)
 	s := &q.segments[i]
-	size = len(s.block.message(s.first))
-	q.bytes -= size
-	s.first++
-	s.written = s.block.start(s.first)
-	if s.first == s.last {
-		// Few segments are in flight, but many may be queued: close the gap
-		// from the front. The block goes to the garbage collector, for part of it
-		// may be in flight.
-		copy(q.segments[q.head+1:i+1], q.segments[q.head:i])
-		q.segments[q.head] = segment{}
-		q.head++
-		if q.empty() {
-			q.emptied()
-		}
+	r.remove(s, s.first+1)
+	q.bytes -= int64(r.size)
+	if s.first < s.last {
+		s.written = s.start()
+		return r
 	}
-	return size
+	// Few segments are begun, but many may be queued: close the gap from the front. The block
+	// goes to the garbage collector, because part of it may be in flight.
+	q.backlog.letGo(s.block)
+	copy(q.segments[q.head+1:i+1], q.segments[q.head:i])
+	q.segments[q.head] = segment{}
+	q.head++
+	if q.empty() {
+		q.emptied()
+	}
+	return r
 }
 
 // pop removes the oldest segment, whose messages are all written.
@@ -305,7 +347,8 @@ func (q *queue) pop() {
 	s := q.segments[q.head]
 	q.segments[q.head] = segment{}
 	q.head++
-	if s.block != q.own && s.block.pooled() && s.last == s.block.n {
+	q.backlog.letGo(s.block)
+	if s.block != q.own && s.block.pooled() && int(s.last) == s.block.n {
 		s.block.recycle()
 		if q.own != nil {
 			q.own.behind = 0
@@ -338,7 +381,7 @@ func (q *queue) release() {
 
 // share lets other queues refer to the messages.
 func (q *queue) share() {
-	for _, s := range q.segments[q.head:] {
+	for _, s := range q.queued() {
 		if s.block.pooled() {
 			s.block.class = unpooled
 		}
@@ -348,11 +391,11 @@ func (q *queue) share() {
 // insert queues the messages of another queue behind the first n and returns how many. They
 // must be shared; what was written of them counts no more.
 func (q *queue) insert(n int, other *queue) (messages int) {
-	inserted := slices.Clone(other.segments[other.head:])
+	inserted := slices.Clone(other.queued())
 	for i := range inserted {
 		s := &inserted[i]
-		s.written = s.block.start(s.first)
-		messages += s.last - s.first
+		s.written = s.start()
+		messages += int(s.last - s.first)
 	}
 	at := q.split(n)
 	q.segments = slices.Insert(q.segments, at, inserted...)
@@ -361,22 +404,12 @@ func (q *queue) insert(n int, other *queue) (messages int) {
 	return messages
 }
 
-// begun returns how many messages at the front are in flight, or partly written.
-func (q *queue) begun() int {
-	if q.inFlight == 0 && !q.empty() {
-		if s := q.segments[q.head]; s.written > s.block.start(s.first) {
-			return 1
-		}
-	}
-	return q.inFlight
-}
-
 // all yields the queued messages, the oldest first, a partly written one whole.
 func (q *queue) all() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for _, s := range q.segments[q.head:] {
+		for _, s := range q.queued() {
 			for i := s.first; i < s.last; i++ {
-				if !yield(s.block.message(i)) {
+				if !yield(s.block.message(int(i))) {
 					return
 				}
 			}

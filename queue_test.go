@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"net"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
-	"unsafe"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,10 +58,10 @@ func FuzzQueue(f *testing.F) {
 				if !q.empty() {
 					n := min(size, m.bytes-m.written)
 					requireNext(t, m, q, n)
-					messages, bytes := q.advance(n)
+					r := q.advance(n)
 					wantMessages, wantBytes := m.advance(n)
-					require.Equal(t, wantMessages, messages)
-					require.Equal(t, wantBytes, bytes)
+					require.Equal(t, wantMessages, r.messages)
+					require.Equal(t, wantBytes, r.size)
 				}
 			case advanceOne:
 				if !q.empty() && m.written == 0 {
@@ -75,23 +77,24 @@ func FuzzQueue(f *testing.F) {
 				q.shrink()
 			case drop:
 				q.inFlight = 0
-				q.inFlight = q.begun()
-				if q.inFlight < len(m.messages) {
-					require.Equal(t, len(m.messages[q.inFlight]), q.dropOldest())
-					m.bytes -= len(m.messages[q.inFlight])
-					m.messages = slices.Delete(m.messages, q.inFlight, q.inFlight+1)
+				if begun, size := q.begun(); begun < len(m.messages) {
+					require.Equal(t, len(slices.Concat(m.messages[:begun]...)), size)
+					require.Equal(t, len(m.messages[begun]), q.dropOldest().size)
+					m.bytes -= len(m.messages[begun])
+					m.messages = slices.Delete(m.messages, begun, begun+1)
 				}
 			case insert: // what the other queue has, which is not used any more
 				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
 				q.inFlight = 0
 				other.share()
-				require.Equal(t, len(otherModel.messages), q.insert(q.begun(), other))
-				m.messages = slices.Insert(m.messages, q.begun(), otherModel.messages...)
+				begun, _ := q.begun()
+				require.Equal(t, len(otherModel.messages), q.insert(begun, other))
+				m.messages = slices.Insert(m.messages, begun, otherModel.messages...)
 				m.bytes += otherModel.bytes
 				*other, *otherModel = queue{}, model{}
 			}
 			require.Equal(t, len(m.messages) == 0, q.empty())
-			require.Equal(t, m.bytes, q.bytes)
+			require.EqualValues(t, m.bytes, q.bytes)
 			requireNext(t, m, q, 300)
 			if i%64 == 0 {
 				requireSame(t, m, q)
@@ -227,7 +230,7 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 			q.copyIn([]byte("message"))
 		}
 		slots := q.segments
-		q.advance(q.bytes)
+		q.advance(int(q.bytes))
 		require.True(t, q.empty())
 		for _, s := range slots {
 			require.Zero(t, s)
@@ -238,9 +241,31 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 	}
 }
 
-// What an idle Writer costs, who has no block and no list. Go allocates 256 bytes for it.
+// An idle Writer takes at most 256 bytes of heap, everything included.
 func TestWriterIsSmall(t *testing.T) {
-	require.LessOrEqual(t, unsafe.Sizeof(Writer{}), uintptr(256))
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			address := "127.0.0.1:0"
+			if network == "unix" {
+				address = filepath.Join(t.TempDir(), "socket")
+			}
+			listener, err := net.Listen(network, address)
+			require.NoError(t, err)
+			defer listener.Close()
+			conn, err := net.Dial(network, listener.Addr().String())
+			require.NoError(t, err)
+			defer conn.Close()
+			writers := make([]*Writer, 10_000)
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			for i := range writers {
+				writers[i] = NewWriter(conn, nil)
+			}
+			runtime.ReadMemStats(&after)
+			each := (after.TotalAlloc - before.TotalAlloc) / uint64(len(writers))
+			require.LessOrEqual(t, each, uint64(256))
+		})
+	}
 }
 
 // The rest of a long backlog does not keep the memory of all.
@@ -249,7 +274,7 @@ func TestQueueShrinks(t *testing.T) {
 	for range 50_000 {
 		q.copyIn(make([]byte, 64))
 	}
-	q.advance(q.bytes - 1000)
+	q.advance(int(q.bytes) - 1000)
 	require.Equal(t, maxBlock, len(q.own.buf))
 	q.shrink()
 	require.LessOrEqual(t, len(q.own.buf), 4*minBlock)
@@ -277,9 +302,9 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	}
 	q.peek(10, 5)
 	for range 5 {
-		require.Equal(t, 7, q.dropOldest())
+		require.Equal(t, 7, q.dropOldest().size)
 	}
-	require.Equal(t, 14, q.bytes-3*7)
+	require.EqualValues(t, 14, q.bytes-3*7)
 	q.advance(35)
 	require.True(t, q.empty())
 	q.release()

@@ -118,7 +118,7 @@ func (h *history) add(m *mail, opts *BrokerOptions) {
 func (h *history) keep(p []byte, opts *BrokerOptions) {
 	h.queue.keep(p)
 	h.messages++
-	for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > opts.ReplayBytes {
+	for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > int64(opts.ReplayBytes) {
 		h.queue.dropOldest()
 		h.messages--
 	}
@@ -155,13 +155,17 @@ func (h *history) last(messages int) iter.Seq[[]byte] {
 }
 
 // replay delivers the last messages to n, at most so many, and returns how many it
-// accepted.
+// accepted. What n has not room for is the oldest part.
 func (h *history) replay(n *named, messages int, idle *crew) (replayed int) {
-	for p := range h.last(messages) {
-		m := letter(p)
-		m.idle = idle
-		accepted, _ := n.deliver(&m)
-		replayed += accepted
+	last := slices.Collect(h.last(messages))
+	for {
+		writers := n.writers.Load()
+		for _, w := range *writers {
+			replayed = max(replayed, w.give(last, idle))
+		}
+		if replayed > 0 || n.writers.Load() == writers {
+			return replayed
+		}
+		// Another Writer has the name since.
 	}
-	return replayed
 }

@@ -36,17 +36,17 @@ func (w *Writer) Stats() WriterStats {
 		Accepted: w.accepted, AcceptedBytes: w.acceptedBytes,
 		Written:          w.written,
 		Writes:           w.writes,
-		PeakPendingBytes: max(w.peakPending, int64(w.queue.bytes)),
+		PeakPendingBytes: max(w.peakPending, w.queue.bytes),
 	}
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
 	}
-	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - int64(w.queue.bytes)
+	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.bytes
 	if w.state >= ended {
-		s.Undelivered, s.UndeliveredBytes = w.pending(), int64(w.queue.bytes)
+		s.Undelivered, s.UndeliveredBytes = w.pending(), w.queue.bytes
 		return s
 	}
-	s.Pending, s.PendingBytes = w.pending(), int64(w.queue.bytes)
+	s.Pending, s.PendingBytes = w.pending(), w.queue.bytes
 	if s.Pending > 0 {
 		at := now() // not before the lock, or messages could come before it
 		w.ages.note(s.Pending, at)

@@ -100,14 +100,16 @@ func (w *Writer) inherit(inherited *queue) bool {
 	case w.state >= aborting:
 		return false
 	}
-	begun := w.queue.begun()
+	begun, _ := w.queue.begun()
 	messages := w.queue.insert(begun, inherited)
 	w.accepted += int64(messages)
-	w.acceptedBytes += int64(inherited.bytes)
+	w.acceptedBytes += inherited.bytes
 	w.ages.inserted(int64(begun), int64(messages))
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
-		if slow := w.limits.Budget.reserve(w, inherited.bytes+messageOverhead*messages); slow != nil {
+		c := inherited.charge()
+		w.limits.given += c.size
+		if slow := w.limits.Budget.reserve(w, c); slow != nil {
 			_ = w.disconnect(slow)
 		}
 	}

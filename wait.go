@@ -12,14 +12,16 @@ import (
 // peer may not have it yet. It does not wait for messages accepted later.
 //
 // It returns an error that says how much was not delivered if the Writer ends
-// first, and the cause of ctx if that is done first; the messages stay queued then.
+// first, and the cause of ctx if that is done first; the messages stay queued then. It
+// panics if ctx is nil.
 func (w *Writer) Flush(ctx context.Context) error {
+	done := doneOf(ctx)
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.pending() == 0 {
+		w.mu.Unlock()
 		return nil
 	}
-	return w.await(ctx, &waiter{end: w.written + w.pending()})
+	return w.await(ctx, done, &waiter{end: w.written + w.pending()})
 }
 
 // WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
@@ -27,20 +29,27 @@ func (w *Writer) Flush(ctx context.Context) error {
 // too much is pending they pause, wait until less is, and go on. Its errors are those
 // of Flush.
 func (w *Writer) WaitPending(ctx context.Context, limit int) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	done := doneOf(ctx)
 	limit = max(limit, 0)
-	if w.queue.bytes <= limit {
+	w.mu.Lock()
+	if w.queue.bytes <= int64(limit) {
+		w.mu.Unlock()
 		return nil
 	}
-	return w.await(ctx, &waiter{end: math.MaxInt64, bytes: limit})
+	return w.await(ctx, done, &waiter{end: math.MaxInt64, bytes: int64(limit)})
+}
+
+// doneOf returns ctx.Done(), for which no lock may be held: a Context may be anybody's.
+func doneOf(ctx context.Context) <-chan struct{} {
+	requireContext(ctx)
+	return ctx.Done()
 }
 
 // A waiter is a call of Flush, which waits until the messages before end are written, or
 // of WaitPending, which waits until at most so many bytes are queued.
 type waiter struct {
 	end   int64         // counted as Writer.written counts, dropped ones left out
-	bytes int           // if end is math.MaxInt64
+	bytes int64         // if end is math.MaxInt64
 	over  chan struct{} // closed when the wait is over, or the Writer has ended
 	met   bool          // it was not the Writer's end
 }
@@ -51,10 +60,11 @@ type waiters struct {
 	others  list.List
 }
 
-// await waits until me is met, ctx is done, or the Writer has ended. mu is held, here and
-// below, but not while it waits.
-func (w *Writer) await(ctx context.Context, me *waiter) error {
+// await waits until me is met, ctx is done, or the Writer has ended. mu is held, and released
+// when await returns.
+func (w *Writer) await(ctx context.Context, done <-chan struct{}, me *waiter) error {
 	if w.state >= ended {
+		defer w.mu.Unlock()
 		return w.undeliveredError()
 	}
 	a := w.attend()
@@ -71,18 +81,22 @@ func (w *Writer) await(ctx context.Context, me *waiter) error {
 	select {
 	case <-me.over:
 		w.mu.Lock()
-	case <-ctx.Done():
-		w.mu.Lock()
-		in.Remove(element) // does nothing if the wait was over at the same time
-		w.tellWaiters()    // forgets the list if it is empty
-		if !me.met {
-			return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, context.Cause(ctx))
+		defer w.mu.Unlock()
+		if me.met {
+			return nil
 		}
-	}
-	if !me.met {
 		return w.undeliveredError()
+	case <-done:
 	}
-	return nil
+	cause := context.Cause(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	in.Remove(element) // does nothing if the wait was over at the same time
+	w.tellWaiters()    // forgets the list if it is empty
+	if me.met {
+		return nil
+	}
+	return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, cause)
 }
 
 // flushTarget returns how many messages of the queue may be written together: those that

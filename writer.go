@@ -21,19 +21,19 @@ import (
 // A Writer must be made by NewWriter. All its methods may be called from any
 // goroutine at any time.
 type Writer struct {
-	conn          net.Conn
-	socket        syscall.RawConn // conn, if it is one that tryWrite can write to, or nil
-	closeTimeout  time.Duration
-	limits        *limits // nil if there are none
-	messageFramed bool    // one conn.Write per message
+	conn         net.Conn
+	socket       syscall.RawConn // conn, if it is one that tryWrite can write to, or nil
+	closeTimeout time.Duration
+	limits       *limits // nil if there are none
 
 	// mu guards what follows. No call into conn, nor anything else that could
 	// wait, is made while it is held: a sender never waits for the network.
-	mu       sync.Mutex
-	state    state
-	flushing bool  // the flusher runs, or is about to: it alone writes to conn
-	held     int16 // how many takeovers keep the flusher from running
-	queue    queue
+	mu            sync.Mutex
+	messageFramed bool // one conn.Write per message; never changed
+	state         state
+	flushing      bool  // the flusher runs, or is about to: it alone writes to conn
+	held          int16 // how many takeovers keep the flusher from running
+	queue         queue
 
 	// Whole messages; those dropped are counted by limits, and the bytes of what is neither
 	// dropped nor queued are written.
@@ -101,6 +101,9 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		messageFramed: o.MessageFramed || isMessageFramed(conn),
 		limits:        newLimits(conn, o),
 	}
+	if o.Budget != nil {
+		w.queue.backlog = &w.limits.backlog
+	}
 	if !w.messageFramed { // or a write that does not wait could divide a message
 		w.socket = rawSocket(conn)
 	}
@@ -118,7 +121,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	// Most messages come while others are being written, and go behind the last one: this
 	// is what WriteContext comes to then, at half its cost.
 	w.mu.Lock()
-	if w.flushing && w.state == open && (w.limits == nil || w.isWithinLimits(len(p))) && w.queue.extend(p) {
+	if w.flushing && w.state == open && (w.limits == nil || w.extendsFreely(len(p))) && w.queue.extend(p) {
 		w.accepted++
 		w.acceptedBytes += int64(len(p))
 		w.mu.Unlock()
@@ -130,8 +133,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 
 // WriteContext is like Write, and when it waits for room, as only Overflow Block does,
 // it gives up when ctx is done: the message is not accepted then, and the error is the
-// cause of ctx.
+// cause of ctx. It panics if ctx is nil.
 func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
+	requireContext(ctx)
 	m := copyOf(p)
 	if err := w.send(ctx, &m); err != nil {
 		return 0, err
@@ -172,11 +176,21 @@ func (m *message) size() int {
 	return len(m.block.message(m.index))
 }
 
+// requireContext panics if ctx is nil: at once, and not only when a call has to wait.
+func requireContext(ctx context.Context) {
+	if ctx == nil {
+		panic("sendq: nil Context")
+	}
+}
+
 // send accepts m or returns why it is not. It waits only as Block and ctx say.
 func (w *Writer) send(ctx context.Context, m *message) error {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	err := w.offer(m)
+	if err == nil {
+		w.wake()
+	}
+	w.mu.Unlock()
 	if err == ErrWouldBlock {
 		return w.waitForRoom(ctx, m)
 	}
@@ -184,7 +198,7 @@ func (w *Writer) send(ctx context.Context, m *message) error {
 }
 
 // offer accepts m or returns why it is not, ErrWouldBlock if its sender may wait for
-// room. mu is held, here and below where it says so.
+// room. The caller wakes the flusher. mu is held, here and below where it says so.
 func (w *Writer) offer(m *message) error {
 	if w.limits != nil {
 		return w.offerLimited(m)
@@ -209,15 +223,13 @@ func (w *Writer) enqueue(m *message) {
 	}
 }
 
-// accept counts messages that were just queued, of so many bytes, and sees to it that the
-// flusher runs. mu is held.
+// accept counts messages that were just queued, of size bytes together. mu is held.
 func (w *Writer) accept(messages, size int) {
 	w.accepted += int64(messages)
 	w.acceptedBytes += int64(size)
-	w.wake()
 }
 
-// wake starts the flusher if it does not run. It cannot be missed: the flusher finds
+// wake starts the flusher if there is something to do for it and it does not run. It cannot be missed: the flusher finds
 // the queue empty and says that it leaves under one and the same lock. mu is held, but not
 // while wake writes.
 //
@@ -226,6 +238,7 @@ func (w *Writer) accept(messages, size int) {
 // there may be a burst of messages, which are better written together.
 func (w *Writer) wake() {
 	switch {
+	case w.queue.empty() && w.state != closing:
 	case !w.startFlushing():
 	case w.socket != nil && w.queue.bytes <= maxTry && !w.isBurst():
 		w.tryFlush()

@@ -1,0 +1,121 @@
+package sendq
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// Whatever is queued, written, dropped, handed over and ended: a Budget counts what the queues
+// refer to, a shared block once, and nothing is left of it at the end.
+func TestBudgetCountsWhatIsHeld(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { countWhatIsHeld(t, rand.New(rand.NewPCG(seed, 0))) })
+	}
+}
+
+func countWhatIsHeld(t *testing.T, random *rand.Rand) {
+	const names = 6
+	limit := []int{20_000, 300_000, 4 << 20}[random.IntN(3)]
+	budget := NewBudget(limit)
+	broker := NewBroker(&BrokerOptions{Names: Takeover, ReplayMessages: 20})
+	room := broker.Room("room")
+	var conns []*faultconn.Conn
+	var writers []*Writer
+	login := func(name string) {
+		conn := faultconn.New()
+		conn.Stall()
+		w := NewWriter(conn, &WriterOptions{Budget: budget, MaxPending: 10_000 * random.IntN(3), Overflow: DropNewest + Overflow(random.IntN(2))})
+		if broker.Register(name, w) == nil {
+			_, _ = room.JoinReplay(name, 10)
+		}
+		conns, writers = append(conns, conn), append(writers, w)
+	}
+	name := func() string { return fmt.Sprint("name", random.IntN(names)) }
+	for range 400 {
+		p := make([]byte, random.IntN(2000))
+		if random.IntN(20) == 0 {
+			p = make([]byte, 20_000)
+		}
+		switch random.IntN(10) {
+		case 0:
+			login(name())
+		case 1:
+			_ = broker.Send(name(), p)
+		case 2:
+			broker.SendTo([]string{name(), name()}, p)
+		case 3, 4:
+			room.Publish(p)
+		case 5:
+			batch := broker.NewBatch()
+			for range random.IntN(50) {
+				batch.Publish("room", p[:min(len(p), 100)])
+			}
+			batch.Flush()
+		case 6:
+			broker.Broadcast(p)
+		case 7, 8: // a moment in which somebody reads
+			if len(conns) > 0 {
+				i := random.IntN(len(conns))
+				conns[i].Release()
+				if random.IntN(2) == 0 {
+					_ = writers[i].Flush(t.Context())
+				}
+				conns[i].Stall()
+			}
+		case 9:
+			if len(writers) > 0 && random.IntN(10) == 0 {
+				_ = writers[random.IntN(len(writers))].CloseNow()
+			}
+		}
+		require.LessOrEqual(t, budget.Pending(), limit)
+		requireCounted(t, budget, writers)
+	}
+	for _, conn := range conns {
+		conn.Release()
+	}
+	_ = broker.Shutdown(t.Context())
+	for _, w := range writers {
+		_ = w.Close()
+	}
+	require.Zero(t, budget.Pending())
+	require.Empty(t, budget.shared)
+	require.Empty(t, budget.backlogs)
+}
+
+// requireCounted compares the books of a Budget with the queues of its Writers.
+func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
+	t.Helper()
+	for _, w := range writers { // held all at once, as no other code may
+		w.mu.Lock()
+		defer w.mu.Unlock()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	refs := make(map[*block]int)
+	var alone, references int64
+	for _, w := range writers {
+		if w.limits.backlog.over != nil {
+			continue
+		}
+		require.Equal(t, w.pendingCost(), w.limits.backlog.size)
+		for _, s := range w.queue.queued() {
+			if s.block.shared {
+				refs[s.block]++
+				references += sharedCost
+			} else {
+				alone += costOf(int(s.last-s.first), s.end()-s.start())
+			}
+		}
+	}
+	require.Equal(t, refs, b.shared)
+	for shared := range refs {
+		alone += int64(len(shared.buf))
+	}
+	require.LessOrEqual(t, b.pending, alone+references)
+	require.GreaterOrEqual(t, b.pending, alone)
+}

@@ -1,0 +1,124 @@
+package sendq_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// A crowd that reads as fast as it can is not ended because one of it says much at once: the
+// members share one copy of it. By the measure of each backlog alone it is 3 GB.
+func TestBudgetSparesACrowd(t *testing.T) {
+	const members, lines, limit = 1000, 13_000, 16 << 20
+	budget := sendq.NewBudget(limit)
+	b := sendq.NewBroker(nil)
+	conns := joinCrowd(t, b, members, &sendq.WriterOptions{Budget: budget})
+	batch := b.NewBatch()
+	for range lines {
+		batch.PublishFrom("room", "member 0", []byte("from x: y\n"))
+	}
+	require.Equal(t, (members-1)*lines, batch.Flush().Accepted)
+	require.NotZero(t, budget.Pending())
+	require.Less(t, budget.Pending(), limit/10)
+	release(conns)
+	for name := range b.Names() {
+		w, _ := b.Lookup(name)
+		require.NoError(t, w.Flush(t.Context()))
+	}
+	require.NoError(t, b.Shutdown(t.Context()))
+	require.Zero(t, budget.Pending())
+}
+
+// Members that stall share one backlog. The Budget bounds its memory, and ends only them.
+func TestBudgetOfStalledMembers(t *testing.T) {
+	const members, stalled, size, limit = 200, 20, 12_000, 4 << 20
+	budget := sendq.NewBudget(limit)
+	b := sendq.NewBroker(nil)
+	conns := joinCrowd(t, b, members, &sendq.WriterOptions{Budget: budget})
+	release(conns[stalled:])
+	var reading []*sendq.Writer
+	for i := stalled; i < members; i++ {
+		w, _ := b.Lookup(fmt.Sprint("member ", i))
+		reading = append(reading, w)
+	}
+	room := b.Room("room")
+	publish := func(n int) {
+		for range n {
+			room.Publish(make([]byte, size))
+			for _, w := range reading {
+				require.NoError(t, w.Flush(t.Context()))
+			}
+			require.LessOrEqual(t, budget.Pending(), limit)
+		}
+	}
+	publish(20) // so that all that is allocated once is there
+	before, pending := heap(), budget.Pending()
+	publish(limit*3/4/size - 20)
+	grown, used := budget.Pending()-pending, heap()-before
+	t.Logf("%d bytes more are pending, and the process uses %d more", grown, used)
+	require.Greater(t, grown, limit/2)
+	require.Less(t, used, grown*3/2)
+	require.Equal(t, members, room.Len())
+	publish(limit / size)
+	require.Equal(t, members-stalled, room.Len(), "those that stall are gone, and nobody else")
+	require.NoError(t, b.Shutdown(t.Context()))
+	require.Zero(t, budget.Pending())
+}
+
+// A shared block may be larger than a small Budget. Each Writer gets a copy of its own then, and
+// nobody is ended for what others have in the block.
+func TestBudgetSmallerThanABlock(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	room := b.Room("room")
+	register(t, b, "large", stalledPeer()) // keeps the room's blocks in use, which grow
+	require.NoError(t, room.Join("large"))
+	for range 1000 {
+		room.Publish(make([]byte, 1000))
+	}
+	budget := sendq.NewBudget(10_000)
+	conn := stalledPeer()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("small", w))
+	require.NoError(t, room.Join("small"))
+	for range 9 {
+		require.Equal(t, 2, room.Publish(counted(1000)))
+	}
+	require.Equal(t, 9000, budget.Pending())
+	require.NoError(t, w.Err())
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Zero(t, budget.Pending())
+	_ = b.Close()
+}
+
+// joinCrowd registers n Writers with stalled peers and lets them join "room".
+func joinCrowd(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions) (conns []*faultconn.Conn) {
+	t.Helper()
+	room := b.Room("room")
+	for i := range n {
+		conn := faultconn.Wrap(discarded())
+		conn.Stall()
+		name := fmt.Sprint("member ", i)
+		require.NoError(t, b.Register(name, sendq.NewWriter(conn, opts)))
+		require.NoError(t, room.Join(name))
+		conns = append(conns, conn)
+	}
+	return conns
+}
+
+func release(conns []*faultconn.Conn) {
+	for _, conn := range conns {
+		conn.Release()
+	}
+}
+
+// discarded returns a connection that takes everything and keeps nothing.
+func discarded() *sink {
+	s := &sink{open: make(chan struct{})}
+	close(s.open)
+	return s
+}
