@@ -34,10 +34,10 @@ type Budget struct {
 // A backlog is what a Writer has pending in the eyes of its Budget, whose lock guards it.
 type backlog struct {
 	budget *Budget
-	size   int64    // by the measure of MaxPending
-	index  int      // in Budget.backlogs, if size is not 0
-	alone  int64    // what it adds to Budget.pending, shared blocks aside
-	over   error    // why it counts no more; nil while it does
+	size   int64 // by the measure of MaxPending
+	index  int   // in Budget.backlogs, if size is not 0
+	alone  int64 // what it adds to Budget.pending, shared blocks aside
+	over   error // why it counts no more; nil while it does
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
 	// segment, almost in the queue's order. The first counted of them count in alone.

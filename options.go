@@ -77,7 +77,7 @@ const (
 	DropNewest
 
 	// DropOldest drops the oldest messages instead, as many as it takes, but none of
-	// which the connection has, or may have, a part. Those being written are an eighth of
+	// which the connection has, or may have, a part. Those being written are a quarter of
 	// MaxPending at most, or a single message of any size. If that leaves no room for the
 	// new message, DropOldest acts as DropNewest.
 	DropOldest
