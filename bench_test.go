@@ -3,6 +3,7 @@ package sendq_test
 import (
 	"context"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"testing"
@@ -100,30 +101,39 @@ func BenchmarkRoundTrip(b *testing.B) {
 }
 
 // BenchmarkPublish is what it costs to queue a 64-byte message for 1,000 members of a room,
-// which do not read, alone and as one of 64 of a Batch. It is per message.
+// which do not read, alone and as one of 64 of a Batch, without limits and with. It is per
+// message.
 func BenchmarkPublish(b *testing.B) {
-	broker := sendq.NewBroker(nil)
-	defer broker.Close()
-	for i := range 1000 {
-		require.NoError(b, broker.Register(memberName(i), sendq.NewWriter(stalledPeer(), nil)))
-		require.NoError(b, broker.Room("room").Join(memberName(i)))
-	}
-	message := make([]byte, 64)
-	b.Run("Room.Publish", func(b *testing.B) {
-		b.ReportAllocs()
-		for b.Loop() {
-			broker.Room("room").Publish(message)
+	for _, bb := range []struct {
+		name string
+		opts *sendq.WriterOptions
+	}{
+		{"no limit", nil},
+		{"every limit", &sendq.WriterOptions{MaxPending: math.MaxInt, MaxAge: time.Hour, WriteTimeout: time.Hour, Budget: sendq.NewBudget(math.MaxInt)}},
+	} {
+		broker := sendq.NewBroker(nil)
+		for i := range 1000 {
+			require.NoError(b, broker.Register(memberName(i), sendq.NewWriter(stalledPeer(), bb.opts)))
+			require.NoError(b, broker.Room("room").Join(memberName(i)))
 		}
-	})
-	b.Run("Batch", func(b *testing.B) {
-		batch := broker.NewBatch()
-		b.ReportAllocs()
-		for n := 0; b.Loop(); n++ {
-			if batch.Publish("room", message); n%64 == 63 {
-				batch.Flush()
+		message := make([]byte, 64)
+		b.Run("Room.Publish, "+bb.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				broker.Room("room").Publish(message)
 			}
-		}
-	})
+		})
+		b.Run("Batch, "+bb.name, func(b *testing.B) {
+			batch := broker.NewBatch()
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				if batch.Publish("room", message); n%64 == 63 {
+					batch.Flush()
+				}
+			}
+		})
+		broker.Close()
+	}
 }
 
 // drained returns a TCP connection whose peer reads everything.
