@@ -47,6 +47,8 @@ A Writer:
  8. Memory comes back. After a burst the queue's memory is returned; what a stalled
     peer costs is its backlog, not a multiple of it. (TestWriterMemoryComesBack) Of
     a room's messages, which all members share, one that is pending keeps up to 128 KiB.
+    A Budget counts what is really held: bytes that many share count once.
+    (TestBudgetSparesACrowd)
 
 A Broker:
 

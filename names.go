@@ -24,7 +24,8 @@ const (
 	//
 	// The old Writer counts these messages as undelivered, and its Undelivered yields
 	// them: they must not be sent again. The new one accepts them whatever its
-	// MaxPending, which holds for what comes later; its MaxAge and Budget hold for them
+	// MaxPending. With Disconnect, they never count at MaxPending; with the other policies,
+	// a later message finds no room while they fill it. MaxAge and Budget hold for them
 	// as well. An old Writer that is closing is taken over like any other. A new one that
 	// is closing is refused with ErrClosed.
 	//

@@ -12,6 +12,9 @@ import (
 // twice. It returns how many were accepted; 0 if name is a member already. It waits for
 // what is being published to the room.
 //
+// A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
+// no Writer: if the Budget has no room for all of them, the newest are accepted.
+//
 // What rooms keep is up to BrokerOptions. A node keeps the messages of a room while it has
 // members there. Who becomes the first one gets what another node has kept, for which
 // JoinReplay waits, within the bound of the Relay, and nothing if no answer comes; of the
