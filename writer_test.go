@@ -110,11 +110,11 @@ func TestWriterInOrder(t *testing.T) {
 
 func TestWriterNeverInTheWay(t *testing.T) {
 	t.Run("a stalled peer", func(t *testing.T) {
-		over(t, transports, func(t *testing.T, conn, _ net.Conn) {
+		over(t, bounded(transports), func(t *testing.T, conn, _ net.Conn) {
 			w := sendq.NewWriter(conn, nil)
 			b := sendq.NewBroker(nil)
 			require.NoError(t, b.Register("stalled", w))
-			const messages, length = 64, 256 << 10 // more than any kernel buffers
+			const messages, length = 64, 256 << 10 // more than the kernel buffers
 			for range messages {
 				require.NoError(t, w.Send(make([]byte, length)))
 			}
@@ -478,7 +478,7 @@ func TestWriterCloseDelivers(t *testing.T) {
 	})
 
 	t.Run("CloseNow interrupts", func(t *testing.T) {
-		over(t, transports, func(t *testing.T, conn, _ net.Conn) {
+		over(t, bounded(transports), func(t *testing.T, conn, _ net.Conn) {
 			w := sendq.NewWriter(conn, patient)
 			for range 64 {
 				require.NoError(t, w.Send(make([]byte, 256<<10)))
