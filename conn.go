@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -131,7 +130,7 @@ func awaitAcknowledgement(socket net.Conn, end uint64, aborted <-chan struct{}) 
 		lost = int(max(0, int64(end-s.acknowledged)))
 		switch {
 		case s.gone && lost > 0:
-			return lost, syscall.ECONNRESET
+			return lost, errReset
 		case s.gone:
 			return 0, nil
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"syscall"
 	"time"
 )
 
@@ -143,7 +142,7 @@ func (w *Writer) write(p []byte) (n int, err error) {
 		}
 	}()
 	n, err = w.conn.Write(p)
-	for len(p) == 0 && errors.Is(err, syscall.EAGAIN) {
+	for len(p) == 0 && errors.Is(err, errAgain) {
 		time.Sleep(time.Millisecond) // package net does not wait when an empty datagram finds no room
 		n, err = w.conn.Write(p)
 	}

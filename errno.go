@@ -1,0 +1,11 @@
+//go:build !plan9
+
+package sendq
+
+import "syscall"
+
+// Errors of sockets that not every system has.
+const (
+	errAgain = syscall.EAGAIN
+	errReset = syscall.ECONNRESET
+)
