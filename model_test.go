@@ -5,7 +5,12 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
+	"fmt"
+	"iter"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,195 +18,660 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// The operations of FuzzWriter, each with a number that says how much.
+// The operations of FuzzWriter, each on a line and with a number.
 const (
-	opSend = iota // more of it than of the others
+	opSend = iota // more often than the others
 	opSendAgain
 	opBurst
 	opStall
 	opRelease
+	opRead
 	opFail
 	opFlush
 	opSleep
 	opEnd
+	opSendTo
+	opFanOut
+	opBeside
+	opTakeover
+	opSlowTakeover
 	opCount
 )
 
-// FuzzWriter does to a Writer whatever the input says, and then accounts for each
-// message: what was accepted is on the wire, or dropped, or undelivered, exactly once,
-// whole and in order, and Stats says the same. The first bytes choose the options; then
-// each two bytes are an operation.
+// The bits of limits, the second byte of an input.
+const (
+	limitPending = 1 << iota
+	limitBudget
+	limitTime
+	messageFramed
+)
+
+// modelMaxPending leaves a write of DropOldest 512 bytes: most messages take several.
+const modelMaxPending = 4 << 10
+
+// A setting is the first two bytes of an input: an Overflow, a kind of connection, a
+// number of lines, and limits.
+func setting(overflow sendq.Overflow, kind connKind, lines int, limits byte) []byte {
+	return []byte{byte(overflow) | byte(kind)<<2 | byte(lines-1)<<4, limits}
+}
+
+// on returns an operation on a line.
+func on(line, op int, much byte) []byte { return []byte{byte(op + line*opCount), much} }
+
+// FuzzWriter does what the input says to Writers that have names of a Broker, and then
+// accounts for each message: it is on the wire, or dropped, or undelivered, exactly once,
+// whole and in order, and Stats agrees with what the senders were told. The first two bytes
+// are a setting; then each two bytes are an operation.
+//
+// In memory the time is that of a bubble. On sockets it is real, and what happens depends on
+// the scheduler too, but the verdict does not.
 func FuzzWriter(f *testing.F) {
-	for overflow := range byte(4) {
+	for overflow := range sendq.DropOldest + 1 {
 		for limits := range byte(16) {
-			f.Add([]byte{overflow, limits, opSend, 10, opStall, 0, opBurst, 20, opFlush, 0, opSend, 200, opRelease, 0, opSend, 0, opEnd, 0})
-			f.Add([]byte{overflow, limits, opStall, 0, opBurst, 3, opFlush, 1, opBurst, 60, opSleep, 30, opRelease, 0, opBurst, 9})
-			f.Add([]byte{overflow, limits, opBurst, 9, opFail, 100, opBurst, 30, opFlush, 1, opSend, 90, opEnd, 1})
-			f.Add([]byte{overflow, limits, opStall, 0, opBurst, 40, opFlush, 0, opSleep, 255, opSend, 1, opEnd, 2})
+			for kind := range connKindCount {
+				for _, operations := range [][]byte{
+					{opSend, 14, opStall, 0, opBurst, 20, opFlush, 0, opSend, 80, opRelease, 0, opSend, 0, opEnd, 0},
+					{opStall, 0, opBurst, 3, opFlush, 1, opBurst, 60, opSleep, 30, opRelease, 0, opBurst, 9},
+					{opBurst, 9, opFail, 100, opBurst, 30, opFlush, 1, opSend, 40, opEnd, 1},
+					{opStall, 0, opBurst, 40, opFlush, 0, opSleep, 255, opSend, 1, opEnd, 2},
+					{opStall, 0, opBurst, 20, opTakeover, 3, opFanOut, 9, opSlowTakeover, 0, opSendTo, 60, opRelease, 0},
+				} {
+					f.Add(slices.Concat(setting(overflow, kind, 2, limits), operations))
+				}
+			}
 		}
 	}
+	for _, input := range tearing {
+		f.Add(input)
+	}
 	f.Fuzz(func(t *testing.T, input []byte) {
-		if len(input) < 2 {
-			return
+		if len(input) >= 2 {
+			modelOf(t, input[:min(len(input), 202)])
 		}
-		synctest.Test(t, func(t *testing.T) { runModel(t, input[0], input[1], input[2:min(len(input), 200)]) })
 	})
 }
 
-func runModel(t *testing.T, overflow, limits byte, operations []byte) {
-	opts := &sendq.WriterOptions{Overflow: sendq.Overflow(overflow % 4), MessageFramed: limits&8 != 0}
-	if limits&1 != 0 {
-		opts.MaxPending = 2000
-	}
-	if limits&2 != 0 {
-		opts.Budget = sendq.NewBudget(5000)
-	}
-	if limits&4 != 0 {
-		opts.MaxAge, opts.WriteTimeout = time.Minute, 30*time.Second
-	}
-	conn := faultconn.New()
-	failing, left := false, 0
-	conn.Fault = func(p []byte) (int, error) {
-		if !failing {
-			return len(p), nil
-		}
-		n := min(left, len(p))
-		if left -= n; n < len(p) {
-			return n, errBroken
-		}
-		return n, nil
-	}
-	w := sendq.NewWriter(conn, opts)
-	stalled := false
+// tearing are inputs with which a Writer once tore messages: DropOldest dropped a message
+// partly on the connection when no write was under way.
+var tearing = map[string][]byte{
+	// The sender's own try has written a part, and the flusher has not run.
+	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending), slices.Repeat(slices.Concat(
+		on(0, opSend, 200), on(0, opSend, 210), on(0, opSend, 220), on(0, opRead, 255), on(0, opSleep, 200)), 15)),
+	// The same, and it is a fan-out that tries.
+	"fan-out": slices.Concat(setting(sendq.DropOldest, plainUnix, 4, limitPending), slices.Repeat(slices.Concat(
+		on(0, opFanOut, 240), on(0, opFanOut, 242), on(0, opFanOut, 243), on(0, opFanOut, 241),
+		on(0, opRelease, 0), on(1, opRelease, 0), on(2, opRelease, 0), on(3, opRelease, 0), on(0, opSleep, 255)), 10)),
+	// A takeover holds the flusher.
+	"takeover": slices.Concat(setting(sendq.DropOldest, wrappedUnix, 1, limitPending), slices.Repeat(slices.Concat(
+		on(0, opTakeover, 0), on(0, opSlowTakeover, 200), on(0, opSend, 210), on(0, opSend, 220), on(0, opSend, 230), on(0, opRelease, 0), on(0, opSleep, 255)), 15)),
+	// Many send while the peer reads.
+	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending),
+		slices.Repeat(on(0, opBeside, 63), 3), slices.Repeat(slices.Concat(on(0, opSend, 170), on(0, opRead, 200), on(0, opSleep, 10)), 90)),
+}
 
-	var accepted, dropped []int // the numbers of messages, by what their senders heard
-	frames := make(map[int][]byte)
-	number := 0
-	sendOne := func(length int) {
-		number++
-		p := frame(0, number, length)
-		frames[number] = bytes.Clone(p)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		var err error
-		if number%3 == 0 {
-			_, err = w.WriteContext(ctx, p)
-			clear(p)
-		} else if opts.Overflow == sendq.Block && opts.MaxPending > 0 {
-			_, err = w.WriteContext(ctx, p) // Send would wait for good
-		} else {
-			err = w.Send(p)
+// TestNeverTearsOnSockets does what has torn messages, each until chance had its say.
+func TestNeverTearsOnSockets(t *testing.T) {
+	for name, input := range tearing {
+		t.Run(name, func(t *testing.T) {
+			for range 100 {
+				modelOf(t, input)
+			}
+		})
+	}
+}
+
+var modelRuns = flag.Int("modelruns", 400, "how many inputs TestWriterModel tries")
+
+// TestWriterModel is FuzzWriter with inputs by chance. A thousand take some seconds:
+//
+//	go test -run TestWriterModel -modelruns 1000000 -timeout 0 .
+func TestWriterModel(t *testing.T) {
+	for range *modelRuns {
+		seed := rand.Uint64()
+		rng := rand.New(rand.NewPCG(seed, 0))
+		input := setting(pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest, sendq.DropOldest}),
+			connKind(rng.IntN(int(connKindCount))), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
+		for range 20 + rng.IntN(80) {
+			input = append(input, byte(rng.IntN(4*opCount)), byte(rng.IntN(256)))
 		}
-		switch {
-		case err == nil:
-			accepted = append(accepted, number)
-		case errors.Is(err, sendq.ErrDropped):
-			dropped = append(dropped, number)
+		if !t.Run("", func(t *testing.T) { modelOf(t, input) }) {
+			t.Fatalf("the input was %#v", input)
 		}
 	}
-	var flushes []<-chan error
-	for i := 0; i+1 < len(operations); i += 2 {
-		much := int(operations[i+1])
-		switch operations[i] % opCount {
-		case opSend, opSendAgain:
-			sendOne(much)
-		case opBurst:
-			for j := range much {
-				sendOne(j % 7 * 10)
+}
+
+// modelOf runs the model with an input, in a bubble unless there are sockets.
+func modelOf(t *testing.T, input []byte) {
+	if connKind(input[0]>>2)%connKindCount != inMemory {
+		runModel(t, input)
+		return
+	}
+	synctest.Test(t, func(t *testing.T) { runModel(t, input) })
+}
+
+// A model is a Broker and what is done to its Writers.
+type model struct {
+	t        testing.TB
+	kind     connKind
+	opts     *sendq.WriterOptions
+	patience time.Duration // of a sender that Block makes wait
+	broker   *sendq.Broker
+	lines    []*line
+	senders  []*sender
+	flushes  []<-chan error
+	beside   sync.WaitGroup // senders in goroutines of their own
+
+	mu       sync.Mutex
+	returned map[string]int // what OnUndelivered got
+}
+
+// A line is a name, and the Writers that have or had it, one after the other.
+type line struct {
+	name  string
+	lives []*life
+}
+
+// A life is a Writer and its connection.
+type life struct {
+	*cable
+	w          *sendq.Writer
+	registered <-chan error // brings one value, and is closed
+	refused    error        // which it was
+}
+
+// current is the last Writer.
+func (l *line) current() *life { return l.lives[len(l.lives)-1] }
+
+const modelRoom = "room"
+
+func runModel(t testing.TB, input []byte) {
+	limits := input[1]
+	m := &model{
+		t:        t,
+		kind:     connKind(input[0]>>2) % connKindCount,
+		opts:     &sendq.WriterOptions{Overflow: sendq.Overflow(input[0] & 3), MessageFramed: limits&messageFramed != 0},
+		returned: make(map[string]int),
+		patience: time.Second,
+	}
+	if m.kind != inMemory {
+		m.patience = 50 * time.Microsecond
+		m.opts.CloseTimeout = time.Hour // no verdict depends on the time
+	}
+	if limits&limitPending != 0 {
+		m.opts.MaxPending = modelMaxPending
+	}
+	if limits&limitBudget != 0 {
+		m.opts.Budget = sendq.NewBudget(3 * modelMaxPending)
+	}
+	if limits&limitTime != 0 {
+		m.opts.MaxAge, m.opts.WriteTimeout = time.Minute, 30*time.Second
+		if m.kind != inMemory {
+			m.opts.MaxAge, m.opts.WriteTimeout = time.Hour, time.Hour
+		}
+	}
+	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
+		Names: sendq.Takeover,
+		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.returned[fmt.Sprint(name, idsOf(messages))]++
+		},
+	})
+	for i := range 1 + int(input[0]>>4)%4 {
+		m.lines = append(m.lines, &line{name: string(rune('A' + i))})
+	}
+	me := m.newSender()
+	for i := range m.lines {
+		m.takeOver(i, 0, false)
+	}
+	for operations := input[2:]; len(operations) >= 2; operations = operations[2:] {
+		m.do(me, int(operations[0]), int(operations[1]))
+		for _, l := range m.lines {
+			assertConserved(t, l.current().w.Stats())
+		}
+	}
+	m.end()
+	m.check()
+}
+
+// do does one operation.
+func (m *model) do(me *sender, op, much int) {
+	i := op / opCount % len(m.lines)
+	l := m.lines[i]
+	at := l.current()
+	switch op % opCount {
+	case opSend, opSendAgain:
+		me.send(i, at, much)
+	case opBurst:
+		for j := range much {
+			me.send(i, at, j%7*10)
+		}
+	case opStall:
+		at.stall()
+	case opRelease:
+		for _, life := range l.lives {
+			life.release()
+		}
+	case opRead:
+		at.read(much * 16)
+	case opFail:
+		m.settle()
+		at.fail(much)
+	case opFlush:
+		if much%2 == 0 {
+			m.settle()
+		}
+		before := at.w.Stats()
+		m.flushes = append(m.flushes, async(func() error {
+			err := at.w.Flush(context.Background())
+			after := at.w.Stats()
+			if err == nil && after.Written+after.Dropped < before.Accepted {
+				return errors.New("Flush told of success, but not all before it has its outcome")
 			}
-		case opStall:
-			if !stalled {
-				conn.Stall()
-				stalled = true
-			}
-		case opRelease:
-			if stalled {
-				conn.Release()
-				stalled = false
-			}
-		case opFail:
-			synctest.Wait() // so that the flusher does not look at it meanwhile
-			if !stalled {
-				failing, left = true, much
-			}
-		case opFlush:
-			if much%2 == 0 {
-				synctest.Wait()
-			}
-			before := w.Stats()
-			flushes = append(flushes, async(func() error {
-				err := w.Flush(context.Background())
-				after := w.Stats()
-				if err == nil && after.Written+after.Dropped < before.Accepted {
-					return errors.New("Flush told of success, but not all before it has its outcome")
-				}
-				return nil
-			}))
-		case opSleep:
+			return nil
+		}))
+	case opSleep:
+		if m.kind == inMemory {
 			time.Sleep(time.Duration(much) * time.Second)
-		case opEnd:
-			switch much % 3 {
-			case 0:
-				go w.Close()
-			case 1:
-				w.CloseNow()
-			case 2:
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(much)*time.Second)
-				_ = w.Shutdown(ctx)
-				cancel()
-			}
+		} else {
+			time.Sleep(time.Duration(much) * time.Microsecond)
 		}
-		assertConserved(t, w.Stats())
+	case opEnd:
+		switch much % 3 {
+		case 0:
+			m.beside.Go(func() { at.w.Close() })
+		case 1:
+			m.beside.Go(func() { at.w.CloseNow() })
+		case 2:
+			m.beside.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(much)*m.patience)
+				defer cancel()
+				_ = at.w.Shutdown(ctx)
+			})
+		}
+		m.settle()
+	case opSendTo:
+		me.sendTo(much)
+	case opFanOut:
+		me.fanOut(1+much%3, much, much&4 != 0)
+	case opBeside:
+		s := m.newSender()
+		direct := much&64 != 0
+		m.beside.Go(func() {
+			for j := range 1 + much%64 {
+				if length := (much + j*71) % 256; direct {
+					s.sendDirect(i, at, length)
+				} else {
+					s.sendNamed(i, length)
+				}
+			}
+		})
+	case opTakeover:
+		m.takeOver(i, much, false)
+	case opSlowTakeover:
+		m.takeOver(i, much, true)
 	}
-	w.Close()
-	for _, flushed := range flushes {
-		require.NoError(t, <-flushed)
-	}
+}
 
-	wire := conn.Bytes()
-	var arrived []int
-	for len(wire) >= frameHeader {
-		n := int(binary.BigEndian.Uint32(wire[4:]))
-		p := frames[n]
-		require.NotNil(t, p, "no such message was sent")
-		if len(wire) < len(p) {
+// settle lets go on what can: in memory all, on sockets perhaps a little.
+func (m *model) settle() {
+	if m.kind == inMemory {
+		synctest.Wait()
+	} else {
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// takeOver gives line i a new Writer, to which something has been sent already if much is
+// not 0. With slow, the connection of the old one does not close before it is released.
+func (m *model) takeOver(i, much int, slow bool) {
+	l := m.lines[i]
+	next := &life{cable: newCable(m.t, m.kind, len(l.lives)%2 > 0)}
+	next.w = sendq.NewWriter(next.conn, m.opts)
+	if much > 0 {
+		m.newSender().sendDirect(i, next, much)
+	}
+	if len(l.lives) > 0 {
+		within(m.t, l.current().registered) // one takeover at a time
+		if slow {
+			l.current().holdClose()
+		}
+	}
+	registered := make(chan error, 1)
+	next.registered = registered
+	go func() {
+		defer close(registered)
+		next.refused = m.broker.Register(l.name, next.w)
+		if next.refused == nil {
+			_ = m.broker.Room(modelRoom).Join(l.name) // unless it has ended
+		}
+		registered <- next.refused
+	}()
+	for deadline := time.Now().Add(time.Minute); ; {
+		if w, _ := m.broker.Lookup(l.name); w == next.w || len(registered) > 0 {
 			break
 		}
-		require.True(t, bytes.Equal(p, wire[:len(p)]), "torn")
-		arrived = append(arrived, n)
-		wire = wire[len(p):]
+		require.True(m.t, time.Now().Before(deadline), "Register does not begin")
+		time.Sleep(5 * time.Microsecond)
 	}
-	var undelivered []int
-	for p := range w.Undelivered() {
-		n := int(binary.BigEndian.Uint32(p[4:]))
-		require.True(t, bytes.Equal(frames[n], p))
-		undelivered = append(undelivered, n)
+	l.lives = append(l.lives, next)
+}
+
+// end ends what has been begun.
+func (m *model) end() {
+	for _, l := range m.lines {
+		for _, life := range l.lives {
+			life.release()
+		}
+		for _, life := range l.lives {
+			within(m.t, life.registered)
+		}
 	}
-	if len(wire) > 0 { // the beginning of a message, and nothing after it
-		require.NotEmpty(t, undelivered)
-		require.True(t, bytes.HasPrefix(frames[undelivered[0]], wire))
+	within(m.t, async(func() bool { m.beside.Wait(); return true }))
+	for _, l := range m.lines {
+		for _, life := range l.lives {
+			within(m.t, async(life.w.Close))
+		}
 	}
-	outcomes := slices.Concat(arrived, undelivered)
-	require.True(t, slices.IsSorted(outcomes), "out of order: %v", outcomes)
-	require.Equal(t, len(outcomes), len(slices.Compact(slices.Clone(outcomes))), "doubled")
-	for _, n := range outcomes {
-		_, ok := slices.BinarySearch(accepted, n)
-		require.True(t, ok, "%d was not accepted", n)
+	for _, flushed := range m.flushes {
+		require.NoError(m.t, within(m.t, flushed))
 	}
-	stats := w.Stats()
-	assertConserved(t, stats)
-	require.EqualValues(t, len(accepted)+len(dropped), stats.Accepted)
-	require.EqualValues(t, len(arrived), stats.Written)
-	require.EqualValues(t, len(undelivered), stats.Undelivered)
-	require.EqualValues(t, len(accepted)+len(dropped)-len(outcomes), stats.Dropped)
-	if opts.Overflow != sendq.DropOldest {
-		require.EqualValues(t, len(dropped), stats.Dropped)
+	within(m.t, async(m.broker.Close)) // waits for the calls of OnUndelivered
+}
+
+// within returns what c brings, soon.
+func within[T any](t testing.TB, c <-chan T) (v T) {
+	select {
+	case v = <-c:
+	case <-time.After(time.Minute):
+		require.Fail(t, "it does not come")
 	}
-	if opts.Budget != nil {
-		require.Zero(t, opts.Budget.Pending())
+	return v
+}
+
+// A sender sends numbered messages, and remembers what it was told of them. It is
+// one goroutine at a time, so its messages have an order.
+type sender struct {
+	*model
+	id, number int
+	heard      []heard // by line
+	accepted   int     // by all lines
+}
+
+// A heard is what a sender was told of messages to a line. A Report does not say which messages
+// were refused, so there is a least and a most.
+type heard struct {
+	accepted, dropped span
+	numbers           map[int]bool // of those perhaps accepted
+}
+
+type span struct{ least, most int }
+
+func (s *span) add(least, most int) {
+	s.least += least
+	s.most += most
+}
+
+func (m *model) newSender() *sender {
+	s := &sender{model: m, id: len(m.senders), heard: make([]heard, len(m.lines))}
+	for i := range s.heard {
+		s.heard[i].numbers = make(map[int]bool)
 	}
-	require.Error(t, conn.Close(), "the Writer has closed it")
+	m.senders = append(m.senders, s)
+	return s
+}
+
+// next returns the next message. Its length grows with the square of much, which is less
+// than 256: there are many short ones, and many that the kernel does not take at once.
+func (s *sender) next(much int) []byte {
+	s.number++
+	return frame(s.id, s.number, much*much/20)
+}
+
+// hear notes the outcome of the last message, for line i.
+func (s *sender) hear(i int, err error) {
+	to := &s.heard[i]
+	switch {
+	case err == nil:
+		to.accepted.add(1, 1)
+		to.numbers[s.number] = true
+		s.accepted++
+	case errors.Is(err, sendq.ErrDropped):
+		to.dropped.add(1, 1)
+	}
+}
+
+// send sends to line i, by its name or to its last Writer.
+func (s *sender) send(i int, at *life, much int) {
+	if s.number%4 == 0 {
+		s.sendNamed(i, much)
+	} else {
+		s.sendDirect(i, at, much)
+	}
+}
+
+func (s *sender) sendNamed(i, much int) {
+	p := s.next(much)
+	s.hear(i, s.broker.Send(s.lines[i].name, p))
+	clear(p)
+}
+
+func (s *sender) sendDirect(i int, at *life, much int) {
+	p := s.next(much)
+	if s.opts.Overflow != sendq.Block || s.opts.MaxPending == 0 {
+		s.hear(i, send(at.w, s.number, p))
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	defer cancel()
+	_, err := at.w.WriteContext(ctx, p)
+	clear(p)
+	s.hear(i, err)
+}
+
+// sendTo sends a message to the names of all lines.
+func (s *sender) sendTo(much int) {
+	var names []string
+	for _, l := range s.lines {
+		names = append(names, l.name)
+	}
+	p := s.next(much)
+	report := s.broker.SendTo(names, p)
+	clear(p)
+	for i, name := range names {
+		var err error
+		for _, refusal := range report.Refused {
+			if refusal.Name == name {
+				err = refusal.Err
+			}
+		}
+		s.hear(i, err)
+	}
+}
+
+// fanOut sends n messages to all names, or to the room.
+func (s *sender) fanOut(n, much int, toRoom bool) {
+	batch := s.broker.NewBatch()
+	for range n {
+		p := s.next(much)
+		if toRoom {
+			batch.Publish(modelRoom, p)
+		} else {
+			batch.Broadcast(p)
+		}
+		clear(p)
+	}
+	report := batch.Flush()
+	s.accepted += report.Accepted
+	refused := make(map[string]int)
+	least := report.Accepted
+	for _, refusal := range report.Refused {
+		refused[refusal.Name] += refusal.Messages
+		least += refusal.Messages
+	}
+	all := least == n*len(s.lines) // or a name was not there
+	for i, l := range s.lines {
+		to, no := &s.heard[i], refused[l.name]
+		least := 0
+		if all || no > 0 {
+			least = n - no
+		}
+		to.accepted.add(least, n-no)
+		to.dropped.add(0, no)
+		for j := range n {
+			to.numbers[s.number-j] = true
+		}
+	}
+}
+
+// check accounts for all messages, when all has ended.
+func (m *model) check() {
+	t := m.t
+	total, accepted := 0, 0
+	for _, s := range m.senders {
+		accepted += s.accepted
+	}
+	for i, l := range m.lines {
+		final, dropped, lossy := m.checkLine(l)
+		total += final.count
+
+		var toldAccepted, toldDropped span
+		for _, s := range m.senders {
+			to := s.heard[i]
+			toldAccepted.add(to.accepted.least, to.accepted.most)
+			toldDropped.add(to.dropped.least, to.dropped.most)
+			numbers := final.numbers[s.id]
+			require.True(t, slices.IsSorted(numbers), "out of order or doubled: %v", numbers)
+			require.Len(t, slices.Compact(slices.Clone(numbers)), len(numbers), "doubled")
+			for _, n := range numbers {
+				require.True(t, to.numbers[n], "%d was not accepted", n)
+			}
+		}
+		if !lossy {
+			require.Equal(t, final.count, final.found)
+		}
+		if m.opts.Overflow != sendq.DropOldest {
+			within := toldAccepted.least <= final.count && final.count <= toldAccepted.most
+			require.True(t, within, "%d of %v", final.count, toldAccepted)
+			require.LessOrEqual(t, toldDropped.least, dropped)
+		} else {
+			all := final.count + dropped
+			require.LessOrEqual(t, toldAccepted.least+toldDropped.least, all)
+			require.LessOrEqual(t, all, toldAccepted.most+toldDropped.most)
+		}
+	}
+	if m.opts.Overflow != sendq.DropOldest {
+		require.Equal(t, accepted, total)
+	} else {
+		require.LessOrEqual(t, total, accepted)
+	}
+	require.Empty(t, m.returned, "handed back, but not undelivered")
+	if m.opts.Budget != nil {
+		require.Zero(t, m.opts.Budget.Pending())
+	}
+	stats := m.broker.Stats()
+	require.Zero(t, stats.Names+stats.Rooms)
+	assertConserved(t, stats.WriterStats)
+}
+
+// A final is what has become of the messages to a line in the end: those on the wire, and
+// those that no other Writer got.
+type final struct {
+	numbers map[int][]int // by sender, in order
+	found   int
+	count   int // by Stats; some may be lost where a peer is reset
+}
+
+// checkLine accounts for the messages of each Writer, and returns what has come of all.
+func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
+	t := m.t
+	type outcome struct{ arrived, undelivered, final []messageID }
+	outcomes := make([]outcome, len(l.lives))
+	inherits := false // a later Writer has the name
+	for i, life := range slices.Backward(l.lives) {
+		var o outcome
+		o.arrived, o.undelivered = outcomesOf(t, life.arrived(t), life.w.Undelivered(), life.lossy)
+		key := fmt.Sprint(l.name, o.undelivered)
+		switch {
+		case len(o.undelivered) == 0:
+		case life.refused != nil:
+			o.final = o.undelivered
+		case m.returned[key] > 0:
+			if m.returned[key]--; m.returned[key] == 0 {
+				delete(m.returned, key)
+			}
+			o.final = o.undelivered
+		default:
+			require.True(t, inherits, "neither handed back nor inherited: %s", key)
+		}
+		inherits = inherits || life.refused == nil
+		outcomes[i] = o
+	}
+	f.numbers = make(map[int][]int)
+	own, inherited := 0, 0
+	for i, life := range l.lives {
+		o, s := outcomes[i], life.w.Stats()
+		assertConserved(t, s)
+		require.Zero(t, s.Pending)
+		require.EqualValues(t, len(o.undelivered), s.Undelivered)
+		if life.lossy {
+			lossy = true
+			require.GreaterOrEqual(t, s.Written, int64(len(o.arrived)))
+		} else {
+			require.EqualValues(t, s.Written, len(o.arrived))
+		}
+		for _, id := range slices.Concat(o.arrived, o.final) {
+			f.numbers[id.sender] = append(f.numbers[id.sender], id.number)
+		}
+		f.found += len(o.arrived) + len(o.final)
+		f.count += int(s.Written) + len(o.final)
+		own += int(s.Accepted)
+		dropped += int(s.Dropped)
+		if len(o.final) == 0 {
+			inherited += len(o.undelivered)
+		}
+		require.Error(t, life.conn.Close(), "the Writer has closed it")
+	}
+	require.Equal(t, own-inherited, f.count+dropped, "a Writer got what another has left, or not")
+	return f, dropped, lossy
+}
+
+// outcomesOf returns the messages that are whole on the wire, and those that are undelivered.
+// The wire may end with a part of one: the first that is undelivered, unless the wire is lossy.
+func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool) (arrived, undelivered []messageID) {
+	rest := wire
+	for len(rest) >= frameHeader {
+		end := frameHeader + int(binary.BigEndian.Uint32(rest[8:]))
+		if len(rest) < end {
+			break
+		}
+		require.Equal(t, checksum(rest[:end]), binary.BigEndian.Uint32(rest[12:]), "torn")
+		arrived = append(arrived, idOf(rest))
+		rest = rest[end:]
+	}
+	if lossy && len(rest) >= frameHeader {
+		id := idOf(rest)
+		length := int(binary.BigEndian.Uint32(rest[8:]))
+		require.Less(t, length, 100_000, "torn")
+		require.True(t, bytes.HasPrefix(frame(id.sender, id.number, length), rest), "torn")
+	}
+	for p := range messages {
+		if len(undelivered) == 0 && bytes.HasPrefix(p, rest) {
+			rest = nil
+		}
+		undelivered = append(undelivered, idOf(p))
+	}
+	if !lossy {
+		require.Empty(t, rest, "torn")
+	}
+	return arrived, undelivered
+}
+
+func idsOf(messages iter.Seq[[]byte]) (ids []messageID) {
+	for p := range messages {
+		ids = append(ids, idOf(p))
+	}
+	return ids
 }

@@ -1,0 +1,197 @@
+package sendq_test
+
+import (
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// A connKind is what the connections of a model are.
+type connKind byte
+
+const (
+	inMemory  connKind = iota // faultconn, without a socket
+	plainUnix                 // sockets with buffers as small as the kernel allows
+	plainTCP
+	wrappedUnix // every other one in a faultconn, so that no sender itself writes
+	connKindCount
+)
+
+// A cable is a connection of a model, of which writes stall, are released, or fail.
+type cable struct {
+	conn    net.Conn
+	fault   *faultconn.Conn // conn, or nil
+	peer    *pacedPeer      // nil in memory
+	stalled bool
+	lossy   bool // the peer may have thrown away what the connection took
+
+	left    atomic.Int64                  // how much fault takes before it fails
+	closing atomic.Pointer[chan struct{}] // its Close waits until that is closed; nil: it does not
+}
+
+func newCable(t testing.TB, kind connKind, wrap bool) *cable {
+	c := new(cable)
+	if kind == inMemory {
+		c.fault = faultconn.New()
+	} else {
+		conn, peer := smallPair(t, kind == plainTCP)
+		c.conn, c.peer = conn, newPacedPeer(peer)
+		if kind == wrappedUnix && wrap {
+			c.fault = faultconn.Wrap(conn)
+		}
+	}
+	if c.fault == nil {
+		return c
+	}
+	c.conn = c.fault
+	c.left.Store(math.MaxInt64)
+	c.fault.Fault = func(p []byte) (int, error) {
+		left := c.left.Load()
+		if left == math.MaxInt64 {
+			return len(p), nil
+		}
+		n := min(int(left), len(p))
+		c.left.Add(-int64(n))
+		if n < len(p) {
+			return n, errBroken
+		}
+		return n, nil
+	}
+	c.fault.Enter = func(method string) {
+		if gate := c.closing.Load(); method == "Close" && gate != nil {
+			<-*gate
+		}
+	}
+	return c
+}
+
+// smallPair returns connected sockets that buffer as little as the kernel allows.
+func smallPair(t testing.TB, tcp bool) (conn, peer net.Conn) {
+	pair := socketPair
+	if tcp {
+		pair = tcpPair
+	}
+	conn, peer = pair(t)
+	require.NoError(t, conn.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(1))
+	require.NoError(t, peer.(interface{ SetReadBuffer(int) error }).SetReadBuffer(1))
+	return conn, peer
+}
+
+func (c *cable) stall() {
+	if c.fault != nil && !c.stalled {
+		c.fault.Stall()
+		c.stalled = true
+	}
+	if c.peer != nil {
+		c.peer.pace(func(int) int { return 0 })
+	}
+}
+
+// release lets everything through, Close too.
+func (c *cable) release() {
+	if c.stalled {
+		c.fault.Release()
+		c.stalled = false
+	}
+	if gate := c.closing.Swap(nil); gate != nil {
+		close(*gate)
+	}
+	if c.peer != nil {
+		c.peer.pace(func(int) int { return math.MaxInt })
+	}
+}
+
+// read lets the peer read n bytes more.
+func (c *cable) read(n int) {
+	if c.peer != nil {
+		c.peer.pace(func(allowed int) int { return max(allowed, allowed+n) })
+	}
+}
+
+// fail makes the connection fail: after n bytes, or at once because the peer resets it.
+func (c *cable) fail(n int) {
+	if c.fault != nil {
+		c.left.Store(int64(n))
+		return
+	}
+	c.lossy = true
+	c.peer.reset()
+}
+
+// holdClose makes Close wait for release, if conn is no socket itself.
+func (c *cable) holdClose() {
+	if c.fault != nil && c.closing.Load() == nil {
+		c.closing.Store(new(make(chan struct{})))
+	}
+}
+
+// arrived returns what has been written, when the Writer has ended.
+func (c *cable) arrived(t testing.TB) []byte {
+	if c.peer == nil {
+		return c.fault.Bytes()
+	}
+	return within(t, c.peer.all)
+}
+
+// A pacedPeer reads as much as it may, in pieces of many lengths.
+type pacedPeer struct {
+	conn net.Conn
+	all  <-chan []byte // brings what it has read, after EOF or an error
+
+	mu      sync.Mutex
+	more    sync.Cond
+	allowed int // bytes
+}
+
+func newPacedPeer(conn net.Conn) *pacedPeer {
+	p := &pacedPeer{conn: conn}
+	p.more.L = &p.mu
+	p.all = async(func() []byte {
+		var all []byte
+		for i := 1; ; i++ {
+			n := p.take(1 + i*i*37%2000)
+			all = append(all, make([]byte, n)...)
+			read, err := conn.Read(all[len(all)-n:])
+			all = all[:len(all)-n+read]
+			if err != nil {
+				return all
+			}
+		}
+	})
+	return p
+}
+
+// pace changes how much it may read.
+func (p *pacedPeer) pace(change func(allowed int) int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.allowed = change(p.allowed)
+	p.more.Signal()
+}
+
+// take waits until something may be read, and returns how much, at most limit.
+func (p *pacedPeer) take(limit int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.allowed == 0 {
+		p.more.Wait()
+	}
+	n := min(limit, p.allowed)
+	p.allowed -= n
+	return n
+}
+
+// reset ends the connection as a crashed peer does.
+func (p *pacedPeer) reset() {
+	if conn, ok := p.conn.(*net.TCPConn); ok {
+		_ = conn.SetLinger(0) // fails if it has been reset before
+	}
+	_ = p.conn.Close()
+	p.pace(func(int) int { return math.MaxInt })
+}
