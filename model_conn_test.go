@@ -71,15 +71,16 @@ func newCable(t testing.TB, kind connKind, wrap bool) *cable {
 	return c
 }
 
-// smallPair returns connected sockets that buffer as little as the kernel allows.
+// smallPair returns connected sockets that buffer little. A smaller buffer of a TCP receiver would
+// leave all to timers: it would be full of half a segment.
 func smallPair(t testing.TB, tcp bool) (conn, peer net.Conn) {
-	pair := socketPair
-	if tcp {
-		pair = tcpPair
+	if !tcp {
+		conn, peer = socketPair(t)
+	} else {
+		conn, peer = tcpPair(t)
+		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(16<<10))
 	}
-	conn, peer = pair(t)
 	require.NoError(t, conn.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(1))
-	require.NoError(t, peer.(interface{ SetReadBuffer(int) error }).SetReadBuffer(1))
 	return conn, peer
 }
 
@@ -99,9 +100,7 @@ func (c *cable) release() {
 		c.fault.Release()
 		c.stalled = false
 	}
-	if gate := c.closing.Swap(nil); gate != nil {
-		close(*gate)
-	}
+	c.letClose()
 	if c.peer != nil {
 		c.peer.pace(func(int) int { return math.MaxInt })
 	}
@@ -128,6 +127,13 @@ func (c *cable) fail(n int) {
 func (c *cable) holdClose() {
 	if c.fault != nil && c.closing.Load() == nil {
 		c.closing.Store(new(make(chan struct{})))
+	}
+}
+
+// letClose ends what holdClose began.
+func (c *cable) letClose() {
+	if gate := c.closing.Swap(nil); gate != nil {
+		close(*gate)
 	}
 }
 

@@ -71,6 +71,9 @@ func FuzzWriter(f *testing.F) {
 	for overflow := range sendq.DropOldest + 1 {
 		for limits := range byte(16) {
 			for kind := range connKindCount {
+				if kind != inMemory && limits >= limitTime {
+					continue // these take longer
+				}
 				for _, operations := range [][]byte{
 					{opSend, 14, opStall, 0, opBurst, 20, opFlush, 0, opSend, 80, opRelease, 0, opSend, 0, opEnd, 0},
 					{opStall, 0, opBurst, 3, opFlush, 1, opBurst, 60, opSleep, 30, opRelease, 0, opBurst, 9},
@@ -115,16 +118,16 @@ var tearing = map[string][]byte{
 func TestNeverTearsOnSockets(t *testing.T) {
 	for name, input := range tearing {
 		t.Run(name, func(t *testing.T) {
-			for range 100 {
+			for range 20 {
 				modelOf(t, input)
 			}
 		})
 	}
 }
 
-var modelRuns = flag.Int("modelruns", 400, "how many inputs TestWriterModel tries")
+var modelRuns = flag.Int("modelruns", 60, "how many inputs TestWriterModel tries")
 
-// TestWriterModel is FuzzWriter with inputs by chance. A thousand take some seconds:
+// TestWriterModel is FuzzWriter with inputs by chance. A thousand take a minute:
 //
 //	go test -run TestWriterModel -modelruns 1000000 -timeout 0 .
 func TestWriterModel(t *testing.T) {
@@ -132,12 +135,15 @@ func TestWriterModel(t *testing.T) {
 		seed := rand.Uint64()
 		rng := rand.New(rand.NewPCG(seed, 0))
 		input := setting(pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest, sendq.DropOldest}),
-			connKind(rng.IntN(int(connKindCount))), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
+			pick(rng, []connKind{inMemory, plainUnix, plainUnix, plainTCP, wrappedUnix, wrappedUnix}), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
 		for range 20 + rng.IntN(80) {
 			input = append(input, byte(rng.IntN(4*opCount)), byte(rng.IntN(256)))
 		}
-		if !t.Run("", func(t *testing.T) { modelOf(t, input) }) {
-			t.Fatalf("the input was %#v", input)
+		if !t.Run("", func(t *testing.T) {
+			t.Logf("the input is %#v", input)
+			modelOf(t, input)
+		}) {
+			return
 		}
 	}
 }
@@ -334,6 +340,9 @@ func (m *model) takeOver(i, much int, slow bool) {
 		m.newSender().sendDirect(i, next, much)
 	}
 	if len(l.lives) > 0 {
+		for _, life := range l.lives {
+			life.letClose()
+		}
 		within(m.t, l.current().registered) // one takeover at a time
 		if slow {
 			l.current().holdClose()
@@ -350,7 +359,7 @@ func (m *model) takeOver(i, much int, slow bool) {
 		registered <- next.refused
 	}()
 	for deadline := time.Now().Add(time.Minute); ; {
-		if w, _ := m.broker.Lookup(l.name); w == next.w || len(registered) > 0 {
+		if w, _ := m.broker.Lookup(l.name); w == next.w || len(registered) > 0 || next.w.Err() != nil {
 			break
 		}
 		require.True(m.t, time.Now().Before(deadline), "Register does not begin")
@@ -663,9 +672,7 @@ func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool
 		}
 		undelivered = append(undelivered, idOf(p))
 	}
-	if !lossy {
-		require.Empty(t, rest, "torn")
-	}
+	require.True(t, lossy || len(rest) == 0, "torn: %d bytes are left", len(rest))
 	return arrived, undelivered
 }
 

@@ -130,8 +130,8 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	}
 	n, err = c.Fault(p)
 	if took := min(max(n, 0), len(p)); took > 0 {
-		if _, err := c.Conn.Write(p[:took]); err != nil {
-			return 0, err
+		if written, err := c.Conn.Write(p[:took]); err != nil {
+			return written, err
 		}
 	}
 	return n, err
