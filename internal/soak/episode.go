@@ -1,0 +1,442 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A soaker makes one episode after the other.
+type soaker struct {
+	seed      uint64
+	delivered atomic.Int64 // messages accepted by now
+	total     totals
+
+	mu     sync.Mutex
+	faults []string
+}
+
+// totals are figures of all episodes.
+type totals struct {
+	accepted, written, arrived, dropped, handedBack, inherited int64 // messages
+	episodes, connections, takeovers, resets, stalls, slow     int64
+}
+
+func (s *soaker) fault(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.faults) < 20 {
+		s.faults = append(s.faults, fmt.Sprintf("episode %d: ", s.total.episodes)+fmt.Sprintf(format, args...))
+	}
+}
+
+// An episode is the life of a Broker. Its members have the same limits.
+type episode struct {
+	*soaker
+	net     network
+	broker  *sendq.Broker
+	room    *sendq.Room
+	opts    sendq.WriterOptions
+	until   int64 // the value of soaker.delivered at which it ends
+	members []*member
+
+	accepted, perhapsDropped atomic.Int64 // by the results of the senders' calls
+	handedBack               atomic.Int64
+	ending                   sync.WaitGroup
+}
+
+// A member is a name and the Writers that had it, one after the other.
+type member struct {
+	name  string
+	mu    sync.Mutex
+	lives []*life
+}
+
+func (m *member) current() *life {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lives[len(m.lives)-1]
+}
+
+const memberRoom = "room"
+
+// episode makes so many deliveries, or as many as it can in 20 s.
+func (s *soaker) episode(ctx context.Context, messages int64) {
+	s.total.episodes++
+	rng := rand.New(rand.NewPCG(s.seed, uint64(s.total.episodes)))
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	e := &episode{soaker: s, until: s.delivered.Load() + messages}
+	if err := e.net.listen(); err != nil {
+		s.fault("%v", err)
+		return
+	}
+	defer e.net.close()
+	e.opts = sendq.WriterOptions{
+		MaxPending:   pick(rng, 128<<10, 256<<10, 1<<20, 0),
+		Overflow:     pick(rng, sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest),
+		MaxAge:       pick(rng, 0, 0, 2*time.Second),
+		WriteTimeout: pick(rng, 0, 0, 2*time.Second),
+		CloseTimeout: time.Minute,
+		Budget:       pick(rng, nil, nil, sendq.NewBudget(64<<20)),
+	}
+	if e.opts.Overflow >= sendq.DropNewest {
+		e.opts.MaxPending = pick(rng, 16<<10, e.opts.MaxPending) // which a batch exceeds
+	}
+	e.broker = sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: e.takeBack})
+	e.room = e.broker.Room(memberRoom)
+	for i := range 40 + rng.IntN(160) {
+		m := &member{name: fmt.Sprint("member ", i)}
+		e.members = append(e.members, m)
+		e.enter(rng, m)
+	}
+
+	var sending, disturbing sync.WaitGroup
+	for sender, send := range [senders]func(context.Context, *rand.Rand, *numbers){e.publish, e.publish, e.sendToNames, e.sendToWriters} {
+		rng := rand.New(rand.NewPCG(rng.Uint64(), 0))
+		sending.Go(func() {
+			for n := (&numbers{sender: sender}); ctx.Err() == nil && !s.failed() && s.delivered.Load() < e.until; {
+				send(ctx, rng, n)
+			}
+		})
+	}
+	disturbing.Go(func() { e.disturb(ctx, rng) })
+	sending.Wait()
+	cancel()
+	disturbing.Wait()
+	e.end(rng)
+	e.account()
+}
+
+func (s *soaker) failed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.faults) > 0
+}
+
+func pick[T any](rng *rand.Rand, choices ...T) T { return choices[rng.IntN(len(choices))] }
+
+// takeBack is OnUndelivered.
+func (e *episode) takeBack(name string, messages iter.Seq[[]byte], _ error) {
+	var s stream
+	for p := range messages {
+		if rest, err := s.take(p); err != nil || len(rest) > 0 {
+			e.fault("%s: handed back: %v, %d bytes", name, err, len(rest))
+		}
+	}
+	e.handedBack.Add(s.messages)
+}
+
+// enter gives m a new Writer. It takes over from the last one unless that has ended.
+func (e *episode) enter(rng *rand.Rand, m *member) {
+	l, err := e.net.connect(rng, &e.opts)
+	if err != nil {
+		e.fault("%v", err)
+		return
+	}
+	e.total.connections++
+	m.mu.Lock()
+	if len(m.lives) > 0 {
+		e.total.takeovers++
+	}
+	m.lives = append(m.lives, l)
+	m.mu.Unlock()
+	if err := e.broker.Register(m.name, l.w); err != nil {
+		e.fault("%v", err)
+	}
+	_ = e.room.Join(m.name) // fails if it has ended
+}
+
+// disturb does to members what happens to connections.
+func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
+	for ctx.Err() == nil {
+		time.Sleep(time.Duration(rng.IntN(int(20 * time.Millisecond))))
+		m := pick(rng, e.members...)
+		at := m.current()
+		if _, ok := e.broker.Lookup(m.name); !ok {
+			e.enter(rng, m)
+			continue
+		}
+		switch rng.IntN(10) {
+		case 0, 1, 2:
+			e.enter(rng, m)
+		case 3, 4, 5:
+			e.total.stalls++
+			at.stall(time.Duration(rng.IntN(int(50 * time.Millisecond))))
+		case 6:
+			if rng.IntN(2) == 0 {
+				e.total.stalls++
+				at.stall(4 * time.Second)
+			}
+		case 7:
+			if rng.IntN(2) == 0 {
+				e.total.resets++
+				at.reset()
+			}
+		case 8:
+			end := pick(rng, at.w.Close, at.w.CloseNow)
+			e.ending.Go(func() { _ = end() })
+		case 9:
+			e.room.Leave(m.name)
+			_ = e.room.Join(m.name)
+		}
+	}
+}
+
+// numbers are those of a sender's messages.
+type numbers struct {
+	sender int
+	last   uint32
+}
+
+// next returns the next message. Most are short.
+func (n *numbers) next(p []byte, rng *rand.Rand) []byte {
+	n.last++
+	body := 0
+	switch rng.Uint32() % 256 {
+	case 0:
+		body = 8 + rng.IntN(8000)
+	case 1, 2, 3:
+		body = 8 + rng.IntN(200)
+	}
+	return appendMessage(p, n.sender, n.last, body)
+}
+
+// publish sends a batch, most of it to the room.
+func (e *episode) publish(ctx context.Context, rng *rand.Rand, n *numbers) {
+	e.pace(ctx, rng)
+	batch := e.broker.NewBatch()
+	var p [8192]byte
+	for range 1 + rng.IntN(512) {
+		message := n.next(p[:0], rng)
+		switch rng.Uint32() % 64 {
+		case 0:
+			batch.Broadcast(message)
+		case 1:
+			batch.Send(pick(rng, e.members...).name, message)
+		default:
+			batch.Publish(memberRoom, message)
+		}
+	}
+	e.count(batch.Flush())
+}
+
+// count adds up a Report.
+func (e *episode) count(r sendq.Report) {
+	e.accepted.Add(int64(r.Accepted))
+	e.delivered.Add(int64(r.Accepted))
+	for _, refusal := range r.Refused {
+		e.perhapsDropped.Add(int64(refusal.Messages))
+	}
+}
+
+// countOne adds up what became of one message.
+func (e *episode) countOne(err error) {
+	switch {
+	case err == nil:
+		e.count(sendq.Report{Accepted: 1})
+	case errors.Is(err, sendq.ErrDropped):
+		e.perhapsDropped.Add(1)
+	}
+}
+
+// sendToNames sends a few messages to names.
+func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *numbers) {
+	e.pace(ctx, rng)
+	for range 100 {
+		i, p := rng.IntN(len(e.members)), n.next(nil, rng)
+		name, neighbour := e.members[i].name, e.members[(i+1)%len(e.members)].name
+		switch rng.IntN(8) {
+		case 0:
+			e.count(e.broker.SendTo([]string{name, neighbour}, p))
+		case 1:
+			e.count(sendq.Report{Accepted: e.room.Publish(p)})
+			e.perhapsDropped.Add(int64(len(e.members))) // Publish returns only a count
+		default:
+			e.countOne(e.broker.Send(name, p))
+		}
+		clear(p)
+	}
+}
+
+// sendToWriters sends a few messages to Writers.
+func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *numbers) {
+	e.pace(ctx, rng)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond) // where Block makes it wait
+	defer cancel()
+	for range 100 {
+		w, ok := e.broker.Lookup(pick(rng, e.members...).name)
+		if !ok {
+			continue
+		}
+		for range 1 + rng.IntN(4) {
+			if p := n.next(nil, rng); rng.IntN(2) == 0 && e.opts.Overflow != sendq.Block {
+				e.countOne(w.Send(p))
+			} else {
+				_, err := w.WriteContext(ctx, p)
+				e.countOne(err)
+				clear(p)
+			}
+		}
+	}
+}
+
+// pace waits, as a rule, until those that read have read most.
+func (e *episode) pace(ctx context.Context, rng *rand.Rand) {
+	if rng.IntN(50) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	limit := 32 << 10
+	if e.opts.MaxPending > 0 {
+		limit = min(limit, e.opts.MaxPending/4)
+	}
+	for _, m := range e.members {
+		if at := m.current(); !at.isStalled() {
+			_ = at.w.WaitPending(ctx, limit)
+		}
+	}
+}
+
+// end ends the Broker, in one of two ways.
+func (e *episode) end(rng *rand.Rand) {
+	for _, m := range e.members {
+		for _, l := range m.lives {
+			l.stall(0)
+		}
+	}
+	if rng.IntN(2) == 0 {
+		_ = e.broker.Close()
+	} else {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		e.requireDelivered(e.broker.Shutdown(ctx))
+	}
+	e.ending.Wait()
+	for _, m := range e.members {
+		for _, l := range m.lives {
+			select {
+			case <-l.received:
+			case <-time.After(time.Minute):
+				e.fault("%s: its connection does not end for the peer", m.name)
+				return
+			}
+		}
+	}
+}
+
+// requireDelivered notes a fault if a Shutdown has not delivered everything to a peer that lives.
+func (e *episode) requireDelivered(err error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return
+	}
+	for _, err := range joined.Unwrap() {
+		var u *sendq.UndeliveredError
+		if !errors.As(err, &u) {
+			e.fault("Shutdown: %v", err)
+			continue
+		}
+		i := slices.IndexFunc(e.members, func(m *member) bool { return m.name == u.Name })
+		at := e.members[i].current()
+		// Something else may have ended it at the same moment.
+		if errors.Is(err, context.DeadlineExceeded) && !at.lossy.Load() {
+			e.fault("Shutdown: %v", err)
+		}
+	}
+}
+
+// account compares the senders' results, the Writers' Stats and the arrivals.
+func (e *episode) account() {
+	var sum totals
+	var undelivered int64
+	for _, m := range e.members {
+		var before *stream
+		for i, l := range m.lives {
+			name := fmt.Sprintf("%s, Writer %d", m.name, i)
+			s := l.w.Stats()
+			if s.Pending != 0 || s.Accepted != s.Written+s.Dropped+s.Undelivered {
+				e.fault("%s does not add up: %+v", name, s)
+			}
+			if l.err != nil {
+				e.fault("%s: %v", name, l.err)
+			}
+			if n := l.stream.messages; n > s.Written || n < s.Written && !l.lossy.Load() {
+				e.fault("%s has written %d, and %d have arrived; %v", name, s.Written, n, l.w.Err())
+			}
+			left := e.checkUndelivered(name, l)
+			if left != s.Undelivered {
+				e.fault("%s: undelivered: %d, and Stats has %d", name, left, s.Undelivered)
+			}
+			if before != nil && !before.precedes(&l.stream) {
+				e.fault("%s: out of order, or doubled, across a takeover", name)
+			}
+			if l.stream.messages > 0 {
+				before = l.stream.after(before)
+			}
+			sum.written += s.Written
+			sum.arrived += l.stream.messages
+			sum.dropped += s.Dropped
+			undelivered += s.Undelivered
+		}
+	}
+	sum.accepted, sum.handedBack = e.accepted.Load(), e.handedBack.Load()
+	sum.inherited = undelivered - sum.handedBack
+
+	// later counts the accepted messages that DropOldest dropped afterwards.
+	later := sum.accepted - sum.written - sum.handedBack
+	atOnce := sum.dropped - later
+	if later < 0 || atOnce < 0 || atOnce > e.perhapsDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
+		e.fault("%v: %d accepted, %d written, %d handed back, %d dropped, %d of them perhaps at once",
+			e.opts.Overflow, sum.accepted, sum.written, sum.handedBack, sum.dropped, e.perhapsDropped.Load())
+	}
+	s := e.broker.Stats()
+	if s.Names+s.Rooms+s.Writers > 0 || s.Written != sum.written || s.Dropped != sum.dropped || s.Undelivered != undelivered {
+		e.fault("the Broker's figures differ: %+v", s)
+	}
+	if b := e.opts.Budget; b != nil && b.Pending() != 0 {
+		e.fault("the Budget still has %d bytes", b.Pending())
+	}
+	sum.accepted += atOnce // as Stats counts
+	t := &e.total
+	t.accepted += sum.accepted
+	t.written += sum.written
+	t.arrived += sum.arrived
+	t.dropped += sum.dropped
+	t.handedBack += sum.handedBack
+	t.inherited += sum.inherited
+	t.slow += s.Ends.SlowConsumer.Writers
+}
+
+// checkUndelivered returns how many messages a Writer did not write. They follow those that
+// arrived, and part of the first may have arrived.
+func (e *episode) checkUndelivered(name string, l *life) int64 {
+	var s stream
+	rest := l.rest
+	for p := range l.w.Undelivered() {
+		if s.messages == 0 && bytes.HasPrefix(p, rest) {
+			rest = nil
+		}
+		if left, err := s.take(p); err != nil || len(left) > 0 {
+			e.fault("%s: undelivered: %v, %d bytes", name, err, len(left))
+			return s.messages
+		}
+	}
+	if !l.stream.precedes(&s) {
+		e.fault("%s: a message has arrived and is undelivered", name)
+	}
+	if len(rest) > 0 && !l.lossy.Load() {
+		e.fault("%s: torn at its end", name)
+	}
+	return s.messages
+}

@@ -1,0 +1,151 @@
+// Soak sends many messages through Writers and rooms over real sockets and accounts for each:
+//
+//	go run ./internal/soak -messages 1000000000
+//
+// A run is a series of episodes. In each, a Broker has some hundred members, over TCP, Unix
+// sockets and TLS, with limits by chance. Several goroutines send to the room, to names, and to
+// Writers, while members stall, are reset, end, and are taken over. At the end of an episode
+// every accepted message has been written, dropped or handed back, and each written one has
+// arrived whole, in order and once, unless its connection was reset. At the end of the run memory,
+// goroutines and descriptors are back at their start. Otherwise the exit code is 1. An interrupt
+// ends the run early, with the figures so far.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+func main() {
+	messages := flag.Int64("messages", 1_000_000_000, "how many deliveries to make; one message to a room of 100 is 100 deliveries")
+	seed := flag.Uint64("seed", rand.Uint64(), "of the choices")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if !soak(ctx, os.Stdout, *messages, *seed) {
+		os.Exit(1)
+	}
+}
+
+// soak makes the deliveries, reports them to out, and reports whether there was no fault.
+func soak(ctx context.Context, out io.Writer, messages int64, seed uint64) bool {
+	fmt.Fprintf(out, "%d messages, seed %d, %s, GOMAXPROCS %d\n", messages, seed, runtime.Version(), runtime.GOMAXPROCS(0))
+	began := time.Now()
+	s := &soaker{seed: seed}
+
+	// The first connections of each kind leave something in the runtime and in package net.
+	s.episode(ctx, min(messages/10, 1_000_000))
+	before := takeStock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil && len(s.faults) == 0 && s.delivered.Load() < messages {
+			s.episode(ctx, min(messages-s.delivered.Load(), 50_000_000))
+		}
+	}()
+	s.progress(out, began, done)
+	took := time.Since(began)
+	after := takeStock()
+	for deadline := time.Now().Add(5 * time.Second); !after.backAt(before) && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond) // what has been told to end may take a moment
+		after = takeStock()
+	}
+	if !after.backAt(before) {
+		s.faults = append(s.faults, "something is left over")
+	}
+	s.table(out, took, before, after)
+	return len(s.faults) == 0
+}
+
+// progress prints a line every 10 seconds until done is closed.
+func (s *soaker) progress(out io.Writer, began time.Time, done <-chan struct{}) {
+	const every = 10 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	last := s.delivered.Load()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		n := s.delivered.Load()
+		var mem runtime.MemStats
+		runtime.ReadMemStats(&mem)
+		fmt.Fprintf(out, "%6.0f s  %13d messages  %5.1f M/s  %4d MiB heap  %4d MiB resident  %5d goroutines  %5d descriptors\n",
+			time.Since(began).Seconds(), n, float64(n-last)/every.Seconds()/1e6, mem.HeapAlloc>>20, resident()>>20, runtime.NumGoroutine(), descriptors())
+		last = n
+	}
+}
+
+func (s *soaker) table(out io.Writer, took time.Duration, before, after stock) {
+	t := s.total
+	fmt.Fprintf(out, "\n| | |\n| --- | ---: |\n")
+	for _, row := range []struct {
+		name string
+		n    int64
+	}{
+		{"accepted", t.accepted}, {"written", t.written}, {"arrived", t.arrived}, {"written, but lost by a reset", t.written - t.arrived},
+		{"dropped", t.dropped}, {"undelivered and handed back", t.handedBack}, {"undelivered and taken over", t.inherited},
+		{"episodes", t.episodes}, {"connections", t.connections}, {"takeovers", t.takeovers}, {"resets", t.resets}, {"stalls", t.stalls},
+		{"ended by a limit", t.slow},
+	} {
+		fmt.Fprintf(out, "| %s | %d |\n", row.name, row.n)
+	}
+	fmt.Fprintf(out, "| time | %v |\n| rate | %.1f M/s |\n", took.Round(time.Second), float64(t.accepted)/took.Seconds()/1e6)
+	fmt.Fprintf(out, "| heap before, after | %d, %d KiB |\n", before.heap>>10, after.heap>>10)
+	fmt.Fprintf(out, "| resident before, after | %d, %d KiB |\n", before.resident>>10, after.resident>>10)
+	fmt.Fprintf(out, "| goroutines before, after | %d, %d |\n", before.goroutines, after.goroutines)
+	fmt.Fprintf(out, "| descriptors before, after | %d, %d |\n", before.descriptors, after.descriptors)
+	fmt.Fprintf(out, "| faults | %d |\n", len(s.faults))
+	for _, fault := range s.faults {
+		fmt.Fprintln(out, fault)
+	}
+}
+
+// A stock is what the process holds.
+type stock struct {
+	heap, resident          int64 // in bytes
+	goroutines, descriptors int
+}
+
+func takeStock() stock {
+	runtime.GC()
+	debug.FreeOSMemory() // the second collection empties the pools
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	return stock{int64(mem.HeapAlloc), resident(), runtime.NumGoroutine(), descriptors()}
+}
+
+// backAt reports whether no more is held than before. The runtime keeps some memory outside the
+// heap: threads, and the records of its largest heap.
+func (s stock) backAt(before stock) bool {
+	return s.heap <= before.heap+1<<20 && s.resident <= before.resident+64<<20 &&
+		s.goroutines <= before.goroutines && s.descriptors <= before.descriptors
+}
+
+// resident returns the resident set in bytes, or 0 where /proc does not tell.
+func resident() int64 {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	var size, pages int64
+	_, _ = fmt.Fscan(strings.NewReader(string(statm)), &size, &pages)
+	return pages * int64(os.Getpagesize())
+}
+
+// descriptors returns how many are open, or 0 where /proc does not tell.
+func descriptors() int {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	return len(fds)
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	random "math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A network makes connections.
+type network struct {
+	dir       string
+	tcp, unix net.Listener
+}
+
+func (n *network) listen() (err error) {
+	if n.dir, err = os.MkdirTemp("", "soak"); err != nil {
+		return err
+	}
+	if n.unix, err = net.Listen("unix", filepath.Join(n.dir, "socket")); err != nil {
+		return errors.Join(err, os.RemoveAll(n.dir))
+	}
+	if n.tcp, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		n.unix.Close()
+		return errors.Join(err, os.RemoveAll(n.dir))
+	}
+	return nil
+}
+
+func (n *network) close() {
+	n.tcp.Close()
+	n.unix.Close()
+	os.RemoveAll(n.dir)
+}
+
+// A life is a Writer and its peer.
+type life struct {
+	w     *sendq.Writer
+	peer  net.Conn
+	inner net.Conn     // peer, or what TLS is on top of
+	until atomic.Int64 // when the peer reads again, in Unix nanoseconds
+	lossy atomic.Bool  // the peer resets the connection
+
+	// When received is closed:
+	received chan struct{}
+	stream   stream
+	rest     []byte // of the wire, after the last whole message
+	err      error  // what is wrong with the messages
+}
+
+// connect makes a connection of a kind, and with buffers, by chance.
+func (n *network) connect(rng *random.Rand, opts *sendq.WriterOptions) (*life, error) {
+	kind := rng.IntN(4)
+	l := n.tcp
+	if kind < 2 {
+		l = n.unix
+	}
+	peer, err := net.Dial(l.Addr().Network(), l.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		peer.Close()
+		return nil, err
+	}
+	if rng.IntN(2) == 0 {
+		err = errors.Join(conn.(buffered).SetWriteBuffer(16<<10), peer.(buffered).SetReadBuffer(64<<10))
+	}
+	life := &life{peer: peer, inner: peer, received: make(chan struct{})}
+	if kind == 3 {
+		server, client := tls.Server(conn, certificate()), tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
+		handshake := make(chan error)
+		go func() { handshake <- server.Handshake() }()
+		err = errors.Join(err, client.Handshake(), <-handshake)
+		conn, life.peer = server, client
+	}
+	if err != nil {
+		conn.Close()
+		peer.Close()
+		return nil, err
+	}
+	life.w = sendq.NewWriter(conn, opts)
+	go life.receive()
+	return life, nil
+}
+
+type buffered interface {
+	SetReadBuffer(int) error
+	SetWriteBuffer(int) error
+}
+
+// receive reads to the end, and after a fault discards.
+func (l *life) receive() {
+	defer close(l.received)
+	defer l.peer.Close()
+	buf := make([]byte, 32<<10)
+	have := 0
+	for {
+		for l.isStalled() {
+			time.Sleep(time.Millisecond)
+		}
+		n, err := l.peer.Read(buf[have:])
+		if l.err == nil {
+			var rest []byte
+			rest, l.err = l.stream.take(buf[:have+n])
+			have = copy(buf, rest)
+		}
+		if l.err != nil {
+			have = 0
+		}
+		if err != nil {
+			l.rest = append(l.rest, buf[:have]...)
+			return
+		}
+	}
+}
+
+func (l *life) isStalled() bool {
+	until := l.until.Load()
+	return until > 0 && time.Now().UnixNano() < until
+}
+
+// stall keeps the peer from reading for d.
+func (l *life) stall(d time.Duration) { l.until.Store(time.Now().Add(d).UnixNano()) }
+
+// reset ends the connection as a crashed peer does.
+func (l *life) reset() {
+	l.lossy.Store(true)
+	if c, ok := l.inner.(*net.TCPConn); ok {
+		_ = c.SetLinger(0) // fails if the connection has ended
+	}
+	l.inner.Close()
+}
+
+// certificate returns the configuration of TLS servers.
+var certificate = sync.OnceValue(func() *tls.Config {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(1<<32, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+})
