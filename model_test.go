@@ -20,7 +20,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// The operations of FuzzWriter, each on a line and with a number.
+// The operations of FuzzWriter. Each is for a line and has a number.
 const (
 	opSend = iota // more often than the others
 	opSendAgain
@@ -62,11 +62,11 @@ func on(line, op int, much byte) []byte { return []byte{byte(op + line*opCount),
 
 // FuzzWriter does what the input says to Writers that have names of a Broker, and then
 // accounts for each message: it is on the wire, or dropped, or undelivered, exactly once,
-// whole and in order, and Stats agrees with what the senders were told. The first two bytes
+// whole and in order, and Stats agrees with the results of the senders' calls. The first two bytes
 // are a setting; then each two bytes are an operation.
 //
-// In memory the time is that of a bubble. On sockets it is real, and what happens depends on
-// the scheduler too, but the verdict does not.
+// In memory the clock is that of a bubble. On sockets it is real, so the course of events depends
+// on the scheduler too, but the verdict does not.
 func FuzzWriter(f *testing.F) {
 	for overflow := range sendq.DropOldest + 1 {
 		for limits := range byte(16) {
@@ -96,8 +96,8 @@ func FuzzWriter(f *testing.F) {
 	})
 }
 
-// tearing are inputs with which a Writer once tore messages: DropOldest dropped a message
-// partly on the connection when no write was under way.
+// tearing has inputs that once made a Writer tear messages: DropOldest dropped a message that was
+// partly on the connection, because no write was under way.
 var tearing = map[string][]byte{
 	// The sender's own try has written a part, and the flusher has not run.
 	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending), slices.Repeat(slices.Concat(
@@ -114,7 +114,7 @@ var tearing = map[string][]byte{
 		slices.Repeat(on(0, opBeside, 63), 3), slices.Repeat(slices.Concat(on(0, opSend, 170), on(0, opRead, 200), on(0, opSleep, 10)), 90)),
 }
 
-// TestNeverTearsOnSockets does what has torn messages, each until chance had its say.
+// TestNeverTearsOnSockets runs each input of tearing several times, because the scheduler has a say.
 func TestNeverTearsOnSockets(t *testing.T) {
 	for name, input := range tearing {
 		t.Run(name, func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestNeverTearsOnSockets(t *testing.T) {
 
 var modelRuns = flag.Int("modelruns", 60, "how many inputs TestWriterModel tries")
 
-// TestWriterModel is FuzzWriter with inputs by chance. A thousand take a minute:
+// TestWriterModel is FuzzWriter with random inputs. A thousand take a minute:
 //
 //	go test -run TestWriterModel -modelruns 1000000 -timeout 0 .
 func TestWriterModel(t *testing.T) {
@@ -148,7 +148,7 @@ func TestWriterModel(t *testing.T) {
 	}
 }
 
-// modelOf runs the model with an input, in a bubble unless there are sockets.
+// modelOf runs the model with an input, in a bubble if it has no sockets.
 func modelOf(t *testing.T, input []byte) {
 	if connKind(input[0]>>2)%connKindCount != inMemory {
 		runModel(t, input)
@@ -157,12 +157,12 @@ func modelOf(t *testing.T, input []byte) {
 	synctest.Test(t, func(t *testing.T) { runModel(t, input) })
 }
 
-// A model is a Broker and what is done to its Writers.
+// A model is a Broker, its Writers, and a record of all messages.
 type model struct {
 	t        testing.TB
 	kind     connKind
 	opts     *sendq.WriterOptions
-	patience time.Duration // of a sender that Block makes wait
+	patience time.Duration // of a sender that waits for room
 	broker   *sendq.Broker
 	lines    []*line
 	senders  []*sender
@@ -170,7 +170,7 @@ type model struct {
 	beside   sync.WaitGroup // senders in goroutines of their own
 
 	mu       sync.Mutex
-	returned map[string]int // what OnUndelivered got
+	returned map[string]int // how often OnUndelivered got the name with these messages
 }
 
 // A line is a name, and the Writers that have or had it, one after the other.
@@ -184,7 +184,7 @@ type life struct {
 	*cable
 	w          *sendq.Writer
 	registered <-chan error // brings one value, and is closed
-	refused    error        // which it was
+	refused    error        // the result of Register
 }
 
 // current is the last Writer.
@@ -321,7 +321,7 @@ func (m *model) do(me *sender, op, much int) {
 	}
 }
 
-// settle lets go on what can: in memory all, on sockets perhaps a little.
+// settle lets others run: in memory until all wait, on sockets for a moment.
 func (m *model) settle() {
 	if m.kind == inMemory {
 		synctest.Wait()
@@ -330,8 +330,8 @@ func (m *model) settle() {
 	}
 }
 
-// takeOver gives line i a new Writer, to which something has been sent already if much is
-// not 0. With slow, the connection of the old one does not close before it is released.
+// takeOver gives line i a new Writer. If much is not 0, the Writer gets a message before. If slow is
+// true, the old Writer's connection does not close until it is released.
 func (m *model) takeOver(i, much int, slow bool) {
 	l := m.lines[i]
 	next := &life{cable: newCable(m.t, m.kind, len(l.lives)%2 > 0)}
@@ -400,8 +400,8 @@ func within[T any](t testing.TB, c <-chan T) (v T) {
 	return v
 }
 
-// A sender sends numbered messages, and remembers what it was told of them. It is
-// one goroutine at a time, so its messages have an order.
+// A sender sends numbered messages and records the results. One goroutine at a time uses it, so its
+// messages have an order.
 type sender struct {
 	*model
 	id, number int
@@ -409,11 +409,11 @@ type sender struct {
 	accepted   int     // by all lines
 }
 
-// A heard is what a sender was told of messages to a line. A Report does not say which messages
-// were refused, so there is a least and a most.
+// A heard has the results of a sender's messages to a line. A Report does not say which messages
+// were refused, so the counts have bounds.
 type heard struct {
 	accepted, dropped span
-	numbers           map[int]bool // of those perhaps accepted
+	numbers           map[int]bool // those perhaps accepted
 }
 
 type span struct{ least, most int }
@@ -535,7 +535,7 @@ func (s *sender) fanOut(n, much int, toRoom bool) {
 	}
 }
 
-// check accounts for all messages, when all has ended.
+// check accounts for all messages after the end.
 func (m *model) check() {
 	t := m.t
 	total, accepted := 0, 0
@@ -585,15 +585,14 @@ func (m *model) check() {
 	assertConserved(t, stats.WriterStats)
 }
 
-// A final is what has become of the messages to a line in the end: those on the wire, and
-// those that no other Writer got.
+// A final has the messages to a line that are on the wire, or undelivered and not taken over.
 type final struct {
 	numbers map[int][]int // by sender, in order
 	found   int
-	count   int // by Stats; some may be lost where a peer is reset
+	count   int // by Stats; more than found if a peer has reset its connection
 }
 
-// checkLine accounts for the messages of each Writer, and returns what has come of all.
+// checkLine accounts for the messages of each Writer of a line.
 func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	t := m.t
 	type outcome struct{ arrived, undelivered, final []messageID }
@@ -643,12 +642,12 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		}
 		require.Error(t, life.conn.Close(), "the Writer has closed it")
 	}
-	require.Equal(t, own-inherited, f.count+dropped, "a Writer got what another has left, or not")
+	require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
 	return f, dropped, lossy
 }
 
-// outcomesOf returns the messages that are whole on the wire, and those that are undelivered.
-// The wire may end with a part of one: the first that is undelivered, unless the wire is lossy.
+// outcomesOf returns the messages that are whole on the wire, and the undelivered ones. The wire may
+// end with a part of a message: the first undelivered one, unless the wire is lossy.
 func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool) (arrived, undelivered []messageID) {
 	rest := wire
 	for len(rest) >= frameHeader {
