@@ -1,0 +1,61 @@
+package sendq_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A Writer that is closed while it takes a name over, and whose write under way ends only then,
+// waits for what the old one leaves all the same.
+func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
+	inTakeover(t, func(t *testing.T, u underWay) {
+		u.w.WriteString("begun\n")
+		synctest.Wait()
+		u.begin()
+		closed := async(u.w.Close)
+		synctest.Wait()
+		requireTake(t, u.peer, "begun\n")
+		synctest.Wait()
+		require.Empty(t, closed)
+		received := async(func() content { return readAll(u.peer) })
+		u.end()
+		require.NoError(t, <-closed)
+		require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
+		requireTakenOver(t, u.old, u.left)
+		require.Empty(t, u.returned.all())
+	})
+}
+
+// Two Writers that take two names of one over, before it has ended, do not both get what it
+// leaves.
+func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, returned := newBroker(sendq.Takeover)
+		conn, letGo := lingering()
+		defer letGo()
+		old := register(t, b, "bob", conn)
+		require.NoError(t, b.Register("robert", old))
+		require.NoError(t, b.Send("bob", []byte("to bob\n")))
+		require.NoError(t, b.Send("robert", []byte("to robert\n")))
+		bobs, roberts := readingPeer(), readingPeer()
+		bob, robert := sendq.NewWriter(bobs, nil), sendq.NewWriter(roberts, nil)
+		registeredBob := async(func() error { return b.Register("bob", bob) })
+		registeredRobert := async(func() error { return b.Register("robert", robert) })
+		synctest.Wait()
+		requireHas(t, b, "bob", bob)
+		requireHas(t, b, "robert", robert)
+		letGo()
+		require.NoError(t, <-registeredBob)
+		require.NoError(t, <-registeredRobert)
+		require.NoError(t, bob.Close())
+		require.NoError(t, robert.Close())
+		require.Equal(t, []string{"to bob\n", "to robert\n"}, slices.Concat(linesOf(bobs), linesOf(roberts)))
+		synctest.Wait()
+		require.Empty(t, returned.all())
+	})
+}
