@@ -146,16 +146,19 @@ func (b *Broker) handOver(ds []Delivery) []Outcome {
 	outcomes := make([]Outcome, len(ds))
 	idle := newCrew()
 	defer idle.start()
-	for i := 0; i < len(ds); i++ {
-		to, messages := ds[i].To, ds[i].Messages
+	var row [][]byte
+	for i := 0; i < len(ds); {
+		to := ds[i].To
 		if to.Kind == ToName {
-			outcomes[i] = b.handOverTo(to.Name, messages, idle)
+			outcomes[i] = b.handOverTo(to.Name, ds[i].Messages, idle)
+			i++
 			continue
 		}
-		for ; i+1 < len(ds) && ds[i+1].To == to; i++ {
-			messages = append(slices.Clip(messages), ds[i+1].Messages...)
+		row = row[:0]
+		for ; i < len(ds) && ds[i].To == to; i++ {
+			row = append(row, ds[i].Messages...)
 		}
-		b.publish(to.target(), messages, idle, nil)
+		b.publish(to.target(), row, idle, nil)
 	}
 	return outcomes
 }
