@@ -51,7 +51,7 @@ func (f *fanOuts) count(messages, members int, except *named) {
 	}
 	i := min((bits.Len(uint(members-1))+1)/2, len(f.sizes)-1) // the logarithm, rounded up
 	f.sizes[i].Add(int64(messages))
-	f.recipients.Add(int64(messages * members))
+	f.recipients.Add(int64(messages) * int64(members))
 }
 
 func (f *fanOuts) stats() FanOutStats {

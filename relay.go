@@ -50,7 +50,7 @@ type Relay interface {
 	Post(node string, d Delivery, outcome func(Outcome))
 
 	// Replay fetches, by Node.Replay, the last messages that a room keeps on another node, at
-	// most so many. It waits, within a bound.
+	// most the given number of messages, which is at least 1. It waits, within a bound.
 	Replay(node, room string, messages int) ([][]byte, error)
 
 	// Close sends what was posted and told, gives up all names and leaves the other nodes,
@@ -155,8 +155,8 @@ func (n *Node) HandBack(name string, undelivered [][]byte) {
 // partition. The Writer that has it, if there is one, ends with ErrNameLost.
 func (n *Node) Lose(name string) { n.broker.lose(name) }
 
-// Replay returns the last messages that a room keeps here, at most so many. It waits for what
-// is being published to the room.
+// Replay returns the last messages that a room keeps here, at most the given number of
+// messages, none if that is negative. It waits for what is being published to the room.
 func (n *Node) Replay(room string, messages int) [][]byte {
 	return n.broker.replayFor(room, messages)
 }

@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// JoinReplay is like Join, and queues for name the last messages that the room has kept, at
-// most so many. What is published later comes behind them: there is no gap, and none comes
-// twice. It returns how many were accepted; 0 if name is a member already. It waits for
-// what is being published to the room.
+// JoinReplay is like Join, and queues for name the last messages that the room has kept: at
+// most the given number of messages, none if that is negative. What is published later
+// follows them: there is no gap, and no message comes twice. JoinReplay returns how many were
+// accepted; 0 if name is a member already. It waits for what is being published to the room.
 //
 // A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
 // no Writer: if the Budget has no room for all of them, the newest are accepted.
@@ -145,10 +145,10 @@ func (q *queue) keep(p []byte) {
 	}
 }
 
-// last yields the last messages, at most so many.
+// last yields the last messages, at most the given number.
 func (h *history) last(messages int) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		skip := max(0, h.messages-messages)
+		skip := max(0, h.messages-max(0, messages))
 		for p := range h.queue.all() {
 			if skip--; skip < 0 && !yield(p) {
 				return
