@@ -216,7 +216,8 @@ func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(target{kind: toAll}, p)
 }
 
-// BroadcastFrom is Broadcast to all names but sender.
+// BroadcastFrom is Broadcast to all names but sender. With Attach, no Writer of the sender gets
+// p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 	return b.publishOne(target{kind: toAll}.from(sender), p)
 }

@@ -35,7 +35,8 @@ const (
 
 	// Attach lets several Writers share the name, as the devices of one user do: each
 	// gets every message, and they are in the same rooms. The name lasts until the last of
-	// them ends. A message counts as accepted if one of them accepts it.
+	// them ends. A message counts as accepted if one of them accepts it. BroadcastFrom and
+	// PublishFrom leave out the name, so no device of the sender gets the message.
 	Attach
 )
 

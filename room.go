@@ -104,7 +104,8 @@ func (r *Room) Publish(p []byte) int {
 	return r.broker.publishOne(r.target(), p)
 }
 
-// PublishFrom is Publish to all members but sender, who need not be one.
+// PublishFrom is Publish to all members but sender, who need not be one. With Attach, no Writer
+// of the sender gets p.
 func (r *Room) PublishFrom(sender string, p []byte) int {
 	return r.broker.publishOne(r.target().from(sender), p)
 }
