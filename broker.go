@@ -61,11 +61,11 @@ type Broker struct {
 	// messages are queued. It may be held while a Writer's lock is taken, but
 	// not the other way round.
 	mu        sync.Mutex
-	names     map[string]*named
-	rooms     map[string]*group // those with members
-	all       *group            // the members that Broadcast reaches: every one
-	closed    bool              // no new names
-	observers []*observer
+	names     table[string, *named]
+	rooms     table[string, *group] // those with members
+	all       *group                // the members that Broadcast reaches: every one
+	closed    bool                  // no new names
+	observers set[*observer]
 	returned  returned
 	cluster   *cluster // nil without a Relay
 
@@ -81,11 +81,7 @@ type Broker struct {
 // NewBroker returns a Broker without names, with default options if opts is nil. It panics
 // if an option makes no sense.
 func NewBroker(opts *BrokerOptions) *Broker {
-	b := &Broker{
-		names: make(map[string]*named),
-		rooms: make(map[string]*group),
-		all:   newGroup(""),
-	}
+	b := &Broker{all: newGroup("")}
 	b.letters.log.maxBlock = 2 * minBlock // who has one message pending should not keep those of others
 	if opts != nil {
 		b.opts = *opts
@@ -113,11 +109,11 @@ func NewBroker(opts *BrokerOptions) *Broker {
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names[name]
+	n := b.names.get(name)
 	if n == nil {
 		return nil, false
 	}
-	return (*n.writers.Load())[0], true
+	return n.first.writer, true
 }
 
 // Names yields the names at the moment when the iteration starts, in no order.
@@ -147,7 +143,7 @@ func yieldNames(members []*named, away []*remote, yield func(string) bool) {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.names) + b.awayLen(target{kind: toAll})
+	return b.names.len() + b.awayLen(target{kind: toAll})
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
@@ -259,7 +255,7 @@ func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
 	var writers []*Writer
 	var names []string
 	for _, n := range members {
-		for _, w := range *n.writers.Load() {
+		for _, w := range *n.current() {
 			writers, names = append(writers, w), append(names, n.name)
 		}
 	}

@@ -29,7 +29,7 @@ type FanOutStats struct {
 // see Tally.Stats.
 func (b *Broker) Stats() BrokerStats {
 	b.mu.Lock()
-	s := BrokerStats{Names: len(b.names), Rooms: len(b.rooms), FanOuts: b.fanOuts.stats()}
+	s := BrokerStats{Names: b.names.len(), Rooms: b.rooms.len(), FanOuts: b.fanOuts.stats()}
 	b.mu.Unlock()
 	s.TallyStats = b.tally.Stats()
 	return s

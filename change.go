@@ -8,24 +8,24 @@ type presence struct {
 }
 
 func (n *named) roomNames() (names []string) {
-	for _, g := range n.rooms {
+	for _, g := range n.rooms.members {
 		names = append(names, g.room)
 	}
 	return names
 }
 
 func (r *remote) roomNames() (names []string) {
-	for _, g := range r.rooms {
+	for _, g := range r.rooms.members {
 		names = append(names, g.room)
 	}
 	return names
 }
 
 func (b *Broker) presenceOf(name string) (p presence) {
-	if n := b.names[name]; n != nil {
+	if n := b.names.get(name); n != nil {
 		p = presence{true, "", n.roomNames()}
-	} else if b.cluster != nil && b.cluster.names[name] != nil {
-		r := b.cluster.names[name]
+	} else if b.cluster != nil && b.cluster.names.get(name) != nil {
+		r := b.cluster.names.get(name)
 		p = presence{true, r.at.name, r.roomNames()}
 	}
 	return p
@@ -39,7 +39,7 @@ func (b *Broker) change(name string, cause error, f func()) {
 	switch {
 	case c == nil || c.changing:
 		f()
-	case c.names[name] != nil:
+	case c.names.get(name) != nil:
 		b.changeAnywhere(name, cause, f)
 	default:
 		c.changing = true
@@ -56,7 +56,7 @@ func (b *Broker) change(name string, cause error, f func()) {
 func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	c := b.cluster
 	var before presence
-	if len(b.observers) > 0 {
+	if len(b.observers.members) > 0 {
 		before = b.presenceOf(name)
 	}
 	hidden := b.hiddenUnder(name)
@@ -64,7 +64,7 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	f()
 	c.changing = false
 	c.hidden += b.hiddenUnder(name) - hidden
-	if len(b.observers) > 0 {
+	if len(b.observers.members) > 0 {
 		b.notifyChange(name, cause, before, b.presenceOf(name))
 	}
 	c.tell()

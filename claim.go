@@ -13,10 +13,10 @@ type claim struct {
 // being tried already, when that is over. b.mu is held, and released meanwhile.
 func (b *Broker) claimName(name string, w *Writer) error {
 	c := b.cluster
-	switch other, state := c.claims[name], w.currentState(); {
+	switch other, state := c.claims.get(name), w.currentState(); {
 	case b.closed:
 		return errShutDown(name)
-	case state >= ended, state != open && c.names[name] != nil && b.opts.Names == Takeover:
+	case state >= ended, state != open && c.names.get(name) != nil && b.opts.Names == Takeover:
 		return fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
 	case other != nil:
 		b.mu.Unlock()
@@ -25,11 +25,11 @@ func (b *Broker) claimName(name string, w *Writer) error {
 		return errChanged
 	}
 	cl := &claim{over: make(chan struct{})}
-	c.claims[name] = cl
+	c.claims.put(name, cl)
 	b.mu.Unlock()
 	estate, err := c.relay.Claim(name, b.opts.Names == Takeover)
 	b.mu.Lock()
-	delete(c.claims, name)
+	c.claims.remove(name)
 	b.change(name, ErrTakenOver, func() {
 		if err == nil {
 			if err = b.enter(name, w, cl, &estate); err != nil {
@@ -64,7 +64,7 @@ func (b *Broker) enter(name string, w *Writer, cl *claim, e *Estate) error {
 		return err
 	}
 	for _, room := range e.Rooms {
-		b.join(b.names[name], b.makeRoom(room))
+		b.join(b.names.get(name), b.makeRoom(room))
 	}
 	if w.inherit(queueOf(e.Undelivered)) {
 		e.Undelivered = nil

@@ -3,7 +3,6 @@ package sendq
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 )
 
@@ -27,12 +26,12 @@ type cluster struct {
 	over    chan struct{} // closed when it is
 
 	peers  map[string]*peer
-	names  map[string]*remote // the last that said that it has the name, and behind it the others
-	rooms  map[string]*reach  // those with members elsewhere
+	names  table[string, *remote] // the last that said that it has the name, and behind it the others
+	rooms  table[string, *reach]  // those with members elsewhere
 	all    *reach
 	hidden int // how many of all.members are not the one that is found under the name
 
-	claims map[string]*claim // of names that are about to be registered here
+	claims table[string, *claim] // of names that are about to be registered here
 
 	// For change.
 	changing bool
@@ -48,7 +47,7 @@ type peer struct{ name string }
 type remote struct {
 	name  string
 	at    *peer
-	rooms []*reach
+	rooms set[*reach]
 	older *remote // another node that has the name too
 
 	// moving, if it is not nil, says that at is about to take the name over: from, which had
@@ -72,16 +71,13 @@ func newCluster(r Relay) *cluster {
 		cancel: cancel,
 		over:   make(chan struct{}),
 		peers:  make(map[string]*peer),
-		names:  make(map[string]*remote),
-		rooms:  make(map[string]*reach),
 		all:    newReach(""),
-		claims: make(map[string]*claim),
 	}
 }
 
 // find returns what is known of the name at p, or nil.
 func (c *cluster) find(name string, p *peer) *remote {
-	r := c.names[name]
+	r := c.names.get(name)
 	for r != nil && r.at != p {
 		r = r.older
 	}
@@ -90,8 +86,8 @@ func (c *cluster) find(name string, p *peer) *remote {
 
 // add notes that p has the name.
 func (c *cluster) add(name string, p *peer) *remote {
-	r := &remote{name: name, at: p, older: c.names[name]}
-	c.names[name] = r
+	r := &remote{name: name, at: p, older: c.names.get(name)}
+	c.names.put(name, r)
 	c.all.add(r)
 	return r
 }
@@ -99,78 +95,82 @@ func (c *cluster) add(name string, p *peer) *remote {
 // drop forgets r. mu is held.
 func (b *Broker) drop(r *remote) {
 	c := b.cluster
-	for len(r.rooms) > 0 {
-		c.leave(r, r.rooms[len(r.rooms)-1].room)
+	for len(r.rooms.members) > 0 {
+		c.leave(r, r.rooms.members[len(r.rooms.members)-1].room)
 	}
 	c.all.remove(r)
-	if first := c.names[r.name]; first != r {
+	if first := c.names.get(r.name); first != r {
 		for first.older != r {
 			first = first.older
 		}
 		first.older = r.older
 	} else if r.older != nil {
-		c.names[r.name] = r.older
+		c.names.put(r.name, r.older)
 	} else {
-		delete(c.names, r.name)
+		c.names.remove(r.name)
 	}
 	if r.moving != nil {
 		close(r.moving)
 	}
-	if r.vouched && b.names[r.name] == nil {
+	if r.vouched && b.names.get(r.name) == nil {
 		c.told = append(c.told, Event{Kind: Left, Name: r.name, Cause: ErrTakenOver})
 	}
 }
 
 // dropMoving forgets what p has told of who is about to take the name over. mu is held.
 func (b *Broker) dropMoving(name string, p *peer) {
-	for r := b.cluster.names[name]; r != nil; r = r.older {
+	for r := b.cluster.names.get(name); r != nil; r = r.older {
 		if r.moving != nil && r.from == p {
 			b.drop(r)
 		}
 	}
 }
 
-func (c *cluster) join(r *remote, room string) {
-	g := c.rooms[room]
+// join notes that r is a member of the room, and reports whether that is new.
+func (c *cluster) join(r *remote, room string) bool {
+	g := c.rooms.get(room)
 	if g == nil {
 		g = newReach(room)
-		c.rooms[room] = g
+		c.rooms.put(room, g)
 	}
-	if !g.has(r) {
-		g.add(r)
-		r.rooms = append(r.rooms, g)
+	if g.has(r) {
+		return false
 	}
+	g.add(r)
+	r.rooms.add(g)
+	return true
 }
 
-func (c *cluster) leave(r *remote, room string) {
-	g := c.rooms[room]
+// leave notes that r is no member of the room, and reports whether that is new.
+func (c *cluster) leave(r *remote, room string) bool {
+	g := c.rooms.get(room)
 	if g == nil || !g.has(r) {
-		return
+		return false
 	}
-	i := slices.Index(r.rooms, g)
-	r.rooms = slices.Delete(r.rooms, i, i+1)
+	r.rooms.remove(g)
 	g.remove(r)
 	if len(g.members) == 0 {
-		delete(c.rooms, room)
+		c.rooms.remove(room)
 	}
+	return true
 }
 
 // where returns the node that has the name, or what to wait for if that is about to change.
 // A nil cluster knows none.
 func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	switch {
-	case c == nil || c.names[name] == nil:
+	case c == nil || c.names.get(name) == nil:
 		return "", nil
-	case c.names[name].leaving:
-		return "", c.claims[name].over
+	case c.names.get(name).leaving:
+		return "", c.claims.get(name).over
 	}
-	r := c.names[name]
+	r := c.names.get(name)
 	return r.at.name, r.moving
 }
 
 // dropLeaving forgets that other nodes had the name which has been taken over. mu is held.
 func (b *Broker) dropLeaving(name string) {
-	for r := b.cluster.names[name]; r != nil; r = r.older {
+	for r := b.cluster.names.get(name); r != nil; r = r.older {
 		if r.leaving {
 			b.drop(r)
 		}
@@ -197,7 +197,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 	defer b.mu.Unlock()
 	c.closed = true
 	b.dropAll(ErrClosed, func(*remote) bool { return true })
-	for len(c.claims) > 0 {
+	for c.claims.len() > 0 {
 		b.returned.none.Wait()
 	}
 	close(c.over)

@@ -8,7 +8,7 @@ import "slices"
 func (b *Broker) evict(name, by string) (e Estate, ok bool) {
 	for {
 		b.mu.Lock()
-		n, cl := b.names[name], b.cluster.claims[name]
+		n, cl := b.names.get(name), b.cluster.claims.get(name)
 		b.mu.Unlock()
 		switch {
 		case n != nil:
@@ -28,12 +28,12 @@ func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
 	n.taking.Lock()
 	defer n.taking.Unlock()
 	b.mu.Lock()
-	if b.names[n.name] != n {
+	if b.names.get(n.name) != n {
 		b.mu.Unlock()
 		return e, false
 	}
-	w := (*n.writers.Load())[0]
-	for _, g := range n.rooms {
+	w := n.first.writer
+	for _, g := range n.rooms.members {
 		e.Rooms = append(e.Rooms, g.room)
 	}
 	b.changeAnywhere(n.name, ErrTakenOver, func() {
@@ -54,14 +54,14 @@ func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
 func (b *Broker) lose(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if cl := b.cluster.claims[name]; cl != nil {
+	if cl := b.cluster.claims.get(name); cl != nil {
 		cl.lost = true
 	}
-	n := b.names[name]
+	n := b.names.get(name)
 	if n == nil {
 		return
 	}
-	w := (*n.writers.Load())[0]
+	w := n.first.writer
 	b.detach(n, w)
 	b.vacate(n, Event{Kind: Left, Name: name, Cause: ErrNameLost})
 	b.returned.expected++

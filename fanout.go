@@ -29,7 +29,7 @@ func (b *Broker) use(t target) *group {
 	defer b.mu.Unlock()
 	g := b.all
 	if t.kind == toRoom {
-		if g = b.rooms[t.name]; g == nil && b.cluster.nodesOf(t) != nil {
+		if g = b.rooms.get(t.name); g == nil && b.cluster.nodesOf(t) != nil {
 			g = b.makeRoom(t.name) // for its order
 		}
 	}
@@ -45,7 +45,7 @@ func (b *Broker) recipients(g *group, t target) (members []*named, except *named
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.except {
-		if except = b.names[t.sender]; !g.has(except) {
+		if except = b.names.get(t.sender); !g.has(except) {
 			except = nil
 		}
 	}
@@ -64,8 +64,8 @@ func (b *Broker) done(g *group) {
 
 // forgetIfEmpty forgets a room without members that nobody uses. mu is held.
 func (b *Broker) forgetIfEmpty(g *group) {
-	if len(g.members) == 0 && g.users == 0 && b.rooms[g.room] == g {
-		delete(b.rooms, g.room)
+	if len(g.members) == 0 && g.users == 0 && b.rooms.get(g.room) == g {
+		b.rooms.remove(g.room)
 	}
 }
 

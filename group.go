@@ -20,4 +20,4 @@ type group struct {
 	fetched bool // kept has what another node had kept; guarded by order
 }
 
-func newGroup(room string) *group { return &group{room: room, set: newSet[*named]()} }
+func newGroup(room string) *group { return &group{room: room} }

@@ -21,6 +21,15 @@ func (b *Broker) learn(node string, events []Event, snapshot bool) {
 		b.dropAll(nil, func(r *remote) bool { return r.at == p && !told[r.name] || r.from == p })
 	}
 	for len(events) > 0 && !c.closed {
+		if r := c.find(events[0].Name, p); c.applyRoom(r, events[0]) {
+			// This is all that has changed: no need to compare the rooms before and after.
+			if b.isVisible(r) {
+				b.notify(Event{Kind: events[0].Kind, Name: r.name, Room: events[0].Room, Node: p.name})
+			}
+			events = events[1:]
+			b.letOthers()
+			continue
+		}
 		name, n := events[0].Name, 1
 		for n < len(events) && events[n].Name == name {
 			n++
@@ -71,15 +80,23 @@ func (b *Broker) apply(p *peer, e Event) {
 	case Left:
 		b.dropMoving(e.Name, p)
 		b.applyLeft(p, r, e)
-	case RoomJoined:
-		if r != nil {
-			c.join(r, e.Room)
-		}
-	case RoomLeft:
-		if r != nil {
-			c.leave(r, e.Room)
-		}
+	default:
+		c.applyRoom(r, e)
 	}
+}
+
+// applyRoom notes that r, unless it is nil, has joined or left a room, and reports whether that
+// is new.
+func (c *cluster) applyRoom(r *remote, e Event) bool {
+	switch {
+	case r == nil:
+		return false
+	case e.Kind == RoomJoined:
+		return c.join(r, e.Room)
+	case e.Kind == RoomLeft:
+		return c.leave(r, e.Room)
+	}
+	return false
 }
 
 // applyLeft notes that the name has left p, where r is if it is not nil: for good, or
@@ -87,12 +104,12 @@ func (b *Broker) apply(p *peer, e Event) {
 func (b *Broker) applyLeft(p *peer, r *remote, e Event) {
 	c := b.cluster
 	switch {
-	case e.Node == c.self && c.claims[e.Name] != nil:
+	case e.Node == c.self && c.claims.get(e.Name) != nil:
 		if r != nil {
 			r.leaving = true // until the claim is over
 		}
 		return
-	case e.Node == c.self && b.names[e.Name] == nil:
+	case e.Node == c.self && b.names.get(e.Name) == nil:
 		// It is not about to come here, or has left already.
 		c.told = append(c.told, Event{Kind: Left, Name: e.Name, Cause: e.Cause})
 	case e.Node != "" && r != nil:

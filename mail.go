@@ -36,7 +36,7 @@ func (n *named) deliver(m *mail) (accepted int, err error) {
 	rest, left := *m, m.messages()
 	var slow error // m may be what ended the Writer, and the name may be free by now
 	for {
-		writers := n.writers.Load()
+		writers := n.current()
 		took, refused := rest.post(*writers)
 		accepted += took
 		rest.first += took

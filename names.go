@@ -3,7 +3,6 @@ package sendq
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -60,13 +59,110 @@ type named struct {
 	// before any other lock.
 	taking sync.Mutex
 
-	// writers has more than one only with Attach, and none when the name is free
-	// again. It is changed, by a new slice, under Broker.mu, and read without.
+	// writers is a snapshot of the Writers that have the name, which current returns. It is
+	// nil if they have changed since. It is stored under Broker.mu, and read without.
 	writers atomic.Pointer[[]*Writer]
 
+	broker *Broker
+
 	// Guarded by Broker.mu.
-	hooks []*endHook // of the writers, in their order
-	rooms []*group   // those it is a member of
+	first, last *holder                  // more than one only with Attach, none when the name is free again
+	index       *table[*Writer, *holder] // of all holders, once there were several
+	rooms       set[*group]              // those it is a member of
+}
+
+// A holder is a Writer that has a name. The holders of a name are a list, in the order in which
+// they have got it, so that each comes and goes at the same cost, however many there are.
+type holder struct {
+	writer     *Writer
+	hook       endHook
+	next, prev *holder
+}
+
+// current returns the Writers that have the name, the oldest first. Broker.mu is not held.
+func (n *named) current() *[]*Writer {
+	if writers := n.writers.Load(); writers != nil {
+		return writers
+	}
+	return n.makeCurrent()
+}
+
+func (n *named) makeCurrent() *[]*Writer {
+	n.broker.mu.Lock()
+	defer n.broker.mu.Unlock()
+	if writers := n.writers.Load(); writers != nil {
+		return writers // somebody else was first
+	}
+	return n.snapshot()
+}
+
+// snapshot stores the Writers that have the name, and returns them. Broker.mu is held, here and
+// below.
+func (n *named) snapshot() *[]*Writer {
+	var writers []*Writer
+	for h := n.first; h != nil; h = h.next {
+		writers = append(writers, h.writer)
+	}
+	n.writers.Store(&writers)
+	return &writers
+}
+
+// changed ends a change of the holders. Those who send learn of it. If there are several
+// Writers, the snapshot is made when somebody sends next, or many that come in a row would cost
+// a copy each.
+func (n *named) changed() {
+	if n.first == n.last {
+		n.snapshot()
+	} else {
+		n.writers.Store(nil)
+	}
+}
+
+// holder returns the holder that w is, or nil.
+func (n *named) holder(w *Writer) *holder {
+	if n.index != nil {
+		return n.index.get(w)
+	}
+	if n.first != nil && n.first.writer == w {
+		return n.first
+	}
+	return nil
+}
+
+// add makes h the last holder.
+func (n *named) add(h *holder) {
+	if n.first == nil {
+		n.first = h
+	} else {
+		n.last.next, h.prev = h, n.last
+		if n.index == nil {
+			n.index = new(table[*Writer, *holder])
+			n.index.put(n.first.writer, n.first)
+		}
+		n.index.put(h.writer, h)
+	}
+	n.last = h
+}
+
+// remove removes h from the holders. Its end does not matter any longer.
+func (n *named) remove(h *holder) {
+	h.writer.removeEndHook(&h.hook)
+	if h.prev != nil {
+		h.prev.next = h.next
+	} else {
+		n.first = h.next
+	}
+	if h.next != nil {
+		h.next.prev = h.prev
+	} else {
+		n.last = h.prev
+	}
+	if n.index != nil {
+		n.index.remove(h.writer)
+	}
+	if n.first == n.last {
+		n.index = nil
+	}
 }
 
 // Register gives name to w until w ends or Unregister is called. If another Writer has it,
@@ -92,8 +188,8 @@ var errChanged = errors.New("changed")
 
 func (b *Broker) register(name string, w *Writer) error {
 	b.mu.Lock()
-	n := b.names[name]
-	if n != nil && b.opts.Names == Takeover && !slices.Contains(*n.writers.Load(), w) {
+	n := b.names.get(name)
+	if n != nil && b.opts.Names == Takeover && n.holder(w) == nil {
 		b.mu.Unlock()
 		return b.takeOver(n, w)
 	}
@@ -114,20 +210,22 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 	switch {
 	case b.closed:
 		return errShutDown(name)
-	case n != nil && (b.opts.Names != Attach || slices.Contains(*n.writers.Load(), w)):
+	case n != nil && (b.opts.Names != Attach || n.holder(w) != nil):
 		return fmt.Errorf("%w: %q", ErrNameTaken, name)
 	}
 	isNew := n == nil
 	if isNew {
-		n = &named{name: name}
-		n.writers.Store(new([]*Writer))
+		n = &named{name: name, broker: b}
 	}
-	if err := b.attach(n, w); err != nil {
+	h, err := b.follow(n, w)
+	if err != nil {
 		return err
 	}
+	n.add(h)
+	n.changed()
 	if isNew {
 		b.change(name, nil, func() {
-			b.names[name] = n
+			b.names.put(name, n)
 			b.all.add(n)
 			b.tell(Event{Kind: Joined, Name: name})
 		})
@@ -135,23 +233,13 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 	return nil
 }
 
-// attach adds w to those that have the name.
-func (b *Broker) attach(n *named, w *Writer) error {
-	h, err := b.follow(n, w)
-	if err != nil {
-		return err
-	}
-	n.hooks = append(n.hooks, h)
-	writers := append(slices.Clip(*n.writers.Load()), w)
-	n.writers.Store(&writers)
-	return nil
-}
-
-// follow sees to it that the Broker learns of the end of w.
-func (b *Broker) follow(n *named, w *Writer) (*endHook, error) {
+// follow returns w as a holder of the name, which must be added. The Broker counts w from now on
+// and learns of its end.
+func (b *Broker) follow(n *named, w *Writer) (*holder, error) {
 	b.tally.Add(w)
-	h := &endHook{ended: func() { b.ended(n, w) }}
-	if !w.addEndHook(h) {
+	h := &holder{writer: w}
+	h.hook.ended = func() { n.broker.ended(n, w) }
+	if !w.addEndHook(&h.hook) {
 		return nil, fmt.Errorf("sendq: register %q: Writer has ended: %w", n.name, ErrClosed)
 	}
 	return h, nil
@@ -161,15 +249,12 @@ func (b *Broker) follow(n *named, w *Writer) (*endHook, error) {
 // Writers, not names: the end of a Writer must never remove the one that has the name
 // after it.
 func (b *Broker) detach(n *named, w *Writer) bool {
-	writers := *n.writers.Load()
-	i := slices.Index(writers, w)
-	if i < 0 {
+	h := n.holder(w)
+	if h == nil {
 		return false
 	}
-	w.removeEndHook(n.hooks[i])
-	n.hooks = slices.Delete(n.hooks, i, i+1)
-	writers = slices.Concat(writers[:i], writers[i+1:])
-	n.writers.Store(&writers)
+	n.remove(h)
+	n.changed()
 	return true
 }
 
@@ -189,7 +274,7 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 	if !b.detach(n, w) {
 		return false
 	}
-	if len(*n.writers.Load()) > 0 {
+	if n.first != nil {
 		return true
 	}
 	b.vacate(n, Event{Kind: Left, Name: n.name, Cause: cause})
@@ -199,8 +284,8 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 // vacate makes a name free that no Writer has any more, and tells so by left.
 func (b *Broker) vacate(n *named, left Event) {
 	b.change(n.name, left.Cause, func() {
-		delete(b.names, n.name)
-		for _, g := range n.rooms {
+		b.names.remove(n.name)
+		for _, g := range n.rooms.members {
 			b.leave(n, g)
 		}
 		b.all.remove(n)
@@ -217,6 +302,6 @@ func (b *Broker) vacate(n *named, left Event) {
 func (b *Broker) Unregister(name string, w *Writer) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names[name]
+	n := b.names.get(name)
 	return n != nil && b.remove(n, w, nil)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"slices"
 )
 
 // An EventKind is what has happened to a name.
@@ -87,11 +86,11 @@ func (b *Broker) observe() (*observer, []Event) {
 	o := &observer{ready: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.observers = append(b.observers, o)
+	b.observers.add(o)
 	events := b.eventsOf(b.all.members)
 	for _, r := range b.away(target{kind: toAll}) {
 		events = append(events, Event{Kind: Joined, Name: r.name, Node: r.at.name})
-		for _, g := range r.rooms {
+		for _, g := range r.rooms.members {
 			events = append(events, Event{Kind: RoomJoined, Name: r.name, Room: g.room, Node: r.at.name})
 		}
 	}
@@ -102,7 +101,7 @@ func (b *Broker) observe() (*observer, []Event) {
 func (b *Broker) eventsOf(members []*named) (events []Event) {
 	for _, n := range members {
 		events = append(events, Event{Kind: Joined, Name: n.name})
-		for _, g := range n.rooms {
+		for _, g := range n.rooms.members {
 			events = append(events, Event{Kind: RoomJoined, Name: n.name, Room: g.room})
 		}
 	}
@@ -112,8 +111,7 @@ func (b *Broker) eventsOf(members []*named) (events []Event) {
 func (b *Broker) ignore(o *observer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	i := slices.Index(b.observers, o)
-	b.observers = slices.Delete(b.observers, i, i+1)
+	b.observers.remove(o)
 }
 
 // news returns the events since the last call, and how many are missing behind them.
@@ -136,7 +134,7 @@ func (b *Broker) tell(e Event) {
 
 // notify tells the observers. mu is held, so they hear of everything in the same order.
 func (b *Broker) notify(e Event) {
-	for _, o := range b.observers {
+	for _, o := range b.observers.members {
 		if len(o.events) == maxLag {
 			o.missed++
 		} else {

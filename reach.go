@@ -11,7 +11,7 @@ type reach struct {
 }
 
 func newReach(room string) *reach {
-	return &reach{room: room, set: newSet[*remote](), count: make(map[*peer]int)}
+	return &reach{room: room, count: make(map[*peer]int)}
 }
 
 func (g *reach) add(r *remote) {
@@ -36,7 +36,7 @@ func (c *cluster) reachOf(t target) *reach {
 	case c == nil || t.here:
 		return nil
 	case t.kind == toRoom:
-		return c.rooms[t.name]
+		return c.rooms.get(t.name)
 	}
 	return c.all
 }
@@ -52,7 +52,7 @@ func (c *cluster) nodesOf(t target) []string {
 // has tells whether t means the name on the node that has it.
 func (c *cluster) has(t target, name string) bool {
 	g := c.reachOf(t)
-	return g != nil && c.names[name] != nil && g.has(c.names[name])
+	return g != nil && g.has(c.names.get(name))
 }
 
 // away returns those of other nodes that t means and that are found under their names. mu is
@@ -88,12 +88,12 @@ func (b *Broker) awayLen(t target) int {
 }
 
 func (b *Broker) isVisible(r *remote) bool {
-	return b.names[r.name] == nil && b.cluster.names[r.name] == r
+	return b.names.get(r.name) == nil && b.cluster.names.get(r.name) == r
 }
 
 // hiddenUnder returns how many remotes are not found under the name.
 func (b *Broker) hiddenUnder(name string) (n int) {
-	for r := b.cluster.names[name]; r != nil; r = r.older {
+	for r := b.cluster.names.get(name); r != nil; r = r.older {
 		if !b.isVisible(r) {
 			n++
 		}

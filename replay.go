@@ -22,7 +22,7 @@ import (
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	b := r.broker
 	b.mu.Lock()
-	n := b.names[name]
+	n := b.names.get(name)
 	if n == nil {
 		b.mu.Unlock()
 		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
@@ -42,7 +42,7 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	defer g.order.Unlock()
 
 	b.mu.Lock()
-	isFree := b.names[name] != n
+	isFree := b.names.get(name) != n
 	joined := !isFree && b.join(n, g)
 	b.mu.Unlock()
 	switch {
@@ -85,7 +85,7 @@ func (b *Broker) fetch(nodes []string, room string, messages int) [][]byte {
 // replayFor is Node.Replay.
 func (b *Broker) replayFor(room string, messages int) (kept [][]byte) {
 	b.mu.Lock()
-	g := b.rooms[room]
+	g := b.rooms.get(room)
 	if g == nil {
 		b.mu.Unlock()
 		return nil

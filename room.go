@@ -3,7 +3,6 @@ package sendq
 import (
 	"fmt"
 	"iter"
-	"slices"
 )
 
 // A Room is a set of a Broker's names that share messages. It is a handle, cheap to
@@ -41,7 +40,7 @@ func (r *Room) Join(name string) error {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names[name]
+	n := b.names.get(name)
 	if n == nil {
 		return fmt.Errorf("%w: %q", ErrUnknownName, name)
 	}
@@ -52,10 +51,10 @@ func (r *Room) Join(name string) error {
 // makeRoom returns the room of that name, a new one if there is none. b.mu is held, here
 // and below where it does not say otherwise.
 func (b *Broker) makeRoom(name string) *group {
-	g := b.rooms[name]
+	g := b.rooms.get(name)
 	if g == nil {
 		g = newGroup(name)
-		b.rooms[name] = g
+		b.rooms.put(name, g)
 	}
 	return g
 }
@@ -67,7 +66,7 @@ func (b *Broker) join(n *named, g *group) bool {
 	}
 	b.change(n.name, nil, func() {
 		g.add(n)
-		n.rooms = append(n.rooms, g)
+		n.rooms.add(g)
 		b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
 	})
 	return true
@@ -79,13 +78,12 @@ func (r *Room) Leave(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n, g := b.names[name], b.rooms[r.name]
+	n, g := b.names.get(name), b.rooms.get(r.name)
 	if n == nil || g == nil || !g.has(n) {
 		return false
 	}
 	b.change(name, nil, func() {
-		i := slices.Index(n.rooms, g)
-		n.rooms = slices.Delete(n.rooms, i, i+1)
+		n.rooms.remove(g)
 		b.leave(n, g)
 	})
 	return true
@@ -115,8 +113,8 @@ func (r *Room) Has(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := b.names[name]; n != nil {
-		g := b.rooms[r.name]
+	if n := b.names.get(name); n != nil {
+		g := b.rooms.get(r.name)
 		return g != nil && g.has(n)
 	}
 	return b.cluster.has(r.target(), name)
@@ -127,7 +125,7 @@ func (r *Room) Members() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.broker.mu.Lock()
 		var members []*named
-		if g := r.broker.rooms[r.name]; g != nil {
+		if g := r.broker.rooms.get(r.name); g != nil {
 			members = g.snapshot()
 		}
 		away := r.broker.away(r.target())
@@ -141,7 +139,7 @@ func (r *Room) Len() int {
 	r.broker.mu.Lock()
 	defer r.broker.mu.Unlock()
 	n := r.broker.awayLen(r.target())
-	if g := r.broker.rooms[r.name]; g != nil {
+	if g := r.broker.rooms.get(r.name); g != nil {
 		n += len(g.members)
 	}
 	return n

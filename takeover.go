@@ -32,13 +32,12 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	writers := *n.writers.Load()
 	switch {
 	case b.closed:
 		return nil, errShutDown(n.name)
-	case len(writers) == 0:
+	case n.first == nil:
 		return nil, errChanged
-	case writers[0] == w:
+	case n.first.writer == w:
 		return nil, fmt.Errorf("%w: %q", ErrNameTaken, n.name)
 	}
 	h, err := b.follow(n, w)
@@ -46,14 +45,14 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 		return nil, err
 	}
 	if !w.hold() {
-		w.removeEndHook(h)
+		w.removeEndHook(&h.hook)
 		return nil, fmt.Errorf("sendq: register %q: Writer is closing: %w", n.name, ErrClosed)
 	}
 	b.returned.expected++
-	old = writers[0]
-	old.removeEndHook(n.hooks[0])
-	n.hooks[0] = h
-	n.writers.Store(&[]*Writer{w}) // at once, or a message could go to both
+	old = n.first.writer
+	n.remove(n.first)
+	n.add(h)
+	n.changed() // once, or a message could go to both or to none
 	return old, nil
 }
 

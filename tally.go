@@ -71,9 +71,6 @@ func (t *Tally) Add(w *Writer) {
 	if t.living.has(w) || !w.addEndHook(&endHook{ended: func() { t.ended(w) }}) {
 		return
 	}
-	if t.living.index == nil {
-		t.living = newSet[*Writer]()
-	}
 	t.living.add(w)
 }
 

@@ -45,6 +45,7 @@ func (b *Broker) callBack() {
 	for {
 		b.mu.Lock()
 		if len(r.calls) == 0 {
+			r.calls = nil // its memory may be large
 			break
 		}
 		call := r.calls[0]

@@ -1,0 +1,193 @@
+package sendq_test
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// What n users do one after the other costs each of them the same, whatever n is. The cost is
+// counted in bytes allocated, because no noise disturbs these: a copy of all for each shows.
+func TestCostIsNoSquare(t *testing.T) {
+	for name, run := range map[string]func(t *testing.T, n int) (work func()){
+		"messages in a row from another node": func(t *testing.T, n int) func() {
+			node, b := alone(t, nil)
+			w := sendq.NewWriter(stalledPeer(), nil)
+			t.Cleanup(func() { w.CloseNow() })
+			require.NoError(t, b.Register("bob", w))
+			require.NoError(t, b.Room("room").Join("bob"))
+			ds := make([]sendq.Delivery, n)
+			for i := range ds {
+				ds[i] = sendq.Delivery{
+					To:       sendq.Address{Kind: sendq.ToRoom, Name: "room"},
+					Messages: [][]byte{make([]byte, 50)},
+				}
+			}
+			return func() { node.Deliver(ds) }
+		},
+		"Writers attach to a name": func(t *testing.T, n int) func() {
+			b, writers := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach}), idleWriters(t, n)
+			return func() {
+				for _, w := range writers {
+					require.NoError(t, b.Register("bob", w))
+				}
+				require.NoError(t, b.Send("bob", []byte("hello")))
+			}
+		},
+		"attached Writers end": func(t *testing.T, n int) func() {
+			b, writers := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach}), idleWriters(t, n)
+			for _, w := range writers {
+				require.NoError(t, b.Register("bob", w))
+			}
+			return func() {
+				for _, w := range writers[:n/2] {
+					w.CloseNow()
+				}
+				for _, w := range writers[n/2:] {
+					require.True(t, b.Unregister("bob", w))
+				}
+			}
+		},
+		"names join while somebody looks": func(t *testing.T, n int) func() {
+			b, w := sendq.NewBroker(nil), idleWriters(t, 1)[0]
+			return func() {
+				for i := range n {
+					require.NoError(t, b.Register(memberName(i), w))
+					require.NoError(t, b.Room("room").Join(memberName(i)))
+					for range b.Room("room").Members() {
+						break
+					}
+				}
+			}
+		},
+		"a name joins and leaves rooms on another node while somebody looks": func(t *testing.T, n int) func() {
+			node, b := alone(t, nil)
+			node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
+			t.Cleanup(look(t, b))
+			return func() {
+				for _, kind := range []sendq.EventKind{sendq.RoomJoined, sendq.RoomLeft} {
+					for i := range n {
+						node.Learn("other", []sendq.Event{{Kind: kind, Name: "bob", Room: fmt.Sprint(i)}}, false)
+					}
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cost := func(n int) int {
+				work := run(t, n)
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				work()
+				runtime.ReadMemStats(&after)
+				return int(after.TotalAlloc - before.TotalAlloc)
+			}
+			const few, times = 500, 16
+			once, often := cost(few), cost(times*few)
+			require.Less(t, often, 3*times*once, "%d bytes for %d, %d for %d", once, few, often, times*few)
+		})
+	}
+}
+
+// What a crowd has needed is given back when it has gone.
+func TestBrokerMemoryComesBack(t *testing.T) {
+	const n = 20_000
+	for name, run := range map[string]func(t *testing.T) (come, leave func()){
+		"names": func(t *testing.T) (come, leave func()) {
+			b, w := sendq.NewBroker(nil), idleWriters(t, 1)[0]
+			return func() {
+					for i := range n {
+						require.NoError(t, b.Register(memberName(i), w))
+					}
+				}, func() {
+					for i := range n {
+						require.True(t, b.Unregister(memberName(i), w))
+					}
+				}
+		},
+		"Writers": func(t *testing.T) (come, leave func()) {
+			b := sendq.NewBroker(nil)
+			return func() {
+					for i := range n {
+						require.NoError(t, b.Register(memberName(i), sendq.NewWriter(faultconn.New(), nil)))
+					}
+				}, func() {
+					for i := range n {
+						w, _ := b.Lookup(memberName(i))
+						w.CloseNow()
+					}
+				}
+		},
+		"Writers of one name": func(t *testing.T) (come, leave func()) {
+			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+			residents := idleWriters(t, 2)
+			var writers []*sendq.Writer
+			return func() {
+					for _, w := range residents {
+						require.NoError(t, b.Register("bob", w))
+					}
+					for range n {
+						writers = append(writers, sendq.NewWriter(faultconn.New(), nil))
+						require.NoError(t, b.Register("bob", writers[len(writers)-1]))
+					}
+				}, func() {
+					for _, w := range writers {
+						w.CloseNow()
+					}
+					writers = nil
+					require.NoError(t, b.Send("bob", nil))
+				}
+		},
+		"rooms": func(t *testing.T) (come, leave func()) {
+			b, w := sendq.NewBroker(nil), idleWriters(t, 1)[0]
+			require.NoError(t, b.Register("bob", w))
+			return func() {
+					for i := range n {
+						require.NoError(t, b.Room(memberName(i)).Join("bob"))
+					}
+				}, func() {
+					for i := range n {
+						require.True(t, b.Room(memberName(i)).Leave("bob"))
+					}
+				}
+		},
+		"names and rooms on another node": func(t *testing.T) (come, leave func()) {
+			node, _ := alone(t, nil)
+			return func() {
+				for i := range n {
+					node.Learn("other", []sendq.Event{
+						{Kind: sendq.Joined, Name: memberName(i)},
+						{Kind: sendq.RoomJoined, Name: memberName(i), Room: memberName(i)},
+					}, false)
+				}
+			}, func() { node.Forget("other", nil) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			come, leave := run(t)
+			before := heap()
+			come()
+			leave()
+			require.Less(t, heap()-before, 3*n)
+			runtime.KeepAlive(come)
+		})
+	}
+}
+
+func idleWriters(t *testing.T, n int) []*sendq.Writer {
+	writers := make([]*sendq.Writer, n)
+	for i := range writers {
+		writers[i] = sendq.NewWriter(faultconn.New(), nil)
+	}
+	t.Cleanup(func() {
+		for _, w := range writers {
+			w.CloseNow()
+		}
+	})
+	return writers
+}
