@@ -144,7 +144,7 @@ func (w *Writer) OnEnd(f func()) (stop func() bool) {
 		f()
 	}
 	h := &endHook{ended: func() { go afterDone() }}
-	if !w.addEndHook(h) {
+	if !w.addEndHooks(h) {
 		go afterDone()
 	}
 	return func() bool { return w.removeEndHook(h) }
@@ -241,20 +241,22 @@ type endHook struct {
 	ended func()
 }
 
-// addEndHook makes the Writer call h.ended, without any lock, when it has ended. It
-// returns false, and never calls it, if the Writer has ended already.
-func (w *Writer) addEndHook(h *endHook) bool {
+// addEndHooks makes the Writer call the hooks, without any lock, when it has ended. It
+// returns false, and never calls them, if the Writer has ended already.
+func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state >= ended {
 		return false
 	}
-	a := w.attend()
-	h.next, h.prev = a.onEnd, &a.onEnd
-	if h.next != nil {
-		h.next.prev = &h.next
+	for _, h := range hooks {
+		a := w.attend()
+		h.next, h.prev = a.onEnd, &a.onEnd
+		if h.next != nil {
+			h.next.prev = &h.next
+		}
+		a.onEnd = h
 	}
-	a.onEnd = h
 	return true
 }
 

@@ -236,10 +236,9 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 // follow returns w as a holder of the name, which must be added. The Broker counts w from now on
 // and learns of its end.
 func (b *Broker) follow(n *named, w *Writer) (*holder, error) {
-	b.tally.Add(w)
 	h := &holder{writer: w}
 	h.hook.ended = func() { n.broker.ended(n, w) }
-	if !w.addEndHook(&h.hook) {
+	if !b.tally.follow(w, &h.hook) {
 		return nil, fmt.Errorf("sendq: register %q: Writer has ended: %w", n.name, ErrClosed)
 	}
 	return h, nil

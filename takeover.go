@@ -39,14 +39,13 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 		return nil, errChanged
 	case n.first.writer == w:
 		return nil, fmt.Errorf("%w: %q", ErrNameTaken, n.name)
+	case !w.hold(): // before follow, because a Writer that is refused does not count
+		return nil, fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", n.name, ErrClosed)
 	}
 	h, err := b.follow(n, w)
 	if err != nil {
+		w.letGo()
 		return nil, err
-	}
-	if !w.hold() {
-		w.removeEndHook(&h.hook)
-		return nil, fmt.Errorf("sendq: register %q: Writer is closing: %w", n.name, ErrClosed)
 	}
 	b.returned.expected++
 	old = n.first.writer

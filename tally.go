@@ -65,13 +65,23 @@ func (e *Ends) of(err error) *EndStats {
 }
 
 // Add counts w from now on. It does nothing if w counts already or has ended.
-func (t *Tally) Add(w *Writer) {
+func (t *Tally) Add(w *Writer) { t.follow(w) }
+
+// follow adds hooks to w and counts w. If w has ended it does neither and returns false.
+func (t *Tally) follow(w *Writer, hooks ...*endHook) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.living.has(w) || !w.addEndHook(&endHook{ended: func() { t.ended(w) }}) {
-		return
+	isNew := !t.living.has(w)
+	if isNew {
+		hooks = append(hooks, &endHook{ended: func() { t.ended(w) }})
 	}
-	t.living.add(w)
+	if !w.addEndHooks(hooks...) {
+		return false
+	}
+	if isNew {
+		t.living.add(w)
+	}
+	return true
 }
 
 // ended keeps what w has come to.

@@ -1,0 +1,70 @@
+package sendq
+
+import (
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A Writer that is refused a name never counts, whatever the reason.
+func TestRefusedWriterDoesNotCount(t *testing.T) {
+	b := NewBroker(&BrokerOptions{Names: Takeover})
+	defer b.Close()
+	require.NoError(t, b.Register("bob", newIdleWriter()))
+
+	closing := newIdleWriter()
+	_, err := closing.WriteString("nobody reads this")
+	require.NoError(t, err)
+	closed := make(chan error)
+	go func() { closed <- closing.Shutdown(t.Context()) }()
+	for closing.currentState() == open {
+	}
+	require.ErrorIs(t, b.Register("bob", closing), ErrClosed)
+	require.Equal(t, 1, b.Stats().Writers)
+	require.NoError(t, closing.CloseNow())
+	require.Error(t, <-closed)
+	require.ErrorIs(t, b.Register("bob", closing), ErrClosed)
+	require.ErrorIs(t, b.Register("alice", closing), ErrClosed)
+
+	held := newIdleWriter()
+	defer held.CloseNow()
+	held.held = 1<<15 - 1 // it is taking over as many names as it can
+	require.ErrorIs(t, b.Register("bob", held), ErrClosed)
+	held.held = 0
+	require.Equal(t, TallyStats{Writers: 1}, b.Stats().TallyStats)
+	w, _ := b.Lookup("bob")
+	require.Equal(t, open, w.currentState())
+}
+
+// A Writer that ends while it is being registered counts if it has got the name, and only then.
+func TestWriterThatEndsInRegisterCounts(t *testing.T) {
+	for _, policy := range []NamePolicy{Reject, Takeover} {
+		b := NewBroker(&BrokerOptions{Names: policy})
+		var registered atomic.Int64
+		for range 2000 {
+			w := newIdleWriter()
+			var start atomic.Bool
+			closed := make(chan struct{})
+			go func() {
+				for !start.Load() {
+				}
+				for range rand.IntN(200) {
+					w.Err()
+				}
+				w.CloseNow()
+				close(closed)
+			}()
+			start.Store(true)
+			if b.Register("bob", w) == nil {
+				registered.Add(1)
+			}
+			<-closed
+		}
+		require.NoError(t, b.Close())
+		s := b.Stats()
+		require.Zero(t, s.Writers)
+		require.Equal(t, registered.Load(), s.Ends.Closed.Writers+s.Ends.TakenOver.Writers)
+	}
+}
