@@ -98,8 +98,8 @@ func NewBroker(opts *BrokerOptions) *Broker {
 		}
 		b.cluster = newCluster(b.opts.Relay)
 		b.mu.Lock() // nothing can be learned before it is known who this is
+		defer b.mu.Unlock()
 		b.cluster.self = b.opts.Relay.Start(&Node{b})
-		b.mu.Unlock()
 	}
 	return b
 }

@@ -1,6 +1,9 @@
 package sendq
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // A claim is a name that is about to be registered here, once the Relay has made it this
 // node's own.
@@ -9,32 +12,59 @@ type claim struct {
 	lost bool          // another node has the name by now
 }
 
-// claimName registers a name that no Writer has here. It fails with errChanged if that was
-// being tried already, when that is over. b.mu is held, and released meanwhile.
-func (b *Broker) claimName(name string, w *Writer) error {
+// claimName registers a name that no Writer has here. It fails with errChanged if one has it by
+// now, or if somebody else was claiming the name, when that is over. If Relay.Claim panics, the
+// claim fails. b.mu is not held.
+func (b *Broker) claimName(name string, w *Writer) (err error) {
+	cl, err := b.beginClaim(name, w)
+	if err != nil {
+		return err
+	}
+	var e Estate
+	err = errNoAnswer
+	defer func() { err = b.endClaim(name, w, cl, &e, err) }()
+	e, err = b.cluster.relay.Claim(name, b.opts.Names == Takeover)
+	return err
+}
+
+// errNoAnswer is the error of a claim until Relay.Claim has returned.
+var errNoAnswer = errors.New("sendq: no answer of the Relay")
+
+func (b *Broker) beginClaim(name string, w *Writer) (*claim, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	c := b.cluster
 	switch other, state := c.claims.get(name), w.currentState(); {
+	case b.names.get(name) != nil:
+		return nil, errChanged
 	case b.closed:
-		return errShutDown(name)
+		return nil, errShutDown(name)
 	case state >= ended, state != open && c.names.get(name) != nil && b.opts.Names == Takeover:
-		return fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
+		return nil, fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
 	case other != nil:
 		b.mu.Unlock()
 		<-other.over
 		b.mu.Lock()
-		return errChanged
+		return nil, errChanged
 	}
 	cl := &claim{over: make(chan struct{})}
 	c.claims.put(name, cl)
-	b.mu.Unlock()
-	estate, err := c.relay.Claim(name, b.opts.Names == Takeover)
+	return cl, nil
+}
+
+// endClaim gives w the name if err is nil. It returns why w does not have it.
+func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err error) error {
 	b.mu.Lock()
-	c.claims.remove(name)
+	defer b.mu.Unlock()
+	defer func() {
+		close(cl.over)
+		b.returned.none.Broadcast()
+	}()
+	b.cluster.claims.remove(name)
+	isOurs := err == nil
 	b.change(name, ErrTakenOver, func() {
-		if err == nil {
-			if err = b.enter(name, w, cl, &estate); err != nil {
-				c.relay.Release(name)
-			}
+		if isOurs {
+			err = b.enter(name, w, cl, e)
 		}
 		b.dropLeaving(name)
 		if err != nil && b.opts.Names == Takeover {
@@ -42,9 +72,10 @@ func (b *Broker) claimName(name string, w *Writer) error {
 			b.tell(Event{Kind: Left, Name: name, Cause: ErrTakenOver})
 		}
 	})
-	b.handBackEstate(name, estate.Undelivered)
-	close(cl.over)
-	b.returned.none.Broadcast()
+	b.handBackEstate(name, e.Undelivered)
+	if isOurs && err != nil {
+		b.cluster.relay.Release(name)
+	}
 	return err
 }
 

@@ -190,6 +190,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 		<-c.over
 		return c.err
 	}
+	defer close(c.over)
 	if err := c.relay.Close(c.bound); err != nil {
 		c.err = fmt.Errorf("sendq: closing the Relay: %w", err)
 	}
@@ -200,6 +201,5 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 	for c.claims.len() > 0 {
 		b.returned.none.Wait()
 	}
-	close(c.over)
 	return c.err
 }

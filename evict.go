@@ -27,27 +27,34 @@ func (b *Broker) evict(name, by string) (e Estate, ok bool) {
 func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
 	n.taking.Lock()
 	defer n.taking.Unlock()
-	b.mu.Lock()
-	if b.names.get(n.name) != n {
-		b.mu.Unlock()
+	w, rooms := b.takeAway(n, by)
+	if w == nil {
 		return e, false
 	}
-	w := n.first.writer
-	for _, g := range n.rooms.members {
-		e.Rooms = append(e.Rooms, g.room)
-	}
-	b.changeAnywhere(n.name, ErrTakenOver, func() {
-		b.detach(n, w)
-		b.vacate(n, Event{Kind: Left, Name: n.name, Cause: ErrTakenOver, Node: by})
-		b.cluster.move(nil, n.name, by, e.Rooms)
-	})
-	b.mu.Unlock()
 	claimed := w.claim() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
 	if claimed {
 		e.Undelivered = slices.Collect(w.Undelivered())
 	}
+	e.Rooms = rooms
 	return e, true
+}
+
+// takeAway takes the name away from its Writer, which it returns with the rooms of the name, or
+// nil if the name is free.
+func (b *Broker) takeAway(n *named, by string) (w *Writer, rooms []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n.first == nil {
+		return nil, nil
+	}
+	w, rooms = n.first.writer, n.roomNames()
+	b.changeAnywhere(n.name, ErrTakenOver, func() {
+		b.detach(n, w)
+		b.vacate(n, Event{Kind: Left, Name: n.name, Cause: ErrTakenOver, Node: by})
+		b.cluster.move(nil, n.name, by, rooms)
+	})
+	return w, rooms
 }
 
 // lose is Node.Lose.
@@ -66,14 +73,14 @@ func (b *Broker) lose(name string) {
 	b.vacate(n, Event{Kind: Left, Name: name, Cause: ErrNameLost})
 	b.returned.expected++
 	go func() {
+		defer b.doneExpecting()
 		claimed := w.claim()
 		_ = w.abort(ErrNameLost)
-		b.mu.Lock()
-		defer b.mu.Unlock()
 		if claimed {
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			b.handBackOf(name, w)
 		}
-		b.returned.done()
 	}()
 }
 

@@ -189,14 +189,15 @@ var errChanged = errors.New("changed")
 func (b *Broker) register(name string, w *Writer) error {
 	b.mu.Lock()
 	n := b.names.get(name)
-	if n != nil && b.opts.Names == Takeover && n.holder(w) == nil {
+	switch {
+	case n == nil && b.cluster != nil:
+		b.mu.Unlock()
+		return b.claimName(name, w)
+	case n != nil && b.opts.Names == Takeover && n.holder(w) == nil:
 		b.mu.Unlock()
 		return b.takeOver(n, w)
 	}
 	defer b.mu.Unlock()
-	if n == nil && b.cluster != nil {
-		return b.claimName(name, w)
-	}
 	return b.add(n, name, w)
 }
 

@@ -65,6 +65,88 @@ func look(t *testing.T, b *sendq.Broker) (stop func()) {
 	return stop
 }
 
+// A Relay that panics makes the call fail that has called it, and nothing else: no lock stays
+// locked, and nobody waits for it.
+func TestRelayPanics(t *testing.T) {
+	remote := []sendq.Event{
+		{Kind: sendq.Joined, Name: "alice"},
+		{Kind: sendq.RoomJoined, Name: "alice", Room: "room"},
+		{Kind: sendq.Joined, Name: "carol"},
+	}
+	for _, tt := range []struct {
+		method string
+		call   func(b *sendq.Broker, node *sendq.Node, bob *sendq.Writer)
+	}{
+		{"Claim", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
+		{"Claim", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("carol", bob) }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("other").Join("bob") }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("quiet").Leave("bob") }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
+		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("other").JoinReplay("bob", 0) }},
+		{"Tell", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Evict("bob", "other") }},
+		{"Tell", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Lose("bob") }},
+		{"Release", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
+		{"Release", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Evict("bob", "other") }},
+		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Send("alice", nil) }},
+		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Broadcast(nil) }},
+		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").Publish(nil) }},
+		{"Replay", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
+		{"Close", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Close() }},
+	} {
+		t.Run(tt.method, func(t *testing.T) {
+			relay := &solitude{}
+			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, ReplayMessages: 1, Relay: relay})
+			bob := register(t, b, "bob", readingPeer())
+			require.NoError(t, b.Room("quiet").Join("bob"))
+			relay.node.Learn("other", remote, true)
+
+			relay.broken = map[string]bool{tt.method: true}
+			require.PanicsWithValue(t, tt.method, func() { tt.call(b, relay.node, bob) })
+			relay.broken = nil
+			if tt.method != "Close" {
+				peer := readingPeer()
+				register(t, b, "robert", peer)
+				replayed, err := b.Room("room").JoinReplay("robert", 1)
+				require.NoError(t, err)
+				require.Zero(t, replayed)
+				require.NotZero(t, b.Broadcast([]byte("hello\n")))
+				require.True(t, b.Room("room").Has("robert"))
+				relay.node.Forget("other", nil)
+				require.NoError(t, b.Shutdown(t.Context()))
+				require.Zero(t, b.Len())
+			}
+			require.NoError(t, b.Shutdown(t.Context()))
+		})
+	}
+}
+
+// The same while somebody else waits for the name.
+func TestRelayPanicsInClaim(t *testing.T) {
+	relay := &solitude{broken: map[string]bool{"Claim": true}}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+	defer b.Close()
+	const crowd = 10
+	panics := make(chan any, crowd)
+	for _, w := range idleWriters(t, crowd) {
+		go func() {
+			defer func() { panics <- recover() }()
+			b.Register("bob", w)
+		}()
+	}
+	for range crowd {
+		require.Equal(t, "Claim", <-panics)
+	}
+}
+
+// If Start panics, the Broker is of no use, but a Relay that has got it may still call it.
+func TestRelayPanicsInStart(t *testing.T) {
+	relay := &solitude{broken: map[string]bool{"Start": true}}
+	require.PanicsWithValue(t, "Start", func() { sendq.NewBroker(&sendq.BrokerOptions{Relay: relay}) })
+	relay.node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
+}
+
 // A number of messages may be as far from what makes sense as an int can be.
 func TestReplayExtremes(t *testing.T) {
 	opts := sendq.BrokerOptions{ReplayMessages: math.MaxInt, ReplayBytes: math.MaxInt}

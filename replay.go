@@ -29,40 +29,46 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	}
 	g := b.makeRoom(r.name)
 	g.users++
+	b.mu.Unlock()
+	defer b.done(g)
 	var nodes []string
 	if messages > 0 {
 		nodes = b.keepers(g, n)
 	}
-	b.mu.Unlock()
-	defer b.done(g)
 	older := b.fetch(nodes, r.name, messages)
 	idle := newCrew()
 	defer idle.start() // after the lock is released
 	g.order.Lock()
 	defer g.order.Unlock()
 
-	b.mu.Lock()
-	isFree := b.names.get(name) != n
-	joined := !isFree && b.join(n, g)
-	b.mu.Unlock()
-	switch {
-	case isFree:
-		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
-	case joined:
+	joined, err := b.joinIfHere(n, g)
+	if joined {
 		if len(older) > 0 && !g.fetched {
 			g.fetched = true
 			g.kept.precede(older, &b.opts)
 		}
 		replayed = g.kept.replay(n, messages, idle)
 	}
-	return replayed, nil
+	return replayed, err
+}
+
+// joinIfHere is join unless the name has become free.
+func (b *Broker) joinIfHere(n *named, g *group) (joined bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n.first == nil {
+		return false, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+	}
+	return b.join(n, g), nil
 }
 
 // keepers returns the nodes that may keep messages of a room of which this one keeps none,
 // for it has no member here yet. They are told of n, which is about to become one: what is
-// published to the room from now on is kept here as well. mu is held.
+// published to the room from now on is kept here as well.
 func (b *Broker) keepers(g *group, n *named) []string {
-	if b.opts.ReplayMessages == 0 || len(g.members) > 0 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.opts.ReplayMessages == 0 || len(g.members) > 0 || n.first == nil {
 		return nil
 	}
 	nodes := b.cluster.nodesOf(target{kind: toRoom, name: g.room})

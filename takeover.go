@@ -14,16 +14,15 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 	if err != nil {
 		return err
 	}
+	defer b.doneExpecting()
+	defer w.letGo()
 	claimed := old.claim() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	inherited := !claimed || w.inherit(&old.queue)
-	w.letGo()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !inherited {
+	if claimed && !w.inherit(&old.queue) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		b.handBackOf(n.name, old)
 	}
-	b.returned.done()
 	return nil
 }
 

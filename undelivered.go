@@ -59,11 +59,12 @@ func (b *Broker) callBack() {
 	b.mu.Unlock()
 }
 
-// done says that a takeover that was expected to hand something back is over. Broker.mu is
-// held.
-func (r *returned) done() {
-	r.expected--
-	r.none.Broadcast()
+// doneExpecting ends what was counted in returned.expected. mu is not held.
+func (b *Broker) doneExpecting() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.returned.expected--
+	b.returned.none.Broadcast()
 }
 
 // waitReturned waits until all calls have been made. mu is not held.
