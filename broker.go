@@ -22,6 +22,7 @@ type BrokerOptions struct {
 	// elsewhere: what Writer.Undelivered yields. What the connection had taken and
 	// the peer had not is not among it. It is called once for a Writer, under one of its
 	// names, and not at all if everything was written or another Writer has taken it over.
+	// If the Writer has names in several Brokers with OnUndelivered, one of them calls it.
 	//
 	// The calls are made one after the other, in the order in which the Writers ended,
 	// by a goroutine that exists while there are any. They hold up nothing but

@@ -74,7 +74,7 @@ func (b *Broker) lose(name string) {
 	b.returned.expected++
 	go func() {
 		defer b.doneExpecting()
-		claimed := w.claim()
+		claimed := b.claim(w)
 		_ = w.abort(ErrNameLost)
 		if claimed {
 			b.mu.Lock()

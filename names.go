@@ -263,7 +263,7 @@ func (b *Broker) detach(n *named, w *Writer) bool {
 func (b *Broker) ended(n *named, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.remove(n, w, w.Err()) && w.claim() {
+	if b.remove(n, w, w.Err()) && b.claim(w) {
 		b.handBackOf(n.name, w)
 	}
 }

@@ -13,6 +13,10 @@ type returned struct {
 	none     *sync.Cond // when there is nothing any more
 }
 
+// claim reports whether the Broker is the one to hand back what w leaves. A Broker that hands
+// nothing back leaves that to others in which w has a name.
+func (b *Broker) claim(w *Writer) bool { return b.opts.OnUndelivered != nil && w.claim() }
+
 // handBackOf hands the messages that w, which has ended, did not write to OnUndelivered. mu
 // is held, and not during the call.
 func (b *Broker) handBackOf(name string, w *Writer) {
