@@ -27,8 +27,8 @@ type Budget struct {
 	// the other way round.
 	mu       sync.Mutex
 	pending  int64
-	backlogs backlogs       // those that are not empty
-	shared   map[*block]int // how often the backlogs refer to a shared block
+	backlogs backlogs           // those that are not empty
+	shared   table[*block, int] // how often the backlogs refer to a shared block
 }
 
 // A backlog is what a Writer has pending in the eyes of its Budget, whose lock guards it.
@@ -57,7 +57,7 @@ func NewBudget(limit int) *Budget {
 	if limit <= 0 {
 		panic(fmt.Sprintf("sendq: NewBudget: limit is not positive: %d", limit))
 	}
-	return &Budget{limit: limit, shared: make(map[*block]int)}
+	return &Budget{limit: limit}
 }
 
 // isSmallFor reports whether a block is shared and too large a part of the Budget.
@@ -179,7 +179,7 @@ func (l *backlog) hold(shared *block) {
 	defer l.budget.mu.Unlock()
 	if l.over == nil {
 		l.append(shared)
-		l.budget.shared[shared]++
+		l.budget.refer(shared)
 	}
 }
 
@@ -224,7 +224,7 @@ func (b *Budget) cost(c *charge) int64 {
 		seen = make(map[*block]bool)
 	}
 	for _, shared := range c.blocks {
-		if b.shared[shared] == 0 && !seen[shared] {
+		if b.shared.get(shared) == 0 && !seen[shared] {
 			cost += int64(len(shared.buf))
 		}
 		if seen != nil {
@@ -237,16 +237,16 @@ func (b *Budget) cost(c *charge) int64 {
 // add adds c, for which there is room, to the backlog of w, and cost to pending.
 func (b *Budget) add(w *Writer, c *charge, cost int64) {
 	if len(c.blocks) > 0 {
-		b.refer(&w.limits.backlog, c)
+		b.addBlocks(&w.limits.backlog, c)
 	}
 	b.pending += cost - c.alone // grow adds the rest
 	b.grow(w, c.size, c.alone)
 }
 
-// refer notes which shared blocks c refers to.
-func (b *Budget) refer(l *backlog, c *charge) {
+// addBlocks notes that l refers to the shared blocks of c.
+func (b *Budget) addBlocks(l *backlog, c *charge) {
 	for _, shared := range c.blocks {
-		b.shared[shared]++
+		b.refer(shared)
 	}
 	if c.first {
 		l.blocks = slices.Insert(l.blocks, l.head, c.blocks...)
@@ -256,10 +256,14 @@ func (b *Budget) refer(l *backlog, c *charge) {
 	l.counted += len(c.blocks)
 }
 
-// drop takes back one reference to a shared block.
+func (b *Budget) refer(shared *block) { b.shared.put(shared, b.shared.get(shared)+1) }
+
+// drop takes back what refer did.
 func (b *Budget) drop(shared *block) {
-	if b.shared[shared]--; b.shared[shared] == 0 {
-		delete(b.shared, shared)
+	if n := b.shared.get(shared) - 1; n > 0 {
+		b.shared.put(shared, n)
+	} else {
+		b.shared.remove(shared)
 		b.pending -= int64(len(shared.buf))
 	}
 }

@@ -83,7 +83,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 		_ = w.Close()
 	}
 	require.Zero(t, budget.Pending())
-	require.Empty(t, budget.shared)
+	require.Zero(t, budget.shared.len())
 	require.Empty(t, budget.backlogs)
 }
 
@@ -112,7 +112,10 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 			}
 		}
 	}
-	require.Equal(t, refs, b.shared)
+	require.Len(t, refs, b.shared.len())
+	for shared, n := range refs {
+		require.Equal(t, n, b.shared.get(shared))
+	}
 	for shared := range refs {
 		alone += int64(len(shared.buf))
 	}

@@ -168,7 +168,7 @@ func (h *history) last(messages int) iter.Seq[[]byte] {
 func (h *history) replay(n *named, messages int, idle *crew) (replayed int) {
 	last := slices.Collect(h.last(messages))
 	for {
-		writers := n.writers.Load()
+		writers := n.current()
 		for _, w := range *writers {
 			replayed = max(replayed, w.give(last, idle))
 		}
