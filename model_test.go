@@ -46,6 +46,7 @@ const (
 	limitBudget
 	limitTime
 	messageFramed
+	largeBudget // with limitBudget
 )
 
 // modelMaxPending leaves a write of DropOldest 512 bytes: most messages take several.
@@ -208,8 +209,12 @@ func runModel(t testing.TB, input []byte) {
 	if limits&limitPending != 0 {
 		m.opts.MaxPending = modelMaxPending
 	}
+	budget := 3 * modelMaxPending
+	if limits&largeBudget != 0 {
+		budget *= 8
+	}
 	if limits&limitBudget != 0 {
-		m.opts.Budget = sendq.NewBudget(3 * modelMaxPending)
+		m.opts.Budget = sendq.NewBudget(budget)
 	}
 	if limits&limitTime != 0 {
 		m.opts.MaxAge, m.opts.WriteTimeout = time.Minute, 30*time.Second
@@ -236,6 +241,10 @@ func runModel(t testing.TB, input []byte) {
 		m.do(me, int(operations[0]), int(operations[1]))
 		for _, l := range m.lines {
 			assertConserved(t, l.current().w.Stats())
+		}
+		if m.opts.Budget != nil {
+			pending := m.opts.Budget.Pending()
+			require.True(t, 0 <= pending && pending <= budget, "%d of the Budget's %d", pending, budget)
 		}
 	}
 	m.end()
@@ -381,6 +390,14 @@ func (m *model) end() {
 	within(m.t, async(func() bool { m.beside.Wait(); return true }))
 	for _, l := range m.lines {
 		for _, life := range l.lives {
+			within(m.t, async(func() error { return life.w.Flush(context.Background()) }))
+		}
+	}
+	if m.opts.Budget != nil {
+		require.Zero(m.t, m.opts.Budget.Pending(), "nothing is pending, and Writers live")
+	}
+	for _, l := range m.lines {
+		for _, life := range l.lives {
 			within(m.t, async(life.w.Close))
 		}
 	}
@@ -433,10 +450,15 @@ func (m *model) newSender() *sender {
 }
 
 // next returns the next message. Its length grows with the square of much, which is less
-// than 256: there are many short ones, and many that the kernel does not take at once.
+// than 256: there are many short ones, many that the kernel does not take at once, and a few
+// that are not copied together.
 func (s *sender) next(much int) []byte {
 	s.number++
-	return frame(s.id, s.number, much*much/20)
+	length := much * much / 20
+	if much == 255 {
+		length = 20_000
+	}
+	return frame(s.id, s.number, length)
 }
 
 // hear notes the outcome of the last message, for line i.
@@ -577,9 +599,6 @@ func (m *model) check() {
 		require.LessOrEqual(t, total, accepted)
 	}
 	require.Empty(t, m.returned, "handed back, but not undelivered")
-	if m.opts.Budget != nil {
-		require.Zero(t, m.opts.Budget.Pending())
-	}
 	stats := m.broker.Stats()
 	require.Zero(t, stats.Names+stats.Rooms)
 	assertConserved(t, stats.WriterStats)
