@@ -119,6 +119,17 @@ func (a *ages) inserted(i, n int64) {
 	}
 }
 
+// skip says that the last d before the given time do not count.
+func (a *ages) skip(d, at time.Duration) {
+	a.oldest.at = min(a.oldest.at+d, at)
+	if a.later != nil {
+		for i := range *a.later {
+			m := &(*a.later)[i]
+			m.at = min(m.at+d, at)
+		}
+	}
+}
+
 // age returns how long the oldest message has waited, at least.
 func (a *ages) age(at time.Duration) time.Duration {
 	if a.oldest.messages == 0 {

@@ -5,54 +5,170 @@ import (
 	"io"
 	"net"
 	"os"
+	"reflect"
+	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// wrapped returns the connection that conn wraps, if conn tells so as *tls.Conn does.
-func wrapped(conn net.Conn) (inner net.Conn, ok bool) {
-	w, ok := conn.(interface{ NetConn() net.Conn })
-	if !ok {
-		return nil, false
+// guard calls f, which calls the given method of a connection, and returns a PanicError if
+// the method panics. The connection may be anybody's, so f has a goroutine of its own: a
+// runtime.Goexit ends no other one.
+func guard(conn net.Conn, method string, f func()) error {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		f()
+		return nil
 	}
-	inner = w.NetConn()
-	return inner, inner != nil
+	outcome := make(chan error, 1)
+	go func() {
+		returned := false
+		defer func() {
+			switch r := recover(); {
+			case r != nil:
+				outcome <- &PanicError{method, r, debug.Stack()}
+			case !returned:
+				outcome <- &PanicError{method, errGoexit, debug.Stack()}
+			default:
+				outcome <- nil
+			}
+		}()
+		f()
+		returned = true
+	}()
+	return <-outcome
 }
 
-// innermost returns the connection beneath all wrappers.
-func innermost(conn net.Conn) net.Conn {
-	for {
-		inner, ok := wrapped(conn)
+// maxLayers bounds how many connections are looked for beneath one another.
+const maxLayers = 32
+
+// layers returns conn and the connections that it wraps, from the outside in, as far as
+// they have a method NetConn like that of *tls.Conn.
+func layers(conn net.Conn) ([]net.Conn, error) {
+	all := []net.Conn{conn}
+	for len(all) <= maxLayers {
+		outer, ok := all[len(all)-1].(interface{ NetConn() net.Conn })
 		if !ok {
-			return conn
+			return all, nil
 		}
-		conn = inner
+		var inner net.Conn
+		err := guard(nil, "NetConn", func() { inner = outer.NetConn() })
+		if err != nil || isNil(inner) {
+			return all, err
+		}
+		all = append(all, inner)
 	}
+	return all[:1], nil // one of them leads back to another
 }
 
-// isMessageFramed tells whether each Write on conn is one message to the peer, as on
-// datagram sockets, so that messages must not be coalesced.
-func isMessageFramed(conn net.Conn) bool {
-	addr := conn.LocalAddr()
-	if addr == nil {
-		return false
-	}
-	network := addr.Network()
+// isNil reports whether conn is nil, or a nil pointer.
+func isNil(conn net.Conn) bool {
+	v := reflect.ValueOf(conn)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// isDatagram reports whether each Write on a connection of that network is one message to
+// the peer, so that messages must not be coalesced.
+func isDatagram(network string) bool {
 	return network == "unixgram" || network == "unixpacket" ||
 		strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 }
 
-// closeNow closes conn from the inside out, so that nothing an outer layer wants to
-// say first, such as the close_notify of TLS, holds it up.
-func closeNow(conn net.Conn) error {
-	if inner, ok := wrapped(conn); ok {
-		err := closeNow(inner)
-		if outer := conn.Close(); err == nil && !isClosed(outer) {
-			err = outer
-		}
+func networkOf(conn net.Conn) string {
+	if addr := conn.LocalAddr(); addr != nil {
+		return addr.Network()
+	}
+	return ""
+}
+
+// onSocket calls f with the descriptor of the connection beneath all wrappers of conn. It
+// returns errors.ErrUnsupported if that has none.
+func onSocket(conn net.Conn, f func(fd uintptr) error) error {
+	all, err := layers(conn)
+	if err != nil {
 		return err
 	}
-	return conn.Close()
+	conn = all[len(all)-1]
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	var result error
+	panicked := guard(conn, "SyscallConn", func() {
+		raw, err := socket.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { result = f(fd) })
+		}
+		switch {
+		case isClosed(err):
+			result = err
+		case err != nil:
+			result = errors.ErrUnsupported
+		}
+	})
+	if panicked != nil {
+		return panicked
+	}
+	return result
+}
+
+// A sendState is how far a connection's peer has got, as the kernel knows it.
+type sendState struct {
+	acknowledged   uint64 // bytes; meaningful as a difference only
+	unacknowledged int    // bytes, a half-close included
+	unread         int    // bytes in the queue of a Unix socket's peer: a level, and no count
+	gone           bool   // the connection has ended
+}
+
+// getSendState returns how far the peer of conn has got. On a Unix socket all that was
+// written is acknowledged, because it is in the peer's queue.
+//
+// It fails with errors.ErrUnsupported if conn does not lead to a TCP, MPTCP or Unix socket,
+// or the platform does not tell.
+func getSendState(conn net.Conn) (s sendState, err error) {
+	err = onSocket(conn, func(fd uintptr) (err error) {
+		s, err = sendStateOf(fd)
+		return err
+	})
+	return s, err
+}
+
+// maxSeenWrite returns how many bytes one write to conn may have for a WriteTimeout to see
+// that the peer takes something.
+func maxSeenWrite(conn net.Conn) int {
+	limit := maxUnseenWrite
+	_ = onSocket(conn, func(fd uintptr) error {
+		limit = maxSeenWriteOf(fd)
+		return nil
+	})
+	return limit
+}
+
+// closeNow closes conn from the inside out, so that nothing an outer layer wants to
+// say first, such as the close_notify of TLS, holds it up.
+func closeNow(conn net.Conn) (err error) {
+	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, true) })
+	all, _ := layers(conn)
+	for i := len(all) - 1; i >= 0; i-- {
+		if failed := closeLayer(all[i]); err == nil && (i == len(all)-1 || !isClosed(failed)) {
+			err = failed
+		}
+	}
+	return err
+}
+
+// closeGently closes conn from the outside in, so that each layer can say what it wants to.
+func closeGently(conn net.Conn) error {
+	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, false) })
+	return closeLayer(conn)
+}
+
+func closeLayer(conn net.Conn) (err error) {
+	if failed := guard(conn, "Close", func() { err = conn.Close() }); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // isClosed tells whether err says that the connection had been closed before.
@@ -60,84 +176,27 @@ func isClosed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }
 
-// halfClose tells the peer that no more will come, in every layer of conn that can, and
-// returns whether there was one.
-func halfClose(conn net.Conn) (closed bool) {
-	if c, ok := conn.(interface{ CloseWrite() error }); ok {
-		_ = c.CloseWrite() // fails if the peer is gone, and finish will find that out
-		closed = true
+// halfClose tells the peer that no more will come, in every layer of conn that can.
+func halfClose(conn net.Conn) error {
+	all, err := layers(conn)
+	for _, layer := range all {
+		if c, ok := layer.(interface{ CloseWrite() error }); ok && err == nil {
+			// Its own error is that the peer is gone, which is found out anyway.
+			err = guard(layer, "CloseWrite", func() { _ = c.CloseWrite() })
+		}
 	}
-	if inner, ok := wrapped(conn); ok && halfClose(inner) {
-		closed = true
-	}
-	return closed
+	return err
 }
 
-// finish sees to it that what conn has taken reaches the peer although conn is about
-// to be closed. Close alone does not: while input is unread, or comes later, the
-// kernel resets the connection and throws away what it has not sent. Nor does a
-// half-close before it. So finish half-closes, waits until the peer's kernel has
-// acknowledged everything, and takes the unread input away.
-//
-// It gives up when the peer is gone, with an error, and when aborted is closed,
-// without one. Then lost is how many bytes may not have arrived.
-func finish(conn net.Conn, aborted <-chan struct{}) (lost int, err error) {
-	socket := innermost(conn)
-	// What comes after this is goodbye, in TLS and in TCP, and no loss.
-	messages, _ := getSendState(socket)
-	end := messages.acknowledged + uint64(messages.unacknowledged)
-	if _, ok := wrapped(conn); ok {
-		// TLS gives up its goodbye when the kernel has no room for it in time.
-		if lost, err = awaitAcknowledgement(socket, end, aborted); lost > 0 {
-			return lost, err
-		}
+// discardUnread takes away the input of conn that nobody has read, and lets no more
+// in. It does not block, and leaves the deadlines alone.
+func discardUnread(conn net.Conn) {
+	all, _ := layers(conn)
+	socket := all[len(all)-1]
+	if c, ok := socket.(interface{ CloseRead() error }); ok {
+		_ = guard(socket, "CloseRead", func() { _ = c.CloseRead() })
 	}
-	if !halfClose(conn) {
-		return 0, nil // such as net.Pipe, which buffers nothing
-	}
-	lost, err = awaitAcknowledgement(socket, end, aborted)
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		sleep(500*time.Millisecond, aborted) // as net/http does, hoping that it is enough
-		return 0, nil
-	case lost == 0 && err == nil:
-		discardUnread(socket)
-	}
-	return lost, err
-}
-
-// A sendState is how far a connection's peer has got, by the word of its kernel.
-type sendState struct {
-	acknowledged   uint64 // bytes; meaningful as a difference only
-	unacknowledged int    // bytes, a half-close included
-	gone           bool   // the connection has ended: they never will be
-}
-
-// awaitAcknowledgement waits until everything written to socket has been acknowledged.
-// Those bytes are lost that were not when it gave up, and that are no goodbye behind end.
-func awaitAcknowledgement(socket net.Conn, end uint64, aborted <-chan struct{}) (lost int, err error) {
-	// Polled, for no kernel tells when the acknowledgement comes: in less than a
-	// round trip as a rule, and else whenever the peer likes.
-	const shortest, longest = 50 * time.Microsecond, 50 * time.Millisecond
-	for pause := shortest; ; pause = min(2*pause, longest) {
-		s, err := getSendState(socket)
-		switch {
-		case err != nil:
-			return lost, err // not to be known, or closed under our hands
-		case s.unacknowledged == 0:
-			return 0, nil
-		}
-		lost = int(max(0, int64(end-s.acknowledged)))
-		switch {
-		case s.gone && lost > 0:
-			return lost, errReset
-		case s.gone:
-			return 0, nil
-		}
-		if !sleep(pause, aborted) {
-			return lost, nil
-		}
-	}
+	_ = onSocket(conn, discardUnreadOf)
 }
 
 // sleep waits for d, and returns false at once when aborted is closed.

@@ -7,89 +7,115 @@ package sendq
 import (
 	"encoding/binary"
 	"errors"
-	"net"
 	"syscall"
 	"unsafe"
 )
 
-// onSocket calls f with the descriptor of conn, or returns errors.ErrUnsupported if it
-// has none.
-func onSocket(conn net.Conn, f func(fd uintptr) error) error {
-	sock, ok := conn.(syscall.Conn)
-	if !ok {
-		return errors.ErrUnsupported
-	}
-	raw, err := sock.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if controlErr := raw.Control(func(fd uintptr) { err = f(fd) }); controlErr != nil {
-		return controlErr
-	}
-	return err
-}
+// What package syscall does not have of the kernel's socket options.
+const (
+	soProtocol   = 38  // at SOL_SOCKET
+	soDomain     = 39  // at SOL_SOCKET
+	ipprotoMPTCP = 262 // what soProtocol is
+	solMPTCP     = 284
+	mptcpInfo    = 1 // at solMPTCP
+)
 
-// getSendState returns how far the peer of conn has got. Of a Unix socket it is always
-// all the way: what was written is in the peer's queue already.
+// sendStateOf is getSendState of a socket.
 //
 // SIOCOUTQ alone does not do: after a reset it stays where it was for ever.
-func getSendState(conn net.Conn) (s sendState, err error) {
-	err = onSocket(conn, func(fd uintptr) error {
-		for {
-			before, isTCP := getTCPInfo(fd)
-			if !isTCP {
-				return nil
-			}
-			queued, err := outQueue(fd)
-			after, _ := getTCPInfo(fd)
-			if err != nil {
-				return err
-			}
-			if after.acknowledged == before.acknowledged {
-				s = sendState{after.acknowledged, queued, after.state == tcpClose}
-				return nil
-			}
+func sendStateOf(fd uintptr) (sendState, error) {
+	protocol := protocolOf(fd)
+	if protocol != syscall.IPPROTO_TCP && protocol != ipprotoMPTCP {
+		if !isUnix(fd) {
+			return sendState{}, errors.ErrUnsupported
 		}
-	})
-	return s, err
-}
-
-// peerProgress returns a number that changes when the peer takes something: what its
-// kernel has acknowledged over TCP, or what it has not read from a Unix socket. It is
-// not known if conn leads to neither, or is closed.
-func peerProgress(conn net.Conn) (n uint64, known bool) {
-	err := onSocket(innermost(conn), func(fd uintptr) error {
-		info, isTCP := getTCPInfo(fd)
-		if isTCP {
-			n = info.acknowledged
-			return nil
-		}
-		queued, err := outQueue(fd)
-		n = uint64(queued)
-		return err
-	})
-	return n, err == nil
-}
-
-// tcpInfo is what is of use here of the kernel's struct tcp_info.
-type tcpInfo struct {
-	state        uint8
-	acknowledged uint64 // tcpi_bytes_acked
-}
-
-const tcpClose = 7 // a tcpInfo.state
-
-// getTCPInfo returns false if fd is no TCP socket, or the kernel too old, before 4.2, to
-// tell.
-func getTCPInfo(fd uintptr) (info tcpInfo, ok bool) {
-	var raw [128]byte
-	size := uint32(len(raw))
-	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-		uintptr(unsafe.Pointer(&raw)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 || int(size) < len(raw) {
-		return tcpInfo{}, false
+		unread, _ := outQueue(fd) // cannot fail
+		return sendState{unread: unread}, nil
 	}
-	return tcpInfo{state: raw[0], acknowledged: binary.NativeEndian.Uint64(raw[120:])}, true
+	for {
+		before, err := acknowledgedBy(fd, protocol)
+		unacknowledged, failed := outQueue(fd)
+		if err != nil || failed != nil {
+			return sendState{}, errors.ErrUnsupported // the kernel is too old
+		}
+		if after, _ := acknowledgedBy(fd, protocol); after == before {
+			return sendState{acknowledged: after, unacknowledged: unacknowledged, gone: isGone(fd)}, nil
+		}
+	}
+}
+
+func protocolOf(fd uintptr) int {
+	protocol, _ := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soProtocol)
+	return protocol
+}
+
+func isUnix(fd uintptr) bool {
+	domain, _ := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, soDomain)
+	return domain == syscall.AF_UNIX
+}
+
+// acknowledgedBy returns how many bytes the peer of a TCP or MPTCP socket has acknowledged.
+//
+// TCP_INFO of an MPTCP socket describes the first of its paths, which may be gone, so the
+// count of the whole connection is asked for first. If that fails MPTCP has fallen back to
+// TCP, or was not there in the first place, and the first path is all there is.
+func acknowledgedBy(fd uintptr, protocol int) (uint64, error) {
+	if protocol == ipprotoMPTCP {
+		var info [32]byte // of struct mptcp_info, up to and including mptcpi_snd_una
+		if getOption(fd, solMPTCP, mptcpInfo, info[:]) == nil {
+			return binary.NativeEndian.Uint64(info[24:]), nil
+		}
+	}
+	var info [128]byte // of struct tcp_info, up to and including tcpi_bytes_acked
+	if err := getOption(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO, info[:]); err != nil {
+		return 0, err
+	}
+	return binary.NativeEndian.Uint64(info[120:]), nil
+}
+
+// getOption fills p, and fails if the kernel is too old to do so.
+func getOption(fd uintptr, level, option int, p []byte) error {
+	size := uint32(len(p))
+	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(unsafe.Pointer(&size)), 0)
+	switch {
+	case errno != 0:
+		return errno
+	case int(size) < len(p):
+		return errors.ErrUnsupported
+	}
+	return nil
+}
+
+// isGone reports whether a connection that there was has ended: both sides have closed it,
+// the peer has reset it, or the kernel has given it up.
+func isGone(fd uintptr) bool {
+	_, err := syscall.Getpeername(int(fd))
+	return err == syscall.ENOTCONN
+}
+
+// lastErrorOf returns why a connection has ended, unless somebody has been told already.
+func lastErrorOf(fd uintptr) error {
+	errno, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
+	if err != nil || errno == 0 {
+		return nil
+	}
+	return syscall.Errno(errno)
+}
+
+// maxSeenWriteOf is maxSeenWrite of a socket. Of a Unix socket the kernel knows no more than
+// how full the queue of the peer is, which may be the same when the peer has emptied it and it
+// has been filled again. Then several writes of a quarter of it have returned.
+func maxSeenWriteOf(fd uintptr) int {
+	if _, err := sendStateOf(fd); err != nil {
+		return maxUnseenWrite
+	}
+	if isUnix(fd) {
+		if size, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF); err == nil {
+			return min(size/4, maxWrite)
+		}
+	}
+	return maxWrite
 }
 
 // sendNow writes what the kernel takes at once. It is not syscall.Write, for somebody may have
@@ -114,19 +140,12 @@ func outQueue(fd uintptr) (int, error) {
 	return int(n), nil
 }
 
-// discardUnread takes away the input of conn that nobody has read, and lets no more
-// in. It does not block, and leaves the deadlines alone.
-func discardUnread(conn net.Conn) {
-	if c, ok := conn.(interface{ CloseRead() error }); ok {
-		_ = c.CloseRead()
-	}
-	_ = onSocket(conn, func(fd uintptr) error {
-		var scrap [4096]byte
-		for {
-			n, err := syscall.Read(int(fd), scrap[:])
-			if n <= 0 && err != syscall.EINTR {
-				return err
-			}
+func discardUnreadOf(fd uintptr) error {
+	var scrap [4096]byte
+	for {
+		n, _, err := syscall.Recvfrom(int(fd), scrap[:], syscall.MSG_DONTWAIT)
+		if n <= 0 && err != syscall.EINTR {
+			return err
 		}
-	})
+	}
 }

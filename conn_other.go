@@ -2,16 +2,15 @@
 
 package sendq
 
-import (
-	"errors"
-	"net"
-)
+import "errors"
 
-// getSendState is known on Linux only.
-func getSendState(net.Conn) (sendState, error) { return sendState{}, errors.ErrUnsupported }
+// sendStateOf knows on Linux only.
+func sendStateOf(uintptr) (sendState, error) { return sendState{}, errors.ErrUnsupported }
 
-// peerProgress is known on Linux only.
-func peerProgress(net.Conn) (taken uint64, known bool) { return 0, false }
+func maxSeenWriteOf(uintptr) int { return maxUnseenWrite }
 
-// discardUnread is needed only where getSendState is known.
-func discardUnread(net.Conn) {}
+// discardUnreadOf is needed only where sendStateOf knows.
+func discardUnreadOf(uintptr) error { return nil }
+
+// lastErrorOf is needed only there, too.
+func lastErrorOf(uintptr) error { return nil }

@@ -1,9 +1,13 @@
 package sendq
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"net"
+	"time"
 )
 
 // Close delivers what is queued, closes the connection and waits until that is done,
@@ -21,16 +25,25 @@ func (w *Writer) Close() error {
 //
 // Delivered means that the peer's machine has acknowledged it. A peer that reads to
 // the end gets every byte and then EOF, even if it has sent bytes that nobody read.
-// That takes a TCP, Unix or TLS connection, or one that has a method
-// NetConn() net.Conn to lead to it, and Linux, but not 386 or s390x; elsewhere Shutdown
-// half-closes the connection and waits half a second before it closes it. While
-// Shutdown waits, the caller's reader may go on reading; a Read then fails or returns
-// EOF.
+// That takes a TCP, MPTCP, Unix or TLS connection, or a wrapper with a method
+// NetConn() net.Conn that leads to one, and Linux, but not 386 or s390x. While Shutdown
+// waits, the caller's reader may go on reading; a Read then fails or returns EOF.
+//
+// Elsewhere nobody knows what has arrived. Shutdown half-closes the connection, if it has a
+// method CloseWrite, and waits half a second, or what is left of the bound, before it closes
+// it. On a slow link that loses the end of a long farewell if the peer has sent bytes that
+// nobody read. This is so behind a wrapper that hides the socket: a plain
+// struct{ net.Conn }, such as those of netutil.LimitListener, cmux and many that trace or
+// count. The two methods NetConn, and CloseWrite where the connection beneath has none, mend
+// it. A net.Pipe holds nothing back, so there Shutdown does not wait.
 //
 // The error is nil if the Writer ended by Close or Shutdown alone, with everything
-// delivered but what an overflow policy dropped. Otherwise it wraps the cause, that of
-// ctx or why the Writer ended, maybe long before the call, and tells how much was not
-// delivered, if anything.
+// delivered but what an overflow policy dropped. Then it does not matter what becomes of the
+// goodbye behind it, for which Shutdown waits a second at most, nor that the bound passes
+// or somebody calls CloseNow meanwhile. Otherwise the error wraps the cause and says how much
+// was not delivered, if anything. The cause is that of ctx, why the Writer ended, maybe
+// long before the call, or the kernel's, such as syscall.ECONNRESET or syscall.ETIMEDOUT;
+// it is syscall.EPIPE if a Read has got that before.
 //
 // Every call of Close and Shutdown waits for the end and returns the same outcome;
 // of several bounds the first to pass ends the Writer. Shutdown panics if ctx is nil.
@@ -39,7 +52,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	w.mu.Lock()
 	if w.state == open {
 		w.state = closing
-		w.attend().aborted = make(chan struct{})
+		w.attend().farewell = &farewell{aborted: make(chan struct{})}
 		w.refuseBlocked()
 		w.wake()
 	}
@@ -71,6 +84,11 @@ func (w *Writer) undeliveredError() error {
 //
 // It returns the connection's error, if closing fails. Once the Writer has ended, by
 // CloseNow or otherwise, it does nothing and returns nil.
+//
+// It takes as long as Close of the connection does. That is no time, unless the caller has
+// set SetLinger to a number of seconds: then the kernel waits for the peer that long. A
+// blocking socket, which is what File.Fd makes of one, is shut down first, because Close
+// would wait for a Read or Write that is stuck.
 func (w *Writer) CloseNow() error { return w.abort(ErrClosed) }
 
 // abort ends the Writer with cause, unless something ended it before, and waits for
@@ -94,15 +112,26 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 	if w.state >= aborting {
 		return func() error { return nil }
 	}
+	// If all is written already, it is up to the peer whether this is an error.
+	isWritten := w.state == closing && w.queue.empty()
 	w.state = aborting
-	w.err = cause
-	if w.audience != nil && w.audience.aborted != nil {
-		close(w.audience.aborted)
+	if isWritten {
+		w.audience.farewell.giveUp(cause)
+	} else {
+		w.err = cause
+	}
+	if w.audience != nil && w.audience.farewell != nil {
+		close(w.audience.farewell.aborted)
 	}
 	w.refuseBlocked()
 	if w.flushing {
 		// Interrupts the flusher, which then ends the Writer.
-		return func() error { return closeNow(w.conn) }
+		return func() error {
+			if isWritten {
+				_, _, _ = w.lookAtPeer() // the last chance
+			}
+			return closeNow(w.conn)
+		}
 	}
 	w.flushing = true // so nobody else is, or becomes, the flusher
 	return w.end
@@ -126,8 +155,8 @@ func (w *Writer) Done() <-chan struct{} {
 
 // Err returns the first cause of the Writer's end: the error of a write, or a PanicError;
 // an ErrSlowConsumer that says which limit was reached; ErrClosed after CloseNow; the cause
-// of the context that bounded Shutdown; a reset before the peer had acknowledged
-// everything. It is nil while the Writer lives, and after a Close that delivered everything.
+// of the context that bounded Shutdown; or why the peer has not acknowledged everything. It
+// is nil while the Writer lives, and after a Close that delivered everything.
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -166,17 +195,153 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 	}
 }
 
-// finish brings to the peer what the connection has taken. The flusher calls it
-// when the Writer is closing and the queue is empty.
+// A farewell is what comes of the messages of a Writer that is closing once they are all
+// written. Writer.mu guards it.
+type farewell struct {
+	aborted chan struct{} // closed when nothing is to be waited for any more
+	cause   error         // of that: the Writer's error unless all is delivered
+
+	// What the kernel knows, if it is known.
+	isKnown bool
+	end     uint64 // what sendState.acknowledged will be when all is delivered
+	lost    int    // bytes before end that were not acknowledged at the last look
+
+	isWaited bool // nothing is known, and the last wait has begun
+}
+
+func (f *farewell) giveUp(cause error) {
+	if f.cause == nil {
+		f.cause = cause
+	}
+}
+
+// lookAtPeer asks the kernel how far the peer has got. What comes after the first look is
+// goodbye, in TLS and in TCP, and no loss.
+func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
+	var broken error
+	s, err = getSendState(w.conn)
+	if s.gone {
+		broken = onSocket(w.conn, lastErrorOf)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := w.audience.farewell
+	if err != nil {
+		if !errors.Is(err, errors.ErrUnsupported) {
+			f.giveUp(err)
+		}
+		return s, f.lost, err
+	}
+	if !f.isKnown {
+		f.isKnown, f.end = true, s.acknowledged+uint64(s.unacknowledged)
+	}
+	f.lost = int(max(0, int64(f.end-s.acknowledged)))
+	if s.unacknowledged == 0 && broken == nil {
+		f.lost = 0 // though an MPTCP socket that has fallen back to TCP counts too much as unacknowledged first
+	}
+	if s.gone && f.lost > 0 {
+		f.giveUp(cmp.Or(broken, error(errBroken))) // the reader may have got the cause
+	}
+	return s, f.lost, nil
+}
+
+// awaitPeer waits until the peer's kernel has acknowledged all messages, and for the
+// goodbye, if it has not acknowledged that yet, no longer than so. It gives up when the peer
+// is gone, or the farewell is aborted. It returns how many bytes may not have arrived.
+func (w *Writer) awaitPeer(goodbye time.Duration) (lost int) {
+	// Polled, because no kernel tells when the acknowledgement comes: in less than a
+	// round trip as a rule, and otherwise whenever the peer likes.
+	const shortest, longest = 50 * time.Microsecond, 50 * time.Millisecond
+	for pause := shortest; ; pause = min(2*pause, longest) {
+		s, lost, err := w.lookAtPeer()
+		switch {
+		case err != nil || s.gone || s.unacknowledged == 0 || lost == 0 && goodbye <= 0:
+			return lost
+		case lost == 0:
+			goodbye -= pause
+		}
+		if !sleep(pause, w.audience.farewell.aborted) {
+			return lost
+		}
+	}
+}
+
+const (
+	// goodbyeWait is how long Close waits for the goodbye when all messages have arrived.
+	// The kernel goes on saying it after that.
+	goodbyeWait = time.Second
+
+	// blindWait is how long it waits where nobody knows what has arrived, as net/http does,
+	// in the hope that it is enough.
+	blindWait = 500 * time.Millisecond
+)
+
+// finish sees to it that what conn has taken reaches the peer although conn is about
+// to be closed. The flusher calls it when the Writer is closing and the queue is empty.
+//
+// Close alone does not: while input is unread, or comes later, the kernel resets the
+// connection and throws away what it has not sent. Nor does a half-close before it. So
+// finish half-closes, waits until the peer's kernel has acknowledged everything, and takes
+// the unread input away.
 func (w *Writer) finish() {
-	lost, err := finish(w.conn, w.audience.aborted) // made by Shutdown
+	_, lost, err := w.lookAtPeer()
+	isKnown := err == nil
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return // closed by somebody else
+	}
+	if _, isWrapper := w.conn.(interface{ NetConn() net.Conn }); isWrapper && lost > 0 {
+		// TLS gives up its goodbye when the kernel has no room for it in time.
+		if w.awaitPeer(0) > 0 {
+			return
+		}
+	}
+	if err := halfClose(w.conn); err != nil {
+		w.endWith(err)
+		return
+	}
+	if !isKnown {
+		w.waitBlindly()
+	} else if w.awaitPeer(goodbyeWait) == 0 {
+		discardUnread(w.conn)
+	}
+}
+
+// waitBlindly gives a connection of which nothing is known time to bring what it has taken to
+// the peer.
+func (w *Writer) waitBlindly() {
+	var network string
+	if err := guard(w.conn, "LocalAddr", func() { network = networkOf(w.conn) }); err != nil {
+		w.endWith(err)
+		return
+	}
+	w.mu.Lock()
+	f := w.audience.farewell
+	f.isWaited = true
+	w.mu.Unlock()
+	if network == "pipe" || isDatagram(network) {
+		return // Close takes nothing back of what a pipe or a datagram socket has taken
+	}
+	sleep(blindWait, f.aborted)
+}
+
+// endWith makes err the Writer's, unless it has one.
+func (w *Writer) endWith(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.err == nil {
-		w.err = err // else aborted meanwhile
+		w.err = err
 	}
-	if lost > 0 {
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", lost, w.err)
+}
+
+// judge decides, once and before the connection is closed, whether a closing Writer ends with
+// an error. mu is held.
+func (w *Writer) judge(f *farewell) {
+	switch {
+	case w.err != nil:
+	case f.isKnown && f.lost > 0:
+		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, f.cause)
+	case !f.isKnown && !f.isWaited:
+		w.err = f.cause
 	}
 }
 
@@ -184,21 +349,28 @@ func (w *Writer) finish() {
 // It is called once, by the flusher or in its stead.
 func (w *Writer) end() error {
 	w.mu.Lock()
-	graceful := w.state == closing
+	f := new(farewell)
+	if w.audience != nil && w.audience.farewell != nil {
+		f = w.audience.farewell
+		if w.state == aborting && w.err == nil {
+			w.mu.Unlock()
+			_, _, _ = w.lookAtPeer() // fails if fail has closed conn, and has looked before
+			w.mu.Lock()
+		}
+		w.judge(f)
+	}
+	graceful := w.state == closing && w.err == nil
 	w.mu.Unlock()
 	var err error
 	if graceful {
-		_, unknown := getSendState(innermost(w.conn))
-		if err = w.conn.Close(); unknown == nil {
-			err = nil // everything has arrived: no more than a goodbye has failed
-		}
+		err = closeGently(w.conn)
 	} else {
 		err = closeNow(w.conn)
 	}
 
 	w.mu.Lock()
-	if graceful && w.err == nil && err != nil && !isClosed(err) {
-		w.err = fmt.Errorf("sendq: closing the connection: %w", err)
+	if graceful {
+		w.err = f.closeError(err)
 	}
 	w.state = ended
 	if w.queue.empty() {
@@ -228,6 +400,19 @@ func (w *Writer) end() error {
 		close(w.audience.done)
 	}
 	return err
+}
+
+// closeError returns the error of a Writer that has ended well but for err, that of the
+// connection's Close. If everything has arrived, no more than a goodbye has failed.
+func (f *farewell) closeError(err error) error {
+	var panicked *PanicError
+	switch {
+	case err == nil || f.isKnown && !errors.As(err, &panicked):
+		return nil
+	case isClosed(err):
+		return f.cause // what interrupted Close, if anything
+	}
+	return fmt.Errorf("sendq: closing the connection: %w", err)
 }
 
 var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()

@@ -6,6 +6,6 @@ import "syscall"
 
 // Errors of sockets that not every system has.
 const (
-	errAgain = syscall.EAGAIN
-	errReset = syscall.ECONNRESET
+	errAgain  = syscall.EAGAIN
+	errBroken = syscall.EPIPE
 )

@@ -4,6 +4,6 @@ import "errors"
 
 // On Plan 9 the kernel's errors are strings, and these two come from nobody else.
 var (
-	errAgain = errors.New("resource temporarily unavailable")
-	errReset = errors.New("connection reset by peer")
+	errAgain  = errors.New("resource temporarily unavailable")
+	errBroken = errors.New("broken pipe")
 )

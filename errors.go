@@ -69,10 +69,12 @@ func (e *UndeliveredError) Error() string { return e.Name + ": " + e.Err.Error()
 
 func (e *UndeliveredError) Unwrap() error { return e.Err }
 
-// A PanicError is why a Writer ended when the Write of its connection panicked.
+// A PanicError is why a Writer ended when a method of its connection panicked, or called
+// runtime.Goexit.
 type PanicError struct {
-	Value any    // what it panicked with
-	Stack []byte // where, as debug.Stack tells
+	Method string // of the connection, such as "Write"
+	Value  any    // what it panicked with
+	Stack  []byte // where, as debug.Stack tells
 }
 
 // Unwrap returns Value if it is an error.
@@ -82,5 +84,8 @@ func (e *PanicError) Unwrap() error {
 }
 
 func (e *PanicError) Error() string {
-	return fmt.Sprintf("sendq: conn.Write panicked: %v", e.Value)
+	return fmt.Sprintf("sendq: conn.%s panicked: %v", e.Method, e.Value)
 }
+
+// errGoexit is the Value of a PanicError when there was no panic.
+var errGoexit = errors.New("runtime.Goexit was called")

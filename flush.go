@@ -56,12 +56,7 @@ func (w *Writer) tryFlush() {
 }
 
 // startFlusher starts the flusher, when flushing has been set. mu is held.
-func (w *Writer) startFlusher() {
-	if w.limits != nil {
-		w.limits.startWatch(w)
-	}
-	go w.flush()
-}
+func (w *Writer) startFlusher() { go w.flush() }
 
 // mayWrite tells whether there is something that may be written. mu is held, here and below.
 func (w *Writer) mayWrite() bool { return w.state < aborting && w.held == 0 && !w.queue.empty() }
@@ -77,9 +72,6 @@ func (w *Writer) rest() bool {
 	}
 	w.flushing = false
 	w.restedAt = now()
-	if w.limits != nil {
-		w.limits.stopWatch()
-	}
 	return true
 }
 
@@ -99,10 +91,9 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	} else {
 		next, gathered = w.queue.peek(limit, target)
 	}
-	at := now()
-	w.ages.note(w.pending(), at)
+	w.ages.note(w.pending(), now())
 	if w.limits != nil {
-		w.limits.watch.progressAt = at
+		w.limits.watch.begun++
 	}
 	w.mu.Unlock()
 	n, err := write(w, next)
@@ -133,10 +124,10 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	returned := false
 	defer func() {
 		if r := recover(); r != nil {
-			n, err = 0, &PanicError{r, debug.Stack()}
+			n, err = 0, &PanicError{"Write", r, debug.Stack()}
 		} else if !returned { // runtime.Goexit, as t.FailNow calls it: this goroutine ends
 			w.mu.Lock()
-			w.fail(errors.New("sendq: conn.Write called runtime.Goexit"))
+			w.fail(&PanicError{"Write", errGoexit, debug.Stack()})
 			w.mu.Unlock()
 			go w.end()
 		}

@@ -38,9 +38,7 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	}
 	l := &limits{WriterOptions: o, maxWrite: maxWrite, maxMessages: math.MaxInt64}
 	if o.WriteTimeout > 0 {
-		if _, known := peerProgress(conn); !known {
-			l.maxWrite = maxUnseenWrite
-		}
+		l.maxWrite = maxSeenWrite(conn)
 	}
 	if o.Overflow == DropOldest && o.MaxPending > 0 {
 		// Else all that is pending could be in flight, and the newest be dropped.

@@ -382,7 +382,7 @@ func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 	conn, peer := unixPair(t)
 	require.NoError(t, conn.(*net.UnixConn).SetWriteBuffer(100<<10))
 	const timeout = time.Second
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout, MessageFramed: true})
 	require.NoError(t, w.Send(make([]byte, 1<<20)))
 	for began := time.Now(); time.Since(began) < 3*timeout; time.Sleep(timeout / 20) {
 		_, err := io.ReadFull(peer, make([]byte, 4<<10))

@@ -104,6 +104,7 @@ func (w *Writer) inherit(inherited *queue) bool {
 	w.ages.inserted(int64(begun), int64(messages))
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
+		w.limits.startWatch(w)
 		c := inherited.charge()
 		w.limits.given += c.size
 		if slow := w.limits.Budget.reserve(w, c); slow != nil {

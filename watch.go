@@ -1,30 +1,45 @@
 package sendq
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
 )
 
-// A watch sees to MaxAge and WriteTimeout. It is a timer that runs while the flusher
-// does, and looks at the Writer an eighth of the shorter of the two apart: neither a
-// message nor a write costs a timer. Writer.mu guards it.
+// A watch holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
+// the shorter of the two apart: neither a message nor a write costs a timer. It starts with the
+// first message, and stops when nothing is pending, nothing that was written is
+// unacknowledged, and no message has come since the last look. Writer.mu guards it.
+//
+// At each look the peer has either been silent since the last one or not. The times between
+// the looks at which it has are added up, until they come to WriteTimeout or the peer takes
+// something. So the first silence counts from the look after it began, and is noticed by a
+// look: the Writer ends a quarter late at most, and never early.
 type watch struct {
 	timer *time.Timer // nil until it is needed
 	every time.Duration
+	runs  bool
 
-	// Of the conn.Write under way.
-	progressAt time.Duration // when the peer was last seen to take something
-	progress   uint64        // what it had taken by then, by the measure of peerProgress
+	begun   int64         // writes that have begun so far
+	silence time.Duration // of the peer, as of the last look
+
+	// What the last look has found.
+	lookedAt  time.Duration
+	peer      sendState
+	lastBegun int64
+	accepted  int64
 }
 
 const watchesPerDeadline = 8
 
-// startWatch starts the timer if there is anything to watch.
+// startWatch starts the timer if there is anything to watch and it does not run.
 func (l *limits) startWatch(w *Writer) {
-	if l.MaxAge == 0 && l.WriteTimeout == 0 {
+	if l.watch.runs || l.MaxAge == 0 && l.WriteTimeout == 0 {
 		return
 	}
+	l.watch.runs = true
+	l.watch.peer, l.watch.silence, l.watch.lookedAt = sendState{}, 0, now()
 	if l.watch.timer != nil {
 		l.watch.timer.Reset(l.watch.every)
 		return
@@ -46,35 +61,63 @@ func (l *limits) stopWatch() {
 // look ends the Writer if a time limit has passed.
 func (w *Writer) look() {
 	l := w.limits
-	var progress uint64
-	var known bool
+	var peer sendState // stays zero where it is not known
+	var err error
 	if l.WriteTimeout > 0 {
-		progress, known = peerProgress(w.conn) // without mu, as every call into conn
+		peer, err = getSendState(w.conn) // without mu, as every call into conn
 	}
 	w.mu.Lock()
-	if w.state >= aborting || !w.flushing {
+	if w.state >= aborting {
 		w.mu.Unlock()
 		return
 	}
 	at := now()
+	passed := at - l.watch.lookedAt
+	if passed > 2*l.watch.every {
+		// The process did not run, and what it did not do is nobody's fault.
+		w.ages.skip(passed-l.watch.every, at)
+		passed = l.watch.every
+	}
 	w.ages.note(w.pending(), at)
-	if known && progress != l.watch.progress {
-		l.watch.progress, l.watch.progressAt = progress, at
+	if l.isSilent(peer, w.queue.inFlight > 0) {
+		l.watch.silence += passed
+	} else {
+		l.watch.silence = 0
 	}
-	var slow error
-	if age := w.ages.age(at); l.MaxAge > 0 && age >= l.MaxAge {
-		slow = fmt.Errorf("%w: the oldest message has waited for %v, and MaxAge is %v", ErrSlowConsumer, age, l.MaxAge)
-	}
-	if idle := at - l.watch.progressAt; l.WriteTimeout > 0 && w.queue.inFlight > 0 && idle >= l.WriteTimeout {
-		slow = fmt.Errorf("%w: the peer has taken nothing for %v, and WriteTimeout is %v: %w",
-			ErrSlowConsumer, idle, l.WriteTimeout, os.ErrDeadlineExceeded)
-	}
-	if slow == nil {
-		l.watch.timer.Reset(l.watch.every)
+	isIdle := w.pending() == 0 && peer.unacknowledged == 0 && w.accepted == l.watch.accepted
+	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.accepted = at, peer, l.watch.begun, w.accepted
+
+	var panicked *PanicError
+	age := w.ages.age(at)
+	switch {
+	case errors.As(err, &panicked):
+	case l.MaxAge > 0 && age >= l.MaxAge:
+		err = fmt.Errorf("%w: the oldest message has waited for %v, and MaxAge is %v", ErrSlowConsumer, age, l.MaxAge)
+	case l.WriteTimeout > 0 && l.watch.silence >= l.WriteTimeout:
+		err = fmt.Errorf("%w: the peer has taken nothing for %v, and WriteTimeout is %v: %w",
+			ErrSlowConsumer, l.watch.silence, l.WriteTimeout, os.ErrDeadlineExceeded)
+	default:
+		if l.watch.runs = !isIdle; l.watch.runs {
+			l.watch.timer.Reset(l.watch.every)
+		}
 		w.mu.Unlock()
 		return
 	}
-	closeConn := w.fail(slow)
+	closeConn := w.fail(err)
 	w.mu.Unlock()
-	closeConn()
+	_ = closeConn()
+}
+
+// isSilent reports whether the peer has taken nothing since the last look although there was
+// something to take: bytes that it has not acknowledged, or, if there are none or that is not
+// known, a write that has not returned.
+func (l *limits) isSilent(peer sendState, isWriting bool) bool {
+	last := l.watch.peer
+	switch {
+	case peer.acknowledged != last.acknowledged || peer.unread != last.unread:
+		return false
+	case peer.unacknowledged > 0:
+		return last.unacknowledged > 0
+	}
+	return isWriting && l.watch.begun == l.watch.lastBegun
 }

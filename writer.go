@@ -51,11 +51,11 @@ type Writer struct {
 // An audience is who waits for something of a Writer. Most of the time there is none, which
 // keeps an idle Writer small. Writer.mu guards it.
 type audience struct {
-	waiters *waiters      // calls of Flush and WaitPending; nil if there are none
-	aborted chan struct{} // closed when state becomes aborting; made by Shutdown
-	done    chan struct{} // closed when the Writer has ended; made when asked for
-	onEnd   *endHook      // what to call then
-	claimed bool          // a Broker sees to what will be undelivered
+	waiters  *waiters      // calls of Flush and WaitPending; nil if there are none
+	farewell *farewell     // made by Shutdown
+	done     chan struct{} // closed when the Writer has ended; made when asked for
+	onEnd    *endHook      // what to call then
+	claimed  bool          // a Broker sees to what will be undelivered
 }
 
 // attend returns the audience, which there is from now on. mu is held.
@@ -83,7 +83,7 @@ const (
 // caller, and so does ending the Writer, by Close or otherwise: that closes conn.
 //
 // On a datagram connection each message is a datagram, and an error, such as that of a
-// port where nobody listens, ends the Writer as on any other. So does a conn.Write that
+// port where nobody listens, ends the Writer as on any other. So does a method of conn that
 // panics, with a PanicError. The methods of conn must not call those of the Writer that
 // wait for something.
 //
@@ -98,7 +98,7 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 	w := &Writer{
 		conn:          conn,
 		closeTimeout:  o.CloseTimeout,
-		messageFramed: o.MessageFramed || isMessageFramed(conn),
+		messageFramed: o.MessageFramed || isDatagram(networkOf(conn)),
 		limits:        newLimits(conn, o),
 	}
 	if o.Budget != nil {
@@ -227,6 +227,9 @@ func (w *Writer) enqueue(m *message) {
 func (w *Writer) accept(messages, size int) {
 	w.accepted += int64(messages)
 	w.acceptedBytes += int64(size)
+	if w.limits != nil {
+		w.limits.startWatch(w)
+	}
 }
 
 // wake starts the flusher if there is something to do for it and it does not run. It cannot be missed: the flusher finds

@@ -585,8 +585,14 @@ type sink struct {
 }
 
 func (s *sink) Write(p []byte) (int, error) { <-s.open; return len(p), nil }
-func (s *sink) LocalAddr() net.Addr         { return nil }
+func (s *sink) LocalAddr() net.Addr         { return pipeAddr{} }
 func (s *sink) Close() error                { return nil }
+
+// A pipeAddr is that of a net.Pipe: Close does not wait for a peer.
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
 
 // warmUp has n goroutines at a time, so that what the runtime keeps of them for the
 // next ones is not counted as some Writer's.

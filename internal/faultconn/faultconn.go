@@ -260,5 +260,6 @@ func (m *memory) SetWriteDeadline(time.Time) error { return nil }
 
 type addr struct{}
 
-func (addr) Network() string { return "memory" }
+// Network is that of net.Pipe: nothing is buffered, so Close need not wait.
+func (addr) Network() string { return "pipe" }
 func (addr) String() string  { return "memory" }
