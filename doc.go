@@ -74,6 +74,24 @@ queue is unbounded, unless [WriterOptions] bound it, by size, by age, by progres
 by a [Budget] that many Writers share. [Writer.Stats] tells how much is pending, and
 [Broker.Stats] and a [Tally] tell it of many Writers together.
 
+# Peers that vanish
+
+A peer whose machine is switched off, or whose network is cut, says no goodbye. What notices:
+
+  - While nothing is under way, only keepalive, which package net turns on: after
+    about two and a half minutes, unless [net.KeepAliveConfig] says otherwise. No limit of a
+    Writer does.
+  - With data under way, WriteTimeout, on Linux: in that time and a quarter, however little it
+    is. Without it TCP gives up after about 15 minutes.
+  - MaxPending, MaxAge and a Budget see only what is pending, which is what the kernel has not
+    taken. The kernels of both ends may hold 36 MiB for a peer that does not read (32 MiB at
+    the receiver on Linux 6.16 and later, and 4 MiB here), and this one holds up to 4 MiB for
+    a peer that is gone. SetWriteBuffer of the connection bounds that, so that these
+    limits notice sooner, and less is lost.
+
+Where the kernel is not asked, which is on other systems and behind a wrapper without NetConn,
+WriteTimeout sees only writes that wait.
+
 # Those who come, go, and come back
 
 [BrokerOptions] say whether a second Writer with the same name is refused, takes over what

@@ -21,32 +21,41 @@ type WriterOptions struct {
 	// Overflow is what to do at MaxPending. Without MaxPending it has no effect.
 	Overflow Overflow
 
-	// MaxAge ends the Writer when its oldest pending message has waited so long;
-	// it may take a third longer. 0 means that it may wait for ever.
+	// MaxAge ends the Writer when its oldest pending message has waited so long, also
+	// while a takeover keeps it from being written; it may take a third longer. Time in
+	// which the whole process was stopped does not count. 0 means that a message may wait
+	// for ever.
+	//
+	// A message is pending until the kernel has taken it, so MaxAge does not see what the
+	// kernel holds; see "Peers that vanish" in the package documentation.
 	MaxAge time.Duration
 
-	// WriteTimeout ends the Writer when the peer has taken nothing for so long
-	// while something was being written; it may take a quarter longer. A peer that
-	// takes a little now and then is alive, however long the whole takes. 0 means
-	// that it may take for ever.
+	// WriteTimeout ends the Writer when the peer has taken nothing for so long although
+	// there was something to take: a write that waits, or bytes that the kernel has taken
+	// and the peer's machine has not acknowledged, however few. It may take a quarter
+	// longer. A peer that takes a little now and then is alive, however long the whole
+	// takes, and so is one that has nothing to take. Time in which the whole process was
+	// stopped does not count. 0 means that it may take for ever.
 	//
-	// On Linux, progress is what the peer's machine acknowledges over TCP, and what
-	// the peer reads from a Unix socket; TLS, and a wrapper with a method
-	// NetConn() net.Conn, is looked through. Elsewhere it is a Write of the connection
-	// that returns; these are kept to 4 KiB then, though a message on a message-framed
-	// connection is not divided. That is coarse where a kernel buffers beneath, which
-	// lets nothing in until a good part has gone: give wrappers the method. No
-	// deadline is set.
+	// On Linux, but not on 386 or s390x, progress is what the peer's machine acknowledges
+	// over TCP or MPTCP, and what the peer reads from a Unix socket. TLS, and a wrapper with
+	// a method NetConn() net.Conn, is looked through. Elsewhere progress is a Write of the
+	// connection that returns, and what the kernel has taken is not seen any more. Writes
+	// are kept to 4 KiB then, and to a quarter of the send buffer of a Unix socket as it is
+	// when the Writer is made, though a message on a message-framed connection is not
+	// divided. That is coarse where a kernel buffers beneath, which lets nothing in until
+	// a good part has gone: give wrappers the method. No deadline is set.
 	//
-	// A TCP peer's machine tells in steps of what its program reads: at least a segment,
-	// which over loopback is 64 KB, and about a twentieth of its receive buffer, which
-	// came to 94 to 340 KB between two Linux programs; of a Unix socket the steps are some
-	// tens of KB. Choose a time in which the slowest peer that you want to keep reads as
-	// much.
+	// A TCP peer's machine acknowledges in steps of what its program reads once its buffer is
+	// full: at least a segment, which over loopback is 64 KB, and about a twentieth of its
+	// receive buffer, which came to 94 to 340 KB between two Linux programs. A Unix socket
+	// has steps of some tens of KB. Choose a time in which the slowest peer that you want to
+	// keep reads as much. On a link that loses packets TCP itself is silent for a while: at
+	// 64 kbit/s, 500 ms and 5 % of loss it was 9.6 seconds at most.
 	WriteTimeout time.Duration
 
-	// CloseTimeout bounds Close: when the peer has not taken everything by then,
-	// the connection is closed without it. 0 means 5 seconds.
+	// CloseTimeout bounds Close: when the peer has not acknowledged everything by then,
+	// the connection is closed all the same. 0 means 5 seconds.
 	CloseTimeout time.Duration
 
 	// Budget bounds the memory of what all Writers that share it have pending
