@@ -1,0 +1,236 @@
+// Package netlab provides tests with a network whose faults they control: two hosts, and
+// paths between them on which every packet passes through the test process.
+//
+// It needs Linux, root's privileges, /dev/net/tun and the command ip. Each host is a
+// network namespace that the test itself makes, so nothing else sees its packets.
+package netlab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A Network connects two hosts, as long as the test runs. At first its paths are perfect.
+type Network struct {
+	A, B  *Host
+	Paths []*Path
+}
+
+// A Path joins an address of A to one of B.
+type Path struct {
+	AtoB, BtoA *Way
+}
+
+// Set sets the conditions of both directions.
+func (p *Path) Set(c Conditions) {
+	p.AtoB.Set(c)
+	p.BtoA.Set(c)
+}
+
+// Cut loses the packets of both directions from now on.
+func (p *Path) Cut() {
+	p.AtoB.Cut()
+	p.BtoA.Cut()
+}
+
+// New makes a network of that many paths. Where the machine does not allow it, New skips
+// the test, or fails it if the environment has SENDQ_NETLAB=require.
+func New(t testing.TB, paths int) *Network {
+	t.Helper()
+	n := &Network{A: newHost(1), B: newHost(2)}
+	var carriers sync.WaitGroup
+	t.Cleanup(func() {
+		n.A.close()
+		n.B.close()
+		carriers.Wait()
+	})
+	fail := func(err error) {
+		if err != nil {
+			t.Helper()
+			unavailable(t, err)
+		}
+	}
+	for i := range paths {
+		a, err := n.A.attach(i)
+		fail(err)
+		b, err := n.B.attach(i)
+		fail(err)
+		p := &Path{newWay(a, b, uint64(2*i)), newWay(b, a, uint64(2*i+1))}
+		n.Paths = append(n.Paths, p)
+		carriers.Go(p.AtoB.carry)
+		carriers.Go(p.BtoA.carry)
+	}
+	fail(n.A.configure(paths))
+	fail(n.B.configure(paths))
+	return n
+}
+
+func unavailable(t testing.TB, err error) {
+	t.Helper()
+	if os.Getenv("SENDQ_NETLAB") == "require" {
+		t.Fatal("netlab:", err)
+	}
+	t.Skip("netlab:", err)
+}
+
+// TCP connects the hosts by the first path.
+func (n *Network) TCP(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	return n.connect(t, false)
+}
+
+// MPTCP connects the hosts by all paths, the first of which is the first subflow's. Where
+// the kernel does not do that, it skips or fails the test as New does.
+func (n *Network) MPTCP(t testing.TB) (a, b *net.TCPConn) {
+	t.Helper()
+	a, b = n.connect(t, true)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		subflows, err := subflows(b)
+		if err == nil && subflows != len(n.Paths) && time.Now().After(deadline) {
+			err = fmt.Errorf("the kernel made %d subflows for %d paths", subflows, len(n.Paths))
+		}
+		if err != nil {
+			unavailable(t, err)
+		}
+		if subflows == len(n.Paths) {
+			return a, b
+		}
+	}
+}
+
+func (n *Network) connect(t testing.TB, multipath bool) (a, b *net.TCPConn) {
+	t.Helper()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(multipath)
+	dialer := net.Dialer{Timeout: time.Minute}
+	dialer.SetMultipathTCP(multipath)
+
+	var l net.Listener
+	var err error
+	n.B.Do(func() { l, err = lc.Listen(t.Context(), "tcp4", ":0") }) // at all addresses, for the other subflows
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	address := netip.AddrPortFrom(n.B.Addr(0), l.Addr().(*net.TCPAddr).AddrPort().Port())
+	var conn net.Conn
+	n.A.Do(func() { conn, err = dialer.DialContext(t.Context(), "tcp", address.String()) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { peer.Close() })
+	return conn.(*net.TCPConn), peer.(*net.TCPConn)
+}
+
+// A Host is a network namespace.
+type Host struct {
+	number byte
+	calls  chan func()
+	err    error      // why there is none
+	tuns   []*os.File // the ends of the paths
+}
+
+func newHost(number byte) *Host {
+	h := &Host{number: number, calls: make(chan func())}
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, for it is of no other use
+		h.err = enterNewNamespace()
+		for f := range h.calls {
+			f()
+		}
+	}()
+	return h
+}
+
+// Do runs f on a thread of the host: sockets that f makes belong to it, wherever they are
+// used later. One call of Do waits for another, and f must not end its goroutine.
+func (h *Host) Do(f func()) {
+	done := make(chan struct{})
+	h.calls <- func() {
+		defer close(done)
+		f()
+	}
+	<-done
+}
+
+// Addr returns the host's address on a path.
+func (h *Host) Addr(path int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 0, byte(path), h.number})
+}
+
+// attach makes the host's end of a path.
+func (h *Host) attach(path int) (tun *os.File, err error) {
+	h.Do(func() {
+		if err = h.err; err == nil {
+			tun, err = openTUN(device(path))
+		}
+	})
+	if err == nil {
+		h.tuns = append(h.tuns, tun)
+	}
+	return tun, err
+}
+
+// close ends the host, when its sockets are closed too.
+func (h *Host) close() {
+	for _, tun := range h.tuns {
+		tun.Close()
+	}
+	close(h.calls)
+}
+
+func device(path int) string { return fmt.Sprintf("path%d", path) }
+
+// configure brings the host's devices up.
+func (h *Host) configure(paths int) (err error) {
+	var commands strings.Builder
+	fmt.Fprintln(&commands, "link set lo up")
+	for i := range paths {
+		// No packets but those of the test, and none lost but by its will.
+		fmt.Fprintf(&commands, "link set %s addrgenmode none\n", device(i))
+		fmt.Fprintf(&commands, "link set %s txqueuelen 10000 up\n", device(i))
+		fmt.Fprintf(&commands, "addr add %s/24 dev %s\n", h.Addr(i), device(i))
+	}
+	if paths > 1 {
+		fmt.Fprintln(&commands, "mptcp limits set subflows 8 add_addr_accepted 8")
+		for i := 1; i < paths && h.number == 2; i++ {
+			// Told to A, which then connects to it.
+			fmt.Fprintf(&commands, "mptcp endpoint add %s signal\n", h.Addr(i))
+		}
+	}
+	ip := exec.Command("ip", "-batch", "-")
+	ip.Stdin = strings.NewReader(commands.String())
+	var output []byte
+	h.Do(func() { output, err = ip.CombinedOutput() })
+	if err != nil {
+		return fmt.Errorf("ip: %w: %s", err, output)
+	}
+	return nil
+}
+
+// subflows returns how many TCP connections an MPTCP connection has.
+func subflows(conn syscall.Conn) (n int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { n, err = mptcpSubflows(fd) })
+	if controlErr != nil {
+		return 0, controlErr
+	}
+	return n, err
+}

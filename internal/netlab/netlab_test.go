@@ -1,0 +1,195 @@
+package netlab_test
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/netlab"
+)
+
+// datagrams are sockets of A and B, connected by the first path.
+func datagrams(t *testing.T, n *netlab.Network) (a, b net.Conn) {
+	var err error
+	dial := func(from, to *netlab.Host) (conn net.Conn) {
+		from.Do(func() {
+			local := net.UDPAddr{IP: from.Addr(0).AsSlice(), Port: 1000}
+			conn, err = net.DialUDP("udp", &local, &net.UDPAddr{IP: to.Addr(0).AsSlice(), Port: 1000})
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	return dial(n.A, n.B), dial(n.B, n.A)
+}
+
+func send(t *testing.T, conn net.Conn, number int) {
+	_, err := conn.Write([]byte{byte(number)})
+	require.NoError(t, err)
+}
+
+func receive(t *testing.T, conn net.Conn) (number int) {
+	var p [1]byte
+	_, err := conn.Read(p[:])
+	require.NoError(t, err)
+	return int(p[0])
+}
+
+func TestPerfectPath(t *testing.T) {
+	a, b := netlab.New(t, 1).TCP(t)
+	p := bytes.Repeat([]byte("0123456789"), 1<<17)
+	go func() {
+		a.Write(p)
+		a.CloseWrite()
+	}()
+	got, err := io.ReadAll(b)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(p, got))
+}
+
+func TestDelay(t *testing.T) {
+	const delay = 50 * time.Millisecond
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	n.Paths[0].Set(netlab.Conditions{Delay: delay})
+	began := time.Now()
+	send(t, a, 1)
+	receive(t, b)
+	require.GreaterOrEqual(t, time.Since(began), delay)
+	send(t, b, 2)
+	receive(t, a)
+	require.GreaterOrEqual(t, time.Since(began), 2*delay)
+}
+
+func TestJitterReorders(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	n.Paths[0].Set(netlab.Conditions{Jitter: 100 * time.Millisecond})
+	var numbers []int
+	for i := range 100 {
+		send(t, a, i)
+	}
+	for range 100 {
+		numbers = append(numbers, receive(t, b))
+	}
+	require.False(t, slices.IsSorted(numbers), "%v", numbers)
+	slices.Sort(numbers)
+	require.Len(t, slices.Compact(numbers), 100, "none is lost")
+}
+
+func TestDelayKeepsOrder(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	n.Paths[0].Set(netlab.Conditions{Delay: 10 * time.Millisecond})
+	for i := range 100 {
+		send(t, a, i)
+	}
+	for i := range 100 {
+		require.Equal(t, i, receive(t, b))
+	}
+}
+
+func TestLoss(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	way := n.Paths[0].AtoB
+	way.Set(netlab.Conditions{Loss: 0.3})
+	const sent = 100
+	for i := range sent {
+		send(t, a, i)
+	}
+	var received atomic.Int64
+	go func() {
+		for p := make([]byte, 1); ; received.Add(1) {
+			if _, err := b.Read(p); err != nil {
+				return
+			}
+		}
+	}()
+	require.Eventually(t, func() bool { return int(received.Load())+way.Lost() == sent }, time.Minute, time.Millisecond)
+	require.InDelta(t, 0.3*sent, way.Lost(), 20)
+}
+
+func TestCut(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	way := n.Paths[0].AtoB
+	way.Cut()
+	send(t, a, 1)
+	requireLost(t, way, 1)
+	send(t, b, 2)
+	require.Equal(t, 2, receive(t, a), "the other direction is as it was")
+	way.Set(netlab.Conditions{})
+	send(t, a, 3)
+	require.Equal(t, 3, receive(t, b))
+
+	n.Paths[0].Cut()
+	send(t, a, 4)
+	requireLost(t, way, 2)
+	send(t, b, 5)
+	requireLost(t, n.Paths[0].BtoA, 1)
+}
+
+func TestCutLosesWhatIsUnderWay(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, b := datagrams(t, n)
+	way := n.Paths[0].AtoB
+	way.Set(netlab.Conditions{Delay: time.Hour})
+	send(t, a, 1)
+	require.Eventually(t, func() bool {
+		way.Cut()
+		defer way.Set(netlab.Conditions{Delay: time.Hour})
+		return way.Lost() == 1
+	}, time.Minute, time.Millisecond)
+	way.Set(netlab.Conditions{})
+	send(t, a, 2)
+	require.Equal(t, 2, receive(t, b))
+}
+
+func requireLost(t *testing.T, way *netlab.Way, packets int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return way.Lost() == packets }, time.Minute, time.Millisecond)
+}
+
+func TestRate(t *testing.T) {
+	const rate, size = 1 << 20, 512 << 10
+	n := netlab.New(t, 1)
+	a, b := n.TCP(t)
+	n.Paths[0].Set(netlab.Conditions{Rate: rate})
+	began := time.Now()
+	go a.Write(make([]byte, size))
+	_, err := io.ReadFull(b, make([]byte, size))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, time.Since(began), time.Second*size/rate)
+}
+
+func TestRateBoundsItsQueue(t *testing.T) {
+	n := netlab.New(t, 1)
+	a, _ := datagrams(t, n)
+	way := n.Paths[0].AtoB
+	way.Set(netlab.Conditions{Rate: 1, Queue: 200})
+	for i := range 100 {
+		send(t, a, i)
+	}
+	// A packet has 29 bytes. One is on the line, and behind it there is room until 203 bytes are
+	// waited for.
+	requireLost(t, way, 100-7)
+}
+
+// A connection lives on by the second path.
+func TestMPTCP(t *testing.T) {
+	n := netlab.New(t, 2)
+	a, b := n.MPTCP(t)
+	n.Paths[0].Cut()
+	require.NoError(t, b.SetReadDeadline(time.Now().Add(time.Minute)))
+	go a.Write(make([]byte, 1<<20))
+	_, err := io.ReadFull(b, make([]byte, 1<<20))
+	require.NoError(t, err)
+	require.NotZero(t, n.Paths[0].AtoB.Lost())
+}
