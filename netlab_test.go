@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -55,24 +56,31 @@ func requireAll(t *testing.T, want []byte, r io.Reader) {
 }
 
 // onDescriptor calls f with the descriptor of conn.
-func onDescriptor(t *testing.T, conn *net.TCPConn, f func(fd int) error) {
-	t.Helper()
+func onDescriptor(conn *net.TCPConn, f func(fd int) error) error {
 	raw, err := conn.SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) { err = f(int(fd)) }))
-	require.NoError(t, err)
+	if err != nil {
+		return err
+	}
+	if closed := raw.Control(func(fd uintptr) { err = f(int(fd)) }); closed != nil {
+		return closed
+	}
+	return err
 }
 
-// unacknowledged returns how much the kernel waits to be acknowledged, a half-close included.
+// unacknowledged returns how much the kernel waits to be acknowledged, a half-close included,
+// and 0 if conn is closed.
 func unacknowledged(t *testing.T, conn *net.TCPConn) int {
 	t.Helper()
 	var n int32
-	onDescriptor(t, conn, func(fd int) error {
+	err := onDescriptor(conn, func(fd int) error {
 		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n))); errno != 0 {
 			return errno
 		}
 		return nil
 	})
+	if !errors.Is(err, net.ErrClosed) {
+		require.NoError(t, err)
+	}
 	return int(n)
 }
 
@@ -88,11 +96,11 @@ const tcpFinWait1, tcpClosed = 4, 7
 
 func tcpState(t *testing.T, conn *net.TCPConn) (state byte) {
 	t.Helper()
-	onDescriptor(t, conn, func(fd int) error {
+	require.NoError(t, onDescriptor(conn, func(fd int) error {
 		info, err := syscall.GetsockoptInet4Addr(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
 		state = info[0]
 		return err
-	})
+	}))
 	return state
 }
 
@@ -229,9 +237,9 @@ func TestNetlabCloseTellsTheKernelsCause(t *testing.T) {
 	n := netlab.New(t, 1)
 	_, conn := n.TCP(t)
 	const tcpUserTimeout, size = 18, 100_000
-	onDescriptor(t, conn, func(fd int) error {
+	require.NoError(t, onDescriptor(conn, func(fd int) error {
 		return syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, 1000)
-	})
+	}))
 	n.Paths[0].Cut()
 	require.NoError(t, conn.SetWriteBuffer(2*size))
 	w := newWriter(t, conn, &sendq.WriterOptions{CloseTimeout: time.Minute})

@@ -147,6 +147,8 @@ func TestCutLosesWhatIsUnderWay(t *testing.T) {
 		defer way.Set(netlab.Conditions{Delay: time.Hour})
 		return way.Lost() == 1
 	}, time.Minute, time.Millisecond)
+	way.Cut()
+	require.Equal(t, 1, way.Lost(), "it is lost once, and for good")
 	way.Set(netlab.Conditions{})
 	send(t, a, 2)
 	require.Equal(t, 2, receive(t, b))
@@ -158,15 +160,19 @@ func requireLost(t *testing.T, way *netlab.Way, packets int) {
 }
 
 func TestRate(t *testing.T) {
-	const rate, size = 1 << 20, 512 << 10
+	const rate, size, sent = 10_000, 1000, 5
 	n := netlab.New(t, 1)
-	a, b := n.TCP(t)
+	a, b := datagrams(t, n)
 	n.Paths[0].Set(netlab.Conditions{Rate: rate})
 	began := time.Now()
-	go a.Write(make([]byte, size))
-	_, err := io.ReadFull(b, make([]byte, size))
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, time.Since(began), time.Second*size/rate)
+	for i := range sent {
+		_, err := a.Write(append([]byte{byte(i)}, make([]byte, size-1)...))
+		require.NoError(t, err)
+	}
+	for i := range sent {
+		require.Equal(t, i, receive(t, b))
+	}
+	require.GreaterOrEqual(t, time.Since(began), time.Second*size*sent/rate)
 }
 
 func TestRateBoundsItsQueue(t *testing.T) {
