@@ -296,7 +296,11 @@ func (m *model) do(me *sender, op, much int) {
 	case opEnd:
 		switch much % 3 {
 		case 0:
-			m.beside.Go(func() { at.w.Close() })
+			m.beside.Go(func() {
+				if err := at.w.Close(); err != nil && at.w.Err() == nil {
+					m.t.Errorf("Close fails without a cause: %v", err)
+				}
+			})
 		case 1:
 			m.beside.Go(func() { at.w.CloseNow() })
 		case 2:
@@ -310,7 +314,7 @@ func (m *model) do(me *sender, op, much int) {
 	case opSendTo:
 		me.sendTo(much)
 	case opFanOut:
-		me.fanOut(1+much%3, much, much&4 != 0)
+		me.fanOut(1+much%9, much, much&8 != 0)
 	case opBeside:
 		s := m.newSender()
 		direct := much&64 != 0
