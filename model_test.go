@@ -37,6 +37,8 @@ const (
 	opBeside
 	opTakeover
 	opSlowTakeover
+	opHistory
+	opJoinReplay
 	opCount
 )
 
@@ -160,15 +162,16 @@ func modelOf(t *testing.T, input []byte) {
 
 // A model is a Broker, its Writers, and a record of all messages.
 type model struct {
-	t        testing.TB
-	kind     connKind
-	opts     *sendq.WriterOptions
-	patience time.Duration // of a sender that waits for room
-	broker   *sendq.Broker
-	lines    []*line
-	senders  []*sender
-	flushes  []<-chan error
-	beside   sync.WaitGroup // senders in goroutines of their own
+	t         testing.TB
+	kind      connKind
+	opts      *sendq.WriterOptions
+	patience  time.Duration // of a sender that waits for room
+	broker    *sendq.Broker
+	lines     []*line
+	senders   []*sender
+	historian *sender // to the room of history alone
+	flushes   []<-chan error
+	beside    sync.WaitGroup // senders in goroutines of their own
 
 	mu       sync.Mutex
 	returned map[string]int // how often OnUndelivered got the name with these messages
@@ -176,8 +179,9 @@ type model struct {
 
 // A line is a name, and the Writers that have or had it, one after the other.
 type line struct {
-	name  string
-	lives []*life
+	name   string
+	lives  []*life
+	joined bool // the room of history
 }
 
 // A life is a Writer and its connection.
@@ -191,7 +195,8 @@ type life struct {
 // current is the last Writer.
 func (l *line) current() *life { return l.lives[len(l.lives)-1] }
 
-const modelRoom = "room"
+// All names are in the room. They join that of history by JoinReplay, once.
+const modelRoom, modelHistory = "room", "history"
 
 func runModel(t testing.TB, input []byte) {
 	limits := input[1]
@@ -223,7 +228,8 @@ func runModel(t testing.TB, input []byte) {
 		}
 	}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
-		Names: sendq.Takeover,
+		Names:          sendq.Takeover,
+		ReplayMessages: 20,
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -234,13 +240,14 @@ func runModel(t testing.TB, input []byte) {
 		m.lines = append(m.lines, &line{name: string(rune('A' + i))})
 	}
 	me := m.newSender()
+	m.historian = m.newSender()
 	for i := range m.lines {
 		m.takeOver(i, 0, false)
 	}
 	for operations := input[2:]; len(operations) >= 2; operations = operations[2:] {
 		m.do(me, int(operations[0]), int(operations[1]))
 		for _, l := range m.lines {
-			assertConserved(t, l.current().w.Stats())
+			m.checkStats(l)
 		}
 		if m.opts.Budget != nil {
 			pending := m.opts.Budget.Pending()
@@ -249,6 +256,15 @@ func runModel(t testing.TB, input []byte) {
 	}
 	m.end()
 	m.check()
+}
+
+// checkStats checks the figures of the current Writer.
+func (m *model) checkStats(l *line) {
+	s := l.current().w.Stats()
+	assertConserved(m.t, s)
+	if limit := int64(m.opts.MaxPending); limit > 0 && len(l.lives) == 1 && !l.joined { // or it was given more
+		require.LessOrEqual(m.t, s.PendingBytes+64*s.Pending, limit)
+	}
 }
 
 // do does one operation.
@@ -277,6 +293,13 @@ func (m *model) do(me *sender, op, much int) {
 	case opFlush:
 		if much%2 == 0 {
 			m.settle()
+		}
+		if much%4 == 3 {
+			m.flushes = append(m.flushes, async(func() error {
+				_ = at.w.WaitPending(context.Background(), much*8) // fails if the Writer ends
+				return nil
+			}))
+			break
 		}
 		before := at.w.Stats()
 		m.flushes = append(m.flushes, async(func() error {
@@ -314,7 +337,17 @@ func (m *model) do(me *sender, op, much int) {
 	case opSendTo:
 		me.sendTo(much)
 	case opFanOut:
-		me.fanOut(1+much%9, much, much&8 != 0)
+		if much&8 != 0 {
+			me.fanOut(1+much%9, much, (*sendq.Batch).Broadcast)
+		} else {
+			me.fanOut(1+much%9, much, func(b *sendq.Batch, p []byte) { b.Publish(modelRoom, p) })
+		}
+	case opHistory:
+		m.historian.fanOut(1+much%9, much, func(b *sendq.Batch, p []byte) { b.Publish(modelHistory, p) })
+	case opJoinReplay:
+		if !l.joined {
+			l.joined = m.historian.joinReplay(i, much%32)
+		}
 	case opBeside:
 		s := m.newSender()
 		direct := much&64 != 0
@@ -526,16 +559,27 @@ func (s *sender) sendTo(much int) {
 	}
 }
 
-// fanOut sends n messages to all names, or to the room.
-func (s *sender) fanOut(n, much int, toRoom bool) {
+// joinReplay makes line i a member of the room of history, and reports whether it could.
+func (s *sender) joinReplay(i, messages int) bool {
+	n, err := s.broker.Room(modelHistory).JoinReplay(s.lines[i].name, messages)
+	if err != nil {
+		return false
+	}
+	s.accepted += n
+	to := &s.heard[i]
+	to.accepted.add(n, n)
+	for number := range s.number {
+		to.numbers[number+1] = true
+	}
+	return true
+}
+
+// fanOut sends n messages by a method of Batch.
+func (s *sender) fanOut(n, much int, send func(*sendq.Batch, []byte)) {
 	batch := s.broker.NewBatch()
 	for range n {
 		p := s.next(much)
-		if toRoom {
-			batch.Publish(modelRoom, p)
-		} else {
-			batch.Broadcast(p)
-		}
+		send(batch, p)
 		clear(p)
 	}
 	report := batch.Flush()
