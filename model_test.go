@@ -104,17 +104,19 @@ func FuzzWriter(f *testing.F) {
 var tearing = map[string][]byte{
 	// The sender's own try has written a part, and the flusher has not run.
 	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending), slices.Repeat(slices.Concat(
-		on(0, opSend, 200), on(0, opSend, 210), on(0, opSend, 220), on(0, opRead, 255), on(0, opSleep, 200)), 15)),
-	// The same, and it is a fan-out that tries.
+		slices.Repeat(on(0, opSend, 150), 5), on(0, opRead, 255), on(0, opSleep, 200)), 14)),
+	// The same with the try of a fan-out.
 	"fan-out": slices.Concat(setting(sendq.DropOldest, plainUnix, 4, limitPending), slices.Repeat(slices.Concat(
-		on(0, opFanOut, 240), on(0, opFanOut, 242), on(0, opFanOut, 243), on(0, opFanOut, 241),
+		on(0, opFanOut, 144), slices.Repeat(on(0, opFanOut, 153), 4),
 		on(0, opRelease, 0), on(1, opRelease, 0), on(2, opRelease, 0), on(3, opRelease, 0), on(0, opSleep, 255)), 10)),
 	// A takeover holds the flusher.
 	"takeover": slices.Concat(setting(sendq.DropOldest, wrappedUnix, 1, limitPending), slices.Repeat(slices.Concat(
-		on(0, opTakeover, 0), on(0, opSlowTakeover, 200), on(0, opSend, 210), on(0, opSend, 220), on(0, opSend, 230), on(0, opRelease, 0), on(0, opSleep, 255)), 15)),
+		on(0, opTakeover, 0), on(0, opSlowTakeover, 150), slices.Repeat(on(0, opSend, 150), 4),
+		on(0, opRelease, 0), on(0, opSleep, 255)), 12)),
 	// Many send while the peer reads.
 	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending),
-		slices.Repeat(on(0, opBeside, 63), 3), slices.Repeat(slices.Concat(on(0, opSend, 170), on(0, opRead, 200), on(0, opSleep, 10)), 90)),
+		slices.Repeat(on(0, opBeside, 63), 3), slices.Repeat(slices.Concat(
+			on(0, opSend, 150), on(0, opRead, 200), on(0, opSleep, 10)), 32)),
 }
 
 // TestNeverTearsOnSockets runs each input of tearing several times, because the scheduler has a say.
