@@ -437,7 +437,7 @@ func (m *model) end() {
 	}
 	for _, l := range m.lines {
 		for _, life := range l.lives {
-			within(m.t, async(life.w.Close))
+			within(m.t, async(life.w.CloseNow)) // nothing is left for it to discard
 		}
 	}
 	for _, flushed := range m.flushes {
