@@ -82,7 +82,7 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	}
 	defer e.net.close()
 	e.opts = sendq.WriterOptions{
-		MaxPending:   pick(rng, 128<<10, 256<<10, 1<<20, 0),
+		MaxPending:   pick(rng, 256<<10, 1<<20, 0),
 		Overflow:     pick(rng, sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest),
 		MaxAge:       pick(rng, 0, 0, 2*time.Second),
 		WriteTimeout: pick(rng, 0, 0, 2*time.Second),
@@ -159,13 +159,13 @@ func (e *episode) enter(rng *rand.Rand, m *member) {
 // disturb does to members what happens to connections.
 func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
-		time.Sleep(time.Duration(rng.IntN(int(20 * time.Millisecond))))
 		m := pick(rng, e.members...)
 		at := m.current()
 		if _, ok := e.broker.Lookup(m.name); !ok {
 			e.enter(rng, m)
 			continue
 		}
+		time.Sleep(time.Duration(rng.IntN(int(20 * time.Millisecond))))
 		switch rng.IntN(10) {
 		case 0, 1, 2:
 			e.enter(rng, m)
@@ -302,7 +302,7 @@ func (e *episode) pace(ctx context.Context, rng *rand.Rand) {
 		limit = min(limit, e.opts.MaxPending/4)
 	}
 	for _, m := range e.members {
-		if at := m.current(); !at.isStalled() {
+		if at := m.current(); !at.isStalled() && at.w.Err() == nil {
 			_ = at.w.WaitPending(ctx, limit)
 		}
 	}
