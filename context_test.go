@@ -32,6 +32,7 @@ func TestBadContexts(t *testing.T) {
 		})
 	}
 	b := sendq.NewBroker(nil)
-	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Shutdown(nil) })
-	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Events(nil) })
+	var none context.Context
+	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Shutdown(none) })
+	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Events(none) })
 }
