@@ -102,7 +102,7 @@ func TestPace(t *testing.T) {
 // dialTLS connects to a server that has made its own certificate.
 func (p *process) dialTLS(t *testing.T) *client {
 	c := p.connect(t)
-	conn := tls.Client(c.TCPConn, &tls.Config{InsecureSkipVerify: true})
+	conn := tls.Client(patientConn{c.TCPConn}, &tls.Config{InsecureSkipVerify: true})
 	c.lines, c.out = bufio.NewReader(conn), conn
 	return c
 }

@@ -108,8 +108,22 @@ func (p *process) connect(t *testing.T) *client {
 	conn, err := net.Dial("tcp", p.addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
-	return &client{t, conn.(*net.TCPConn), bufio.NewReader(conn), conn}
+	patient := patientConn{conn.(*net.TCPConn)}
+	return &client{t, patient.TCPConn, bufio.NewReader(patient), patient}
+}
+
+// A patientConn bounds each wait, and not all of a connection's together: on a busy machine
+// some megabytes take long.
+type patientConn struct{ *net.TCPConn }
+
+func (c patientConn) Read(p []byte) (int, error) {
+	c.SetReadDeadline(time.Now().Add(patience))
+	return c.TCPConn.Read(p)
+}
+
+func (c patientConn) Write(p []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(patience))
+	return c.TCPConn.Write(p)
 }
 
 // login connects and waits until the server knows the name.
