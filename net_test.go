@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(code) // fuzzing leaves a goroutine for signals
 	}
 	// What has been told to end may take a moment.
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)
 			fmt.Fprintf(os.Stderr, "left over: %d goroutines and %d sockets; all goroutines:\n%s\n",
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 // goroutinesLeft counts goroutines. Where there are more than expected it lets those that are
 // about to end do so, and those of the runtime that call finalizers.
 func goroutinesLeft(expected int) (n int) {
-	for range 100_000 {
+	for range 10_000_000 { // some seconds, by no clock: it may be that of a bubble
 		if n = runtime.NumGoroutine(); n <= expected {
 			break
 		}
