@@ -122,3 +122,102 @@ func discarded() *sink {
 	close(s.open)
 	return s
 }
+
+// One message that is a large part of the Budget is one copy for all.
+func TestBudgetOfALargeMessage(t *testing.T) {
+	budget := sendq.NewBudget(1 << 20)
+	b := sendq.NewBroker(nil)
+	conns := joinCrowd(t, b, 20, &sendq.WriterOptions{Budget: budget})
+	require.Equal(t, 20, b.Room("room").Publish(make([]byte, 300<<10)))
+	require.Less(t, budget.Pending(), 310<<10)
+	release(conns)
+	require.NoError(t, b.Shutdown(t.Context()))
+}
+
+// The Writer that keeps the most memory ends, although it has the fewest bytes pending: a short
+// message of each of many rooms, whose blocks it alone keeps.
+func TestBudgetEndsWhoKeepsTheMost(t *testing.T) {
+	budget := sendq.NewBudget(4 << 20)
+	opts := &sendq.WriterOptions{Budget: budget}
+	b := sendq.NewBroker(nil)
+	register(t, b, "other", stalledPeer()) // in no Budget
+	stalled := sendq.NewWriter(stalledPeer(), opts)
+	require.NoError(t, b.Register("stalled", stalled))
+	for i := range 31 {
+		room := b.Room(fmt.Sprint("room", i))
+		require.NoError(t, room.Join("other"))
+		for range 100 {
+			room.Publish(make([]byte, 2000))
+		}
+		require.NoError(t, room.Join("stalled"))
+		room.Publish([]byte("hello\n"))
+	}
+	for range 20 {
+		w := sendq.NewWriter(stalledPeer(), opts)
+		t.Cleanup(func() { w.CloseNow() })
+		for range 3 {
+			require.NoError(t, w.Send(make([]byte, 10_000)))
+		}
+	}
+	<-stalled.Done()
+	require.ErrorIs(t, stalled.Err(), sendq.ErrSlowConsumer)
+	_ = b.Close()
+}
+
+// A Writer that is about to end counts no more, also while its connection takes long to close.
+func TestBudgetForgetsWhoEnds(t *testing.T) {
+	budget := sendq.NewBudget(10_000)
+	conn, letGo := lingering()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget})
+	for w.Err() == nil {
+		w.Write(make([]byte, 1000))
+	}
+	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+	require.Zero(t, budget.Pending())
+	letGo()
+	<-w.Done()
+}
+
+// A takeover that the Budget of the new Writer cannot hold ends that Writer, whatever others in
+// the Budget share with the old one.
+func TestTakeoverThatABudgetCannotHold(t *testing.T) {
+	budget := sendq.NewBudget(1 << 20)
+	b, returned := newBroker(sendq.Takeover)
+	register(t, b, "old", stalledPeer()) // in no Budget
+	other := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("other", other))
+	room := b.Room("room")
+	require.NoError(t, room.Join("old"))
+	require.NoError(t, room.Join("other"))
+	for range 50 {
+		room.Publish(make([]byte, 16000))
+	}
+	require.NoError(t, b.Send("old", make([]byte, 600<<10)))
+	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("old", w))
+	<-w.Done()
+	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+	_ = b.Close()
+	require.Zero(t, budget.Pending())
+	require.NotEmpty(t, returned.all())
+}
+
+// In a Budget smaller than a shared block, a takeover brings the messages and not the block.
+func TestTakeoverIntoASmallBudget(t *testing.T) {
+	b, _ := newBroker(sendq.Takeover)
+	register(t, b, "bob", stalledPeer())
+	register(t, b, "keeper", stalledPeer())
+	room := b.Room("room")
+	require.NoError(t, room.Join("keeper"))
+	for range 100 {
+		room.Publish(make([]byte, 2000))
+	}
+	require.NoError(t, room.Join("bob"))
+	room.Publish([]byte("hello\n"))
+	budget := sendq.NewBudget(100_000)
+	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("bob", w))
+	require.NoError(t, w.Err())
+	require.Equal(t, 6+64, budget.Pending())
+	_ = b.Close()
+}

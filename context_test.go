@@ -14,6 +14,23 @@ type panickingContext struct{ context.Context }
 
 func (panickingContext) Done() <-chan struct{} { panic("Done") }
 
+// lateContext is one that panics when it is asked for the cause.
+type lateContext struct{ context.Context }
+
+func (lateContext) Value(any) any { panic("Value") }
+
+// The message of a call that has panicked is not accepted later.
+func TestContextPanicsLate(t *testing.T) {
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Panics(t, func() { w.WriteContext(lateContext{ctx}, counted(500)) })
+	require.Panics(t, func() { w.Flush(lateContext{ctx}) })
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Len(t, conn.Bytes(), 36)
+}
+
 // A nil Context panics with a message, and a Context that panics does no more than that: the
 // Writer goes on, and no lock is left in a state that ends the process.
 func TestBadContexts(t *testing.T) {

@@ -22,8 +22,9 @@ type limits struct {
 	watch                 watch
 	backlog               backlog // in the eyes of the Budget
 
-	// given is the cost of pending messages that the library itself has queued at once: those
-	// of a takeover, and a room's last ones. They count at MaxPending, but do not disconnect.
+	// given is the cost of the messages at the front that the library itself has queued at once,
+	// in a takeover or by JoinReplay, and of those before them. They count at MaxPending, but do
+	// not disconnect.
 	given int64
 
 	// These bound one conn.Write.
@@ -45,7 +46,6 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 		l.maxWrite = min(l.maxWrite, max(o.MaxPending/8, 1))
 		l.maxMessages = int64(max(o.MaxPending/8/messageOverhead, 1))
 	}
-	l.backlog.budget = o.Budget
 	return l
 }
 
@@ -131,7 +131,7 @@ func (w *Writer) admit(m *message) error {
 		return w.admitRun(m.block, m.index, m.index+1)
 	}
 	cost := costOf(1, len(m.copied))
-	if slow := w.limits.Budget.reserve(w, charge{size: cost, alone: cost}); slow != nil {
+	if slow := w.limits.Budget.reserve(w, charge{alone: cost}); slow != nil {
 		return w.disconnect(slow)
 	}
 	w.enqueue(m)
@@ -151,13 +151,12 @@ func (w *Writer) admitRun(b *block, first, last int) error {
 
 // reserveRun reserves room for messages [first, last) of b in the Budget.
 func (w *Writer) reserveRun(b *block, first, last int) error {
-	cost := costOf(last-first, b.end(last-1)-b.start(first))
-	c := charge{size: cost, alone: cost}
+	var c charge
 	var referred [1]*block
 	switch {
 	case !b.shared:
-	case w.queue.endsBefore(b, first):
-		c.alone = 0
+		c.alone = costOf(last-first, b.end(last-1)-b.start(first))
+	case w.queue.endsBefore(b, first): // the segment that refers to b gets longer
 	default:
 		referred[0] = b
 		c.alone, c.blocks = sharedCost, referred[:]
@@ -204,18 +203,16 @@ func (w *Writer) give(messages [][]byte, idle *crew) int {
 	if w.limits != nil {
 		charges := make([]charge, len(messages))
 		for i, p := range messages {
-			cost := costOf(1, len(p))
-			charges[i] = charge{size: cost, alone: cost}
+			charges[i].alone = costOf(1, len(p))
 		}
-		left := w.limits.Budget.reserveLast(w, charges)
-		messages = messages[left:]
-		for _, c := range charges[left:] {
-			w.limits.given += c.size
-		}
+		messages = messages[w.limits.Budget.reserveLast(w, charges):]
 	}
 	for _, p := range messages {
 		m := copyOf(p)
 		w.enqueue(&m)
+	}
+	if w.limits != nil {
+		w.limits.given = w.pendingCost() // what is in front of them leaves first
 	}
 	w.wakeBy(idle)
 	return len(messages)
@@ -256,15 +253,22 @@ func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
 		return err
 	case <-done:
 	}
-	err := fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if b.served {
+	if !w.giveUp(element) {
 		return <-b.outcome // accepted or refused at the same time
 	}
-	w.limits.blocked.Remove(element)
+	return fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
+}
+
+// giveUp ends the wait of a blocked sender, and returns false if it is over already.
+func (w *Writer) giveUp(e *list.Element) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e.Value.(*blockedSend).served {
+		return false
+	}
+	w.limits.blocked.Remove(e)
 	w.admitBlocked() // perhaps a smaller message behind it
-	return err
+	return true
 }
 
 // admitBlocked accepts the messages of blocked senders as long as there is room.

@@ -307,8 +307,14 @@ func (q *queue) split(n int) int {
 		i++
 	}
 	if n > 0 {
-		q.segments = slices.Insert(q.segments, i, q.segments[i])
-		q.forgetOne()
+		if q.head > 0 { // a free slot is near, and there may be many segments behind
+			copy(q.segments[q.head-1:], q.segments[q.head:i+1])
+			q.head--
+			i--
+		} else {
+			q.segments = slices.Insert(q.segments, i, q.segments[i])
+			q.forgetOne()
+		}
 		front, rest := &q.segments[i], &q.segments[i+1]
 		front.last = front.first + int32(n)
 		rest.first = front.last

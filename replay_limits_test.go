@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -37,24 +38,46 @@ func TestReplayBeyondMaxPending(t *testing.T) {
 	}
 }
 
+// What is in front of a replay leaves first, and then still the replay does not disconnect.
+func TestReplayBehindSomething(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := keepingBroker(t, 100)
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 3000})
+		require.NoError(t, b.Register("bob", w))
+		require.NoError(t, second(w.Write(make([]byte, 2900))))
+		replayed, err := b.Room("room").JoinReplay("bob", 100)
+		require.NoError(t, err)
+		require.Equal(t, 100, replayed)
+		take(t, peer, 2900)
+		synctest.Wait()
+		require.Equal(t, 2, b.Room("room").Publish(counted(200)))
+		require.NoError(t, w.Err())
+		w.CloseNow()
+		_ = b.Close()
+	})
+}
+
 // Where there is not enough room in a Budget, it is the newest part that comes, and nobody ends.
 func TestReplayBeyondBudget(t *testing.T) {
 	b, kept := keepingBroker(t, 100)
-	budget := sendq.NewBudget(20 * (10 + 64))
+	const each = 10 + 64
+	budget := sendq.NewBudget(40 * each)
 	other, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
-	require.NoError(t, other.Send(make([]byte, 400)))
-	room := (budget.Pending() - 20*(10+64)) / -(10 + 64)
+	require.NoError(t, other.Send(counted(10*each-budget.Pending())))
+	const room = 40 - 40/8 - 10
 	conn := stalledPeer()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, b.Register("bob", w))
 	replayed, err := b.Room("room").JoinReplay("bob", 100)
 	require.NoError(t, err)
 	require.Equal(t, room, replayed)
+	require.NoError(t, b.Send("bob", make([]byte, 10)), "an eighth is free")
 	require.NoError(t, w.Err())
 	require.NoError(t, other.Err())
+	kept = append(kept, string(make([]byte, 10)))
 	conn.Release()
 	require.NoError(t, w.Flush(t.Context()))
-	require.Equal(t, kept[100-room:], linesOf(conn))
+	require.Equal(t, strings.Join(kept[100-room:], ""), string(conn.Bytes()))
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 

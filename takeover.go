@@ -3,6 +3,7 @@ package sendq
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // takeOver gives the name to w, and to w what the Writer that had it has not written. It
@@ -97,7 +98,10 @@ func (w *Writer) inherit(inherited *queue) bool {
 	case w.state >= aborting:
 		return false
 	}
-	begun, _ := w.queue.begun()
+	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {
+		inherited = queueOf(slices.Collect(inherited.all()))
+	}
+	begun, size := w.queue.begun()
 	messages := w.queue.insert(begun, inherited)
 	w.accepted += int64(messages)
 	w.acceptedBytes += inherited.bytes
@@ -105,9 +109,8 @@ func (w *Writer) inherit(inherited *queue) bool {
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
 		w.limits.startWatch(w)
-		c := inherited.charge()
-		w.limits.given += c.size
-		if slow := w.limits.Budget.reserve(w, c); slow != nil {
+		w.limits.given += costOf(begun, size) + inherited.bytes + messageOverhead*int64(messages)
+		if slow := w.limits.Budget.reserve(w, inherited.charge()); slow != nil {
 			_ = w.disconnect(slow)
 		}
 	}

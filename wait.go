@@ -88,15 +88,15 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, me *waiter) er
 		return w.undeliveredError()
 	case <-done:
 	}
-	cause := context.Cause(ctx)
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	in.Remove(element) // does nothing if the wait was over at the same time
 	w.tellWaiters()    // forgets the list if it is empty
-	if me.met {
+	met, messages, bytes := me.met, w.pending(), w.queue.bytes
+	w.mu.Unlock()
+	if met {
 		return nil
 	}
-	return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", w.pending(), w.queue.bytes, cause)
+	return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", messages, bytes, context.Cause(ctx))
 }
 
 // flushTarget returns how many messages of the queue may be written together: those that

@@ -103,6 +103,7 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 	}
 	if o.Budget != nil {
 		w.queue.backlog = &w.limits.backlog
+		w.queue.backlog.writer = w
 	}
 	if !w.messageFramed { // or a write that does not wait could divide a message
 		w.socket = rawSocket(conn)
