@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"net"
 	"time"
 )
@@ -27,7 +28,8 @@ func (w *Writer) Close() error {
 // the end gets every byte and then EOF, even if it has sent bytes that nobody read.
 // That takes a TCP, MPTCP, Unix or TLS connection, or a wrapper with a method
 // NetConn() net.Conn that leads to one, and Linux, but not 386 or s390x. While Shutdown
-// waits, the caller's reader may go on reading; a Read then fails or returns EOF.
+// waits, the caller's reader may go on reading; a Read then fails or returns EOF, also if the
+// peer has reset the connection. A wrapper that keeps bytes back must write them in CloseWrite.
 //
 // Elsewhere nobody knows what has arrived. Shutdown half-closes the connection, if it has a
 // method CloseWrite, and waits half a second, or what is left of the bound, before it closes
@@ -88,7 +90,7 @@ func (w *Writer) undeliveredError() error {
 // It takes as long as Close of the connection does. That is no time, unless the caller has
 // set SetLinger to a number of seconds: then the kernel waits for the peer that long. A
 // blocking socket, which is what File.Fd makes of one, is shut down first, because Close
-// would wait for a Read or Write that is stuck.
+// would wait for a Read or Write that is stuck. Behind a wrapper without NetConn it is not found.
 func (w *Writer) CloseNow() error { return w.abort(ErrClosed) }
 
 // abort ends the Writer with cause, unless something ended it before, and waits for
@@ -124,6 +126,9 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 		close(w.audience.farewell.aborted)
 	}
 	w.refuseBlocked()
+	if w.limits != nil {
+		w.limits.Budget.leave(w)
+	}
 	if w.flushing {
 		// Interrupts the flusher, which then ends the Writer.
 		return func() error {
@@ -232,17 +237,32 @@ func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
 		}
 		return s, f.lost, err
 	}
-	if !f.isKnown {
-		f.isKnown, f.end = true, s.acknowledged+uint64(s.unacknowledged)
-	}
-	f.lost = int(max(0, int64(f.end-s.acknowledged)))
-	if s.unacknowledged == 0 && broken == nil {
-		f.lost = 0 // though an MPTCP socket that has fallen back to TCP counts too much as unacknowledged first
-	}
+	f.note(s)
 	if s.gone && f.lost > 0 {
 		f.giveUp(cmp.Or(broken, error(errBroken))) // the reader may have got the cause
 	}
 	return s, f.lost, nil
+}
+
+// note keeps what a look has found. A slower one may have looked before.
+func (f *farewell) note(s sendState) {
+	end := s.acknowledged + uint64(s.unacknowledged)
+	switch {
+	case !f.isKnown:
+		f.isKnown, f.end, f.lost = true, end, math.MaxInt
+	case !s.gone && int64(end-f.end) < 0:
+		f.end = end // an MPTCP socket that has fallen back to TCP counts too much as unacknowledged first
+	}
+	f.lost = min(f.lost, int(max(0, int64(f.end-s.acknowledged))))
+}
+
+// noteGathered makes part of the messages what a wrapper has kept until it was half-closed. More
+// than a goodbye must be that.
+func (f *farewell) noteGathered(s sendState) {
+	const longestGoodbye = 256 // of TLS it is 31 bytes
+	if end := s.acknowledged + uint64(s.unacknowledged); !s.gone && int64(end-f.end) > longestGoodbye {
+		f.end, f.lost = end, s.unacknowledged
+	}
 }
 
 // awaitPeer waits until the peer's kernel has acknowledged all messages, and for the
@@ -289,7 +309,8 @@ func (w *Writer) finish() {
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return // closed by somebody else
 	}
-	if _, isWrapper := w.conn.(interface{ NetConn() net.Conn }); isWrapper && lost > 0 {
+	_, isWrapper := w.conn.(interface{ NetConn() net.Conn })
+	if isWrapper && lost > 0 {
 		// TLS gives up its goodbye when the kernel has no room for it in time.
 		if w.awaitPeer(0) > 0 {
 			return
@@ -298,6 +319,11 @@ func (w *Writer) finish() {
 	if err := halfClose(w.conn); err != nil {
 		w.endWith(err)
 		return
+	}
+	if s, err := getSendState(w.conn); err == nil && isKnown && isWrapper {
+		w.mu.Lock()
+		w.audience.farewell.noteGathered(s)
+		w.mu.Unlock()
 	}
 	if !isKnown {
 		w.waitBlindly()
@@ -339,7 +365,7 @@ func (w *Writer) judge(f *farewell) {
 	switch {
 	case w.err != nil:
 	case f.isKnown && f.lost > 0:
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, f.cause)
+		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, cmp.Or(f.cause, error(errBroken)))
 	case !f.isKnown && !f.isWaited:
 		w.err = f.cause
 	}

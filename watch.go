@@ -10,7 +10,7 @@ import (
 // A watch holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
 // the shorter of the two apart: neither a message nor a write costs a timer. It starts with the
 // first message, and stops when nothing is pending, nothing that was written is
-// unacknowledged, and no message has come since the last look. Writer.mu guards it.
+// unacknowledged, and no message was written since the last look. Writer.mu guards it.
 //
 // At each look the peer has either been silent since the last one or not. The times between
 // the looks at which it has are added up, until they come to WriteTimeout or the peer takes
@@ -28,10 +28,13 @@ type watch struct {
 	lookedAt  time.Duration
 	peer      sendState
 	lastBegun int64
-	accepted  int64
+	written   int64
 }
 
 const watchesPerDeadline = 8
+
+// timersLate is how late a timer may be although the process runs.
+const timersLate = 20 * time.Millisecond
 
 // startWatch starts the timer if there is anything to watch and it does not run.
 func (l *limits) startWatch(w *Writer) {
@@ -73,7 +76,7 @@ func (w *Writer) look() {
 	}
 	at := now()
 	passed := at - l.watch.lookedAt
-	if passed > 2*l.watch.every {
+	if passed > 2*l.watch.every+timersLate {
 		// The process did not run, and what it did not do is nobody's fault.
 		w.ages.skip(passed-l.watch.every, at)
 		passed = l.watch.every
@@ -84,8 +87,8 @@ func (w *Writer) look() {
 	} else {
 		l.watch.silence = 0
 	}
-	isIdle := w.pending() == 0 && peer.unacknowledged == 0 && w.accepted == l.watch.accepted
-	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.accepted = at, peer, l.watch.begun, w.accepted
+	isIdle := w.pending() == 0 && peer.unacknowledged == 0 && w.written == l.watch.written
+	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.written = at, peer, l.watch.begun, w.written
 
 	var panicked *PanicError
 	age := w.ages.age(at)
