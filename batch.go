@@ -55,6 +55,16 @@ func (t *Batch) Len() int { return len(t.posts) }
 // Those to names on other nodes are sent there; when all messages are on their way, Flush
 // waits for the answers. Of fan-outs the Report tells about members on this node.
 func (t *Batch) Flush() (r Report) {
+	away, ends := t.queueAll(&r)
+	t.allowRetries(away, ends)
+	t.broker.settle(away, &r)
+	t.buf, t.posts = nil, nil
+	return r
+}
+
+// queueAll queues the messages. It returns the errands whose answers are yet to come, and for
+// each the number of posts up to its end.
+func (t *Batch) queueAll(r *Report) (away errands, ends []int) {
 	messages := make([][]byte, len(t.posts))
 	start := 0
 	for i, p := range t.posts {
@@ -62,8 +72,7 @@ func (t *Batch) Flush() (r Report) {
 		start = p.end
 	}
 	idle := newCrew()
-	var away errands
-	var ends []int
+	defer func() { idle.start() }() // also if a Relay panics
 	for i := 0; i < len(messages); {
 		first, to := i, t.posts[i].to
 		for i < len(messages) && t.posts[i].to == to {
@@ -73,16 +82,12 @@ func (t *Batch) Flush() (r Report) {
 			r.Accepted += t.broker.publish(to, messages[first:i], idle, &r.Refused)
 			continue
 		}
-		t.broker.sendAll(to.name, messages[first:i], &idle, &r, &away)
+		t.broker.sendAll(to.name, messages[first:i], &idle, r, &away)
 		if len(away) > len(ends) {
 			ends = append(ends, i)
 		}
 	}
-	idle.start()
-	t.allowRetries(away, ends)
-	t.broker.settle(away, &r)
-	t.buf, t.posts = nil, nil
-	return r
+	return away, ends
 }
 
 // allowRetries says which errands, each with the number of posts up to its end, may be sent again

@@ -22,7 +22,8 @@ type BrokerOptions struct {
 	// elsewhere: what Writer.Undelivered yields. What the connection had taken and
 	// the peer had not is not among it. It is called once for a Writer, under one of its
 	// names, and not at all if everything was written or another Writer has taken it over.
-	// If the Writer has names in several Brokers with OnUndelivered, one of them calls it.
+	// If the Writer has names in several Brokers with OnUndelivered, one of them calls it. In a
+	// takeover that is the Broker of the takeover, which needs an OnUndelivered for that.
 	//
 	// The calls are made one after the other, in the order in which the Writers ended,
 	// by a goroutine that exists while there are any. They hold up nothing but
@@ -183,12 +184,19 @@ type Refusal struct {
 // It is copied once, and if all goes well nothing is allocated but that. It is sent to all
 // before the answers of other nodes are waited for.
 func (b *Broker) SendTo(names []string, p []byte) (r Report) {
-	idle := newCrew()
+	away := b.sendToAll(names, p, &r)
+	b.settle(away, &r)
+	return r
+}
+
+// sendToAll is SendTo without the answers of other nodes.
+func (b *Broker) sendToAll(names []string, p []byte, r *Report) (away errands) {
 	var m mail
 	b.letters.mu.Lock()
 	m.block, m.first, m.last = b.letters.log.append([][]byte{p})
 	b.letters.mu.Unlock()
-	var away errands
+	idle := newCrew()
+	defer func() { idle.start() }() // also if a Relay panics
 	for _, name := range names {
 		accepted, node, err := b.post(name, m, &idle)
 		r.Accepted += accepted
@@ -196,14 +204,12 @@ func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 		case node != "":
 			e := b.dispatch(name, node, m.all())
 			e.retry = true
-			away.add(e, &r)
+			away.add(e, r)
 		case err != nil:
 			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}
 	}
-	idle.start()
-	b.settle(away, &r)
-	return r
+	return away
 }
 
 // Broadcast queues p for every name and returns how many accepted it, those not counted
@@ -226,6 +232,7 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 //
 // When all have ended, the Relay is closed within the same bound, which sends what waits for
 // other nodes. Its error is joined too. Nothing is known of names on other nodes then.
+// Shutdown panics if ctx is nil.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	return b.end(ctx, func(w *Writer) error { return w.Shutdown(ctx) })

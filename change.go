@@ -42,14 +42,19 @@ func (b *Broker) change(name string, cause error, f func()) {
 	case c.names.get(name) != nil:
 		b.changeAnywhere(name, cause, f)
 	default:
-		c.changing = true
-		f()
-		c.changing = false
+		c.during(f)
 		for _, e := range c.told {
 			b.notify(e)
 		}
 		c.tell()
 	}
+}
+
+// during calls f while changing is true, and not longer if a Relay panics.
+func (c *cluster) during(f func()) {
+	c.changing = true
+	defer func() { c.changing = false }()
+	f()
 }
 
 // changeAnywhere is change if f may also change what is known of other nodes.
@@ -60,9 +65,7 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 		before = b.presenceOf(name)
 	}
 	hidden := b.hiddenUnder(name)
-	c.changing = true
-	f()
-	c.changing = false
+	c.during(f)
 	c.hidden += b.hiddenUnder(name) - hidden
 	if len(b.observers.members) > 0 {
 		b.notifyChange(name, cause, before, b.presenceOf(name))

@@ -67,11 +67,11 @@ func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err erro
 			err = b.enter(name, w, cl, e)
 		}
 		b.dropLeaving(name)
-		if err != nil && b.opts.Names == Takeover {
-			// Others may have noted that the name is about to come here.
-			b.tell(Event{Kind: Left, Name: name, Cause: ErrTakenOver})
-		}
 	})
+	if err != nil && b.opts.Names == Takeover {
+		// Others may have noted that the name is about to come here. Here nobody has.
+		b.cluster.relay.Tell([]Event{{Kind: Left, Name: name, Cause: ErrTakenOver}})
+	}
 	b.handBackEstate(name, e.Undelivered)
 	if isOurs && err != nil {
 		b.cluster.relay.Release(name)

@@ -21,10 +21,10 @@ func (b *Broker) learn(node string, events []Event, snapshot bool) {
 		b.dropAll(nil, func(r *remote) bool { return r.at == p && !told[r.name] || r.from == p })
 	}
 	for len(events) > 0 && !c.closed {
-		if r := c.find(events[0].Name, p); c.applyRoom(r, events[0]) {
-			// This is all that has changed: no need to compare the rooms before and after.
-			if b.isVisible(r) {
-				b.notify(Event{Kind: events[0].Kind, Name: r.name, Room: events[0].Room, Node: p.name})
+		if e := events[0]; e.Kind == RoomJoined || e.Kind == RoomLeft {
+			// No more can change than that: no need to compare the rooms before and after.
+			if r := c.find(e.Name, p); c.applyRoom(r, e) && b.isVisible(r) {
+				b.notify(Event{Kind: e.Kind, Name: r.name, Room: e.Room, Node: p.name})
 			}
 			events = events[1:]
 			b.letOthers()

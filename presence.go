@@ -57,7 +57,8 @@ type observer struct {
 // nor that after a partition two nodes have the name, or that one of them loses it.
 // The end of the Broker does not end the iteration: all names leave then.
 //
-// With a Relay, the names on other nodes are among them, when they are heard of.
+// With a Relay, the names on other nodes are among them, when they are heard of. Events panics
+// if ctx is nil.
 func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 	requireContext(ctx)
 	return func(yield func(Event) bool) {

@@ -2,9 +2,11 @@ package sendq_test
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"math"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -167,4 +169,72 @@ func TestReplayExtremes(t *testing.T) {
 		require.Len(t, linesOf(peer), want)
 		require.Len(t, node.Replay("room", ask), want, ask)
 	}
+}
+
+// Whoever has been sent something is woken, although the Relay panics when it is asked to send.
+func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
+	for name, call := range map[string]func(b *sendq.Broker){
+		"SendTo": func(b *sendq.Broker) { b.SendTo([]string{"bob", "alice"}, []byte("hello\n")) },
+		"Batch": func(b *sendq.Broker) {
+			batch := b.NewBatch()
+			batch.Send("bob", []byte("hello\n"))
+			batch.Broadcast([]byte("all\n"))
+			batch.Flush()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			relay := &solitude{}
+			b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+			bob := register(t, b, "bob", readingPeer())
+			relay.node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "alice"}}, true)
+			relay.broken = map[string]bool{"Post": true}
+			require.Panics(t, func() { call(b) })
+			relay.broken = nil
+			require.NoError(t, bob.Flush(t.Context()))
+			require.NotZero(t, bob.Stats().Written)
+			require.NoError(t, b.Shutdown(t.Context()))
+		})
+	}
+}
+
+// talkative is a Relay that keeps what it is told, and whose Claim may fail.
+type talkative struct {
+	solitude
+	told []sendq.Event
+	fail bool
+}
+
+func (r *talkative) Tell(es []sendq.Event) { r.told = append(r.told, es...) }
+func (r *talkative) Claim(string, bool) (sendq.Estate, error) {
+	if r.fail {
+		return sendq.Estate{}, errors.New("no answer")
+	}
+	return sendq.Estate{}, nil
+}
+
+// A Relay that panics once is told of what happens later.
+func TestRelayPanicsAndIsToldLater(t *testing.T) {
+	relay := &talkative{}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: relay})
+	register(t, b, "bob", readingPeer())
+	relay.broken = map[string]bool{"Release": true}
+	require.Panics(t, func() { relay.node.Evict("bob", "other") })
+	relay.broken = nil
+	relay.told = nil
+	register(t, b, "robert", readingPeer())
+	require.NotEmpty(t, relay.told)
+}
+
+// A name that nobody was given does not leave.
+func TestRelayRegisterFailsUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		relay := &talkative{fail: true}
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: relay})
+		stop := observe(b)
+		synctest.Wait()
+		require.Error(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)))
+		require.Len(t, relay.told, 1, "the other nodes are told")
+		synctest.Wait()
+		require.Empty(t, stop())
+	})
 }
