@@ -211,6 +211,8 @@ type farewell struct {
 	end     uint64 // what sendState.acknowledged will be when all is delivered
 	lost    int    // bytes before end that were not acknowledged at the last look
 
+	acknowledged uint64 // the most that a look has found
+
 	isWaited bool // nothing is known, and the last wait has begun
 }
 
@@ -237,7 +239,7 @@ func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
 		}
 		return s, f.lost, err
 	}
-	f.note(s)
+	f.note(s, broken)
 	if s.gone && f.lost > 0 {
 		f.giveUp(cmp.Or(broken, error(errBroken))) // the reader may have got the cause
 	}
@@ -245,13 +247,22 @@ func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
 }
 
 // note keeps what a look has found. A slower one may have looked before.
-func (f *farewell) note(s sendState) {
+//
+// Of an MPTCP socket that has fallen back to TCP the kernel's answers are odd. At first it counts
+// too much as unacknowledged. When both sides have closed the connection, it counts nothing any
+// more; after a reset it still knows what was acknowledged.
+func (f *farewell) note(s sendState, broken error) {
+	if f.isKnown && s.gone && broken == nil && s.acknowledged < f.acknowledged {
+		f.lost = 0
+		return
+	}
+	f.acknowledged = max(f.acknowledged, s.acknowledged)
 	end := s.acknowledged + uint64(s.unacknowledged)
 	switch {
 	case !f.isKnown:
 		f.isKnown, f.end, f.lost = true, end, math.MaxInt
 	case !s.gone && int64(end-f.end) < 0:
-		f.end = end // an MPTCP socket that has fallen back to TCP counts too much as unacknowledged first
+		f.end = end
 	}
 	f.lost = min(f.lost, int(max(0, int64(f.end-s.acknowledged))))
 }

@@ -1,6 +1,7 @@
 package sendq_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -445,4 +446,82 @@ func TestNetConnThatLeadsNowhere(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection of MPTCP to a peer without it falls back to TCP. Close knows there, too, what has
+// arrived: all of it when the peer reads to the end and closes, and not all when the peer resets
+// the connection, although the reader has taken the kernel's error.
+func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
+	needAcknowledgements(t)
+	connectMPTCP := func(t *testing.T) (conn, peer net.Conn) {
+		var plain net.ListenConfig
+		plain.SetMultipathTCP(false)
+		l, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		var d net.Dialer
+		d.SetMultipathTCP(true)
+		conn, err = d.Dial("tcp", l.Addr().String())
+		require.NoError(t, err)
+		peer, err = l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(64<<10))
+		closeAtEnd(t, conn, peer)
+		return conn, peer
+	}
+	for _, size := range []int{100, 100_000, 300_000, 1_000_000} {
+		for _, pause := range []time.Duration{0, 60 * time.Millisecond} {
+			conn, peer := connectMPTCP(t)
+			w := sendq.NewWriter(conn, patient)
+			require.NoError(t, w.Send(make([]byte, size)))
+			read := async(func() int64 {
+				time.Sleep(pause) // so that Close has begun, or not
+				n, _ := io.Copy(io.Discard, peer)
+				peer.Close()
+				return n
+			})
+			require.NoError(t, w.Close(), "%d bytes", size)
+			require.EqualValues(t, size, <-read)
+		}
+	}
+	t.Run("reset", func(t *testing.T) {
+		conn, peer := connectMPTCP(t)
+		w := sendq.NewWriter(conn, patient)
+		require.NoError(t, w.Send(make([]byte, 1<<20)))
+		require.NoError(t, w.Flush(t.Context()))
+		reader := async(func() error { return second(conn.Read(make([]byte, 1))) })
+		closed := async(w.Close)
+		time.Sleep(100 * time.Millisecond)
+		reset(t, peer)
+		require.Error(t, <-reader)
+		require.ErrorContains(t, <-closed, "not acknowledged")
+	})
+}
+
+// A gatherer is a wrapper that keeps what is written until CloseWrite.
+type gatherer struct {
+	net.Conn
+	kept *bufio.Writer
+}
+
+func (c *gatherer) NetConn() net.Conn           { return c.Conn }
+func (c *gatherer) Write(p []byte) (int, error) { return c.kept.Write(p) }
+func (c *gatherer) CloseWrite() error           { return c.kept.Flush() }
+
+// What a wrapper writes in CloseWrite is part of the messages, and no goodbye: Close waits for it.
+func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
+	needAcknowledgements(t)
+	const size = 200 << 10
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(&gatherer{conn, bufio.NewWriterSize(conn, 2*size)}, patient)
+	require.NoError(t, w.Send(make([]byte, size)))
+	require.NoError(t, w.Flush(t.Context()))
+	arrived := async(func() int64 {
+		time.Sleep(1500 * time.Millisecond) // longer than Close waits for a goodbye
+		peer.Write([]byte("something that nobody reads"))
+		n, _ := io.Copy(io.Discard, peer)
+		return n
+	})
+	require.NoError(t, w.Close())
+	require.EqualValues(t, size, <-arrived)
 }
