@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -57,5 +58,25 @@ func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 		require.Equal(t, []string{"to bob\n", "to robert\n"}, slices.Concat(linesOf(bobs), linesOf(roberts)))
 		synctest.Wait()
 		require.Empty(t, returned.all())
+	})
+}
+
+// A Writer that is closed while it takes over a name, of which nothing is left, ends when the
+// takeover does, and not at its CloseTimeout.
+func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := newBroker(sendq.Takeover)
+		conn, letGo := lingering()
+		register(t, b, "bob", conn)
+		w, _ := overPipe(t, nil)
+		registered := async(func() error { return b.Register("bob", w) })
+		synctest.Wait()
+		closed := async(w.Close)
+		synctest.Wait()
+		letGo()
+		require.NoError(t, <-registered)
+		began := time.Now()
+		require.NoError(t, <-closed)
+		require.Zero(t, time.Since(began))
 	})
 }
