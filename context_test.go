@@ -3,6 +3,8 @@ package sendq_test
 import (
 	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -52,4 +54,31 @@ func TestBadContexts(t *testing.T) {
 	var none context.Context
 	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Shutdown(none) })
 	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Events(none) })
+}
+
+// hookContext calls a function when it is asked for Done.
+type hookContext struct {
+	context.Context
+	asked func()
+}
+
+func (c hookContext) Done() <-chan struct{} {
+	c.asked()
+	return c.Context.Done()
+}
+
+// Room that comes while the Context is asked is taken, and the flusher, which has gone meanwhile,
+// is woken.
+func TestRoomComesWhileTheContextIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
+		bound, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		ctx := hookContext{bound, func() {
+			conn.Release()
+			synctest.Wait()
+		}}
+		require.NoError(t, second(w.WriteContext(ctx, counted(500))))
+		require.NoError(t, w.Flush(bound))
+	})
 }
