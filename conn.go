@@ -148,14 +148,42 @@ func maxSeenWrite(conn net.Conn) int {
 // closeNow closes conn from the inside out, so that nothing an outer layer wants to
 // say first, such as the close_notify of TLS, holds it up.
 func closeNow(conn net.Conn) (err error) {
-	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, true) })
-	all, _ := layers(conn)
+	all := wakeLayers(conn)
 	for i := len(all) - 1; i >= 0; i-- {
 		if failed := closeLayer(all[i]); err == nil && (i == len(all)-1 || !isClosed(failed)) {
 			err = failed
 		}
 	}
 	return err
+}
+
+// askTimeout is how long a wrapper may take to say what is beneath it.
+const askTimeout = time.Second
+
+// wakeLayers wakes calls that are stuck in the kernel, and returns the layers of conn. The
+// methods of a wrapper may wait for its own Write, which is stuck: then nothing but conn itself
+// can be closed.
+func wakeLayers(conn net.Conn) []net.Conn {
+	found := make(chan []net.Conn, 1)
+	find := func() {
+		_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, true) })
+		all, _ := layers(conn)
+		found <- all
+	}
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		find()
+		return <-found
+	}
+	go find()
+	timeout := time.NewTimer(askTimeout)
+	defer timeout.Stop()
+	select {
+	case all := <-found:
+		return all
+	case <-timeout.C:
+		return []net.Conn{conn}
+	}
 }
 
 // closeGently closes conn from the outside in, so that each layer can say what it wants to.

@@ -525,3 +525,37 @@ func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.EqualValues(t, size, <-arrived)
 }
+
+// A selfish connection holds a lock while it writes, and wants it to say what is beneath it.
+type selfish struct {
+	*net.TCPConn
+	mu sync.Mutex
+}
+
+func (c *selfish) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.TCPConn.Write(p)
+}
+
+func (c *selfish) SyscallConn() (syscall.RawConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.TCPConn.SyscallConn()
+}
+
+func (c *selfish) NetConn() net.Conn {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.TCPConn
+}
+
+// CloseNow interrupts a stuck write also where the wrapper's methods wait for that write.
+func TestCloseNowOfASelfishConn(t *testing.T) {
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(&selfish{TCPConn: conn.(*net.TCPConn)}, nil)
+	require.NoError(t, w.Send(make([]byte, 64<<20)))
+	_, err := io.ReadFull(peer, make([]byte, 1000)) // so that the write is under way
+	require.NoError(t, err)
+	require.NoError(t, w.CloseNow())
+}
