@@ -555,7 +555,9 @@ func TestCloseNowOfASelfishConn(t *testing.T) {
 	conn, peer := narrow(tcpPair)(t)
 	w := sendq.NewWriter(&selfish{TCPConn: conn.(*net.TCPConn)}, nil)
 	require.NoError(t, w.Send(make([]byte, 64<<20)))
-	_, err := io.ReadFull(peer, make([]byte, 1000)) // so that the write is under way
-	require.NoError(t, err)
+	for writes := int64(-1); w.Stats().Writes != writes; time.Sleep(100 * time.Millisecond) {
+		writes = w.Stats().Writes // until one is stuck
+	}
 	require.NoError(t, w.CloseNow())
+	peer.Close()
 }
