@@ -197,7 +197,7 @@ func TestMassJoinIsNotQuadratic(t *testing.T) {
 // 100,000 names and 10,000 rooms in use from many goroutines at once.
 func TestBrokerScale(t *testing.T) {
 	names, rooms, workers := 100_000, 10_000, 8
-	if testing.Short() {
+	if testing.Short() || underRace {
 		names, rooms = 10_000, 1000
 	}
 	discard := &sink{open: make(chan struct{})}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package sendq_test
+
+const underRace = false
