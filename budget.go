@@ -143,16 +143,16 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 }
 
 // These bound what it costs to find whom to end. A look at all holders takes 2 ms when there are
-// 100,000, and 13 µs for 1,000. It finds many, because one
-// message may end many who share a backlog. Of those that are left, few are remembered for the next
-// message: it would end a Writer that is no longer the largest.
+// 100,000, and 13 µs for 1,000. It finds many, because one message may end many who share a
+// backlog. Few of those that are left are remembered for the next message, because they may no
+// longer be the largest by then.
 const (
 	candidates          = 64
 	holdersPerCandidate = 1000 // of those that are remembered
 )
 
-// takeLargest returns the largest backlog, of which there is one. With more than
-// holdersPerCandidate holders it may be one that was the largest a moment ago, and still is large.
+// takeLargest returns the largest backlog; there must be one. With more than holdersPerCandidate
+// holders it may be one that was the largest a moment ago and still is large.
 //
 // A heap of all backlogs would be exact, but no order can be kept: a Writer's part of a block
 // grows when others let go of it.

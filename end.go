@@ -1,14 +1,9 @@
 package sendq
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
-	"math"
-	"net"
-	"time"
 )
 
 // Close delivers what is queued, closes the connection and waits until that is done,
@@ -200,188 +195,6 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 	}
 }
 
-// A farewell is what comes of the messages of a Writer that is closing once they are all
-// written. Writer.mu guards it.
-type farewell struct {
-	aborted chan struct{} // closed when nothing is to be waited for any more
-	cause   error         // of that: the Writer's error unless all is delivered
-
-	// What the kernel knows, if it is known.
-	isKnown bool
-	end     uint64 // what sendState.acknowledged will be when all is delivered
-	lost    int    // bytes before end that were not acknowledged at the last look
-
-	acknowledged uint64 // the most that a look has found
-
-	isWaited bool // nothing is known, and the last wait has begun
-}
-
-func (f *farewell) giveUp(cause error) {
-	if f.cause == nil {
-		f.cause = cause
-	}
-}
-
-// lookAtPeer asks the kernel how far the peer has got. What comes after the first look is
-// goodbye, in TLS and in TCP, and no loss.
-func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
-	var broken error
-	s, err = getSendState(w.conn)
-	if s.gone {
-		broken = onSocket(w.conn, lastErrorOf)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	f := w.audience.farewell
-	if err != nil {
-		if !errors.Is(err, errors.ErrUnsupported) {
-			f.giveUp(err)
-		}
-		return s, f.lost, err
-	}
-	f.note(s, broken)
-	if s.gone && f.lost > 0 {
-		f.giveUp(cmp.Or(broken, error(errBroken))) // the reader may have got the cause
-	}
-	return s, f.lost, nil
-}
-
-// note keeps what a look has found. A slower one may have looked before.
-//
-// Of an MPTCP socket that has fallen back to TCP the kernel's answers are odd. At first it counts
-// too much as unacknowledged. When both sides have closed the connection, it counts nothing any
-// more; after a reset it still knows what was acknowledged.
-func (f *farewell) note(s sendState, broken error) {
-	if f.isKnown && s.gone && broken == nil && s.acknowledged < f.acknowledged {
-		f.lost = 0
-		return
-	}
-	f.acknowledged = max(f.acknowledged, s.acknowledged)
-	end := s.acknowledged + uint64(s.unacknowledged)
-	switch {
-	case !f.isKnown:
-		f.isKnown, f.end, f.lost = true, end, math.MaxInt
-	case !s.gone && int64(end-f.end) < 0:
-		f.end = end
-	}
-	f.lost = min(f.lost, int(max(0, int64(f.end-s.acknowledged))))
-}
-
-// noteGathered makes part of the messages what a wrapper has kept until it was half-closed. More
-// than a goodbye must be that.
-func (f *farewell) noteGathered(s sendState) {
-	const longestGoodbye = 256 // of TLS it is 31 bytes
-	if end := s.acknowledged + uint64(s.unacknowledged); !s.gone && int64(end-f.end) > longestGoodbye {
-		f.end, f.lost = end, s.unacknowledged
-	}
-}
-
-// awaitPeer waits until the peer's kernel has acknowledged all messages, and for the
-// goodbye, if it has not acknowledged that yet, no longer than so. It gives up when the peer
-// is gone, or the farewell is aborted. It returns how many bytes may not have arrived.
-func (w *Writer) awaitPeer(goodbye time.Duration) (lost int) {
-	// Polled, because no kernel tells when the acknowledgement comes: in less than a
-	// round trip as a rule, and otherwise whenever the peer likes.
-	const shortest, longest = 50 * time.Microsecond, 50 * time.Millisecond
-	for pause := shortest; ; pause = min(2*pause, longest) {
-		s, lost, err := w.lookAtPeer()
-		switch {
-		case err != nil || s.gone || s.unacknowledged == 0 || lost == 0 && goodbye <= 0:
-			return lost
-		case lost == 0:
-			goodbye -= pause
-		}
-		if !sleep(pause, w.audience.farewell.aborted) {
-			return lost
-		}
-	}
-}
-
-const (
-	// goodbyeWait is how long Close waits for the goodbye when all messages have arrived.
-	// The kernel goes on saying it after that.
-	goodbyeWait = time.Second
-
-	// blindWait is how long it waits where nobody knows what has arrived, as net/http does,
-	// in the hope that it is enough.
-	blindWait = 500 * time.Millisecond
-)
-
-// finish sees to it that what conn has taken reaches the peer although conn is about
-// to be closed. The flusher calls it when the Writer is closing and the queue is empty.
-//
-// Close alone does not: while input is unread, or comes later, the kernel resets the
-// connection and throws away what it has not sent. Nor does a half-close before it. So
-// finish half-closes, waits until the peer's kernel has acknowledged everything, and takes
-// the unread input away.
-func (w *Writer) finish() {
-	_, lost, err := w.lookAtPeer()
-	isKnown := err == nil
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
-		return // closed by somebody else
-	}
-	_, isWrapper := w.conn.(interface{ NetConn() net.Conn })
-	if isWrapper && lost > 0 {
-		// TLS gives up its goodbye when the kernel has no room for it in time.
-		if w.awaitPeer(0) > 0 {
-			return
-		}
-	}
-	if err := halfClose(w.conn); err != nil {
-		w.endWith(err)
-		return
-	}
-	if s, err := getSendState(w.conn); err == nil && isKnown && isWrapper {
-		w.mu.Lock()
-		w.audience.farewell.noteGathered(s)
-		w.mu.Unlock()
-	}
-	if !isKnown {
-		w.waitBlindly()
-	} else if w.awaitPeer(goodbyeWait) == 0 {
-		discardUnread(w.conn)
-	}
-}
-
-// waitBlindly gives a connection of which nothing is known time to bring what it has taken to
-// the peer.
-func (w *Writer) waitBlindly() {
-	var network string
-	if err := guard(w.conn, "LocalAddr", func() { network = networkOf(w.conn) }); err != nil {
-		w.endWith(err)
-		return
-	}
-	w.mu.Lock()
-	f := w.audience.farewell
-	f.isWaited = true
-	w.mu.Unlock()
-	if network == "pipe" || isDatagram(network) {
-		return // Close takes nothing back of what a pipe or a datagram socket has taken
-	}
-	sleep(blindWait, f.aborted)
-}
-
-// endWith makes err the Writer's, unless it has one.
-func (w *Writer) endWith(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err == nil {
-		w.err = err
-	}
-}
-
-// judge decides, once and before the connection is closed, whether a closing Writer ends with
-// an error. mu is held.
-func (w *Writer) judge(f *farewell) {
-	switch {
-	case w.err != nil:
-	case f.isKnown && f.lost > 0:
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, cmp.Or(f.cause, error(errBroken)))
-	case !f.isKnown && !f.isWaited:
-		w.err = f.cause
-	}
-}
-
 // end closes the connection and tells everyone who waits that the Writer has ended.
 // It is called once, by the flusher or in its stead.
 func (w *Writer) end() error {
@@ -437,19 +250,6 @@ func (w *Writer) end() error {
 		close(w.audience.done)
 	}
 	return err
-}
-
-// closeError returns the error of a Writer that has ended well but for err, that of the
-// connection's Close. If everything has arrived, no more than a goodbye has failed.
-func (f *farewell) closeError(err error) error {
-	var panicked *PanicError
-	switch {
-	case err == nil || f.isKnown && !errors.As(err, &panicked):
-		return nil
-	case isClosed(err):
-		return f.cause // what interrupted Close, if anything
-	}
-	return fmt.Errorf("sendq: closing the connection: %w", err)
 }
 
 var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()

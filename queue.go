@@ -228,7 +228,7 @@ func (r *removed) remove(s *segment, next int32) {
 	r.messages += n
 	r.size += size
 	if !s.block.shared {
-		r.alone += int64(size) + messageOverhead*int64(n)
+		r.alone += costOf(n, size)
 	}
 	s.first = next
 }
