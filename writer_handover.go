@@ -1,0 +1,68 @@
+package sendq
+
+import (
+	"math"
+	"slices"
+)
+
+// claim tells its first caller that it is the one to see to what w does not deliver.
+func (w *Writer) claim() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.attend()
+	first := !a.claimed
+	a.claimed = true
+	return first
+}
+
+// hold keeps the flusher from running until letGo, but for the write under way. It fails
+// unless the Writer is open, or if it takes over more names than anybody has.
+func (w *Writer) hold() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state != open || w.held == math.MaxInt16 {
+		return false
+	}
+	w.held++
+	return true
+}
+
+func (w *Writer) letGo() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.held--
+	if (w.state == closing || w.state == open && !w.queue.empty()) && w.startFlushing() {
+		w.startFlusher() // and not wake, which may write: other locks are held
+	}
+}
+
+// inherit queues what another Writer, which has ended, did not write, before everything of
+// which nothing has been written. It returns false if w has ended too. MaxPending does not
+// matter, for these messages have been accepted.
+func (w *Writer) inherit(inherited *queue) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case inherited.empty():
+		return true
+	case w.state >= aborting:
+		return false
+	}
+	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {
+		inherited = queueOf(slices.Collect(inherited.all()))
+	}
+	begun, size := w.queue.begun()
+	messages := w.queue.insert(begun, inherited)
+	w.accepted += int64(messages)
+	w.acceptedBytes += inherited.bytes
+	w.ages.inserted(int64(begun), int64(messages))
+	w.moveFlushes(begun, int64(messages))
+	if w.limits != nil {
+		w.limits.startWatch(w)
+		w.limits.given += costOf(begun, size) + inherited.bytes + messageOverhead*int64(messages)
+		if slow := w.limits.Budget.reserve(w, inherited.charge()); slow != nil {
+			_ = w.disconnect(slow)
+		}
+	}
+	return true
+}
