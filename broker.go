@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // BrokerOptions configure a Broker. The zero value of each field is its default.
@@ -63,11 +65,11 @@ type Broker struct {
 	// messages are queued. It may be held while a Writer's lock is taken, but
 	// not the other way round.
 	mu        sync.Mutex
-	names     table[string, *named]
-	rooms     table[string, *group] // those with members
-	all       *group                // the members that Broadcast reaches: every one
-	closed    bool                  // no new names
-	observers set[*observer]
+	names     set.Map[string, *named]
+	rooms     set.Map[string, *group] // those with members
+	all       *group                  // the members that Broadcast reaches: every one
+	closed    bool                    // no new names
+	observers set.Set[*observer]
 	returned  returned
 	cluster   *cluster // nil without a Relay
 
@@ -111,7 +113,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	if n == nil {
 		return nil, false
 	}
@@ -122,7 +124,7 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
-		members, away := b.all.snapshot(), b.away(target{kind: toAll})
+		members, away := b.all.Snapshot(), b.away(target{kind: toAll})
 		b.mu.Unlock()
 		yieldNames(members, away, yield)
 	}
@@ -145,7 +147,7 @@ func yieldNames(members []*named, away []*remote, yield func(string) bool) {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.names.len() + b.awayLen(target{kind: toAll})
+	return b.names.Len() + b.awayLen(target{kind: toAll})
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
@@ -258,7 +260,7 @@ func (b *Broker) Close() error {
 func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
 	b.mu.Lock()
 	b.closed = true
-	members := b.all.snapshot()
+	members := b.all.Snapshot()
 	b.mu.Unlock()
 	var writers []*Writer
 	var names []string

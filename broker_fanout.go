@@ -1,6 +1,10 @@
 package sendq
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/sendq-go/sendq/internal/set"
+)
 
 // A target is whom a message is for.
 type target struct {
@@ -31,7 +35,7 @@ func (b *Broker) use(t target) *group {
 	defer b.mu.Unlock()
 	g := b.all
 	if t.kind == toRoom {
-		if g = b.rooms.get(t.name); g == nil && b.cluster.nodesOf(t) != nil {
+		if g = b.rooms.Get(t.name); g == nil && b.cluster.nodesOf(t) != nil {
 			g = b.makeRoom(t.name) // for its order
 		}
 	}
@@ -47,11 +51,11 @@ func (b *Broker) recipients(g *group, t target) (members []*named, except *named
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.except {
-		if except = b.names.get(t.sender); !g.has(except) {
+		if except = b.names.Get(t.sender); !g.Has(except) {
 			except = nil
 		}
 	}
-	return g.snapshot(), except, b.cluster.nodesOf(t)
+	return g.Snapshot(), except, b.cluster.nodesOf(t)
 }
 
 // done ends what use began. A room that its last member has left is forgotten then, and not
@@ -66,8 +70,8 @@ func (b *Broker) done(g *group) {
 
 // forgetIfEmpty forgets a room without members that nobody uses. mu is held.
 func (b *Broker) forgetIfEmpty(g *group) {
-	if len(g.members) == 0 && g.users == 0 && b.rooms.get(g.room) == g {
-		b.rooms.remove(g.room)
+	if g.Len() == 0 && g.users == 0 && b.rooms.Get(g.room) == g {
+		b.rooms.Remove(g.room)
 	}
 }
 
@@ -146,7 +150,7 @@ type group struct {
 	kept  history
 
 	// Guarded by Broker.mu.
-	set[*named]
+	set.Set[*named]
 	users int32 // who publish, or are about to
 
 	fetched bool // kept has what another node had kept; guarded by order

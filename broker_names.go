@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // A NamePolicy is what a Broker does when a name is registered that a Writer has already: it
@@ -66,9 +68,9 @@ type named struct {
 	broker *Broker
 
 	// Guarded by Broker.mu.
-	first, last *holder                  // more than one only with Attach, none when the name is free again
-	index       *table[*Writer, *holder] // of all holders, once there were several
-	rooms       set[*group]              // those it is a member of
+	first, last *holder                    // more than one only with Attach, none when the name is free again
+	index       *set.Map[*Writer, *holder] // of all holders, once there were several
+	rooms       set.Set[*group]            // those it is a member of
 }
 
 // A holder is a Writer that has a name. The holders of a name are a list, in the order in which
@@ -121,7 +123,7 @@ func (n *named) changed() {
 // holder returns the holder that w is, or nil.
 func (n *named) holder(w *Writer) *holder {
 	if n.index != nil {
-		return n.index.get(w)
+		return n.index.Get(w)
 	}
 	if n.first != nil && n.first.writer == w {
 		return n.first
@@ -136,10 +138,10 @@ func (n *named) add(h *holder) {
 	} else {
 		n.last.next, h.prev = h, n.last
 		if n.index == nil {
-			n.index = new(table[*Writer, *holder])
-			n.index.put(n.first.writer, n.first)
+			n.index = new(set.Map[*Writer, *holder])
+			n.index.Put(n.first.writer, n.first)
 		}
-		n.index.put(h.writer, h)
+		n.index.Put(h.writer, h)
 	}
 	n.last = h
 }
@@ -158,7 +160,7 @@ func (n *named) remove(h *holder) {
 		n.last = h.prev
 	}
 	if n.index != nil {
-		n.index.remove(h.writer)
+		n.index.Remove(h.writer)
 	}
 	if n.first == n.last {
 		n.index = nil
@@ -188,7 +190,7 @@ var errChanged = errors.New("changed")
 
 func (b *Broker) register(name string, w *Writer) error {
 	b.mu.Lock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	switch {
 	case n == nil && b.cluster != nil:
 		b.mu.Unlock()
@@ -226,8 +228,8 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 	n.changed()
 	if isNew {
 		b.change(name, nil, func() {
-			b.names.put(name, n)
-			b.all.add(n)
+			b.names.Put(name, n)
+			b.all.Add(n)
 			b.tell(Event{Kind: Joined, Name: name})
 		})
 	}
@@ -284,11 +286,11 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 // vacate makes a name free that no Writer has any more, and tells so by left.
 func (b *Broker) vacate(n *named, left Event) {
 	b.change(n.name, left.Cause, func() {
-		b.names.remove(n.name)
-		for _, g := range n.rooms.members {
+		b.names.Remove(n.name)
+		for _, g := range n.rooms.Members() {
 			b.leave(n, g)
 		}
-		b.all.remove(n)
+		b.all.Remove(n)
 		b.tell(left)
 	})
 	if b.cluster != nil {
@@ -302,6 +304,6 @@ func (b *Broker) vacate(n *named, left Event) {
 func (b *Broker) Unregister(name string, w *Writer) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	return n != nil && b.remove(n, w, nil)
 }

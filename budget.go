@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // A Budget bounds the memory of what any number of Writers have pending together: it is
@@ -29,9 +31,9 @@ type Budget struct {
 	// the other way round.
 	mu      sync.Mutex
 	pending int64
-	holders []*backlog         // those that are not empty, in no order
-	shared  table[*block, int] // how often the backlogs refer to a shared block
-	largest []candidate        // to end next, the last first; as of the last look at all holders
+	holders []*backlog           // those that are not empty, in no order
+	shared  set.Map[*block, int] // how often the backlogs refer to a shared block
+	largest []candidate          // to end next, the last first; as of the last look at all holders
 }
 
 // A candidate is a backlog whose Writer the Budget may end, and how large it was.
@@ -191,7 +193,7 @@ func (b *Budget) popLargest() candidate {
 func (b *Budget) sizeOf(l *backlog) int64 {
 	size := l.alone
 	for _, shared := range l.blocks[l.head:] {
-		size += int64(len(shared.buf) / b.shared.get(shared))
+		size += int64(len(shared.buf) / b.shared.Get(shared))
 	}
 	return size
 }
@@ -318,7 +320,7 @@ func (b *Budget) cost(c *charge) int64 {
 		seen = make(map[*block]bool)
 	}
 	for _, shared := range c.blocks {
-		if b.shared.get(shared) == 0 && !seen[shared] {
+		if b.shared.Get(shared) == 0 && !seen[shared] {
 			cost += int64(len(shared.buf))
 		}
 		if seen != nil {
@@ -350,14 +352,14 @@ func (b *Budget) addBlocks(l *backlog, c *charge) {
 	l.counted += len(c.blocks)
 }
 
-func (b *Budget) refer(shared *block) { b.shared.put(shared, b.shared.get(shared)+1) }
+func (b *Budget) refer(shared *block) { b.shared.Put(shared, b.shared.Get(shared)+1) }
 
 // drop takes back what refer did.
 func (b *Budget) drop(shared *block) {
-	if n := b.shared.get(shared) - 1; n > 0 {
-		b.shared.put(shared, n)
+	if n := b.shared.Get(shared) - 1; n > 0 {
+		b.shared.Put(shared, n)
 	} else {
-		b.shared.remove(shared)
+		b.shared.Remove(shared)
 		b.pending -= int64(len(shared.buf))
 	}
 }
@@ -377,7 +379,7 @@ func (b *Budget) grow(l *backlog, alone int64) {
 		b.holders[l.index].index = l.index
 		b.holders[last] = nil
 		b.holders = b.holders[:last]
-		if isSparse(last, cap(b.holders)) {
+		if set.IsSparse(last, cap(b.holders)) {
 			b.holders = slices.Clone(b.holders)
 		}
 	}

@@ -83,7 +83,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 		_ = w.Close()
 	}
 	require.Zero(t, budget.Pending())
-	require.Zero(t, budget.shared.len())
+	require.Zero(t, budget.shared.Len())
 	require.Empty(t, budget.holders)
 }
 
@@ -111,9 +111,9 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 			}
 		}
 	}
-	require.Len(t, refs, b.shared.len())
+	require.Len(t, refs, b.shared.Len())
 	for shared, n := range refs {
-		require.Equal(t, n, b.shared.get(shared))
+		require.Equal(t, n, b.shared.Get(shared))
 	}
 	for shared := range refs {
 		alone += int64(len(shared.buf))

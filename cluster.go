@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // A cluster is what a Broker with a Relay knows of the other nodes, as they have told it.
@@ -27,12 +29,12 @@ type cluster struct {
 	over    chan struct{} // closed when it is
 
 	peers  map[string]*peer
-	names  table[string, *remote] // the last that said that it has the name, and behind it the others
-	rooms  table[string, *reach]  // those with members elsewhere
+	names  set.Map[string, *remote] // the last that said that it has the name, and behind it the others
+	rooms  set.Map[string, *reach]  // those with members elsewhere
 	all    *reach
-	hidden int // how many of all.members are not the one that is found under the name
+	hidden int // how many of all.Members() are not the one that is found under the name
 
-	claims table[string, *claim] // of names that are about to be registered here
+	claims set.Map[string, *claim] // of names that are about to be registered here
 
 	// For change.
 	changing bool
@@ -48,7 +50,7 @@ type peer struct{ name string }
 type remote struct {
 	name  string
 	at    *peer
-	rooms set[*reach]
+	rooms set.Set[*reach]
 	older *remote // another node that has the name too
 
 	// moving, if it is not nil, says that at is about to take the name over: from, which had
@@ -78,7 +80,7 @@ func newCluster(r Relay) *cluster {
 
 // find returns what is known of the name at p, or nil.
 func (c *cluster) find(name string, p *peer) *remote {
-	r := c.names.get(name)
+	r := c.names.Get(name)
 	for r != nil && r.at != p {
 		r = r.older
 	}
@@ -87,8 +89,8 @@ func (c *cluster) find(name string, p *peer) *remote {
 
 // add notes that p has the name.
 func (c *cluster) add(name string, p *peer) *remote {
-	r := &remote{name: name, at: p, older: c.names.get(name)}
-	c.names.put(name, r)
+	r := &remote{name: name, at: p, older: c.names.Get(name)}
+	c.names.Put(name, r)
 	c.all.add(r)
 	return r
 }
@@ -96,31 +98,31 @@ func (c *cluster) add(name string, p *peer) *remote {
 // drop forgets r. mu is held.
 func (b *Broker) drop(r *remote) {
 	c := b.cluster
-	for len(r.rooms.members) > 0 {
-		c.leave(r, r.rooms.members[len(r.rooms.members)-1].room)
+	for r.rooms.Len() > 0 {
+		c.leave(r, r.rooms.Members()[r.rooms.Len()-1].room)
 	}
 	c.all.remove(r)
-	if first := c.names.get(r.name); first != r {
+	if first := c.names.Get(r.name); first != r {
 		for first.older != r {
 			first = first.older
 		}
 		first.older = r.older
 	} else if r.older != nil {
-		c.names.put(r.name, r.older)
+		c.names.Put(r.name, r.older)
 	} else {
-		c.names.remove(r.name)
+		c.names.Remove(r.name)
 	}
 	if r.moving != nil {
 		close(r.moving)
 	}
-	if r.vouched && b.names.get(r.name) == nil {
+	if r.vouched && b.names.Get(r.name) == nil {
 		c.told = append(c.told, Event{Kind: Left, Name: r.name, Cause: ErrTakenOver})
 	}
 }
 
 // dropMoving forgets what p has told of who is about to take the name over. mu is held.
 func (b *Broker) dropMoving(name string, p *peer) {
-	for r := b.cluster.names.get(name); r != nil; r = r.older {
+	for r := b.cluster.names.Get(name); r != nil; r = r.older {
 		if r.moving != nil && r.from == p {
 			b.drop(r)
 		}
@@ -129,29 +131,29 @@ func (b *Broker) dropMoving(name string, p *peer) {
 
 // join notes that r is a member of the room, and reports whether that is new.
 func (c *cluster) join(r *remote, room string) bool {
-	g := c.rooms.get(room)
+	g := c.rooms.Get(room)
 	if g == nil {
 		g = newReach(room)
-		c.rooms.put(room, g)
+		c.rooms.Put(room, g)
 	}
-	if g.has(r) {
+	if g.Has(r) {
 		return false
 	}
 	g.add(r)
-	r.rooms.add(g)
+	r.rooms.Add(g)
 	return true
 }
 
 // leave notes that r is no member of the room, and reports whether that is new.
 func (c *cluster) leave(r *remote, room string) bool {
-	g := c.rooms.get(room)
-	if g == nil || !g.has(r) {
+	g := c.rooms.Get(room)
+	if g == nil || !g.Has(r) {
 		return false
 	}
-	r.rooms.remove(g)
+	r.rooms.Remove(g)
 	g.remove(r)
-	if len(g.members) == 0 {
-		c.rooms.remove(room)
+	if g.Len() == 0 {
+		c.rooms.Remove(room)
 	}
 	return true
 }
@@ -160,18 +162,18 @@ func (c *cluster) leave(r *remote, room string) bool {
 // A nil cluster knows none.
 func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	switch {
-	case c == nil || c.names.get(name) == nil:
+	case c == nil || c.names.Get(name) == nil:
 		return "", nil
-	case c.names.get(name).leaving:
-		return "", c.claims.get(name).over
+	case c.names.Get(name).leaving:
+		return "", c.claims.Get(name).over
 	}
-	r := c.names.get(name)
+	r := c.names.Get(name)
 	return r.at.name, r.moving
 }
 
 // dropLeaving forgets that other nodes had the name which has been taken over. mu is held.
 func (b *Broker) dropLeaving(name string) {
-	for r := b.cluster.names.get(name); r != nil; r = r.older {
+	for r := b.cluster.names.Get(name); r != nil; r = r.older {
 		if r.leaving {
 			b.drop(r)
 		}
@@ -199,7 +201,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 	defer b.mu.Unlock()
 	c.closed = true
 	b.dropAll(ErrClosed, func(*remote) bool { return true })
-	for c.claims.len() > 0 {
+	for c.claims.Len() > 0 {
 		b.returned.none.Wait()
 	}
 	return c.err
@@ -208,7 +210,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 // A reach is the members of a room on other nodes, or all names there.
 type reach struct {
 	room string
-	set[*remote]
+	set.Set[*remote]
 	count map[*peer]int
 	nodes []string // those in count, in the order in which they came; a new slice at each change
 }
@@ -218,14 +220,14 @@ func newReach(room string) *reach {
 }
 
 func (g *reach) add(r *remote) {
-	g.set.add(r)
+	g.Set.Add(r)
 	if g.count[r.at]++; g.count[r.at] == 1 {
 		g.nodes = append(slices.Clip(g.nodes), r.at.name)
 	}
 }
 
 func (g *reach) remove(r *remote) {
-	g.set.remove(r)
+	g.Set.Remove(r)
 	if g.count[r.at]--; g.count[r.at] == 0 {
 		delete(g.count, r.at)
 		i := slices.Index(g.nodes, r.at.name)
@@ -239,7 +241,7 @@ func (c *cluster) reachOf(t target) *reach {
 	case c == nil || t.here:
 		return nil
 	case t.kind == toRoom:
-		return c.rooms.get(t.name)
+		return c.rooms.Get(t.name)
 	}
 	return c.all
 }
@@ -255,7 +257,7 @@ func (c *cluster) nodesOf(t target) []string {
 // has tells whether t means the name on the node that has it.
 func (c *cluster) has(t target, name string) bool {
 	g := c.reachOf(t)
-	return g != nil && g.has(c.names.get(name))
+	return g != nil && g.Has(c.names.Get(name))
 }
 
 // away returns those of other nodes that t means and that are found under their names. mu is
@@ -267,9 +269,9 @@ func (b *Broker) away(t target) (found []*remote) {
 	case g == nil:
 		return nil
 	case c.hidden == 0:
-		return g.snapshot()
+		return g.Snapshot()
 	}
-	for _, r := range g.members {
+	for _, r := range g.Members() {
 		if b.isVisible(r) {
 			found = append(found, r)
 		}
@@ -283,20 +285,20 @@ func (b *Broker) awayLen(t target) int {
 	case g == nil:
 		return 0
 	case g == b.cluster.all:
-		return len(g.members) - b.cluster.hidden
+		return g.Len() - b.cluster.hidden
 	case b.cluster.hidden == 0:
-		return len(g.members)
+		return g.Len()
 	}
 	return len(b.away(t))
 }
 
 func (b *Broker) isVisible(r *remote) bool {
-	return b.names.get(r.name) == nil && b.cluster.names.get(r.name) == r
+	return b.names.Get(r.name) == nil && b.cluster.names.Get(r.name) == r
 }
 
 // hiddenUnder returns how many remotes are not found under the name.
 func (b *Broker) hiddenUnder(name string) (n int) {
-	for r := b.cluster.names.get(name); r != nil; r = r.older {
+	for r := b.cluster.names.Get(name); r != nil; r = r.older {
 		if !b.isVisible(r) {
 			n++
 		}

@@ -48,7 +48,7 @@ func (b *Broker) learn(node string, events []Event, snapshot bool) {
 // but now and then released, here and below.
 func (b *Broker) dropAll(cause error, f func(*remote) bool) {
 	c := b.cluster
-	for _, r := range c.all.snapshot() {
+	for _, r := range c.all.Snapshot() {
 		if f(r) && c.find(r.name, r.at) == r {
 			b.changeAnywhere(r.name, cause, func() { b.drop(r) })
 			b.letOthers()
@@ -104,12 +104,12 @@ func (c *cluster) applyRoom(r *remote, e Event) bool {
 func (b *Broker) applyLeft(p *peer, r *remote, e Event) {
 	c := b.cluster
 	switch {
-	case e.Node == c.self && c.claims.get(e.Name) != nil:
+	case e.Node == c.self && c.claims.Get(e.Name) != nil:
 		if r != nil {
 			r.leaving = true // until the claim is over
 		}
 		return
-	case e.Node == c.self && b.names.get(e.Name) == nil:
+	case e.Node == c.self && b.names.Get(e.Name) == nil:
 		// It is not about to come here, or has left already.
 		c.told = append(c.told, Event{Kind: Left, Name: e.Name, Cause: e.Cause})
 	case e.Node != "" && r != nil:
@@ -153,7 +153,7 @@ func (b *Broker) forget(node string, cause error) {
 func (b *Broker) snapshotFor(f func(events []Event)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f(b.eventsOf(b.all.members))
+	f(b.eventsOf(b.all.Members()))
 }
 
 // missed is Node.Missed.

@@ -35,12 +35,12 @@ func (b *Broker) beginClaim(name string, w *Writer) (*claim, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.cluster
-	switch other, state := c.claims.get(name), w.currentState(); {
-	case b.names.get(name) != nil:
+	switch other, state := c.claims.Get(name), w.currentState(); {
+	case b.names.Get(name) != nil:
 		return nil, errChanged
 	case b.closed:
 		return nil, errShutDown(name)
-	case state >= ended, state != open && c.names.get(name) != nil && b.opts.Names == Takeover:
+	case state >= ended, state != open && c.names.Get(name) != nil && b.opts.Names == Takeover:
 		return nil, fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
 	case other != nil:
 		b.mu.Unlock()
@@ -49,7 +49,7 @@ func (b *Broker) beginClaim(name string, w *Writer) (*claim, error) {
 		return nil, errChanged
 	}
 	cl := &claim{over: make(chan struct{})}
-	c.claims.put(name, cl)
+	c.claims.Put(name, cl)
 	return cl, nil
 }
 
@@ -61,7 +61,7 @@ func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err erro
 		close(cl.over)
 		b.returned.none.Broadcast()
 	}()
-	b.cluster.claims.remove(name)
+	b.cluster.claims.Remove(name)
 	isOurs := err == nil
 	b.change(name, ErrTakenOver, func() {
 		if isOurs {
@@ -96,7 +96,7 @@ func (b *Broker) enter(name string, w *Writer, cl *claim, e *Estate) error {
 		return err
 	}
 	for _, room := range e.Rooms {
-		b.join(b.names.get(name), b.makeRoom(room))
+		b.join(b.names.Get(name), b.makeRoom(room))
 	}
 	if w.inherit(queueOf(e.Undelivered)) {
 		e.Undelivered = nil
@@ -127,7 +127,7 @@ func queueOf(messages [][]byte) *queue {
 func (b *Broker) evict(name, by string) (e Estate, ok bool) {
 	for {
 		b.mu.Lock()
-		n, cl := b.names.get(name), b.cluster.claims.get(name)
+		n, cl := b.names.Get(name), b.cluster.claims.Get(name)
 		b.mu.Unlock()
 		switch {
 		case n != nil:
@@ -180,10 +180,10 @@ func (b *Broker) takeAway(n *named, by string) (w *Writer, rooms []string) {
 func (b *Broker) lose(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if cl := b.cluster.claims.get(name); cl != nil {
+	if cl := b.cluster.claims.Get(name); cl != nil {
 		cl.lost = true
 	}
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	if n == nil {
 		return
 	}

@@ -16,7 +16,7 @@ const maxMove = 5 * time.Second
 func (b *Broker) route(name string, idle **crew) (n *named, node string) {
 	for {
 		b.mu.Lock()
-		n = b.names.get(name)
+		n = b.names.Get(name)
 		var wait <-chan struct{}
 		if n == nil {
 			node, wait = b.cluster.where(name)
@@ -165,7 +165,7 @@ func (b *Broker) handOver(ds []Delivery) []Outcome {
 
 func (b *Broker) handOverTo(name string, messages [][]byte, idle *crew) (o Outcome) {
 	b.mu.Lock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	b.mu.Unlock()
 	if n == nil {
 		return Outcome{Err: fmt.Errorf("%w: %q", ErrUnknownName, name)}

@@ -87,11 +87,11 @@ func (b *Broker) observe() (*observer, []Event) {
 	o := &observer{ready: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.observers.add(o)
-	events := b.eventsOf(b.all.members)
+	b.observers.Add(o)
+	events := b.eventsOf(b.all.Members())
 	for _, r := range b.away(target{kind: toAll}) {
 		events = append(events, Event{Kind: Joined, Name: r.name, Node: r.at.name})
-		for _, g := range r.rooms.members {
+		for _, g := range r.rooms.Members() {
 			events = append(events, Event{Kind: RoomJoined, Name: r.name, Room: g.room, Node: r.at.name})
 		}
 	}
@@ -102,7 +102,7 @@ func (b *Broker) observe() (*observer, []Event) {
 func (b *Broker) eventsOf(members []*named) (events []Event) {
 	for _, n := range members {
 		events = append(events, Event{Kind: Joined, Name: n.name})
-		for _, g := range n.rooms.members {
+		for _, g := range n.rooms.Members() {
 			events = append(events, Event{Kind: RoomJoined, Name: n.name, Room: g.room})
 		}
 	}
@@ -112,7 +112,7 @@ func (b *Broker) eventsOf(members []*named) (events []Event) {
 func (b *Broker) ignore(o *observer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.observers.remove(o)
+	b.observers.Remove(o)
 }
 
 // news returns the events since the last call, and how many are missing behind them.
@@ -135,7 +135,7 @@ func (b *Broker) tell(e Event) {
 
 // notify tells the observers. mu is held, so they hear of everything in the same order.
 func (b *Broker) notify(e Event) {
-	for _, o := range b.observers.members {
+	for _, o := range b.observers.Members() {
 		if len(o.events) == maxLag {
 			o.missed++
 		} else {
@@ -156,24 +156,24 @@ type presence struct {
 }
 
 func (n *named) roomNames() (names []string) {
-	for _, g := range n.rooms.members {
+	for _, g := range n.rooms.Members() {
 		names = append(names, g.room)
 	}
 	return names
 }
 
 func (r *remote) roomNames() (names []string) {
-	for _, g := range r.rooms.members {
+	for _, g := range r.rooms.Members() {
 		names = append(names, g.room)
 	}
 	return names
 }
 
 func (b *Broker) presenceOf(name string) (p presence) {
-	if n := b.names.get(name); n != nil {
+	if n := b.names.Get(name); n != nil {
 		p = presence{true, "", n.roomNames()}
-	} else if b.cluster != nil && b.cluster.names.get(name) != nil {
-		r := b.cluster.names.get(name)
+	} else if b.cluster != nil && b.cluster.names.Get(name) != nil {
+		r := b.cluster.names.Get(name)
 		p = presence{true, r.at.name, r.roomNames()}
 	}
 	return p
@@ -187,7 +187,7 @@ func (b *Broker) change(name string, cause error, f func()) {
 	switch {
 	case c == nil || c.changing:
 		f()
-	case c.names.get(name) != nil:
+	case c.names.Get(name) != nil:
 		b.changeAnywhere(name, cause, f)
 	default:
 		c.during(f)
@@ -209,13 +209,13 @@ func (c *cluster) during(f func()) {
 func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	c := b.cluster
 	var before presence
-	if len(b.observers.members) > 0 {
+	if b.observers.Len() > 0 {
 		before = b.presenceOf(name)
 	}
 	hidden := b.hiddenUnder(name)
 	c.during(f)
 	c.hidden += b.hiddenUnder(name) - hidden
-	if len(b.observers.members) > 0 {
+	if b.observers.Len() > 0 {
 		b.notifyChange(name, cause, before, b.presenceOf(name))
 	}
 	c.tell()

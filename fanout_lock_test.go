@@ -16,7 +16,7 @@ func TestFanOutHoldsUpNothingElse(t *testing.T) {
 	require.NoError(t, b.Room("room").Join("bob"))
 
 	b.all.order.Lock() // as the fan-out does, which is in the midst of its recipients
-	b.rooms.get("room").order.Lock()
+	b.rooms.Get("room").order.Lock()
 	require.NoError(t, b.Send("bob", []byte("direct")))
 	require.Equal(t, 1, b.SendTo([]string{"bob", "carol"}, []byte("to several")).Accepted)
 	otherConn, _ := net.Pipe()

@@ -40,7 +40,7 @@ func (r *Room) Join(name string) error {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	if n == nil {
 		return fmt.Errorf("%w: %q", ErrUnknownName, name)
 	}
@@ -51,22 +51,22 @@ func (r *Room) Join(name string) error {
 // makeRoom returns the room of that name, a new one if there is none. b.mu is held, here
 // and below where it does not say otherwise.
 func (b *Broker) makeRoom(name string) *group {
-	g := b.rooms.get(name)
+	g := b.rooms.Get(name)
 	if g == nil {
 		g = newGroup(name)
-		b.rooms.put(name, g)
+		b.rooms.Put(name, g)
 	}
 	return g
 }
 
 // join makes n a member of g, and returns false if it is one already.
 func (b *Broker) join(n *named, g *group) bool {
-	if g.has(n) {
+	if g.Has(n) {
 		return false
 	}
 	b.change(n.name, nil, func() {
-		g.add(n)
-		n.rooms.add(g)
+		g.Add(n)
+		n.rooms.Add(g)
 		b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
 	})
 	return true
@@ -78,12 +78,12 @@ func (r *Room) Leave(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n, g := b.names.get(name), b.rooms.get(r.name)
-	if n == nil || g == nil || !g.has(n) {
+	n, g := b.names.Get(name), b.rooms.Get(r.name)
+	if n == nil || g == nil || !g.Has(n) {
 		return false
 	}
 	b.change(name, nil, func() {
-		n.rooms.remove(g)
+		n.rooms.Remove(g)
 		b.leave(n, g)
 	})
 	return true
@@ -91,7 +91,7 @@ func (r *Room) Leave(name string) bool {
 
 // leave takes n out of g, where it is a member.
 func (b *Broker) leave(n *named, g *group) {
-	g.remove(n)
+	g.Remove(n)
 	b.tell(Event{Kind: RoomLeft, Name: n.name, Room: g.room})
 	b.forgetIfEmpty(g)
 }
@@ -113,9 +113,9 @@ func (r *Room) Has(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := b.names.get(name); n != nil {
-		g := b.rooms.get(r.name)
-		return g != nil && g.has(n)
+	if n := b.names.Get(name); n != nil {
+		g := b.rooms.Get(r.name)
+		return g != nil && g.Has(n)
 	}
 	return b.cluster.has(r.target(), name)
 }
@@ -125,8 +125,8 @@ func (r *Room) Members() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.broker.mu.Lock()
 		var members []*named
-		if g := r.broker.rooms.get(r.name); g != nil {
-			members = g.snapshot()
+		if g := r.broker.rooms.Get(r.name); g != nil {
+			members = g.Snapshot()
 		}
 		away := r.broker.away(r.target())
 		r.broker.mu.Unlock()
@@ -139,8 +139,8 @@ func (r *Room) Len() int {
 	r.broker.mu.Lock()
 	defer r.broker.mu.Unlock()
 	n := r.broker.awayLen(r.target())
-	if g := r.broker.rooms.get(r.name); g != nil {
-		n += len(g.members)
+	if g := r.broker.rooms.Get(r.name); g != nil {
+		n += g.Len()
 	}
 	return n
 }

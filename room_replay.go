@@ -22,7 +22,7 @@ import (
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	b := r.broker
 	b.mu.Lock()
-	n := b.names.get(name)
+	n := b.names.Get(name)
 	if n == nil {
 		b.mu.Unlock()
 		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
@@ -68,7 +68,7 @@ func (b *Broker) joinIfHere(n *named, g *group) (joined bool, err error) {
 func (b *Broker) keepers(g *group, n *named) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.opts.ReplayMessages == 0 || len(g.members) > 0 || n.first == nil {
+	if b.opts.ReplayMessages == 0 || g.Len() > 0 || n.first == nil {
 		return nil
 	}
 	nodes := b.cluster.nodesOf(target{kind: toRoom, name: g.room})
@@ -91,7 +91,7 @@ func (b *Broker) fetch(nodes []string, room string, messages int) [][]byte {
 // replayFor is Node.Replay.
 func (b *Broker) replayFor(room string, messages int) (kept [][]byte) {
 	b.mu.Lock()
-	g := b.rooms.get(room)
+	g := b.rooms.Get(room)
 	if g == nil {
 		b.mu.Unlock()
 		return nil

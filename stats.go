@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // WriterStats counts what became of a Writer's messages, in messages and in their bytes,
@@ -74,7 +76,7 @@ type Tally struct {
 	// mu guards what follows. The locks of Writers may be taken while it is held, but
 	// not the other way round.
 	mu     sync.Mutex
-	living set[*Writer]
+	living set.Set[*Writer]
 	past   TallyStats // of those that have ended
 }
 
@@ -127,7 +129,7 @@ func (t *Tally) Add(w *Writer) { t.follow(w) }
 func (t *Tally) follow(w *Writer, hooks ...*endHook) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	isNew := !t.living.has(w)
+	isNew := !t.living.Has(w)
 	if isNew {
 		hooks = append(hooks, &endHook{ended: func() { t.ended(w) }})
 	}
@@ -135,7 +137,7 @@ func (t *Tally) follow(w *Writer, hooks ...*endHook) bool {
 		return false
 	}
 	if isNew {
-		t.living.add(w)
+		t.living.Add(w)
 	}
 	return true
 }
@@ -145,7 +147,7 @@ func (t *Tally) ended(w *Writer) {
 	s, err := w.Stats(), w.Err()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.living.remove(w)
+	t.living.Remove(w)
 	t.past.add(s)
 	end := t.past.Ends.of(err)
 	end.Writers++
@@ -157,7 +159,7 @@ func (t *Tally) ended(w *Writer) {
 // nothing up meanwhile: neither those who send, nor Writers that come and go.
 func (t *Tally) Stats() TallyStats {
 	t.mu.Lock()
-	s, living := t.past, t.living.snapshot()
+	s, living := t.past, t.living.Snapshot()
 	t.mu.Unlock()
 	s.Writers = len(living)
 	for _, w := range living {
@@ -206,7 +208,7 @@ type FanOutStats struct {
 // see Tally.Stats.
 func (b *Broker) Stats() BrokerStats {
 	b.mu.Lock()
-	s := BrokerStats{Names: b.names.len(), Rooms: b.rooms.len(), FanOuts: b.fanOuts.stats()}
+	s := BrokerStats{Names: b.names.Len(), Rooms: b.rooms.Len(), FanOuts: b.fanOuts.stats()}
 	b.mu.Unlock()
 	s.TallyStats = b.tally.Stats()
 	return s

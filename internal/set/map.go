@@ -1,0 +1,42 @@
+package set
+
+import "maps"
+
+// A Map is a map that gives its memory back. Go's maps keep room for the most entries that
+// they have ever had. The zero Map is empty.
+type Map[K comparable, V any] struct {
+	entries map[K]V
+	peak    int // the most entries that the map has had
+}
+
+// minShrunk is the peak from which on a table or a set shrinks.
+const minShrunk = 64
+
+// IsSparse reports whether so few of what has room for peak are left that moving them pays:
+// by then three times as many have been removed.
+func IsSparse(left, peak int) bool { return peak >= minShrunk && left <= peak/4 }
+
+// Get returns the value of key, or the zero value.
+func (m *Map[K, V]) Get(key K) V { return m.entries[key] }
+
+// Put sets the value of key.
+func (m *Map[K, V]) Put(key K, value V) {
+	if m.entries == nil {
+		m.entries = make(map[K]V)
+	}
+	m.entries[key] = value
+	m.peak = max(m.peak, len(m.entries))
+}
+
+// Remove removes key, if it is there.
+func (m *Map[K, V]) Remove(key K) {
+	delete(m.entries, key)
+	if left := len(m.entries); IsSparse(left, m.peak) {
+		entries := make(map[K]V, left)
+		maps.Copy(entries, m.entries)
+		m.entries, m.peak = entries, left
+	}
+}
+
+// Len returns the number of keys.
+func (m *Map[K, V]) Len() int { return len(m.entries) }
