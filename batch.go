@@ -71,8 +71,8 @@ func (t *Batch) queueAll(r *Report) (away errands, ends []int) {
 		messages[i] = t.buf[start:p.end]
 		start = p.end
 	}
-	idle := newCrew()
-	defer func() { idle.start() }() // also if a Relay panics
+	idle := newWakeList()
+	defer idle.done() // also if a Relay panics
 	for i := 0; i < len(messages); {
 		first, to := i, t.posts[i].to
 		for i < len(messages) && t.posts[i].to == to {
@@ -82,7 +82,7 @@ func (t *Batch) queueAll(r *Report) (away errands, ends []int) {
 			r.Accepted += t.broker.publish(to, messages[first:i], idle, &r.Refused)
 			continue
 		}
-		t.broker.sendAll(to.name, messages[first:i], &idle, r, &away)
+		t.broker.sendAll(to.name, messages[first:i], idle, r, &away)
 		if len(away) > len(ends) {
 			ends = append(ends, i)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
 )
 
@@ -75,7 +76,7 @@ type Broker struct {
 
 	letters struct { // to several names
 		mu  sync.Mutex // no other lock is taken while it is held
-		log log
+		log queue.Log
 	}
 
 	tally   Tally
@@ -85,8 +86,8 @@ type Broker struct {
 // NewBroker returns a Broker without names, with default options if opts is nil. It panics
 // if an option makes no sense.
 func NewBroker(opts *BrokerOptions) *Broker {
-	b := &Broker{all: newGroup("")}
-	b.letters.log.maxBlock = 2 * minBlock // who has one message pending should not keep those of others
+	b := &Broker{all: new(group)}
+	b.letters.log.MaxBlock = 2 * queue.MinBlock // who has one message pending should not keep those of others
 	if opts != nil {
 		b.opts = *opts
 	}
@@ -157,7 +158,8 @@ func (b *Broker) Len() int {
 // If another node has the name, Send waits for its answer, which is the same as here; if
 // none comes in time, it fails with ErrUnconfirmed.
 func (b *Broker) Send(name string, p []byte) error {
-	_, node, err := b.post(name, letter(p), nil)
+	m := copyOf(p)
+	_, node, err := b.post(name, &m, nil)
 	if node == "" {
 		return err
 	}
@@ -193,18 +195,17 @@ func (b *Broker) SendTo(names []string, p []byte) (r Report) {
 
 // sendToAll is SendTo without the answers of other nodes.
 func (b *Broker) sendToAll(names []string, p []byte, r *Report) (away errands) {
-	var m mail
 	b.letters.mu.Lock()
-	m.block, m.first, m.last = b.letters.log.append([][]byte{p})
+	m := payload{run: b.letters.log.Append([][]byte{p})}
 	b.letters.mu.Unlock()
-	idle := newCrew()
-	defer func() { idle.start() }() // also if a Relay panics
+	idle := newWakeList()
+	defer idle.done() // also if a Relay panics
 	for _, name := range names {
-		accepted, node, err := b.post(name, m, &idle)
+		accepted, node, err := b.post(name, &m, idle)
 		r.Accepted += accepted
 		switch {
 		case node != "":
-			e := b.dispatch(name, node, m.all())
+			e := b.dispatch(name, node, m.run.Messages())
 			e.retry = true
 			away.add(e, r)
 		case err != nil:

@@ -7,49 +7,27 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
-
-// A mail is what a Broker delivers: a message to copy, or messages [first, last) of a block.
-type mail struct {
-	copied      []byte
-	block       *block
-	first, last int
-
-	// idle, if it is not nil, gets the Writers whose flusher must be started, which waits
-	// until all is queued for all.
-	idle *crew
-}
-
-// letter returns p as a mail to copy.
-func letter(p []byte) mail {
-	m := copyOf(p)
-	return mail{copied: m.copied, block: m.block, last: 1}
-}
-
-func (m *mail) messages() int {
-	if m.block == nil {
-		return 1
-	}
-	return m.last - m.first
-}
 
 // deliver queues m for those that have the name, and returns how many of its messages were
 // accepted, and if not all, why one was not.
-func (n *named) deliver(m *mail) (accepted int, err error) {
-	rest, left := *m, m.messages()
+func (n *named) deliver(m *payload, idle *wakeList) (accepted int, err error) {
+	rest, left := *m, m.len()
 	var slow error // m may be what ended the Writer, and the name may be free by now
 	for {
 		writers := n.current()
-		took, refused := rest.post(*writers)
+		took, refused := rest.post(*writers, idle)
 		accepted += took
-		rest.first += took
+		rest.run.First += int32(took)
 		left -= took
 		switch {
 		case left == 0:
 			return accepted, err
 		case !errors.Is(refused, net.ErrClosed) && len(*writers) > 0:
 			err = refused
-			rest.first++ // those behind it may be accepted
+			rest.run.First++ // those behind it may be accepted
 			if left--; left == 0 {
 				return accepted, err
 			}
@@ -68,18 +46,16 @@ func (n *named) deliver(m *mail) (accepted int, err error) {
 
 // post posts m to those that have a name, up to the first message that none of them accepts.
 // It returns how many come before that, and why it was not accepted.
-func (m *mail) post(writers []*Writer) (accepted int, err error) {
+func (m *payload) post(writers []*Writer, idle *wakeList) (accepted int, err error) {
 	if len(writers) == 1 {
-		return writers[0].post(m)
+		return writers[0].post(m, idle)
 	}
-	one := *m
-	for ; accepted < m.messages(); accepted++ {
-		one.first = m.first + accepted
-		one.last = one.first + 1
+	for ; accepted < m.len(); accepted++ {
+		one := m.message(accepted)
 		err = nil
 		isAccepted := false
 		for _, w := range writers {
-			_, refused := w.post(&one)
+			_, refused := w.post(&one, idle)
 			switch {
 			case refused == nil:
 				isAccepted = true
@@ -94,108 +70,127 @@ func (m *mail) post(writers []*Writer) (accepted int, err error) {
 	return accepted, nil
 }
 
+// message returns message i of m.
+func (m *payload) message(i int) payload {
+	if m.run.Block == nil {
+		return *m
+	}
+	first := m.run.First + int32(i)
+	return payload{run: queue.Run{Block: m.run.Block, First: first, Last: first + 1}}
+}
+
 // post accepts what m brings, up to the first message that it refuses. It returns how many
-// come before that, and why it was refused. It never waits.
-func (w *Writer) post(m *mail) (accepted int, err error) {
+// come before that, and why it was refused. It never waits. If idle is not nil, it gets the
+// Writer if its flusher must be started.
+func (w *Writer) post(m *payload, idle *wakeList) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if m.block == nil {
-		if err = w.offer(&message{copied: m.copied}); err == nil {
-			accepted = 1
-		}
-	} else if w.limits != nil && w.limits.Budget.isSmallFor(m.block) {
-		accepted, err = w.offerCopies(m.block, m.first, m.last)
-	} else {
-		accepted, err = w.offerRun(m.block, m.first, m.last)
+	switch {
+	case m.run.Block != nil && w.limits != nil && w.limits.Budget.isSmallFor(m.run.Block):
+		accepted, err = w.offerCopies(m)
+	case w.limits == nil || m.len() > 1 && w.isWithinLimits(costOf(m.len(), m.size())):
+		accepted, err = w.offerRun(m)
+	default:
+		accepted, err = w.offerEach(m)
 	}
-	w.wakeBy(m.idle)
+	w.wakeBy(idle)
 	return accepted, err
 }
 
-// offerRun accepts messages [first, last) of b, at once if nothing stands against it, up to the
-// first one that it refuses. mu is held, here and below.
-func (w *Writer) offerRun(b *block, first, last int) (accepted int, err error) {
+// offerRun accepts all that m brings at once, because no limit of the Writer stands against it.
+// mu is held, here and below.
+func (w *Writer) offerRun(m *payload) (accepted int, err error) {
 	switch {
 	case w.state != open:
 		return 0, w.refusal()
 	case w.limits == nil:
-		w.accept(last-first, w.queue.push(b, first, last))
-		return last - first, nil
-	case last-first > 1 && w.isWithinLimits(costOf(last-first, b.end(last-1)-b.start(first))):
-		if err = w.admitRun(b, first, last); err == nil {
-			accepted = last - first
+		w.enqueue(m)
+	default:
+		if err := w.admit(m); err != nil {
+			return 0, err
 		}
-		return accepted, err
 	}
-	for i := first; i < last; i++ {
-		if err = w.offer(&message{block: b, index: i}); err != nil {
+	return m.len(), nil
+}
+
+// offerEach accepts what m brings one by one.
+func (w *Writer) offerEach(m *payload) (accepted int, err error) {
+	for ; accepted < m.len(); accepted++ {
+		one := m.message(accepted)
+		if err = w.offer(&one); err != nil {
 			break
 		}
-		accepted++
 	}
 	return accepted, err
 }
 
-// offerCopies is offerRun, but shares nothing.
-func (w *Writer) offerCopies(b *block, first, last int) (accepted int, err error) {
-	for i := first; i < last; i++ {
-		m := copyOf(b.message(i))
-		if err = w.offer(&m); err != nil {
+// offerCopies is offerEach, but shares nothing.
+func (w *Writer) offerCopies(m *payload) (accepted int, err error) {
+	for ; accepted < m.len(); accepted++ {
+		one := copyOf(m.run.Message(accepted))
+		if err = w.offer(&one); err != nil {
 			break
 		}
-		accepted++
 	}
 	return accepted, err
 }
 
 // wakeBy is wake, but leaves the start of the flusher to idle if that is not nil.
-func (w *Writer) wakeBy(idle *crew) {
+func (w *Writer) wakeBy(idle *wakeList) {
 	switch {
 	case idle == nil:
 		w.wake()
-	case !w.queue.empty() && w.startFlushing():
+	case !w.queue.Empty() && w.startFlushing():
 		idle.writers = append(idle.writers, w)
 	}
 }
 
-// A crew is the Writers that a fan-out has found idle, whose flushers must be started. A few
-// goroutines write for all of them what the kernel takes at once; only a Writer that it makes
-// wait gets a flusher of its own. A goroutine for each took two thirds more time.
-type crew struct {
+// A wakeList collects the Writers that a fan-out has found idle, whose flushers must be
+// started. A few goroutines write for all of them what the kernel takes at once; only a Writer
+// that makes them wait gets a flusher of its own. A goroutine for each took two thirds more time.
+type wakeList struct {
 	writers []*Writer
 	busy    atomic.Int32 // goroutines at work
 }
 
-var crews = sync.Pool{New: func() any { return new(crew) }}
+var wakeLists = sync.Pool{New: func() any { return new(wakeList) }}
 
-func newCrew() *crew { return crews.Get().(*crew) }
+func newWakeList() *wakeList { return wakeLists.Get().(*wakeList) }
 
 // minShare is how many Writers are worth a goroutine.
 const minShare = 8
 
-// start starts the flushers. The crew must not be used any more.
-func (c *crew) start() {
-	goroutines := min(runtime.GOMAXPROCS(0), (len(c.writers)+minShare-1)/minShare)
+// wake starts the flushers, and empties the list.
+func (l *wakeList) wake() {
+	goroutines := min(runtime.GOMAXPROCS(0), (len(l.writers)+minShare-1)/minShare)
 	if goroutines == 0 {
-		crews.Put(c)
 		return
 	}
-	c.busy.Store(int32(goroutines))
+	batch := newWakeList()
+	batch.writers, l.writers = l.writers, batch.writers
+	batch.busy.Store(int32(goroutines))
+	n := len(batch.writers)
 	for i := range goroutines {
-		go c.work(i*len(c.writers)/goroutines, (i+1)*len(c.writers)/goroutines)
+		go batch.work(i*n/goroutines, (i+1)*n/goroutines)
 	}
 }
 
+// done is wake for the last time.
+func (l *wakeList) done() {
+	l.wake()
+	wakeLists.Put(l)
+}
+
 // work starts the flushers of the Writers [first, last).
-func (c *crew) work(first, last int) {
-	for _, w := range c.writers[first:last] {
+func (l *wakeList) work(first, last int) {
+	for _, w := range l.writers[first:last] {
 		w.mu.Lock()
 		w.tryFlush()
 		w.mu.Unlock()
 	}
-	if c.busy.Add(-1) == 0 {
-		clear(c.writers)
-		c.writers = c.writers[:0]
-		crews.Put(c)
+	if l.busy.Add(-1) == 0 {
+		clear(l.writers)
+		l.writers = l.writers[:0]
+		wakeLists.Put(l)
 	}
 }

@@ -3,6 +3,7 @@ package sendq
 import (
 	"sync"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
 )
 
@@ -77,8 +78,8 @@ func (b *Broker) forgetIfEmpty(g *group) {
 
 // publishOne is publish of one message.
 func (b *Broker) publishOne(t target, p []byte) int {
-	idle := newCrew()
-	defer idle.start()
+	idle := newWakeList()
+	defer idle.done()
 	return b.publish(t, [][]byte{p}, idle, nil)
 }
 
@@ -88,7 +89,7 @@ func (b *Broker) publishOne(t target, p []byte) int {
 //
 // A message is copied once, and queued without Broker.mu: a large fan-out holds up
 // neither those who join and leave nor messages to one name.
-func (b *Broker) publish(t target, messages [][]byte, idle *crew, refused *[]Refusal) (accepted int) {
+func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[]Refusal) (accepted int) {
 	g := b.use(t)
 	if g == nil {
 		return 0
@@ -97,45 +98,34 @@ func (b *Broker) publish(t target, messages [][]byte, idle *crew, refused *[]Ref
 	g.order.Lock()
 	defer g.order.Unlock()
 	members, except, nodes := b.recipients(g, t)
-	m := mail{idle: idle}
 	b.fanOuts.count(len(messages), len(members), except)
 	for len(messages) > 0 {
-		m.block, m.first, m.last = g.log.append(messages)
-		messages = messages[m.messages():]
+		m := payload{run: g.log.Append(messages)}
+		messages = messages[m.len():]
 		if len(nodes) > 0 { // before a member here can move there
-			b.postAll(nodes, t, &m)
+			b.postAll(nodes, t, m.run)
 		}
 		for _, n := range members {
 			if n == except {
 				continue
 			}
-			took, err := n.deliver(&m)
+			took, err := n.deliver(&m, idle)
 			accepted += took
 			if err != nil && refused != nil {
-				*refused = append(*refused, Refusal{n.name, m.messages() - took, true, err})
+				*refused = append(*refused, Refusal{n.name, m.len() - took, true, err})
 			}
 		}
-		if g != b.all {
-			g.kept.add(&m, &b.opts)
-		}
+		g.kept.Add(m.run)
 	}
 	return accepted
 }
 
-// postAll sends m, which is for t, to other nodes.
-func (b *Broker) postAll(nodes []string, t target, m *mail) {
-	d := Delivery{t.address(), m.all()}
+// postAll sends r, which is for t, to other nodes.
+func (b *Broker) postAll(nodes []string, t target, r queue.Run) {
+	d := Delivery{t.address(), r.Messages()}
 	for _, node := range nodes {
 		b.cluster.relay.Post(node, d, nil)
 	}
-}
-
-// all returns the messages of a block that m brings.
-func (m *mail) all() (messages [][]byte) {
-	for i := m.first; i < m.last; i++ {
-		messages = append(messages, m.block.message(i))
-	}
-	return messages
 }
 
 // A group is whom a message fans out to: the members of a room, or all of a Broker.
@@ -146,8 +136,8 @@ type group struct {
 	// its messages in one same order. It is taken before Broker.mu. It guards the
 	// log and what is kept of it.
 	order sync.Mutex
-	log   log
-	kept  history
+	log   queue.Log
+	kept  queue.History
 
 	// Guarded by Broker.mu.
 	set.Set[*named]
@@ -155,5 +145,3 @@ type group struct {
 
 	fetched bool // kept has what another node had kept; guarded by order
 }
-
-func newGroup(room string) *group { return &group{room: room} }

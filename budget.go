@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
 )
 
@@ -31,9 +32,9 @@ type Budget struct {
 	// the other way round.
 	mu      sync.Mutex
 	pending int64
-	holders []*backlog           // those that are not empty, in no order
-	shared  set.Map[*block, int] // how often the backlogs refer to a shared block
-	largest []candidate          // to end next, the last first; as of the last look at all holders
+	holders []*backlog                 // those that are not empty, in no order
+	shared  set.Map[*queue.Block, int] // how often the backlogs refer to a shared block
+	largest []candidate                // to end next, the last first; as of the last look at all holders
 }
 
 // A candidate is a backlog whose Writer the Budget may end, and how large it was.
@@ -51,7 +52,7 @@ type backlog struct {
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
 	// segment, almost in the queue's order. The first counted of them count in alone.
-	blocks  []*block
+	blocks  []*queue.Block
 	head    int
 	counted int
 }
@@ -72,13 +73,18 @@ func NewBudget(limit int) *Budget {
 
 // isSmallFor reports whether a block that holds messages of others too is too large a part of
 // the Budget.
-func (b *Budget) isSmallFor(shared *block) bool {
-	return b != nil && shared.shared && shared.class != loneMessage && len(shared.buf) > b.limit/minBlocks
+func (b *Budget) isSmallFor(shared *queue.Block) bool {
+	return b != nil && shared.IsShared() && !shared.IsLone() && shared.Size() > b.limit/minBlocks
 }
 
 // isSmallForAny is isSmallFor for all that is queued.
-func (b *Budget) isSmallForAny(q *queue) bool {
-	return slices.ContainsFunc(q.queued(), func(s segment) bool { return b.isSmallFor(s.block) })
+func (b *Budget) isSmallForAny(q *queue.Queue) bool {
+	for r := range q.Runs() {
+		if b.isSmallFor(r.Block) {
+			return true
+		}
+	}
+	return false
 }
 
 // Pending returns what the Writers have pending together, in bytes, counted as the Budget
@@ -91,20 +97,20 @@ func (b *Budget) Pending() int {
 
 // A charge is what messages add to the backlog of a Writer.
 type charge struct {
-	alone  int64    // beside the shared blocks
-	blocks []*block // the shared blocks, an element for each new segment
-	first  bool     // the segments come before those that are queued
+	alone  int64          // beside the shared blocks
+	blocks []*queue.Block // the shared blocks, an element for each new segment
+	first  bool           // the segments come before those that are queued
 }
 
-// charge returns what the queue's messages add to a backlog, in front of others.
-func (q *queue) charge() charge {
+// chargeOf returns what the queue's messages add to a backlog, in front of others.
+func chargeOf(q *queue.Queue) charge {
 	c := charge{first: true}
-	for _, s := range q.queued() {
-		if s.block.shared {
+	for r := range q.Runs() {
+		if r.Block.IsShared() {
 			c.alone += sharedCost
-			c.blocks = append(c.blocks, s.block)
+			c.blocks = append(c.blocks, r.Block)
 		} else {
-			c.alone += costOf(int(s.last-s.first), s.end()-s.start())
+			c.alone += costOf(r.Len(), r.Size())
 		}
 	}
 	return c
@@ -193,7 +199,7 @@ func (b *Budget) popLargest() candidate {
 func (b *Budget) sizeOf(l *backlog) int64 {
 	size := l.alone
 	for _, shared := range l.blocks[l.head:] {
-		size += int64(len(shared.buf) / b.shared.Get(shared))
+		size += int64(shared.Size() / b.shared.Get(shared))
 	}
 	return size
 }
@@ -220,14 +226,14 @@ func (b *Budget) reserveLast(w *Writer, cs []charge) (left int) {
 }
 
 // release takes what r has removed off the backlog of w.
-func (b *Budget) release(w *Writer, r removed) {
+func (b *Budget) release(w *Writer, r queue.Removed) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := &w.limits.backlog; l.over == nil {
-		b.grow(l, -r.alone)
+		b.grow(l, -costOf(r.OwnMessages, r.OwnSize))
 	}
 }
 
@@ -244,11 +250,7 @@ func (b *Budget) leave(w *Writer) {
 }
 
 // hold counts another segment of a shared block, which split off one that counts already.
-// A nil backlog has no Budget.
-func (l *backlog) hold(shared *block) {
-	if l == nil || !shared.shared {
-		return
-	}
+func (l *backlog) hold(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -259,10 +261,7 @@ func (l *backlog) hold(shared *block) {
 }
 
 // letGo ends the reference of a segment to a shared block.
-func (l *backlog) letGo(shared *block) {
-	if l == nil || !shared.shared {
-		return
-	}
+func (l *backlog) letGo(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -277,8 +276,11 @@ func (l *backlog) letGo(shared *block) {
 	}
 }
 
+// keptBlocks bounds the list that an empty backlog keeps for the next blocks.
+const keptBlocks = 64
+
 // remove removes an element from blocks.
-func (l *backlog) remove(shared *block) {
+func (l *backlog) remove(shared *queue.Block) {
 	// It is the first or close to it, so the others move up, not down.
 	i := slices.Index(l.blocks[l.head:], shared)
 	copy(l.blocks[l.head+1:], l.blocks[l.head:l.head+i])
@@ -287,13 +289,13 @@ func (l *backlog) remove(shared *block) {
 		return
 	}
 	l.blocks, l.head = l.blocks[:0], 0
-	if cap(l.blocks) > keptSegments {
+	if cap(l.blocks) > keptBlocks {
 		l.blocks = nil
 	}
 }
 
 // prepend adds elements to the front of blocks.
-func (l *backlog) prepend(shared ...*block) {
+func (l *backlog) prepend(shared ...*queue.Block) {
 	if len(shared) <= l.head {
 		l.head -= len(shared)
 		copy(l.blocks[l.head:], shared)
@@ -303,7 +305,7 @@ func (l *backlog) prepend(shared ...*block) {
 }
 
 // append adds elements to blocks.
-func (l *backlog) append(shared ...*block) {
+func (l *backlog) append(shared ...*queue.Block) {
 	if l.head > len(l.blocks)/2 { // mostly empty: move down rather than grow
 		n := copy(l.blocks, l.blocks[l.head:])
 		clear(l.blocks[n:])
@@ -315,13 +317,13 @@ func (l *backlog) append(shared ...*block) {
 // cost returns what c would add to pending. mu is held, here and below.
 func (b *Budget) cost(c *charge) int64 {
 	cost := c.alone
-	var seen map[*block]bool
+	var seen map[*queue.Block]bool
 	if len(c.blocks) > 1 { // of a takeover
-		seen = make(map[*block]bool)
+		seen = make(map[*queue.Block]bool)
 	}
 	for _, shared := range c.blocks {
 		if b.shared.Get(shared) == 0 && !seen[shared] {
-			cost += int64(len(shared.buf))
+			cost += int64(shared.Size())
 		}
 		if seen != nil {
 			seen[shared] = true
@@ -352,15 +354,15 @@ func (b *Budget) addBlocks(l *backlog, c *charge) {
 	l.counted += len(c.blocks)
 }
 
-func (b *Budget) refer(shared *block) { b.shared.Put(shared, b.shared.Get(shared)+1) }
+func (b *Budget) refer(shared *queue.Block) { b.shared.Put(shared, b.shared.Get(shared)+1) }
 
 // drop takes back what refer did.
-func (b *Budget) drop(shared *block) {
+func (b *Budget) drop(shared *queue.Block) {
 	if n := b.shared.Get(shared) - 1; n > 0 {
 		b.shared.Put(shared, n)
 	} else {
 		b.shared.Remove(shared)
-		b.pending -= int64(len(shared.buf))
+		b.pending -= int64(shared.Size())
 	}
 }
 

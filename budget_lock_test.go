@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // Whatever is queued, written, dropped, handed over and ended: a Budget counts what the queues
@@ -96,18 +97,18 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	refs := make(map[*block]int)
+	refs := make(map[*queue.Block]int)
 	var alone, references int64
 	for _, w := range writers {
 		if w.limits.backlog.over != nil {
 			continue
 		}
-		for _, s := range w.queue.queued() {
-			if s.block.shared {
-				refs[s.block]++
+		for r := range w.queue.Runs() {
+			if r.Block.IsShared() {
+				refs[r.Block]++
 				references += sharedCost
 			} else {
-				alone += costOf(int(s.last-s.first), s.end()-s.start())
+				alone += costOf(r.Len(), r.Size())
 			}
 		}
 	}
@@ -116,7 +117,7 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 		require.Equal(t, n, b.shared.Get(shared))
 	}
 	for shared := range refs {
-		alone += int64(len(shared.buf))
+		alone += int64(shared.Size())
 	}
 	require.LessOrEqual(t, b.pending, alone+references)
 	require.GreaterOrEqual(t, b.pending, alone)
@@ -137,7 +138,7 @@ func TestBudgetMemoryComesBack(t *testing.T) {
 	conn.Release()
 	require.NoError(t, w.Flush(t.Context()))
 	w.mu.Lock()
-	require.LessOrEqual(t, cap(w.limits.backlog.blocks), keptSegments)
+	require.LessOrEqual(t, cap(w.limits.backlog.blocks), keptBlocks)
 	w.mu.Unlock()
 	require.NoError(t, w.Close())
 }

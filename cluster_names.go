@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // A claim is a name that is about to be registered here, once the Relay has made it this
@@ -98,7 +100,7 @@ func (b *Broker) enter(name string, w *Writer, cl *claim, e *Estate) error {
 	for _, room := range e.Rooms {
 		b.join(b.names.Get(name), b.makeRoom(room))
 	}
-	if w.inherit(queueOf(e.Undelivered)) {
+	if w.inherit(queue.Of(e.Undelivered)) {
 		e.Undelivered = nil
 	}
 	return nil
@@ -109,16 +111,6 @@ func (w *Writer) currentState() state {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state
-}
-
-// queueOf returns a queue of messages, for a Writer to inherit.
-func queueOf(messages [][]byte) *queue {
-	q := new(queue)
-	for _, p := range messages {
-		q.keep(p)
-	}
-	q.share()
-	return q
 }
 
 // evict is Node.Evict. A takeover by another node is one by a Writer that is not here: the

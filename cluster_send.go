@@ -11,9 +11,9 @@ import (
 const maxMove = 5 * time.Second
 
 // route returns who has the name here, or which other node has it. It waits while the name
-// is on its way; before that, it starts the Writers in idle, if that is not nil, which then is
-// a new one: perhaps the name waits for one of them.
-func (b *Broker) route(name string, idle **crew) (n *named, node string) {
+// is on its way; before that, it wakes the Writers in idle, if that is not nil: perhaps the name
+// waits for one of them.
+func (b *Broker) route(name string, idle *wakeList) (n *named, node string) {
 	for {
 		b.mu.Lock()
 		n = b.names.Get(name)
@@ -26,8 +26,7 @@ func (b *Broker) route(name string, idle **crew) (n *named, node string) {
 			return n, node
 		}
 		if idle != nil {
-			(*idle).start()
-			*idle = newCrew()
+			idle.wake()
 		}
 		select {
 		case <-wait:
@@ -39,7 +38,7 @@ func (b *Broker) route(name string, idle **crew) (n *named, node string) {
 
 // post delivers m to the name if it is here, or returns the other node that has it. If idle is
 // not nil, a Writer that has been idle goes there.
-func (b *Broker) post(name string, m mail, idle **crew) (accepted int, node string, err error) {
+func (b *Broker) post(name string, m *payload, idle *wakeList) (accepted int, node string, err error) {
 	for {
 		n, node := b.route(name, idle)
 		switch {
@@ -48,10 +47,7 @@ func (b *Broker) post(name string, m mail, idle **crew) (accepted int, node stri
 		case n == nil:
 			return 0, "", fmt.Errorf("%w: %q", ErrUnknownName, name)
 		}
-		if idle != nil {
-			m.idle = *idle
-		}
-		accepted, err = n.deliver(&m)
+		accepted, err = n.deliver(m, idle)
 		if b.cluster == nil || !errors.Is(err, ErrUnknownName) {
 			return accepted, "", err
 		}
@@ -61,9 +57,10 @@ func (b *Broker) post(name string, m mail, idle **crew) (accepted int, node stri
 
 // sendAll delivers messages to the name, wherever it is. It adds to r what became of them, or
 // to away those of which that is not known yet.
-func (b *Broker) sendAll(name string, messages [][]byte, idle **crew, r *Report, away *errands) {
+func (b *Broker) sendAll(name string, messages [][]byte, idle *wakeList, r *Report, away *errands) {
 	for i, p := range messages {
-		accepted, node, err := b.post(name, letter(p), idle)
+		m := copyOf(p)
+		accepted, node, err := b.post(name, &m, idle)
 		if node != "" {
 			away.add(b.dispatch(name, node, messages[i:]), r)
 			return
@@ -144,8 +141,8 @@ func (b *Broker) settle(es errands, r *Report) {
 // of each Delivery to a name. Those in a row to the same room are one pass.
 func (b *Broker) handOver(ds []Delivery) []Outcome {
 	outcomes := make([]Outcome, len(ds))
-	idle := newCrew()
-	defer idle.start()
+	idle := newWakeList()
+	defer idle.done()
 	var row [][]byte
 	for i := 0; i < len(ds); {
 		to := ds[i].To
@@ -163,7 +160,7 @@ func (b *Broker) handOver(ds []Delivery) []Outcome {
 	return outcomes
 }
 
-func (b *Broker) handOverTo(name string, messages [][]byte, idle *crew) (o Outcome) {
+func (b *Broker) handOverTo(name string, messages [][]byte, idle *wakeList) (o Outcome) {
 	b.mu.Lock()
 	n := b.names.Get(name)
 	b.mu.Unlock()
@@ -171,9 +168,8 @@ func (b *Broker) handOverTo(name string, messages [][]byte, idle *crew) (o Outco
 		return Outcome{Err: fmt.Errorf("%w: %q", ErrUnknownName, name)}
 	}
 	for _, p := range messages {
-		m := letter(p)
-		m.idle = idle
-		accepted, err := n.deliver(&m)
+		m := copyOf(p)
+		accepted, err := n.deliver(&m, idle)
 		o.Accepted += accepted
 		if err != nil {
 			o.Err = err

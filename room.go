@@ -3,6 +3,8 @@ package sendq
 import (
 	"fmt"
 	"iter"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // A Room is a set of a Broker's names that share messages. It is a handle, cheap to
@@ -53,7 +55,7 @@ func (r *Room) Join(name string) error {
 func (b *Broker) makeRoom(name string) *group {
 	g := b.rooms.Get(name)
 	if g == nil {
-		g = newGroup(name)
+		g = &group{room: name, kept: queue.History{MaxMessages: b.opts.ReplayMessages, MaxBytes: b.opts.ReplayBytes}}
 		b.rooms.Put(name, g)
 	}
 	return g

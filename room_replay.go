@@ -3,7 +3,6 @@ package sendq
 import (
 	"bytes"
 	"fmt"
-	"iter"
 	"slices"
 )
 
@@ -36,8 +35,8 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 		nodes = b.keepers(g, n)
 	}
 	older := b.fetch(nodes, r.name, messages)
-	idle := newCrew()
-	defer idle.start() // after the lock is released
+	idle := newWakeList()
+	defer idle.done() // after the lock is released
 	g.order.Lock()
 	defer g.order.Unlock()
 
@@ -45,9 +44,9 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	if joined {
 		if len(older) > 0 && !g.fetched {
 			g.fetched = true
-			g.kept.precede(older, &b.opts)
+			g.kept.Precede(older)
 		}
-		replayed = g.kept.replay(n, messages, idle)
+		replayed = g.replay(n, messages, idle)
 	}
 	return replayed, err
 }
@@ -101,72 +100,16 @@ func (b *Broker) replayFor(room string, messages int) (kept [][]byte) {
 	defer b.done(g)
 	g.order.Lock()
 	defer g.order.Unlock()
-	for p := range g.kept.last(messages) {
+	for p := range g.kept.Last(messages) {
 		kept = append(kept, bytes.Clone(p))
 	}
 	return kept
 }
 
-// A history is what a room keeps of its last messages: copies, but of long ones, for the
-// blocks of the room's log may be much larger than what is to be kept.
-type history struct {
-	queue    queue
-	messages int
-}
-
-// add keeps m, and of the last messages as many as the options allow.
-func (h *history) add(m *mail, opts *BrokerOptions) {
-	if opts.ReplayMessages == 0 {
-		return
-	}
-	for i := m.first; i < m.last; i++ {
-		h.keep(m.block.message(i), opts)
-	}
-}
-
-func (h *history) keep(p []byte, opts *BrokerOptions) {
-	h.queue.keep(p)
-	h.messages++
-	for h.messages > opts.ReplayMessages || opts.ReplayBytes > 0 && h.queue.bytes > int64(opts.ReplayBytes) {
-		h.queue.dropOldest()
-		h.messages--
-	}
-}
-
-// precede puts messages that are older in front of what is kept.
-func (h *history) precede(older [][]byte, opts *BrokerOptions) {
-	newer := slices.Collect(h.queue.all())
-	*h = history{}
-	for _, p := range slices.Concat(older, newer) {
-		h.keep(p, opts)
-	}
-}
-
-// keep queues p, or a copy of it unless it is long.
-func (q *queue) keep(p []byte) {
-	if len(p) > maxCopied {
-		q.push(newLone(p), 0, 1)
-	} else {
-		q.copyIn(p)
-	}
-}
-
-// last yields the last messages, at most the given number.
-func (h *history) last(messages int) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		skip := max(0, h.messages-max(0, messages))
-		for p := range h.queue.all() {
-			if skip--; skip < 0 && !yield(p) {
-				return
-			}
-		}
-	}
-}
-
 // replay delivers the last messages to n, at most so many, and returns how many it
 // accepted. What n has not room for is the oldest part.
-func (h *history) replay(n *named, messages int, idle *crew) (replayed int) {
-	last := slices.Collect(h.last(messages))
+func (g *group) replay(n *named, messages int, idle *wakeList) (replayed int) {
+	last := slices.Collect(g.kept.Last(messages))
 	for {
 		writers := n.current()
 		for _, w := range *writers {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
 )
 
@@ -46,21 +47,21 @@ func (w *Writer) Stats() WriterStats {
 		Accepted: w.accepted, AcceptedBytes: w.acceptedBytes,
 		Written:          w.written,
 		Writes:           w.writes,
-		PeakPendingBytes: max(w.peakPending, w.queue.bytes),
+		PeakPendingBytes: max(w.peakPending, w.queue.Bytes()),
 	}
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
 	}
-	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.bytes
+	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.Bytes()
 	if w.state >= ended {
-		s.Undelivered, s.UndeliveredBytes = w.pending(), w.queue.bytes
+		s.Undelivered, s.UndeliveredBytes = w.pending(), w.queue.Bytes()
 		return s
 	}
-	s.Pending, s.PendingBytes = w.pending(), w.queue.bytes
+	s.Pending, s.PendingBytes = w.pending(), w.queue.Bytes()
 	if s.Pending > 0 {
-		at := now() // not before the lock, or messages could come before it
-		w.ages.note(s.Pending, at)
-		s.OldestPending = w.ages.age(at)
+		at := queue.Now() // not before the lock, or messages could come before it
+		w.ages.Sample(s.Pending, at)
+		s.OldestPending = w.ages.Age(at)
 	}
 	return s
 }

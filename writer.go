@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // A Writer sends the messages of any number of goroutines over one connection.
@@ -33,7 +35,7 @@ type Writer struct {
 	state         state
 	flushing      bool  // the flusher runs, or is about to: it alone writes to conn
 	held          int16 // how many takeovers keep the flusher from running
-	queue         queue
+	queue         queue.Queue
 
 	// Whole messages; those dropped are counted by limits, and the bytes of what is neither
 	// dropped nor queued are written.
@@ -41,7 +43,7 @@ type Writer struct {
 
 	writes      int64         // writes to the connection that took something
 	peakPending int64         // the most bytes that were pending when one returned
-	ages        ages          // of the pending messages
+	ages        queue.Ages    // of the pending messages
 	restedAt    time.Duration // when the flusher was last done
 
 	err      error     // why the Writer ended or is about to; nil if by Close alone
@@ -102,8 +104,9 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		limits:        newLimits(conn, o),
 	}
 	if o.Budget != nil {
-		w.queue.backlog = &w.limits.backlog
-		w.queue.backlog.writer = w
+		w.limits.backlog.writer = w
+		w.limits.tracker = queue.Tracker{Hold: w.limits.backlog.hold, LetGo: w.limits.backlog.letGo}
+		w.queue.Track(&w.limits.tracker)
 	}
 	if !w.messageFramed { // or a write that does not wait could divide a message
 		w.socket = rawSocket(conn)
@@ -122,7 +125,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	// Most messages come while others are being written, and go behind the last one: this
 	// is what WriteContext comes to then, at half its cost.
 	w.mu.Lock()
-	if w.flushing && w.state == open && (w.limits == nil || w.extendsFreely(len(p))) && w.queue.extend(p) {
+	if w.flushing && w.state == open && (w.limits == nil || w.extendsFreely(len(p))) && w.queue.Extend(p) {
 		w.accepted++
 		w.acceptedBytes += int64(len(p))
 		w.mu.Unlock()
@@ -151,30 +154,38 @@ func (w *Writer) WriteString(s string) (int, error) { return w.Write([]byte(s)) 
 // some kilobytes. The caller must never change p again, whatever Send returns. It may go
 // on reading it, and may send it to other Writers.
 func (w *Writer) Send(p []byte) error {
-	return w.send(context.Background(), &message{block: newLone(p)})
+	return w.send(context.Background(), &payload{run: queue.Lone(p)})
 }
 
-// A message is what a sender brings: bytes to copy, or a message of a block.
-type message struct {
+// A payload is what a sender brings: a message to copy, or messages of a block.
+type payload struct {
 	copied []byte
-	block  *block
-	index  int
+	run    queue.Run // if its Block is not nil
 }
 
 // copyOf returns p as a message to copy. A long copy is made at once, before a lock is
 // taken.
-func copyOf(p []byte) message {
-	if len(p) > maxCopied {
-		return message{block: newLone(bytes.Clone(p))}
+func copyOf(p []byte) payload {
+	if len(p) > queue.MaxCopied {
+		return payload{run: queue.Lone(bytes.Clone(p))}
 	}
-	return message{copied: p}
+	return payload{copied: p}
 }
 
-func (m *message) size() int {
-	if m.block == nil {
+// len returns the number of messages.
+func (m *payload) len() int {
+	if m.run.Block == nil {
+		return 1
+	}
+	return m.run.Len()
+}
+
+// size returns the bytes of the messages.
+func (m *payload) size() int {
+	if m.run.Block == nil {
 		return len(m.copied)
 	}
-	return len(m.block.message(m.index))
+	return m.run.Size()
 }
 
 // requireContext panics if ctx is nil: at once, and not only when a call has to wait.
@@ -185,7 +196,7 @@ func requireContext(ctx context.Context) {
 }
 
 // send accepts m or returns why it is not. It waits only as Block and ctx say.
-func (w *Writer) send(ctx context.Context, m *message) error {
+func (w *Writer) send(ctx context.Context, m *payload) error {
 	w.mu.Lock()
 	err := w.offer(m)
 	if err == nil {
@@ -200,7 +211,7 @@ func (w *Writer) send(ctx context.Context, m *message) error {
 
 // offer accepts m or returns why it is not, ErrWouldBlock if its sender may wait for
 // room. The caller wakes the flusher. mu is held, here and below where it says so.
-func (w *Writer) offer(m *message) error {
+func (w *Writer) offer(m *payload) error {
 	if w.limits != nil {
 		return w.offerLimited(m)
 	}
@@ -212,16 +223,16 @@ func (w *Writer) offer(m *message) error {
 }
 
 // enqueue accepts m. mu is held.
-func (w *Writer) enqueue(m *message) {
-	if m.block == nil {
-		if w.queue.own == nil && w.isBurst() {
-			w.queue.own = newBlock(burstBlock)
-		}
-		w.queue.copyIn(m.copied)
-		w.accept(1, len(m.copied))
-	} else {
-		w.accept(1, w.queue.push(m.block, m.index, m.index+1))
+func (w *Writer) enqueue(m *payload) {
+	if m.run.Block != nil {
+		w.accept(m.run.Len(), w.queue.Push(m.run))
+		return
 	}
+	if !w.queue.HasBlock() && w.isBurst() {
+		w.queue.ExpectBurst()
+	}
+	w.queue.CopyIn(m.copied)
+	w.accept(1, len(m.copied))
 }
 
 // accept counts messages that were just queued, of size bytes together. mu is held.
@@ -242,9 +253,9 @@ func (w *Writer) accept(messages, size int) {
 // there may be a burst of messages, which are better written together.
 func (w *Writer) wake() {
 	switch {
-	case w.queue.empty() && w.state != closing:
+	case w.queue.Empty() && w.state != closing:
 	case !w.startFlushing():
-	case w.socket != nil && w.queue.bytes <= maxTry && !w.isBurst():
+	case w.socket != nil && w.queue.Bytes() <= maxTry && !w.isBurst():
 		w.tryFlush()
 	default:
 		w.startFlusher()
@@ -258,12 +269,7 @@ const maxTry = 16 << 10
 // waits for an answer takes longer; one that has more to say does not.
 const burst = 4 * time.Microsecond
 
-func (w *Writer) isBurst() bool { return now()-w.restedAt <= burst }
-
-// burstBlock is the size of the first block of a burst, in bytes. Were it as small as that of
-// a single message, the writes of a burst would begin small again each time that the flusher
-// has caught up. If little comes, shrink gives it back.
-const burstBlock = 64 << 10
+func (w *Writer) isBurst() bool { return queue.Now()-w.restedAt <= burst }
 
 // startFlushing tells whether the flusher must be started, which the caller promises to do.
 func (w *Writer) startFlushing() bool {

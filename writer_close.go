@@ -70,7 +70,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 // has ended.
 func (w *Writer) undeliveredError() error {
 	if n := w.pending(); n > 0 {
-		return fmt.Errorf("sendq: messages not delivered: %d (%d bytes): %w", n, w.queue.bytes, w.err)
+		return fmt.Errorf("sendq: messages not delivered: %d (%d bytes): %w", n, w.queue.Bytes(), w.err)
 	}
 	return w.err
 }
@@ -110,7 +110,7 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 		return func() error { return nil }
 	}
 	// If all is written already, it is up to the peer whether this is an error.
-	isWritten := w.state == closing && w.queue.empty()
+	isWritten := w.state == closing && w.queue.Empty()
 	w.state = aborting
 	if isWritten {
 		w.audience.farewell.giveUp(cause)
@@ -188,7 +188,7 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 		w.mu.Lock()
 		var messages iter.Seq[[]byte] = func(func([]byte) bool) {}
 		if w.state >= ended {
-			messages = w.queue.all() // nobody changes it any more
+			messages = w.queue.All() // nobody changes it any more
 		}
 		w.mu.Unlock()
 		messages(yield)
@@ -223,10 +223,10 @@ func (w *Writer) end() error {
 		w.err = f.closeError(err)
 	}
 	w.state = ended
-	if w.queue.empty() {
-		w.queue.release()
+	if w.queue.Empty() {
+		w.queue.Release()
 	} else {
-		w.queue.share()
+		w.queue.Share()
 	}
 	if w.limits != nil {
 		w.limits.stopWatch()

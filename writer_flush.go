@@ -6,6 +6,8 @@ import (
 	"io"
 	"runtime/debug"
 	"time"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 const (
@@ -48,7 +50,7 @@ func (w *Writer) tryFlush() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
 			w.fail(err) // not carried out: the flusher does
 		}
-		if w.state == open && w.queue.empty() && w.rest() {
+		if w.state == open && w.queue.Empty() && w.rest() {
 			return
 		}
 	}
@@ -59,19 +61,19 @@ func (w *Writer) tryFlush() {
 func (w *Writer) startFlusher() { go w.flush() }
 
 // mayWrite tells whether there is something that may be written. mu is held, here and below.
-func (w *Writer) mayWrite() bool { return w.state < aborting && w.held == 0 && !w.queue.empty() }
+func (w *Writer) mayWrite() bool { return w.state < aborting && w.held == 0 && !w.queue.Empty() }
 
 // rest ends the work of the flusher, and returns false if it has to end the Writer instead.
 func (w *Writer) rest() bool {
 	if w.state >= aborting || w.state == closing && w.held == 0 {
 		return false
 	}
-	if w.queue.empty() {
-		w.queue.release()
-		w.ages = ages{}
+	if w.queue.Empty() {
+		w.queue.Release()
+		w.ages = queue.Ages{}
 	}
 	w.flushing = false
-	w.restedAt = now()
+	w.restedAt = queue.Now()
 	return true
 }
 
@@ -79,36 +81,36 @@ func (w *Writer) rest() bool {
 // may be written: part of a message may be on the connection, and what came next would be
 // torn.
 func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
-	w.queue.shrink()
+	w.queue.Shrink()
 	limit, target := maxWrite, w.flushTarget()
 	if w.limits != nil {
 		limit, target = w.limits.maxWrite, min(target, w.limits.maxMessages)
 	}
 	var next []byte
-	var gathered *block
+	var gathered *queue.Block
 	if w.messageFramed {
-		next = w.queue.peekMessage()
+		next = w.queue.PeekMessage()
 	} else {
-		next, gathered = w.queue.peek(limit, target)
+		next, gathered = w.queue.Peek(limit, target)
 	}
-	w.ages.note(w.pending(), now())
+	w.ages.Sample(w.pending(), queue.Now())
 	if w.limits != nil {
 		w.limits.watch.begun++
 	}
 	w.mu.Unlock()
 	n, err := write(w, next)
 	if gathered != nil {
-		gathered.recycle()
+		gathered.Recycle()
 	}
 	w.mu.Lock()
 	if n > 0 || err != nil || w.messageFramed {
 		w.writes++
 	}
-	w.peakPending = max(w.peakPending, w.queue.bytes)
+	w.peakPending = max(w.peakPending, w.queue.Bytes())
 	if w.messageFramed {
-		w.wrote(w.queue.advanceMessage(err == nil || n == len(next) && n > 0))
+		w.wrote(w.queue.AdvanceMessage(err == nil || n == len(next) && n > 0))
 	} else {
-		w.wrote(w.queue.advance(n))
+		w.wrote(w.queue.Advance(n))
 	}
 	return err
 }
@@ -150,9 +152,9 @@ func (w *Writer) write(p []byte) (n int, err error) {
 }
 
 // wrote counts what a write completed, and serves those who wait for it. mu is held.
-func (w *Writer) wrote(r removed) {
-	w.written += int64(r.messages)
-	w.ages.written(int64(r.messages))
+func (w *Writer) wrote(r queue.Removed) {
+	w.written += int64(r.Messages)
+	w.ages.Written(int64(r.Messages))
 	w.tellWaiters()
 	if w.limits != nil {
 		w.limits.release(w, r)

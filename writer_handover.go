@@ -3,6 +3,8 @@ package sendq
 import (
 	"math"
 	"slices"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // claim tells its first caller that it is the one to see to what w does not deliver.
@@ -31,7 +33,7 @@ func (w *Writer) letGo() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.held--
-	if (w.state == closing || w.state == open && !w.queue.empty()) && w.startFlushing() {
+	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.startFlushing() {
 		w.startFlusher() // and not wake, which may write: other locks are held
 	}
 }
@@ -39,28 +41,28 @@ func (w *Writer) letGo() {
 // inherit queues what another Writer, which has ended, did not write, before everything of
 // which nothing has been written. It returns false if w has ended too. MaxPending does not
 // matter, for these messages have been accepted.
-func (w *Writer) inherit(inherited *queue) bool {
+func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case inherited.empty():
+	case inherited.Empty():
 		return true
 	case w.state >= aborting:
 		return false
 	}
 	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {
-		inherited = queueOf(slices.Collect(inherited.all()))
+		inherited = queue.Of(slices.Collect(inherited.All()))
 	}
-	begun, size := w.queue.begun()
-	messages := w.queue.insert(begun, inherited)
+	begun, size := w.queue.Begun()
+	messages := w.queue.Insert(begun, inherited)
 	w.accepted += int64(messages)
-	w.acceptedBytes += inherited.bytes
-	w.ages.inserted(int64(begun), int64(messages))
+	w.acceptedBytes += inherited.Bytes()
+	w.ages.Shift(int64(begun), int64(messages))
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
 		w.limits.startWatch(w)
-		w.limits.given += costOf(begun, size) + inherited.bytes + messageOverhead*int64(messages)
-		if slow := w.limits.Budget.reserve(w, inherited.charge()); slow != nil {
+		w.limits.given += costOf(begun, size) + inherited.Bytes() + messageOverhead*int64(messages)
+		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)
 		}
 	}

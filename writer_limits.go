@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math"
 	"net"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // messageOverhead is what a message counts for at MaxPending and a Budget beside its
@@ -21,6 +23,7 @@ type limits struct {
 	blocked               list.List // of *blockedSend: senders that wait for room, in turn
 	watch                 watch
 	backlog               backlog // in the eyes of the Budget
+	tracker               queue.Tracker
 
 	// given is the cost of the messages at the front that the library itself has queued at once,
 	// in a takeover or by JoinReplay, and of those before them. They count at MaxPending, but do
@@ -63,10 +66,10 @@ func (w *Writer) pending() int64 {
 func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
 
 // pendingCost returns what is pending by the measure of MaxPending.
-func (w *Writer) pendingCost() int64 { return w.queue.bytes + messageOverhead*w.pending() }
+func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + messageOverhead*w.pending() }
 
 // offerLimited is offer for a Writer with limits.
-func (w *Writer) offerLimited(m *message) error {
+func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
 	cost := costOf(1, m.size())
 	switch {
@@ -84,7 +87,7 @@ func (w *Writer) offerLimited(m *message) error {
 		return ErrWouldBlock
 	case DropOldest:
 		// A message that is begun must be finished, so it may leave no room.
-		if begun, size := w.queue.begun(); costOf(begun, size)+cost <= int64(l.MaxPending) {
+		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= int64(l.MaxPending) {
 			for !w.hasRoom(cost) {
 				w.dropOldest()
 			}
@@ -99,7 +102,7 @@ func (w *Writer) offerLimited(m *message) error {
 		return ErrDropped
 	}
 	return w.disconnect(fmt.Errorf("%w: no room for %d bytes more, counted as %d: %d are pending, counted as %d, and MaxPending is %d",
-		ErrSlowConsumer, m.size(), cost, w.queue.bytes, w.pendingCost(), l.MaxPending))
+		ErrSlowConsumer, m.size(), cost, w.queue.Bytes(), w.pendingCost(), l.MaxPending))
 }
 
 // isWithinLimits reports whether messages may be accepted that MaxPending counts as cost. They
@@ -126,37 +129,24 @@ func (w *Writer) hasRoom(cost int64) bool {
 }
 
 // admit accepts m if the Budget has room. Otherwise it ends the Writer.
-func (w *Writer) admit(m *message) error {
-	if m.block != nil {
-		return w.admitRun(m.block, m.index, m.index+1)
-	}
-	cost := costOf(1, len(m.copied))
-	if slow := w.limits.Budget.reserve(w, charge{alone: cost}); slow != nil {
-		return w.disconnect(slow)
+func (w *Writer) admit(m *payload) error {
+	if w.limits.Budget != nil {
+		if slow := w.reserve(m); slow != nil {
+			return w.disconnect(slow)
+		}
 	}
 	w.enqueue(m)
 	return nil
 }
 
-// admitRun is admit for messages [first, last) of b.
-func (w *Writer) admitRun(b *block, first, last int) error {
-	if w.limits.Budget != nil {
-		if slow := w.reserveRun(b, first, last); slow != nil {
-			return w.disconnect(slow)
-		}
-	}
-	w.accept(last-first, w.queue.push(b, first, last))
-	return nil
-}
-
-// reserveRun reserves room for messages [first, last) of b in the Budget.
-func (w *Writer) reserveRun(b *block, first, last int) error {
+// reserve reserves room for m in the Budget.
+func (w *Writer) reserve(m *payload) error {
 	var c charge
-	var referred [1]*block
-	switch {
-	case !b.shared:
-		c.alone = costOf(last-first, b.end(last-1)-b.start(first))
-	case w.queue.endsBefore(b, first): // the segment that refers to b gets longer
+	var referred [1]*queue.Block
+	switch b := m.run.Block; {
+	case b == nil || !b.IsShared():
+		c.alone = costOf(m.len(), m.size())
+	case w.queue.EndsBefore(m.run): // the segment that refers to b gets longer
 	default:
 		referred[0] = b
 		c.alone, c.blocks = sharedCost, referred[:]
@@ -174,27 +164,27 @@ func (w *Writer) disconnect(slow error) error {
 // dropOldest drops the oldest message that is not begun, of which there is one.
 func (w *Writer) dropOldest() {
 	l := w.limits
-	w.peakPending = max(w.peakPending, w.queue.bytes)
-	begun, _ := w.queue.begun()
-	r := w.queue.dropOldest()
+	w.peakPending = max(w.peakPending, w.queue.Bytes())
+	begun, _ := w.queue.Begun()
+	r := w.queue.DropOldest()
 	l.dropped++
-	l.droppedBytes += int64(r.size)
-	w.ages.dropped(int64(begun))
+	l.droppedBytes += int64(r.Size)
+	w.ages.Shift(int64(begun), -1)
 	w.moveFlushes(begun, -1)
 	w.tellWaiters()
 	w.limits.release(w, r)
 }
 
 // release says that messages have left the queue.
-func (l *limits) release(w *Writer, r removed) {
-	l.given = max(0, l.given-costOf(r.messages, r.size))
+func (l *limits) release(w *Writer, r queue.Removed) {
+	l.given = max(0, l.given-costOf(r.Messages, r.Size))
 	l.Budget.release(w, r)
 }
 
 // give queues messages that the library itself has for a newcomer, whatever MaxPending says, and
 // returns how many. If there is not enough room in the Budget they are the last ones, and nobody
 // ends. Those whose flusher must be started go to idle.
-func (w *Writer) give(messages [][]byte, idle *crew) int {
+func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
@@ -220,7 +210,7 @@ func (w *Writer) give(messages [][]byte, idle *crew) int {
 
 // A blockedSend is a message whose sender waits for room.
 type blockedSend struct {
-	message message
+	message payload
 	outcome chan error // buffered; gets nil when the message has been accepted
 	served  bool       // outcome has got it
 }
@@ -232,14 +222,14 @@ func (b *blockedSend) serve(outcome error) {
 
 // waitForRoom waits until m, for which there was no room, has been accepted. mu is not held,
 // and never while ctx is asked: its methods may be anybody's.
-func (w *Writer) waitForRoom(ctx context.Context, m *message) error {
-	if m.block == nil {
+func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
+	if m.run.Block == nil {
 		// Were p itself queued from here, the compiler would move to the heap
 		// whatever any Write is given.
-		m = &message{block: newLone(bytes.Clone(m.copied))}
+		m = &payload{run: queue.Lone(bytes.Clone(m.copied))}
 	}
 	done := ctx.Done()
-	b := &blockedSend{message: message{block: m.block, index: m.index}, outcome: make(chan error, 1)}
+	b := &blockedSend{message: payload{run: m.run}, outcome: make(chan error, 1)}
 	w.mu.Lock()
 	if err := w.offer(&b.message); err != ErrWouldBlock {
 		w.wake()

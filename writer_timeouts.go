@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/sendq-go/sendq/internal/queue"
 )
 
 // A watch holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
@@ -42,7 +44,7 @@ func (l *limits) startWatch(w *Writer) {
 		return
 	}
 	l.watch.runs = true
-	l.watch.peer, l.watch.silence, l.watch.lookedAt = sendState{}, 0, now()
+	l.watch.peer, l.watch.silence, l.watch.lookedAt = sendState{}, 0, queue.Now()
 	if l.watch.timer != nil {
 		l.watch.timer.Reset(l.watch.every)
 		return
@@ -74,15 +76,15 @@ func (w *Writer) look() {
 		w.mu.Unlock()
 		return
 	}
-	at := now()
+	at := queue.Now()
 	passed := at - l.watch.lookedAt
 	if passed > 2*l.watch.every+timersLate {
 		// The process did not run, and what it did not do is nobody's fault.
-		w.ages.skip(passed-l.watch.every, at)
+		w.ages.Skip(passed-l.watch.every, at)
 		passed = l.watch.every
 	}
-	w.ages.note(w.pending(), at)
-	if l.isSilent(peer, w.queue.inFlight > 0) {
+	w.ages.Sample(w.pending(), at)
+	if l.isSilent(peer, w.queue.IsInFlight()) {
 		l.watch.silence += passed
 	} else {
 		l.watch.silence = 0
@@ -91,7 +93,7 @@ func (w *Writer) look() {
 	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.written = at, peer, l.watch.begun, w.written
 
 	var panicked *PanicError
-	age := w.ages.age(at)
+	age := w.ages.Age(at)
 	switch {
 	case errors.As(err, &panicked):
 	case l.MaxAge > 0 && age >= l.MaxAge:

@@ -32,7 +32,7 @@ func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	done := doneOf(ctx)
 	limit = max(limit, 0)
 	w.mu.Lock()
-	if w.queue.bytes <= int64(limit) {
+	if w.queue.Bytes() <= int64(limit) {
 		w.mu.Unlock()
 		return nil
 	}
@@ -91,7 +91,7 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, me *waiter) er
 	w.mu.Lock()
 	in.Remove(element) // does nothing if the wait was over at the same time
 	w.tellWaiters()    // forgets the list if it is empty
-	met, messages, bytes := me.met, w.pending(), w.queue.bytes
+	met, messages, bytes := me.met, w.pending(), w.queue.Bytes()
 	w.mu.Unlock()
 	if met {
 		return nil
@@ -128,7 +128,7 @@ func (w *Writer) tellWaiters() {
 	for e := others.Front(); e != nil; e = next {
 		next = e.Next()
 		me := e.Value.(*waiter)
-		if me.met = w.queue.bytes <= me.bytes; me.met || w.state >= ended {
+		if me.met = w.queue.Bytes() <= me.bytes; me.met || w.state >= ended {
 			others.Remove(e)
 			close(me.over)
 		}

@@ -1,15 +1,15 @@
-package sendq
+package queue
 
 import (
 	"slices"
 	"time"
 )
 
-// ages knows how long pending messages have waited, without a look at the clock for
+// Ages knows how long pending messages have waited, without a look at the clock for
 // each. It is a few marks, which are made when a conn.Write begins and when somebody
 // asks. So an age may come out too low, by the time between two marks, but never too
 // high.
-type ages struct {
+type Ages struct {
 	oldest mark
 	later  *[]mark // nil until a backlog lives long enough for a second mark
 }
@@ -30,11 +30,11 @@ const (
 
 var start = time.Now()
 
-// now returns the time of a monotonic clock, in half the space of a time.Time.
-func now() time.Duration { return time.Since(start) }
+// Now returns the time of a monotonic clock, in half the space of a time.Time.
+func Now() time.Duration { return time.Since(start) }
 
-// note makes a mark if there are messages that none covers.
-func (a *ages) note(pending int64, at time.Duration) {
+// Sample makes a mark if there are messages that none covers.
+func (a *Ages) Sample(pending int64, at time.Duration) {
 	if a.oldest.messages == 0 {
 		a.oldest = mark{pending, at}
 		return
@@ -68,8 +68,8 @@ func (a *ages) note(pending int64, at time.Duration) {
 	*a.later = append(marks, mark{pending, at})
 }
 
-// written says that n messages have left the front of the queue.
-func (a *ages) written(n int64) {
+// Written says that n messages have left the front of the queue.
+func (a *Ages) Written(n int64) {
 	a.oldest.messages -= n
 	if a.later == nil {
 		a.oldest.messages = max(0, a.oldest.messages)
@@ -82,7 +82,7 @@ func (a *ages) written(n int64) {
 }
 
 // promote replaces a void oldest mark by the first that is not.
-func (a *ages) promote() {
+func (a *Ages) promote() {
 	for a.oldest.messages <= 0 && len(*a.later) > 0 {
 		a.oldest = (*a.later)[0]
 		*a.later = (*a.later)[1:]
@@ -90,37 +90,24 @@ func (a *ages) promote() {
 	a.oldest.messages = max(0, a.oldest.messages)
 }
 
-// dropped says that the message behind the first i has left the queue.
-func (a *ages) dropped(i int64) {
-	if a.oldest.messages > i {
-		a.oldest.messages--
-	}
-	if a.later != nil {
-		for j := range *a.later {
-			if m := &(*a.later)[j]; m.messages > i {
-				m.messages--
-			}
-		}
-		a.promote()
-	}
-}
-
-// inserted says that n messages have come behind the first i.
-func (a *ages) inserted(i, n int64) {
+// Shift says that n messages have come behind the first i, or that -n are gone from there.
+func (a *Ages) Shift(i, n int64) {
 	if a.oldest.messages > i {
 		a.oldest.messages += n
 	}
-	if a.later != nil {
-		for j := range *a.later {
-			if m := &(*a.later)[j]; m.messages > i {
-				m.messages += n
-			}
+	if a.later == nil {
+		return
+	}
+	for j := range *a.later {
+		if m := &(*a.later)[j]; m.messages > i {
+			m.messages += n
 		}
 	}
+	a.promote()
 }
 
-// skip says that the last d before the given time do not count.
-func (a *ages) skip(d, at time.Duration) {
+// Skip says that the last d before the given time do not count.
+func (a *Ages) Skip(d, at time.Duration) {
 	a.oldest.at = min(a.oldest.at+d, at)
 	if a.later != nil {
 		for i := range *a.later {
@@ -130,8 +117,8 @@ func (a *ages) skip(d, at time.Duration) {
 	}
 }
 
-// age returns how long the oldest message has waited, at least.
-func (a *ages) age(at time.Duration) time.Duration {
+// Age returns how long the oldest message has waited, at least.
+func (a *Ages) Age(at time.Duration) time.Duration {
 	if a.oldest.messages == 0 {
 		return 0
 	}

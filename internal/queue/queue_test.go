@@ -1,19 +1,12 @@
-package sendq
+package queue
 
 import (
 	"bytes"
-	"context"
 	"math"
-	"net"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"testing"
-	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
 // FuzzQueue compares a queue with a list of messages. Each two bytes of the input are
@@ -35,8 +28,8 @@ func FuzzQueue(f *testing.F) {
 	f.Fuzz(func(t *testing.T, operations []byte) {
 		operations = operations[:min(len(operations), 600)]
 		// Two queues share blocks with each other, and pools with all.
-		shared := newLone([]byte("shared by two queues"))
-		var queues [2]queue
+		shared := Lone([]byte("shared by two queues"))
+		var queues [2]Queue
 		var models [2]model
 		for i := 0; i+1 < len(operations); i += 2 {
 			q, m := &queues[i/2%2], &models[i/2%2]
@@ -44,56 +37,56 @@ func FuzzQueue(f *testing.F) {
 			p := bytes.Repeat([]byte{byte(i)}, size)
 			switch operations[i] % opCount {
 			case copyIn:
-				p = p[:min(size, maxCopied)]
-				q.copyIn(p)
+				p = p[:min(size, MaxCopied)]
+				q.CopyIn(p)
 				m.push(bytes.Clone(p))
 				clear(p)
 			case pushLone:
-				q.push(newLone(p), 0, 1)
+				q.Push(Lone(p))
 				m.push(p)
 			case pushShared:
-				q.push(shared, 0, 1)
-				m.push(shared.message(0))
+				q.Push(shared)
+				m.push(shared.Message(0))
 			case advance:
-				if !q.empty() {
+				if !q.Empty() {
 					n := min(size, m.bytes-m.written)
 					requireNext(t, m, q, n)
-					r := q.advance(n)
+					r := q.Advance(n)
 					wantMessages, wantBytes := m.advance(n)
-					require.Equal(t, wantMessages, r.messages)
-					require.Equal(t, wantBytes, r.size)
+					require.Equal(t, wantMessages, r.Messages)
+					require.Equal(t, wantBytes, r.Size)
 				}
 			case advanceOne:
-				if !q.empty() && m.written == 0 {
-					require.True(t, bytes.Equal(m.messages[0], q.peekMessage()))
-					q.advanceMessage(true)
+				if !q.Empty() && m.written == 0 {
+					require.True(t, bytes.Equal(m.messages[0], q.PeekMessage()))
+					q.AdvanceMessage(true)
 					m.pop()
 				}
 			case release:
-				if q.empty() {
-					q.release()
+				if q.Empty() {
+					q.Release()
 				}
 			case shrink:
-				q.shrink()
+				q.Shrink()
 			case drop:
 				q.inFlight = 0
-				if begun, size := q.begun(); begun < len(m.messages) {
+				if begun, size := q.Begun(); begun < len(m.messages) {
 					require.Equal(t, len(slices.Concat(m.messages[:begun]...)), size)
-					require.Equal(t, len(m.messages[begun]), q.dropOldest().size)
+					require.Equal(t, len(m.messages[begun]), q.DropOldest().Size)
 					m.bytes -= len(m.messages[begun])
 					m.messages = slices.Delete(m.messages, begun, begun+1)
 				}
 			case insert: // what the other queue has, which is not used any more
 				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
 				q.inFlight = 0
-				other.share()
-				begun, _ := q.begun()
-				require.Equal(t, len(otherModel.messages), q.insert(begun, other))
+				other.Share()
+				begun, _ := q.Begun()
+				require.Equal(t, len(otherModel.messages), q.Insert(begun, other))
 				m.messages = slices.Insert(m.messages, begun, otherModel.messages...)
 				m.bytes += otherModel.bytes
-				*other, *otherModel = queue{}, model{}
+				*other, *otherModel = Queue{}, model{}
 			}
-			require.Equal(t, len(m.messages) == 0, q.empty())
+			require.Equal(t, len(m.messages) == 0, q.Empty())
 			require.EqualValues(t, m.bytes, q.bytes)
 			requireNext(t, m, q, 300)
 			if i%64 == 0 {
@@ -174,140 +167,87 @@ func (m *model) next(n int) (p []byte) {
 }
 
 // requireNext requires that what q has to write next is right, up to limit bytes.
-func requireNext(t testing.TB, m *model, q *queue, limit int) {
+func requireNext(t testing.TB, m *model, q *Queue, limit int) {
 	t.Helper()
-	if q.empty() {
+	if q.Empty() {
 		return
 	}
 	for _, messages := range []int64{1, 2, math.MaxInt64} {
-		next, gathered := q.peek(limit, messages)
+		next, gathered := q.Peek(limit, messages)
 		require.True(t, bytes.HasPrefix(m.next(limit), next))
 		require.LessOrEqual(t, int64(q.inFlight), messages)
 		require.True(t, len(next) > 0 || len(m.next(limit)) == 0 || len(m.next(1)) == 0 || len(m.messages[0]) == 0)
 		if gathered != nil {
-			gathered.recycle()
+			gathered.Recycle()
 		}
 	}
 }
 
-func requireSame(t testing.TB, m *model, q *queue) {
+func requireSame(t testing.TB, m *model, q *Queue) {
 	t.Helper()
-	require.True(t, slices.EqualFunc(m.messages, slices.Collect(q.all()), bytes.Equal))
-}
-
-// What no longer waits must not be remembered, which only memory would tell outside.
-func TestQueueForgetsCanceledFlushes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		conn := faultconn.New()
-		conn.Stall()
-		w := NewWriter(conn, nil)
-		require.NoError(t, w.Send([]byte("message")))
-		ctx, cancel := context.WithCancel(t.Context())
-		var flushed []chan error
-		for range 10 {
-			result := make(chan error)
-			flushed = append(flushed, result)
-			go func() { result <- w.Flush(ctx) }()
-		}
-		synctest.Wait()
-		require.NotNil(t, w.audience)
-		cancel()
-		for _, result := range flushed {
-			require.ErrorIs(t, <-result, context.Canceled)
-		}
-		require.Nil(t, w.audience)
-		conn.Release()
-		require.NoError(t, w.Close())
-	})
+	require.True(t, slices.EqualFunc(m.messages, slices.Collect(q.All()), bytes.Equal))
 }
 
 // An empty queue keeps no message alive, and none of its blocks once it is released.
 func TestQueueForgetsWhatIsWritten(t *testing.T) {
 	for _, lone := range []int{1, 2, 3, keptSegments, 1000} {
-		var q queue
+		var q Queue
 		for range lone {
-			q.push(newLone([]byte("message")), 0, 1)
-			q.copyIn([]byte("message"))
+			q.Push(Lone([]byte("message")))
+			q.CopyIn([]byte("message"))
 		}
 		slots := q.segments
-		q.advance(int(q.bytes))
-		require.True(t, q.empty())
+		q.Advance(int(q.bytes))
+		require.True(t, q.Empty())
 		for _, s := range slots {
 			require.Zero(t, s)
 		}
 		require.LessOrEqual(t, cap(q.segments), keptSegments)
-		q.release()
+		q.Release()
 		require.Zero(t, q)
-	}
-}
-
-// An idle Writer takes at most 256 bytes of heap, everything included.
-func TestWriterIsSmall(t *testing.T) {
-	for _, network := range []string{"tcp", "unix"} {
-		t.Run(network, func(t *testing.T) {
-			address := "127.0.0.1:0"
-			if network == "unix" {
-				address = filepath.Join(t.TempDir(), "socket")
-			}
-			listener, err := net.Listen(network, address)
-			require.NoError(t, err)
-			defer listener.Close()
-			conn, err := net.Dial(network, listener.Addr().String())
-			require.NoError(t, err)
-			defer conn.Close()
-			writers := make([]*Writer, 10_000)
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			for i := range writers {
-				writers[i] = NewWriter(conn, nil)
-			}
-			runtime.ReadMemStats(&after)
-			each := (after.TotalAlloc - before.TotalAlloc) / uint64(len(writers))
-			require.LessOrEqual(t, each, uint64(256))
-		})
 	}
 }
 
 // The rest of a long backlog does not keep the memory of all.
 func TestQueueShrinks(t *testing.T) {
-	var q queue
+	var q Queue
 	for range 50_000 {
-		q.copyIn(make([]byte, 64))
+		q.CopyIn(make([]byte, 64))
 	}
-	q.advance(int(q.bytes) - 1000)
+	q.Advance(int(q.bytes) - 1000)
 	require.Equal(t, maxBlock, len(q.own.buf))
-	q.shrink()
-	require.LessOrEqual(t, len(q.own.buf), 4*minBlock)
-	require.Len(t, slices.Collect(q.all()), 16)
+	q.Shrink()
+	require.LessOrEqual(t, len(q.own.buf), 4*MinBlock)
+	require.Len(t, slices.Collect(q.All()), 16)
 }
 
 // A queue that is short but never empty does not get ever larger blocks.
 func TestQueueStaysSmall(t *testing.T) {
-	var q queue
+	var q Queue
 	for range 100_000 {
-		q.copyIn(make([]byte, 10))
+		q.CopyIn(make([]byte, 10))
 		if q.bytes > 100 {
-			q.peek(10, 1)
-			q.advance(10)
+			q.Peek(10, 1)
+			q.Advance(10)
 		}
 	}
-	require.LessOrEqual(t, len(q.own.buf), 4*minBlock)
+	require.LessOrEqual(t, len(q.own.buf), 4*MinBlock)
 }
 
 // Dropping moves the list, of which nothing must stay behind.
 func TestQueueForgetsWhatIsDropped(t *testing.T) {
-	var q queue
+	var q Queue
 	for range 10 {
-		q.copyIn([]byte("message"))
+		q.CopyIn([]byte("message"))
 	}
-	q.peek(10, 5)
+	q.Peek(10, 5)
 	for range 5 {
-		require.Equal(t, 7, q.dropOldest().size)
+		require.Equal(t, 7, q.DropOldest().Size)
 	}
 	require.EqualValues(t, 14, q.bytes-3*7)
-	q.advance(35)
-	require.True(t, q.empty())
-	q.release()
+	q.Advance(35)
+	require.True(t, q.Empty())
+	q.Release()
 	require.Zero(t, q)
 }
 
@@ -315,16 +255,28 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 func TestQueueOfABurstThatStalls(t *testing.T) {
 	message := bytes.Repeat([]byte("x"), 64)
 	for n := 1; n < burstBlock/(64+endSize); n += 50 {
-		var q queue
+		var q Queue
 		q.own = newBlock(burstBlock)
 		for range n {
-			q.copyIn(message)
+			q.CopyIn(message)
 		}
-		q.shrink()
-		require.LessOrEqual(t, len(q.own.buf), max(minBlock, 2*n*(64+endSize)), "%d messages", n)
-		require.Equal(t, n, len(slices.Collect(q.all())))
-		for m := range q.all() {
+		q.Shrink()
+		require.LessOrEqual(t, len(q.own.buf), max(MinBlock, 2*n*(64+endSize)), "%d messages", n)
+		require.Equal(t, n, len(slices.Collect(q.All())))
+		for m := range q.All() {
 			require.Equal(t, message, m)
 		}
 	}
+}
+
+// Once a connection has taken everything it is not one that stalls, and the next blocks may be
+// long.
+func TestQueueThatWasEmptyGetsLongBlocks(t *testing.T) {
+	var q Queue
+	q.CopyIn(make([]byte, 64))
+	q.Advance(int(q.bytes))
+	for q.bytes < 6*MinBlock {
+		q.CopyIn(make([]byte, 64))
+	}
+	require.GreaterOrEqual(t, len(q.own.buf), 4*MinBlock)
 }

@@ -1,0 +1,56 @@
+package queue
+
+import (
+	"iter"
+	"slices"
+)
+
+// A History keeps the last of a row of messages: at most MaxMessages, and, unless MaxBytes is
+// 0, of at most MaxBytes together. It keeps copies, but of long messages, because the blocks in
+// which they come may be much larger than what is to be kept.
+type History struct {
+	MaxMessages, MaxBytes int
+
+	queue    Queue
+	messages int
+}
+
+// Add adds the messages of r.
+func (h *History) Add(r Run) {
+	if h.MaxMessages == 0 {
+		return
+	}
+	for i := range r.Len() {
+		h.add(r.Message(i))
+	}
+}
+
+func (h *History) add(p []byte) {
+	h.queue.keep(p)
+	h.messages++
+	for h.messages > h.MaxMessages || h.MaxBytes > 0 && h.queue.bytes > int64(h.MaxBytes) {
+		h.queue.DropOldest()
+		h.messages--
+	}
+}
+
+// Precede puts messages that are older in front of what is kept.
+func (h *History) Precede(older [][]byte) {
+	newer := slices.Collect(h.queue.All())
+	*h = History{MaxMessages: h.MaxMessages, MaxBytes: h.MaxBytes}
+	for _, p := range slices.Concat(older, newer) {
+		h.add(p)
+	}
+}
+
+// Last yields the last messages, n of them at most.
+func (h *History) Last(n int) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		skip := max(0, h.messages-max(0, n))
+		for p := range h.queue.All() {
+			if skip--; skip < 0 && !yield(p) {
+				return
+			}
+		}
+	}
+}
