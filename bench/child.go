@@ -56,7 +56,7 @@ func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, e
 		close(c.exited)
 	}()
 	if err := c.awaitAccept(); err != nil {
-		err = fmt.Errorf("%s: %w: %s", c.cmd.Path, err, c.said())
+		err = fmt.Errorf("%s: %w: %s", c.cmd.Path, err, c.lastOutput())
 		c.stop()
 		return nil, err
 	}
@@ -87,7 +87,7 @@ var startStarter = sync.OnceFunc(func() {
 })
 
 // startForLife starts a command, which ends with this process at the latest.
-func startForLife(cmd *exec.Cmd) error {
+func startAttached(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	startStarter()
@@ -113,7 +113,7 @@ func (c *child) awaitAccept() error {
 }
 
 // said returns the last of what the server had to say, in one line.
-func (c *child) said() string {
+func (c *child) lastOutput() string {
 	const most = 2 << 10
 	size, err := c.log.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -139,17 +139,17 @@ func (c *child) kill() {
 }
 
 // children are those that run, for the end by an interrupt.
-var children nursery
+var children childSet
 
-type nursery struct {
+type childSet struct {
 	mu      sync.Mutex
 	running map[*child]bool
 }
 
-func (n *nursery) start(c *child) error {
+func (n *childSet) start(c *child) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := startForLife(c.cmd); err != nil {
+	if err := startAttached(c.cmd); err != nil {
 		return err
 	}
 	if n.running == nil {
@@ -159,7 +159,7 @@ func (n *nursery) start(c *child) error {
 	return nil
 }
 
-func (n *nursery) remove(c *child) {
+func (n *childSet) remove(c *child) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.running, c)
@@ -167,7 +167,7 @@ func (n *nursery) remove(c *child) {
 
 // killAll ends all that run, for good: it keeps the lock, so that whoever would start another
 // one, or notices that one has ended, gets no further.
-func (n *nursery) killAll() {
+func (n *childSet) killAll() {
 	n.mu.Lock()
 	for c := range n.running {
 		c.kill()

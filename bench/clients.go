@@ -15,18 +15,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A crowd is the members of a server and those who publish to them. It has one loop for each
+// The clients are the members of a server and those who publish to them. It has one loop for each
 // core, and no other goroutine: the loop that sees the last byte of a window sends
 // the next one, so no wake-up of ours is measured.
 //
 // A window is some messages that publishers send at once, each publisher its share in
 // one write. The next window is sent when every member has all of them, and
 // every publisher its answers.
-type crowd struct {
+type clients struct {
 	protocol protocol
 	server   netip.AddrPort
 	payload  string
-	born     time.Time
+	created  time.Time
 	wake     int // an eventfd that ends the loops
 	loops    []*loop
 	running  sync.WaitGroup
@@ -38,7 +38,7 @@ type crowd struct {
 
 	// Of the run that is under way. Whoever is about to send a window, run or a loop, has
 	// it for itself, for all loops are waiting then.
-	under      int   // messages in a window
+	inFlight   int   // messages in a window
 	publishers int   // who take part
 	turn       int   // the publisher who begins the next window
 	sentAt     int64 // when the window was sent
@@ -47,37 +47,37 @@ type crowd struct {
 	latencies  []int64
 	enough     func(windows int, elapsed time.Duration) bool
 
-	window   atomic.Int64 // a number for each
-	loopLeft atomic.Int32 // loops that have not got all of it
-	ended    chan error   // of the run; has room for its end and for what comes too late
-	failed   atomic.Bool
-	patience time.Duration // for a window
+	window    atomic.Int64 // a number for each
+	loopsLeft atomic.Int32 // loops that have not got all of it
+	ended     chan error   // of the run; has room for its end and for what comes too late
+	failed    atomic.Bool
+	timeout   time.Duration // for a window
 }
 
 // windowPatience is how long members may wait for what is left of a window. The slowest
 // services take a good part of it for a large one.
-const windowPatience = 2 * time.Minute
+const windowTimeout = 2 * time.Minute
 
 // maxUnder is the most messages that may be under way.
-const maxUnder = 256
+const maxInFlight = 256
 
 // newCrowd makes members of the server, of which the last ones stall: they never read.
 // It proves that each of the others gets what a publisher sends.
-func newCrowd(server netip.AddrPort, p protocol, payload string, members, stalled int) (*crowd, error) {
-	c := &crowd{protocol: p, server: server, payload: payload, born: time.Now(), ended: make(chan error, 2),
-		frame: len(p.frame(0, payload)), patience: windowPatience, latencies: make([]int64, 0, 1<<20)}
+func newClients(server netip.AddrPort, p protocol, payload string, members, stalled int) (*clients, error) {
+	c := &clients{protocol: p, server: server, payload: payload, created: time.Now(), ended: make(chan error, 2),
+		frame: len(p.frame(0, payload)), timeout: windowTimeout, latencies: make([]int64, 0, 1<<20)}
 	var err error
 	if c.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	if err := c.gather(members, stalled); err != nil {
+	if err := c.connectAll(members, stalled); err != nil {
 		c.close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *crowd) gather(members, stalled int) error {
+func (c *clients) connectAll(members, stalled int) error {
 	for i := range members + stalled {
 		p, err := connect(c.server, i, i >= members)
 		if err != nil {
@@ -93,7 +93,7 @@ func (c *crowd) gather(members, stalled int) error {
 		}
 	}
 	c.members = members
-	publisher, err := c.enter()
+	publisher, err := c.addPublisher()
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (c *crowd) gather(members, stalled int) error {
 			return err
 		}
 	}
-	if err := c.prove(publisher); err != nil {
+	if err := c.verify(publisher); err != nil {
 		return err
 	}
 	for range min(runtime.NumCPU(), members) {
@@ -130,7 +130,7 @@ func (c *crowd) gather(members, stalled int) error {
 }
 
 // settle waits for what the server has to say unasked.
-func (c *crowd) settle(p *peer) error {
+func (c *clients) settle(p *peer) error {
 	if c.protocol.settle == nil {
 		return nil
 	}
@@ -138,7 +138,7 @@ func (c *crowd) settle(p *peer) error {
 }
 
 // enter makes a connection for one more publisher.
-func (c *crowd) enter() (*conn, error) {
+func (c *clients) addPublisher() (*conn, error) {
 	i := len(c.messages)
 	p, err := connect(c.server, len(c.conns)+len(c.stalled), false)
 	if err != nil {
@@ -146,7 +146,7 @@ func (c *crowd) enter() (*conn, error) {
 	}
 	publisher := &conn{peer: p, publisher: true}
 	c.conns = append(c.conns, publisher)
-	c.messages = append(c.messages, bytes.Repeat([]byte(c.protocol.message(i, c.payload)), maxUnder))
+	c.messages = append(c.messages, bytes.Repeat([]byte(c.protocol.message(i, c.payload)), maxInFlight))
 	if err := c.protocol.enter(p, i); err != nil {
 		return nil, fmt.Errorf("publisher %d: %w", i, err)
 	}
@@ -154,7 +154,7 @@ func (c *crowd) enter() (*conn, error) {
 }
 
 // prove publishes one message and looks whether all get it as it should be.
-func (c *crowd) prove(publisher *conn) error {
+func (c *clients) verify(publisher *conn) error {
 	if err := publisher.send(c.protocol.message(0, c.payload)); err != nil {
 		return err
 	}
@@ -168,12 +168,12 @@ func (c *crowd) prove(publisher *conn) error {
 }
 
 // subscribed is how many members there are, those who stall included.
-func (c *crowd) subscribed() int { return c.members + len(c.stalled) }
+func (c *clients) subscribed() int { return c.members + len(c.stalled) }
 
 // receivers is how many connections get each message and read it.
-func (c *crowd) receivers() int {
+func (c *clients) receivers() int {
 	n := c.members
-	if c.protocol.hears {
+	if c.protocol.receives {
 		n += len(c.messages) - 1
 		if c.protocol.answer(c.payload, c.subscribed()) != "" {
 			n++
@@ -183,10 +183,10 @@ func (c *crowd) receivers() int {
 }
 
 // needPublishers makes publishers until there are n. None ever goes.
-func (c *crowd) needPublishers(n int) error {
+func (c *clients) needPublishers(n int) error {
 	before := len(c.conns)
 	for len(c.messages) < n {
-		if _, err := c.enter(); err != nil {
+		if _, err := c.addPublisher(); err != nil {
 			return err
 		}
 	}
@@ -202,7 +202,7 @@ func (c *crowd) needPublishers(n int) error {
 }
 
 // close ends all connections.
-func (c *crowd) close() {
+func (c *clients) close() {
 	_, _ = unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // cannot fail: its counter is 0
 	c.running.Wait()
 	for _, l := range c.loops {
@@ -218,16 +218,16 @@ func (c *crowd) close() {
 }
 
 // fail ends the run, which is the last one. Only the first error is kept.
-func (c *crowd) fail(err error) {
+func (c *clients) fail(err error) {
 	if c.failed.CompareAndSwap(false, true) {
 		c.ended <- err
 	}
 }
 
-var errCrowdFailed = errors.New("the server has failed before")
+var errClientsFailed = errors.New("the server has failed before")
 
 // quiet fails if the server has sent more than it should.
-func (c *crowd) quiet() error {
+func (c *clients) requireSilence() error {
 	select {
 	case err := <-c.ended:
 		return err

@@ -12,15 +12,15 @@ import (
 // A loop reads the connections of some members and publishers, with one thread and one
 // buffer. It only counts: what a member gets is known to the byte.
 type loop struct {
-	crowd  *crowd
-	epoll  int
-	conns  []*conn // by the index that epoll knows
-	window int64   // the window that what follows is about
+	clients *clients
+	epoll   int
+	conns   []*conn // by the index that epoll knows
+	window  int64   // the window that what follows is about
 
-	left   int     // connections that have not got everything
-	behind int     // how many messages all members have at least
-	at     []int   // how many members have so many messages
-	doneAt []int64 // when the last member had so many and one more; see crowd.clock
+	left      int     // connections that have not got everything
+	completed int     // how many messages all members have at least
+	at        []int   // how many members have so many messages
+	doneAt    []int64 // when the last member had so many and one more; see clients.clock
 }
 
 // A conn is the connection of a member or of a publisher.
@@ -34,12 +34,12 @@ type conn struct {
 // wakeUp is the index of the descriptor that ends a loop.
 const wakeUp = -1
 
-func newLoop(c *crowd) (*loop, error) {
+func newLoop(c *clients) (*loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	l := &loop{crowd: c, epoll: epoll}
+	l := &loop{clients: c, epoll: epoll}
 	if err := l.watch(c.wake, wakeUp); err != nil {
 		unix.Close(epoll)
 		return nil, err
@@ -67,9 +67,9 @@ func (l *loop) watch(fd, index int) error {
 	return nil
 }
 
-// run reads until the crowd is closed.
+// run reads until the clients are closed.
 func (l *loop) run() {
-	defer l.crowd.running.Done()
+	defer l.clients.running.Done()
 	events := make([]unix.EpollEvent, 64)
 	for {
 		n, err := unix.EpollWait(l.epoll, events, -1)
@@ -77,10 +77,10 @@ func (l *loop) run() {
 			continue
 		}
 		if err != nil {
-			l.crowd.fail(fmt.Errorf("epoll: %w", err))
+			l.clients.fail(fmt.Errorf("epoll: %w", err))
 			return
 		}
-		if window := l.crowd.window.Load(); window != l.window {
+		if window := l.clients.window.Load(); window != l.window {
 			l.begin(window)
 		}
 		for _, event := range events[:n] {
@@ -88,7 +88,7 @@ func (l *loop) run() {
 				return
 			}
 			if err := l.read(l.conns[event.Fd]); err != nil {
-				l.crowd.fail(err)
+				l.clients.fail(err)
 				return
 			}
 		}
@@ -97,17 +97,17 @@ func (l *loop) run() {
 
 // begin forgets the last window. It comes before the first byte of the new one.
 func (l *loop) begin(window int64) {
-	under := l.crowd.under
+	inFlight := l.clients.inFlight
 	l.window = window
-	l.left, l.behind = 0, 0
-	if len(l.at) != under+1 {
-		l.at, l.doneAt = make([]int, under+1), make([]int64, under)
+	l.left, l.completed = 0, 0
+	if len(l.at) != inFlight+1 {
+		l.at, l.doneAt = make([]int, inFlight+1), make([]int64, inFlight)
 	}
 	clear(l.at)
 	for _, c := range l.conns {
 		c.got, c.messages = 0, 0
 		if !c.publisher {
-			c.want = under * l.crowd.frame
+			c.want = inFlight * l.clients.frame
 			l.at[0]++
 		}
 		if c.want > 0 {
@@ -135,7 +135,7 @@ func (l *loop) read(c *conn) error {
 	}
 	if c.got == c.want {
 		if l.left--; l.left == 0 {
-			l.crowd.loopDone()
+			l.clients.loopDone()
 		}
 	}
 	return nil
@@ -156,23 +156,23 @@ func drain(fd, n int) (int, error) {
 
 // count notes how many messages a member has, and when the last one has them.
 func (l *loop) count(c *conn) {
-	messages := c.got / l.crowd.frame
+	messages := c.got / l.clients.frame
 	if messages == c.messages {
 		return
 	}
 	l.at[c.messages]--
 	l.at[messages]++
-	wasLast := c.messages == l.behind && l.at[c.messages] == 0
+	wasLast := c.messages == l.completed && l.at[c.messages] == 0
 	c.messages = messages
 	if !wasLast {
 		return
 	}
-	now := l.crowd.clock()
-	for l.at[l.behind] == 0 {
-		l.doneAt[l.behind] = now
-		l.behind++
+	now := l.clients.clock()
+	for l.at[l.completed] == 0 {
+		l.doneAt[l.completed] = now
+		l.completed++
 	}
 }
 
-// clock returns the time since the crowd was made.
-func (c *crowd) clock() int64 { return int64(time.Since(c.born)) }
+// clock returns the time since the clients were made.
+func (c *clients) clock() int64 { return int64(time.Since(c.created)) }

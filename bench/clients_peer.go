@@ -13,14 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A peer is a raw connection to a server. It blocks until a crowd takes it.
+// A peer is a raw connection to a server. It blocks until clients take it.
 type peer struct {
 	fd     int
 	unread []byte // read too early, by line
 }
 
-// patience bounds each wait for a server, in seconds.
-const patience = 30
+// peerTimeout bounds each wait for a server, in seconds.
+const peerTimeout = 30
 
 // portsPerAddr is how many connections are made from one address of the loopback interface:
 // far fewer than it has ports, for Linux tries one after the other for a free one.
@@ -47,7 +47,7 @@ func connect(to netip.AddrPort, i int, slow bool) (*peer, error) {
 }
 
 func (p *peer) prepare(i int, slow bool) error {
-	wait := unix.Timeval{Sec: patience}
+	wait := unix.Timeval{Sec: peerTimeout}
 	from := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + i/portsPerAddr)}}
 	err := errors.Join(
 		unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
@@ -71,7 +71,7 @@ func (p *peer) connect(to netip.AddrPort) error {
 	}
 	// One of the signals by which Go preempts goroutines. The kernel goes on connecting.
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLOUT}}, patience*1000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLOUT}}, peerTimeout*1000)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

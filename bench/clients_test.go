@@ -41,11 +41,11 @@ func fakeHub(t *testing.T, spoil func(i int, line string) string) netip.AddrPort
 			go func() {
 				for in := bufio.NewScanner(conn); in.Scan(); {
 					mu.Lock()
-					said := spoil(lines, in.Text()+"\n")
+					output := spoil(lines, in.Text()+"\n")
 					lines++
 					for i, c := range conns {
 						if i == 1 {
-							c.Write([]byte(said))
+							c.Write([]byte(output))
 						} else {
 							c.Write([]byte(in.Text() + "\n"))
 						}
@@ -80,13 +80,13 @@ func TestCrowdNoticesWhatIsWrong(t *testing.T) {
 				}
 				return line
 			})
-			c, err := newCrowd(addr, hubProtocol(), payload, 3, 0)
+			c, err := newClients(addr, hubProtocol(), payload, 3, 0)
 			require.NoError(t, err)
 			defer c.close()
-			c.patience = 100 * time.Millisecond
+			c.timeout = 100 * time.Millisecond
 			r, err := c.run(4, 2, onlyWindows(5)) // up to the bad one, or the next
 			if err == nil {
-				err = c.quiet()
+				err = c.requireSilence()
 			}
 			if name == "nothing" {
 				require.NoError(t, err)
@@ -99,7 +99,7 @@ func TestCrowdNoticesWhatIsWrong(t *testing.T) {
 			}
 			require.Error(t, err)
 			_, err = c.run(1, 1, onlyWindows(1))
-			require.ErrorIs(t, err, errCrowdFailed)
+			require.ErrorIs(t, err, errClientsFailed)
 		})
 	}
 }
@@ -107,14 +107,14 @@ func TestCrowdNoticesWhatIsWrong(t *testing.T) {
 // The first message is looked at, not only counted.
 func TestCrowdReadsTheFirstMessage(t *testing.T) {
 	addr := fakeHub(t, func(_ int, line string) string { return "y" + line[1:] })
-	_, err := newCrowd(addr, hubProtocol(), payload, 3, 0)
+	_, err := newClients(addr, hubProtocol(), payload, 3, 0)
 	require.ErrorIs(t, err, errUnexpected)
 }
 
 func TestCrowdNoticesTheEnd(t *testing.T) {
 	hub, err := startChild(self("hub"))
 	require.NoError(t, err)
-	c, err := newCrowd(hub.addr, hubProtocol(), payload, 3, 0)
+	c, err := newClients(hub.addr, hubProtocol(), payload, 3, 0)
 	require.NoError(t, err)
 	defer c.close()
 	hub.stop()

@@ -20,18 +20,18 @@ func (r *result) rate() float64 { return r.deliveries / r.elapsed.Seconds() }
 
 // run sends windows until enough says so. With fewer messages in a window than publishers,
 // these take turns.
-func (c *crowd) run(under, publishers int, enough func(windows int, elapsed time.Duration) bool) (result, error) {
+func (c *clients) run(inFlight, publishers int, enough func(windows int, elapsed time.Duration) bool) (result, error) {
 	if c.failed.Load() {
-		return result{}, errCrowdFailed
+		return result{}, errClientsFailed
 	}
-	if under > maxUnder {
-		return result{}, fmt.Errorf("%d messages under way are more than %d", under, maxUnder)
+	if inFlight > maxInFlight {
+		return result{}, fmt.Errorf("%d messages under way are more than %d", inFlight, maxInFlight)
 	}
 	if err := c.needPublishers(publishers); err != nil {
 		c.fail(err)
 		return result{}, err
 	}
-	c.under, c.publishers, c.enough = under, publishers, enough
+	c.inFlight, c.publishers, c.enough = inFlight, publishers, enough
 	c.windows, c.latencies = 0, c.latencies[:0]
 	c.startedAt = c.clock()
 	c.send()
@@ -40,7 +40,7 @@ func (c *crowd) run(under, publishers int, enough func(windows int, elapsed time
 		return result{}, err
 	}
 	slices.Sort(c.latencies)
-	messages := c.windows * under
+	messages := c.windows * inFlight
 	return result{
 		messages:   messages,
 		deliveries: float64(messages * c.receivers()),
@@ -51,14 +51,14 @@ func (c *crowd) run(under, publishers int, enough func(windows int, elapsed time
 }
 
 // await waits for the end of the run, as long as windows are completed.
-func (c *crowd) await() error {
+func (c *clients) await() error {
 	for window := c.window.Load(); ; {
 		select {
 		case err := <-c.ended:
 			return err
-		case <-time.After(c.patience):
+		case <-time.After(c.timeout):
 			if window == c.window.Load() {
-				return fmt.Errorf("messages are lost, or take longer than %v", c.patience)
+				return fmt.Errorf("messages are lost, or take longer than %v", c.timeout)
 			}
 			window = c.window.Load()
 		}
@@ -66,27 +66,27 @@ func (c *crowd) await() error {
 }
 
 // send sends a window.
-func (c *crowd) send() {
+func (c *clients) send() {
 	answer := len(c.protocol.answer(c.payload, c.subscribed()))
 	shares := make([]int, len(c.messages))
-	for i := range c.under {
+	for i := range c.inFlight {
 		shares[(c.turn+i)%c.publishers]++
 	}
-	c.turn = (c.turn + c.under) % c.publishers
+	c.turn = (c.turn + c.inFlight) % c.publishers
 	for i, p := range c.conns[c.members:] {
 		p.want = shares[i] * answer
-		if c.protocol.hears {
-			p.want += (c.under - shares[i]) * c.frame
+		if c.protocol.receives {
+			p.want += (c.inFlight - shares[i]) * c.frame
 		}
 	}
-	c.loopLeft.Store(int32(len(c.loops)))
+	c.loopsLeft.Store(int32(len(c.loops)))
 	c.sentAt = c.clock()
 	c.window.Add(1)
 	for i, p := range c.conns[c.members:] {
 		if shares[i] == 0 {
 			continue
 		}
-		if err := p.write(c.messages[i][:shares[i]*len(c.messages[i])/maxUnder]); err != nil {
+		if err := p.write(c.messages[i][:shares[i]*len(c.messages[i])/maxInFlight]); err != nil {
 			c.fail(err)
 			return
 		}
@@ -94,11 +94,11 @@ func (c *crowd) send() {
 }
 
 // loopDone is called by each loop when it has got all of a window. The last one goes on.
-func (c *crowd) loopDone() {
-	if c.loopLeft.Add(-1) > 0 {
+func (c *clients) loopDone() {
+	if c.loopsLeft.Add(-1) > 0 {
 		return
 	}
-	for i := range c.under {
+	for i := range c.inFlight {
 		var last int64
 		for _, l := range c.loops {
 			last = max(last, l.doneAt[i])

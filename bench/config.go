@@ -17,12 +17,12 @@ type config struct {
 		blocks, trips int // of each, in a round
 	}
 	fanout struct {
-		members, under, publishers []int // publishers ascending, for they stay
-		time                       time.Duration
+		members, inFlight, publishers []int // publishers ascending, for they stay
+		time                          time.Duration
 	}
 	stalled struct {
-		members, under, windows int
-		stalled                 []int
+		members, inFlight, windows int
+		stalled                    []int
 	}
 	idle struct {
 		writers, connections int
@@ -30,7 +30,7 @@ type config struct {
 		each                 int // of them to one process at most; 0: as many as it may have
 	}
 	relay struct {
-		messages, members, fanned, names int
+		messages, members, fanoutMessages, names int
 	}
 }
 
@@ -39,11 +39,11 @@ func fullConfig() (c config) {
 	c.writer.sizes, c.writer.senders = []int{16, 64, 1024, 16384}, []int{1, 8, 64}
 	c.writer.time, c.writer.bytes = 250*time.Millisecond, 256<<20
 	c.roundtrip.blocks, c.roundtrip.trips = 100, 500
-	c.fanout.members, c.fanout.under, c.fanout.publishers = []int{100, 1000, 5000}, []int{1, 64, 256}, []int{1, 8}
+	c.fanout.members, c.fanout.inFlight, c.fanout.publishers = []int{100, 1000, 5000}, []int{1, 64, 256}, []int{1, 8}
 	c.fanout.time = 700 * time.Millisecond
-	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 1000, 64, 25, []int{0, 1, 10}
+	c.stalled.members, c.stalled.inFlight, c.stalled.windows, c.stalled.stalled = 1000, 64, 25, []int{0, 1, 10}
 	c.idle.writers, c.idle.connections, c.idle.many = 10_000, 10_000, 100_000
-	c.relay.messages, c.relay.members, c.relay.fanned, c.relay.names = 500_000, 1000, 6400, 5000
+	c.relay.messages, c.relay.members, c.relay.fanoutMessages, c.relay.names = 500_000, 1000, 6400, 5000
 	return c
 }
 
@@ -52,10 +52,10 @@ func quickConfig() (c config) {
 	c.writer.sizes, c.writer.senders = []int{64, 16384}, []int{1, 64}
 	c.writer.time, c.writer.bytes = 50*time.Millisecond, 64<<20
 	c.roundtrip.blocks, c.roundtrip.trips = 20, 500
-	c.fanout.members, c.fanout.under, c.fanout.publishers = []int{1000}, []int{1, 64, 256}, []int{1}
+	c.fanout.members, c.fanout.inFlight, c.fanout.publishers = []int{1000}, []int{1, 64, 256}, []int{1}
 	c.fanout.time = 300 * time.Millisecond
-	c.stalled.members, c.stalled.under, c.stalled.windows, c.stalled.stalled = 100, 64, 15, []int{0, 10}
+	c.stalled.members, c.stalled.inFlight, c.stalled.windows, c.stalled.stalled = 100, 64, 15, []int{0, 10}
 	c.idle.writers, c.idle.connections = 10_000, 1000
-	c.relay.messages, c.relay.members, c.relay.fanned, c.relay.names = 100_000, 1000, 1280, 1000
+	c.relay.messages, c.relay.members, c.relay.fanoutMessages, c.relay.names = 100_000, 1000, 1280, 1000
 	return c
 }

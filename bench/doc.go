@@ -19,6 +19,6 @@
 // idle-writer, idle, idle-many, relay-direct, relay-fanout, relay-names, and goals.
 //
 // Start reading at main.go; each section has a file of its own name. The rivals in
-// section writer are in writers.go, the servers in servers.go, what is spoken with them in
-// protocols.go, and the members, who must cost as little as possible, in crowd.go and loop.go.
+// section writer are in writer_senders.go, the servers in services.go, what is spoken with them in
+// protocols.go, and the members, who must cost as little as possible, in clients.go and clients_loop.go.
 package main

@@ -13,7 +13,7 @@ import (
 var payload = strings.Repeat("x", 64)
 
 // A cell is how a fan-out was measured.
-type cell struct{ members, publishers, under int }
+type fanoutCase struct{ members, publishers, inFlight int }
 
 // A fanoutFigure is what was measured of a service in a cell.
 type fanoutFigure struct {
@@ -36,9 +36,9 @@ func (f *fanoutFigure) add(s fanoutSample) {
 }
 
 // fanoutFigures are those of all services, by name.
-type fanoutFigures map[cell]map[string]*fanoutFigure
+type fanoutFigures map[fanoutCase]map[string]*fanoutFigure
 
-func (f fanoutFigures) of(c cell, service string) *fanoutFigure {
+func (f fanoutFigures) of(c fanoutCase, service string) *fanoutFigure {
 	if f[c] == nil {
 		f[c] = make(map[string]*fanoutFigure)
 	}
@@ -51,19 +51,19 @@ func (f fanoutFigures) of(c cell, service string) *fanoutFigure {
 // runFanout measures servers from outside: one publishes, and many get it.
 func (b *bench) runFanout() (findings, error) {
 	figures := make(fanoutFigures)
-	var troubles troubles
+	var omissions omissions
 	for round := range b.rounds {
 		for _, members := range b.fanout.members {
-			for _, s := range b.present() {
+			for _, s := range b.available() {
 				b.progress("fanout, round %d of %d: %d members of %s", round+1, b.rounds, members, s.name)
 				err := b.fanOut(s, members, figures)
-				if err := troubles.note(s, err, "with %d members", members); err != nil {
+				if err := omissions.record(s, err, "with %d members", members); err != nil {
 					return findings{}, err
 				}
 			}
 		}
 	}
-	return b.fanoutFindings(figures, troubles), nil
+	return b.fanoutFindings(figures, omissions), nil
 }
 
 // fanOut measures all cells of one service with so many members.
@@ -73,36 +73,36 @@ func (b *bench) fanOut(s service, members int, figures fanoutFigures) error {
 		return err
 	}
 	defer server.stop()
-	crowd, err := newCrowd(server.addr, s.protocol, payload, members, 0)
+	clients, err := newClients(server.addr, s.protocol, payload, members, 0)
 	if err != nil {
 		return err
 	}
-	defer crowd.close()
+	defer clients.close()
 	for _, publishers := range b.fanout.publishers {
-		for _, under := range b.fanout.under {
-			c := cell{members, publishers, under}
-			sample, err := b.fanOutCell(server, crowd, c)
+		for _, inFlight := range b.fanout.inFlight {
+			c := fanoutCase{members, publishers, inFlight}
+			sample, err := b.measureFanout(server, clients, c)
 			if err != nil {
-				return fmt.Errorf("%s, %d under way: %w", plural(publishers, "publisher"), under, err)
+				return fmt.Errorf("%s, %d under way: %w", plural(publishers, "publisher"), inFlight, err)
 			}
 			figures.of(c, s.name).add(sample)
 		}
 	}
-	return crowd.quiet()
+	return clients.requireSilence()
 }
 
 // fanOutCell measures for some time, after a tenth of it to warm up; but if a single window
 // takes longer than all that, it is enough.
-func (b *bench) fanOutCell(server *child, crowd *crowd, c cell) (fanoutSample, error) {
-	sample, err := fanOutFor(server, crowd, c, b.fanout.time/10)
+func (b *bench) measureFanout(server *child, clients *clients, c fanoutCase) (fanoutSample, error) {
+	sample, err := fanOutFor(server, clients, c, b.fanout.time/10)
 	if err != nil || sample.elapsed >= b.fanout.time {
 		return sample, err
 	}
-	return fanOutFor(server, crowd, c, b.fanout.time)
+	return fanOutFor(server, clients, c, b.fanout.time)
 }
 
 // fanOutFor sends windows for at least so long.
-func fanOutFor(server *child, crowd *crowd, c cell, d time.Duration) (sample fanoutSample, err error) {
+func fanOutFor(server *child, clients *clients, c fanoutCase, d time.Duration) (sample fanoutSample, err error) {
 	if err := resetPeak(server.pid()); err != nil {
 		return sample, err
 	}
@@ -110,7 +110,7 @@ func fanOutFor(server *child, crowd *crowd, c cell, d time.Duration) (sample fan
 	if err != nil {
 		return sample, err
 	}
-	sample.result, err = crowd.run(c.under, c.publishers, func(_ int, elapsed time.Duration) bool { return elapsed >= d })
+	sample.result, err = clients.run(c.inFlight, c.publishers, func(_ int, elapsed time.Duration) bool { return elapsed >= d })
 	if err != nil {
 		return sample, err
 	}
@@ -124,21 +124,21 @@ func fanOutFor(server *child, crowd *crowd, c cell, d time.Duration) (sample fan
 }
 
 // fanoutFindings returns a table for each number of members, and one in short.
-func (b *bench) fanoutFindings(figures fanoutFigures, troubles troubles) (found findings) {
+func (b *bench) fanoutFindings(figures fanoutFigures, omissions omissions) (found findings) {
 	for _, members := range b.fanout.members {
 		t := table{
 			name:  fmt.Sprintf("fanout-%d", members),
 			title: fmt.Sprintf("Fan-out of 64-byte messages to %s members", thousands(int64(members))),
 			head:  []string{"", "publishers", "under way", "deliveries/s", "server CPU, ns/delivery", "peak memory", "p50", "p99"},
-			notes: append(b.fanoutNotes(), troubles...),
+			notes: append(b.fanoutNotes(), omissions...),
 		}
 		for _, publishers := range b.fanout.publishers {
-			for _, under := range b.fanout.under {
-				c := cell{members, publishers, under}
+			for _, inFlight := range b.fanout.inFlight {
+				c := fanoutCase{members, publishers, inFlight}
 				base := figures.of(c, chatName)
-				for _, s := range b.present() {
+				for _, s := range b.available() {
 					f := figures.of(c, s.name)
-					t.row(s.name, fmt.Sprint(publishers), fmt.Sprint(under), f.rate.against(base.rate, count),
+					t.row(s.name, fmt.Sprint(publishers), fmt.Sprint(inFlight), f.rate.against(base.rate, count),
 						f.cpu.against(base.cpu, significant), f.peak.against(base.peak, memory),
 						f.p50.against(base.p50, span), f.p99.against(base.p99, span))
 				}
@@ -146,16 +146,16 @@ func (b *bench) fanoutFindings(figures fanoutFigures, troubles troubles) (found 
 		}
 		found.tables = append(found.tables, t)
 	}
-	short := b.shortFanout(figures)
-	short.notes = append(slices.DeleteFunc(b.fanoutNotes(), func(note string) bool { return note == latencyNote }), troubles...)
-	found.tables = append(found.tables, short)
+	summary := b.fanoutSummary(figures)
+	summary.notes = append(slices.DeleteFunc(b.fanoutNotes(), func(note string) bool { return note == latencyNote }), omissions...)
+	found.tables = append(found.tables, summary)
 	found.charts = append(found.charts, b.fanoutChart(figures))
 	found.goals = fanoutGoals(figures)
 	return found
 }
 
 func fanoutGoals(figures fanoutFigures) []goal {
-	many, one := cell{members: 1000, publishers: 1, under: 256}, cell{members: 1000, publishers: 1, under: 1}
+	many, one := fanoutCase{members: 1000, publishers: 1, inFlight: 256}, fanoutCase{members: 1000, publishers: 1, inFlight: 1}
 	chat := figures.of(many, chatName)
 	const what = "fan-out to 1,000 members, 256 under way: "
 	return []goal{
@@ -170,24 +170,24 @@ func fanoutGoals(figures fanoutFigures) []goal {
 }
 
 // shortMembers is how many members the table in short and the plot are about.
-func (b *bench) shortMembers() int {
+func (b *bench) summaryMembers() int {
 	members := b.fanout.members
 	return members[len(members)/2]
 }
 
-func (b *bench) shortFanout(figures fanoutFigures) table {
-	members := b.shortMembers()
+func (b *bench) fanoutSummary(figures fanoutFigures) table {
+	members := b.summaryMembers()
 	t := table{name: "fanout", title: fmt.Sprintf("Deliveries per second of one publisher's 64-byte messages to %s members", thousands(int64(members))),
 		head: []string{""}}
-	for _, under := range b.fanout.under {
-		t.head = append(t.head, fmt.Sprintf("%d under way", under))
+	for _, inFlight := range b.fanout.inFlight {
+		t.head = append(t.head, fmt.Sprintf("%d under way", inFlight))
 	}
 	t.head = append(t.head, "server CPU, ns/delivery")
-	for _, s := range b.present() {
+	for _, s := range b.available() {
 		row := []string{s.name}
-		var last cell
-		for _, under := range b.fanout.under {
-			last = cell{members, b.fanout.publishers[0], under}
+		var last fanoutCase
+		for _, inFlight := range b.fanout.inFlight {
+			last = fanoutCase{members, b.fanout.publishers[0], inFlight}
 			row = append(row, figures.of(last, s.name).rate.against(figures.of(last, chatName).rate, count))
 		}
 		row = append(row, figures.of(last, s.name).cpu.against(figures.of(last, chatName).cpu, significant))
@@ -197,16 +197,16 @@ func (b *bench) shortFanout(figures fanoutFigures) table {
 }
 
 func (b *bench) fanoutChart(figures fanoutFigures) chart {
-	members := b.shortMembers()
+	members := b.summaryMembers()
 	c := chart{file: "fanout.svg", title: fmt.Sprintf("Fan-out to %s members", thousands(int64(members))),
 		x: "messages under way", y: "million deliveries/s"}
-	for _, under := range b.fanout.under {
-		c.at = append(c.at, fmt.Sprint(under))
+	for _, inFlight := range b.fanout.inFlight {
+		c.at = append(c.at, fmt.Sprint(inFlight))
 	}
-	for _, s := range b.present() {
+	for _, s := range b.available() {
 		var values []float64
-		for _, under := range b.fanout.under {
-			values = append(values, median(figures.of(cell{members, b.fanout.publishers[0], under}, s.name).rate)/1e6)
+		for _, inFlight := range b.fanout.inFlight {
+			values = append(values, median(figures.of(fanoutCase{members, b.fanout.publishers[0], inFlight}, s.name).rate)/1e6)
 		}
 		c.series = append(c.series, series{s.name, values})
 	}

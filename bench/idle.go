@@ -106,12 +106,12 @@ func memoryInUse() (bytes float64, goroutines int) {
 // idleConnections measures servers whose members have got one message and are idle now.
 func (b *bench) idleConnections() (findings, error) {
 	figures := make(map[string]figure)
-	var troubles troubles
+	var omissions omissions
 	for round := range b.rounds {
-		for _, s := range b.present() {
+		for _, s := range b.available() {
 			b.progress("idle, round %d of %d: %d connections to %s", round+1, b.rounds, b.idle.connections, s.name)
 			used, err := b.idleServer(s)
-			if err := troubles.note(s, err, "with %d connections", b.idle.connections); err != nil {
+			if err := omissions.record(s, err, "with %d connections", b.idle.connections); err != nil {
 				return findings{}, err
 			}
 			if err == nil {
@@ -122,8 +122,8 @@ func (b *bench) idleConnections() (findings, error) {
 	t := table{name: "idle", title: fmt.Sprintf("Memory of a server for each of %s idle connections", thousands(int64(b.idle.connections))),
 		head: []string{"", "memory for a connection"},
 		notes: append([]string{"What is resident of the server more than before the first connection, after all have joined and got one message, without the kernel's part."},
-			append(b.serviceNotes(), troubles...)...)}
-	for _, s := range b.present() {
+			append(b.serviceNotes(), omissions...)...)}
+	for _, s := range b.available() {
 		t.row(s.name, figures[s.name].against(figures[chatName], memory))
 	}
 	return findings{tables: []table{t}, goals: []goal{
@@ -141,12 +141,12 @@ func (b *bench) idleServer(s service) (perConnection float64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	crowd, err := newCrowd(server.addr, s.protocol, payload, b.idle.connections, 0)
+	clients, err := newClients(server.addr, s.protocol, payload, b.idle.connections, 0)
 	if err != nil {
 		return 0, err
 	}
-	defer crowd.close()
-	if err := crowd.quiet(); err != nil {
+	defer clients.close()
+	if err := clients.requireSilence(); err != nil {
 		return 0, err
 	}
 	after, err := resident(server.pid(), "VmRSS")

@@ -24,7 +24,7 @@ func (b *bench) idleMany() (findings, error) {
 	if b.idle.each > 0 {
 		each = min(each, b.idle.each)
 	}
-	m := &multitude{n: n, nodes: (n + each - 1) / each}
+	m := &deployment{n: n, nodes: (n + each - 1) / each}
 	defer m.stop()
 	b.progress("idle: %d connections to the chat, which is %s", n, plural(m.nodes, "node"))
 	if err := m.startServers(b); err != nil {
@@ -64,7 +64,7 @@ func (b *bench) idleMany() (findings, error) {
 		}}
 	if m.nodes > 1 {
 		t.notes = append(t.notes, fmt.Sprintf("A process may have %s files open here, so the chat is %d nodes of one cluster, each of which knows all members; %s.",
-			thousands(int64(each+otherFiles)), m.nodes, howToAllow(n)))
+			thousands(int64(each+otherFiles)), m.nodes, raiseLimitHint(n)))
 	}
 	t.row("servers", fmt.Sprint(m.nodes))
 	t.row("until all were logged in", span(float64(connected)))
@@ -82,15 +82,15 @@ func (b *bench) idleMany() (findings, error) {
 // manyGoal is how many connections one machine is meant to serve.
 const manyGoal = 100_000
 
-// A multitude is the members of a chat, in several processes, and its servers.
-type multitude struct {
+// A deployment is the members of a chat, in several processes, and its servers.
+type deployment struct {
 	n, nodes int
 	nats     *child   // nil with one node
 	servers  []*child // one for each node
 	members  []*members
 }
 
-func (m *multitude) startServers(b *bench) (err error) {
+func (m *deployment) startServers(b *bench) (err error) {
 	command := b.services[0].command
 	if m.nodes > 1 {
 		if m.nats, err = startChild(self("jetstream " + b.dir)); err != nil {
@@ -110,7 +110,7 @@ func (m *multitude) startServers(b *bench) (err error) {
 
 // memory returns what the servers have together, and what the kernel has for sockets and the
 // like.
-func (m *multitude) memory(field string) (servers, kernel float64, err error) {
+func (m *deployment) memory(field string) (servers, kernel float64, err error) {
 	for _, server := range m.servers {
 		bytes, err := resident(server.pid(), field)
 		if err != nil {
@@ -123,7 +123,7 @@ func (m *multitude) memory(field string) (servers, kernel float64, err error) {
 }
 
 // connect makes all members, and returns when they are logged in.
-func (m *multitude) connect() error {
+func (m *deployment) connect() error {
 	for i, server := range m.servers {
 		first, last := i*m.n/m.nodes, (i+1)*m.n/m.nodes
 		in, err := startMembers(server.addr, first, last)
@@ -132,22 +132,22 @@ func (m *multitude) connect() error {
 		}
 		m.members = append(m.members, in)
 	}
-	return m.hear(saidConnected)
+	return m.await(reportConnected)
 }
 
 // hear waits until all processes of members have said so.
-func (m *multitude) hear(what string) error {
+func (m *deployment) await(what string) error {
 	errs := make([]error, len(m.members))
-	var hearing sync.WaitGroup
+	var waiting sync.WaitGroup
 	for i, in := range m.members {
-		hearing.Go(func() { errs[i] = in.hear(what) })
+		waiting.Go(func() { errs[i] = in.await(what) })
 	}
-	hearing.Wait()
+	waiting.Wait()
 	return errors.Join(errs...)
 }
 
 // message sends one message to all, and returns how long it takes until the last one has it.
-func (m *multitude) message() (time.Duration, error) {
+func (m *deployment) message() (time.Duration, error) {
 	p := chatProtocol()
 	publisher, err := connect(m.servers[0].addr, m.n, false)
 	if err != nil {
@@ -161,11 +161,11 @@ func (m *multitude) message() (time.Duration, error) {
 	if err := publisher.send(p.message(0, payload)); err != nil {
 		return 0, err
 	}
-	err = m.hear(saidGot)
+	err = m.await(reportReceived)
 	return time.Since(start), err
 }
 
-func (m *multitude) stop() {
+func (m *deployment) stop() {
 	for _, in := range m.members {
 		in.stop()
 	}

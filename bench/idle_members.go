@@ -20,16 +20,16 @@ import (
 // Members are a process that is members [first, last) of a chat. It says how far it is, by
 // lines, and ends with its standard input.
 type members struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	said  *bufio.Reader
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	output *bufio.Reader
 }
 
 // What a process of members says when all its members are logged in, and when all have got the
 // message.
 const (
-	saidConnected = "connected"
-	saidGot       = "got it"
+	reportConnected = "connected"
+	reportReceived  = "got it"
 )
 
 func startMembers(server netip.AddrPort, first, last int) (*members, error) {
@@ -46,13 +46,13 @@ func startMembers(server netip.AddrPort, first, last int) (*members, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.said = bufio.NewReader(stdout)
-	return m, startForLife(cmd)
+	m.output = bufio.NewReader(stdout)
+	return m, startAttached(cmd)
 }
 
 // hear waits until the members say so.
-func (m *members) hear(what string) error {
-	line, err := m.said.ReadString('\n')
+func (m *members) await(what string) error {
+	line, err := m.output.ReadString('\n')
 	if strings.TrimSpace(line) != what {
 		return fmt.Errorf("members should say %q, and say %q: %w", what, line, err)
 	}
@@ -65,7 +65,7 @@ func (m *members) stop() {
 }
 
 // atOnce is how many members of a process log in at once.
-const atOnce = 16
+const parallelLogins = 16
 
 // serveMembers is the process. Its words are those of startMembers.
 func serveMembers(first, last string, server netip.AddrPort) error {
@@ -79,11 +79,11 @@ func serveMembers(first, last string, server netip.AddrPort) error {
 	}
 	p := chatProtocol()
 	members := make([]*peer, to-from)
-	errs := make([]error, atOnce)
+	errs := make([]error, parallelLogins)
 	var joining sync.WaitGroup
-	for turn := range atOnce {
+	for turn := range parallelLogins {
 		joining.Go(func() {
-			for i := turn; i < len(members) && errs[turn] == nil; i += atOnce {
+			for i := turn; i < len(members) && errs[turn] == nil; i += parallelLogins {
 				if members[i], errs[turn] = connect(server, from+i, false); errs[turn] == nil {
 					errs[turn] = p.join(members[i], from+i)
 				}
@@ -94,7 +94,7 @@ func serveMembers(first, last string, server netip.AddrPort) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	fmt.Println(saidConnected)
+	fmt.Println(reportConnected)
 	frame := p.frame(0, payload)
 	for i, m := range members {
 		if err := m.expect(frame); err != nil {
@@ -105,7 +105,7 @@ func serveMembers(first, last string, server netip.AddrPort) error {
 			return fmt.Errorf("member %d gets more than one message: %d bytes, %w", from+i, n, err)
 		}
 	}
-	fmt.Println(saidGot)
+	fmt.Println(reportReceived)
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 }

@@ -79,7 +79,7 @@ func allowConnections(n int) (allowed int, err error) {
 }
 
 // howToAllow says what to do for so many connections.
-func howToAllow(n int) string {
+func raiseLimitHint(n int) string {
 	return fmt.Sprintf("for %s connections, root must raise the limit of open files before: prlimit --pid SHELL --nofile=%d",
 		thousands(int64(n)), n+otherFiles)
 }

@@ -20,8 +20,8 @@ type protocol struct {
 
 	// What a publisher gets, for its own message, which so many have got, and
 	// whether it gets those of the others as members do.
-	answer func(payload string, receivers int) string
-	hears  bool
+	answer   func(payload string, receivers int) string
+	receives bool
 }
 
 func noAnswer(string, int) string { return "" }
@@ -39,12 +39,12 @@ func chatProtocol() protocol {
 		}
 	}
 	return protocol{
-		join:    login("member"),
-		enter:   login("p"),
-		message: func(_ int, payload string) string { return "*: " + payload + "\n" },
-		frame:   func(i int, payload string) string { return fmt.Sprintf("from p%d: %s\n", i, payload) },
-		answer:  noAnswer,
-		hears:   true,
+		join:     login("member"),
+		enter:    login("p"),
+		message:  func(_ int, payload string) string { return "*: " + payload + "\n" },
+		frame:    func(i int, payload string) string { return fmt.Sprintf("from p%d: %s\n", i, payload) },
+		answer:   noAnswer,
+		receives: true,
 	}
 }
 
@@ -105,7 +105,7 @@ func natsProtocol() protocol {
 
 // oldNATSProtocol answers the PING that a server, unless it is told otherwise, sends each
 // client after two seconds.
-func oldNATSProtocol() protocol {
+func systemNATSProtocol() protocol {
 	p := natsProtocol()
 	p.settle = func(p *peer) error {
 		if err := p.expectLine("PING"); err != nil {
@@ -158,11 +158,11 @@ func hubProtocol() protocol {
 	line := func(_ int, payload string) string { return payload + "\n" }
 	enter := func(p *peer, _ int) error { return p.expect(hubWelcome) }
 	return protocol{
-		join:    enter,
-		enter:   enter,
-		message: line,
-		frame:   line,
-		answer:  func(payload string, _ int) string { return line(0, payload) },
-		hears:   true,
+		join:     enter,
+		enter:    enter,
+		message:  line,
+		frame:    line,
+		answer:   func(payload string, _ int) string { return line(0, payload) },
+		receives: true,
 	}
 }

@@ -21,7 +21,7 @@ import (
 // NATS is another one. The members' connections only count, so that the relay is measured and
 // not the sockets.
 func (b *bench) runRelay() (findings, error) {
-	direct, fan, names := make([]relayFigure, len(directWays)), make([]relayFigure, len(fanWays)), new(nameFigure)
+	direct, fan, names := make([]relayFigure, len(directRoutes)), make([]relayFigure, len(fanoutLayouts)), new(nameFigure)
 	for round := range b.rounds {
 		b.progress("relay, round %d of %d", round+1, b.rounds)
 		server, err := startChild(self("jetstream " + b.dir))
@@ -51,16 +51,16 @@ func (c counter) Write(p []byte) (int, error) { c.bytes.Add(int64(len(p))); retu
 func (c counter) Close() error                { return nil }
 func (c counter) LocalAddr() net.Addr         { return &net.TCPAddr{} }
 
-// A nation is Brokers of one cluster, or a single one without a Relay.
-type nation struct {
+// A nodeSet is Brokers of one cluster, or a single one without a Relay.
+type nodeSet struct {
 	brokers []*sendq.Broker
 	bytes   atomic.Int64 // that all members have got
 	server  *child
 }
 
 // newNation returns so many Brokers that use the NATS server; with 0, one without a Relay.
-func newNation(server *child, nodes int) (*nation, error) {
-	n := &nation{server: server}
+func newNodeSet(server *child, nodes int) (*nodeSet, error) {
+	n := &nodeSet{server: server}
 	if nodes == 0 {
 		n.brokers = []*sendq.Broker{sendq.NewBroker(nil)}
 		return n, nil
@@ -76,7 +76,7 @@ func newNation(server *child, nodes int) (*nation, error) {
 	return n, nil
 }
 
-func (n *nation) close() {
+func (n *nodeSet) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for _, broker := range n.brokers {
@@ -86,7 +86,7 @@ func (n *nation) close() {
 
 // settle registers names and makes them members of a room, each on the node whose turn it is, and
 // waits until all nodes know that.
-func (n *nation) settle(names int) error {
+func (n *nodeSet) populate(names int) error {
 	var registering sync.WaitGroup
 	errs := make([]error, names)
 	for i := range names {
@@ -116,7 +116,7 @@ func memberOf(i int) string { return fmt.Sprintf("member%d", i) }
 
 // measure calls send, which sends so many messages of payload to so many recipients each, and
 // returns what each delivery takes until all have arrived.
-func (n *nation) measure(f *relayFigure, messages, recipients int, send func() error) error {
+func (n *nodeSet) measure(f *relayFigure, messages, recipients int, send func() error) error {
 	pids := []int{os.Getpid(), n.server.pid()}
 	before, err := cpuOfAll(pids)
 	if err != nil {
@@ -152,7 +152,7 @@ func cpuOfAll(pids []int) (sum time.Duration, err error) {
 
 // The ways of sending to one name. Member 0 is on the first node, and member 1 on the second, if
 // there is one.
-var directWays = []struct {
+var directRoutes = []struct {
 	name   string
 	nodes  int // 0: no Relay
 	to     int
@@ -201,13 +201,13 @@ func sendBatches(b *sendq.Broker, to string, messages int) error {
 }
 
 func (b *bench) relayDirect(server *child, figures []relayFigure) error {
-	for i, way := range directWays {
-		n, err := newNation(server, way.nodes)
+	for i, way := range directRoutes {
+		n, err := newNodeSet(server, way.nodes)
 		if err != nil {
 			return err
 		}
 		messages := max(1, int(way.share*float64(b.relay.messages))/senders) * senders
-		err = n.settle(2)
+		err = n.populate(2)
 		if err == nil {
 			err = n.measure(&figures[i], messages, 1, func() error { return way.sender(n.brokers[0], memberOf(way.to), messages) })
 		}
@@ -220,19 +220,19 @@ func (b *bench) relayDirect(server *child, figures []relayFigure) error {
 }
 
 // The ways of a fan-out: over how many nodes the members are.
-var fanWays = []struct {
+var fanoutLayouts = []struct {
 	name  string
 	nodes int // 0: no Relay
 }{{"on one machine, no relay", 0}, {"a relay, and no other node", 1}, {"over 2 nodes", 2}, {"over 3 nodes", 3}}
 
 func (b *bench) relayFanOut(server *child, figures []relayFigure) error {
-	for i, way := range fanWays {
-		n, err := newNation(server, way.nodes)
+	for i, way := range fanoutLayouts {
+		n, err := newNodeSet(server, way.nodes)
 		if err != nil {
 			return err
 		}
-		windows := max(1, b.relay.fanned/senders)
-		err = n.settle(b.relay.members)
+		windows := max(1, b.relay.fanoutMessages/senders)
+		err = n.populate(b.relay.members)
 		if err == nil {
 			err = n.measure(&figures[i], windows*senders, b.relay.members, func() error {
 				batch := n.brokers[0].NewBatch()
@@ -266,7 +266,7 @@ func (b *bench) relayNames(server *child, f *nameFigure) error {
 		nodes    int
 		together int
 	}{{&f.local, 0, 1}, {&f.one, 1, 1}, {&f.many, 1, senders}} {
-		n, err := newNation(server, way.nodes)
+		n, err := newNodeSet(server, way.nodes)
 		if err != nil {
 			return err
 		}
@@ -354,7 +354,7 @@ func serveNode(natsAddr, addr string) error {
 func (b *bench) directTable(figures []relayFigure) table {
 	t := table{name: "relay-direct", title: "A message of 64 bytes to one name, on this node and on another one",
 		head: []string{"", "ns/message", "CPU, ns/message"}, notes: b.relayNotes("A message to another node is sent when that has answered; a Batch waits for all its answers together.")}
-	for i, way := range directWays {
+	for i, way := range directRoutes {
 		t.row(way.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
 	}
 	return t
@@ -363,7 +363,7 @@ func (b *bench) directTable(figures []relayFigure) table {
 func (b *bench) fanTable(figures []relayFigure) table {
 	t := table{name: "relay-fanout", title: fmt.Sprintf("A room of %s members on several nodes, batches of 64 messages of 64 bytes", thousands(int64(b.relay.members))),
 		head: []string{"", "ns/delivery", "CPU, ns/delivery"}, notes: b.relayNotes("All nodes share the cores of this machine, so more of them are not faster here; what counts is the CPU.")}
-	for i, way := range fanWays {
+	for i, way := range fanoutLayouts {
 		t.row(way.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
 	}
 	return t

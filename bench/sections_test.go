@@ -33,11 +33,11 @@ func tiny(t *testing.T, only ...string) *bench {
 	b.writer.sizes, b.writer.senders = []int{64, 1024}, []int{1, 3}
 	b.writer.time, b.writer.bytes = time.Millisecond, 64<<10
 	b.roundtrip.blocks, b.roundtrip.trips = 2, 10
-	b.fanout.members, b.fanout.under, b.fanout.publishers = []int{5}, []int{1, 3, 8}, []int{1, 2}
+	b.fanout.members, b.fanout.inFlight, b.fanout.publishers = []int{5}, []int{1, 3, 8}, []int{1, 2}
 	b.fanout.time = 5 * time.Millisecond
-	b.stalled.members, b.stalled.under, b.stalled.windows, b.stalled.stalled = 5, 2, 3, []int{0, 1}
+	b.stalled.members, b.stalled.inFlight, b.stalled.windows, b.stalled.stalled = 5, 2, 3, []int{0, 1}
 	b.idle.writers, b.idle.connections, b.idle.many = 10, 5, 5
-	b.relay.messages, b.relay.members, b.relay.fanned, b.relay.names = 128, 6, 64, 4
+	b.relay.messages, b.relay.members, b.relay.fanoutMessages, b.relay.names = 128, 6, 64, 4
 	return b
 }
 
@@ -98,8 +98,8 @@ func TestEachService(t *testing.T) {
 			figures := make(fanoutFigures)
 			require.NoError(t, b.fanOut(s, 5, figures))
 			for _, publishers := range b.fanout.publishers {
-				for _, under := range b.fanout.under {
-					require.Len(t, figures[cell{5, publishers, under}][s.name].rate, 1)
+				for _, inFlight := range b.fanout.inFlight {
+					require.Len(t, figures[fanoutCase{5, publishers, inFlight}][s.name].rate, 1)
 				}
 			}
 		})
@@ -128,12 +128,12 @@ func TestIdleSection(t *testing.T) {
 // A rival that cannot be measured is named, and sendq must be.
 func TestTroubles(t *testing.T) {
 	b := &bench{services: []service{{name: chatName}, {name: "Redis", missing: "redis-server is not installed"}}}
-	require.Len(t, b.present(), 1)
+	require.Len(t, b.available(), 1)
 	require.Contains(t, b.serviceNotes(), "Left out: Redis, for redis-server is not installed.")
-	var troubles troubles
-	require.NoError(t, troubles.note(b.services[1], os.ErrClosed, "with %d members", 5))
-	require.Equal(t, "Left out: Redis with 5 members: file already closed.", troubles[0])
-	require.ErrorIs(t, troubles.note(b.services[0], os.ErrClosed, "here"), os.ErrClosed)
+	var omissions omissions
+	require.NoError(t, omissions.record(b.services[1], os.ErrClosed, "with %d members", 5))
+	require.Equal(t, "Left out: Redis with 5 members: file already closed.", omissions[0])
+	require.ErrorIs(t, omissions.record(b.services[0], os.ErrClosed, "here"), os.ErrClosed)
 }
 
 func TestChildIsEnded(t *testing.T) {

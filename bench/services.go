@@ -46,7 +46,7 @@ func services(dir, root, revision string) ([]service, error) {
 		chat,
 		redisService(dir),
 		{name: natsName, version: moduleVersion("github.com/nats-io/nats-server/v2"), protocol: natsProtocol(), command: self("nats")},
-		oldNATSService(),
+		systemNATSService(),
 		mosquitto,
 		{name: hubName, version: "in the way of gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
 	}, nil
@@ -59,7 +59,7 @@ func (s *service) start(connections int) (*child, error) {
 		return nil, err
 	}
 	if allowed < connections {
-		return nil, errors.New(howToAllow(connections))
+		return nil, errors.New(raiseLimitHint(connections))
 	}
 	return startChild(s.command)
 }
@@ -68,8 +68,8 @@ func chatService(dir, root, revision string) (service, error) {
 	chat := filepath.Join(dir, "chat")
 	build := exec.Command("go", "build", "-o", chat, "./examples/chat")
 	build.Dir = root
-	if said, err := build.CombinedOutput(); err != nil {
-		return service{}, fmt.Errorf("build examples/chat: %w: %s", err, said)
+	if output, err := build.CombinedOutput(); err != nil {
+		return service{}, fmt.Errorf("build examples/chat: %w: %s", err, output)
 	}
 	return service{name: chatName, version: revision, protocol: chatProtocol(), command: func(addr netip.AddrPort) (*exec.Cmd, error) {
 		return exec.Command(chat, "-addr", addr.String()), nil
@@ -89,8 +89,8 @@ func redisService(dir string) service {
 }
 
 // oldNATSService is the nats-server of the system. Debian's is some years old.
-func oldNATSService() service {
-	s := service{name: systemNATSName, protocol: oldNATSProtocol()}
+func systemNATSService() service {
+	s := service{name: systemNATSName, protocol: systemNATSProtocol()}
 	nats := s.find("nats-server", `v(\d\S*)`, "--version")
 	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
 		return exec.Command(nats, "-a", addr.Addr().String(), "-p", strconv.Itoa(int(addr.Port()))), nil
@@ -130,8 +130,8 @@ func (s *service) find(program, version string, ask string) (path string) {
 		s.missing = program + " is not installed"
 		return ""
 	}
-	said, _ := exec.Command(path, ask).CombinedOutput() // mosquitto -h exits with 3
-	if found := regexp.MustCompile(version).FindSubmatch(said); found != nil {
+	output, _ := exec.Command(path, ask).CombinedOutput() // mosquitto -h exits with 3
+	if found := regexp.MustCompile(version).FindSubmatch(output); found != nil {
 		s.version = string(found[1])
 	}
 	return path

@@ -8,11 +8,11 @@ import (
 )
 
 // Troubles are what went wrong with rivals, to be told below the tables.
-type troubles []string
+type omissions []string
 
-// note remembers that s was not measured because of err, and lets the others go on. Trouble
+// record remembers that s was not measured because of err, and lets the others go on. Trouble
 // with sendq itself ends everything: it is returned.
-func (t *troubles) note(s service, err error, format string, args ...any) error {
+func (t *omissions) record(s service, err error, format string, args ...any) error {
 	if err == nil {
 		return nil
 	}
@@ -25,14 +25,14 @@ func (t *troubles) note(s service, err error, format string, args ...any) error 
 }
 
 // present returns the services that can be measured here.
-func (b *bench) present() []service {
-	var present []service
+func (b *bench) available() []service {
+	var available []service
 	for _, s := range b.services {
 		if s.missing == "" {
-			present = append(present, s)
+			available = append(available, s)
 		}
 	}
-	return present
+	return available
 }
 
 // serviceNotes name the versions of the services, and those that are left out.

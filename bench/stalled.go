@@ -18,56 +18,56 @@ import (
 var stalledPayload = strings.Repeat("x", 512)
 
 // stalledPatience ends a run of a service that is so slow that its windows take minutes.
-const stalledPatience = 5 * time.Second
+const stalledTimeout = 5 * time.Second
 
 // A stalledFigure is what was measured of a service while some members never read.
 type stalledFigure struct {
 	rate, p50, p99 figure
-	fates          fates
+	outcomes       outcomes
 }
 
 // Fates are what became of the stalled members, in all rounds.
-type fates struct{ got, disconnected, lost int }
+type outcomes struct{ got, disconnected, lost int }
 
-func (f fates) String() string {
-	var said []string
-	for _, fate := range []struct {
+func (f outcomes) String() string {
+	var parts []string
+	for _, outcome := range []struct {
 		n    int
 		what string
 	}{{f.got, "got everything later"}, {f.disconnected, "were disconnected"}, {f.lost, "lost messages"}} {
-		if fate.n > 0 {
-			said = append(said, fmt.Sprintf("%d %s", fate.n, fate.what))
+		if outcome.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", outcome.n, outcome.what))
 		}
 	}
-	if len(said) == 1 { // all
-		_, what, _ := strings.Cut(said[0], " ")
+	if len(parts) == 1 { // all
+		_, what, _ := strings.Cut(parts[0], " ")
 		return what
 	}
-	return strings.Join(said, ", ")
+	return strings.Join(parts, ", ")
 }
 
 // runStalled measures what the others notice of members that never read.
 func (b *bench) runStalled() (findings, error) {
 	figures := make(map[string]map[int]*stalledFigure)
-	for _, s := range b.present() {
+	for _, s := range b.available() {
 		figures[s.name] = make(map[int]*stalledFigure)
 		for _, stalled := range b.stalled.stalled {
 			figures[s.name][stalled] = new(stalledFigure)
 		}
 	}
-	var troubles troubles
+	var omissions omissions
 	for round := range b.rounds {
 		for _, stalled := range b.stalled.stalled {
-			for _, s := range b.present() {
+			for _, s := range b.available() {
 				b.progress("stalled, round %d of %d: %d stalled of %d members of %s", round+1, b.rounds, stalled, b.stalled.members, s.name)
 				err := b.stall(s, stalled, figures[s.name][stalled])
-				if err := troubles.note(s, err, "with %d stalled", stalled); err != nil {
+				if err := omissions.record(s, err, "with %d stalled", stalled); err != nil {
 					return findings{}, err
 				}
 			}
 		}
 	}
-	return b.stalledFindings(figures, troubles), nil
+	return b.stalledFindings(figures, omissions), nil
 }
 
 func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
@@ -76,36 +76,36 @@ func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
 		return err
 	}
 	defer server.stop()
-	crowd, err := newCrowd(server.addr, s.protocol, stalledPayload, b.stalled.members-stalled, stalled)
+	clients, err := newClients(server.addr, s.protocol, stalledPayload, b.stalled.members-stalled, stalled)
 	if err != nil {
 		return err
 	}
-	defer crowd.close()
+	defer clients.close()
 	windows := func(n int) func(int, time.Duration) bool {
-		return func(windows int, elapsed time.Duration) bool { return windows >= n || elapsed >= stalledPatience }
+		return func(windows int, elapsed time.Duration) bool { return windows >= n || elapsed >= stalledTimeout }
 	}
-	warm, err := crowd.run(b.stalled.under, 1, windows(max(1, b.stalled.windows/10)))
+	warm, err := clients.run(b.stalled.inFlight, 1, windows(max(1, b.stalled.windows/10)))
 	if err != nil {
 		return err
 	}
-	r, err := crowd.run(b.stalled.under, 1, windows(b.stalled.windows))
+	r, err := clients.run(b.stalled.inFlight, 1, windows(b.stalled.windows))
 	if err != nil {
 		return err
 	}
 	f.rate = append(f.rate, r.rate())
 	f.p50 = append(f.p50, r.p50)
 	f.p99 = append(f.p99, r.p99)
-	due := (1 + warm.messages + r.messages) * crowd.frame // with the one of prove
-	for _, p := range crowd.stalled {
-		if err := f.fates.meet(p, due); err != nil {
+	due := (1 + warm.messages + r.messages) * clients.frame // with the one of prove
+	for _, p := range clients.stalled {
+		if err := f.outcomes.observe(p, due); err != nil {
 			return err
 		}
 	}
-	return crowd.quiet()
+	return clients.requireSilence()
 }
 
 // meet reads what a stalled member has coming, which is that many bytes if nothing is lost.
-func (f *fates) meet(p *peer, due int) error {
+func (f *outcomes) observe(p *peer, due int) error {
 	if err := errors.Join(
 		unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20),
 		unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
@@ -125,8 +125,8 @@ func (f *fates) meet(p *peer, due int) error {
 	return nil
 }
 
-func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, troubles troubles) findings {
-	messages := b.stalled.under * b.stalled.windows
+func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, omissions omissions) findings {
+	messages := b.stalled.inFlight * b.stalled.windows
 	t := table{
 		name: "stalled",
 		title: fmt.Sprintf("What the others of %s members notice when some never read",
@@ -134,26 +134,26 @@ func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, troub
 		head: []string{"", "stalled", "deliveries/s to the others", "of its rate without", "p50", "p99", "the stalled ones"},
 		notes: append([]string{
 			fmt.Sprintf("One publisher, %s messages of %d bytes, %d under way, or as many as go in %v.",
-				thousands(int64(messages)), len(stalledPayload), b.stalled.under, stalledPatience),
+				thousands(int64(messages)), len(stalledPayload), b.stalled.inFlight, stalledTimeout),
 			"The stalled have small receive buffers, and segments of 1,460 bytes as over Ethernet.",
 			"p50 and p99: from sending a message until the last of the others has it.",
-		}, append(b.serviceNotes(), troubles...)...),
+		}, append(b.serviceNotes(), omissions...)...),
 	}
 	c := chart{file: "stalled.svg", title: "Some members never read", x: "stalled members", y: "million deliveries/s to the others", lines: true}
 	for _, stalled := range b.stalled.stalled {
 		c.at = append(c.at, fmt.Sprint(stalled))
 		base := figures[chatName][stalled]
-		for _, s := range b.present() {
+		for _, s := range b.available() {
 			f := figures[s.name][stalled]
 			own := significant(median(f.rate) / median(figures[s.name][b.stalled.stalled[0]].rate))
 			if len(f.rate) == 0 {
 				own = "–"
 			}
 			t.row(s.name, fmt.Sprint(stalled), f.rate.against(base.rate, count), own,
-				f.p50.against(base.p50, span), f.p99.against(base.p99, span), f.fates.String())
+				f.p50.against(base.p50, span), f.p99.against(base.p99, span), f.outcomes.String())
 		}
 	}
-	for _, s := range b.present() {
+	for _, s := range b.available() {
 		var values []float64
 		for _, stalled := range b.stalled.stalled {
 			values = append(values, median(figures[s.name][stalled].rate)/1e6)

@@ -14,7 +14,7 @@ import (
 )
 
 // A writerCell is how the senders of a connection were measured.
-type writerCell struct {
+type writerCase struct {
 	transport     string
 	size, senders int
 }
@@ -25,10 +25,10 @@ var transports = []string{"TCP", "TLS"}
 // until the peer has all of them.
 func (b *bench) runWriter() (findings, error) {
 	rivals := writerRivals()
-	figures := make(map[writerCell][]figure) // ns for a message, by rival
-	messages := make(map[writerCell][]int)   // in a run, by rival
+	figures := make(map[writerCase][]figure) // ns for a message, by rival
+	messages := make(map[writerCase][]int)   // in a run, by rival
 	for round := range b.rounds {
-		for _, c := range b.writerCells() {
+		for _, c := range b.writerCases() {
 			b.progress("writer, round %d of %d: %s of %d bytes over %s", round+1, b.rounds, plural(c.senders, "sender"), c.size, c.transport)
 			if round == 0 {
 				figures[c], messages[c] = make([]figure, len(rivals)), make([]int, len(rivals))
@@ -53,19 +53,19 @@ func (b *bench) runWriter() (findings, error) {
 	return b.writerFindings(rivals, figures), nil
 }
 
-func (b *bench) writerCells() (cells []writerCell) {
+func (b *bench) writerCases() (cases []writerCase) {
 	for _, transport := range transports {
 		for _, size := range b.writer.sizes {
 			for _, senders := range b.writer.senders {
-				cells = append(cells, writerCell{transport, size, senders})
+				cases = append(cases, writerCase{transport, size, senders})
 			}
 		}
 	}
-	return cells
+	return cases
 }
 
 // measure sends at least n messages and returns what each took, in ns.
-func (r *writerRival) measure(c writerCell, n int) (ns float64, err error) {
+func (r *writerRival) measure(c writerCase, n int) (ns float64, err error) {
 	conn, peer, err := connPair()
 	if err != nil {
 		return 0, err
@@ -84,7 +84,7 @@ func (r *writerRival) measure(c writerCell, n int) (ns float64, err error) {
 	}
 	defer s.close()
 	if r.handshake {
-		if err := takeResponse(peer); err != nil {
+		if err := readUpgradeResponse(peer); err != nil {
 			return 0, err
 		}
 	}
@@ -154,7 +154,7 @@ func discardExactly(peer io.Reader, n int) error {
 }
 
 // takeResponse reads the response to an HTTP upgrade. Nothing comes behind it yet.
-func takeResponse(peer net.Conn) error {
+func readUpgradeResponse(peer net.Conn) error {
 	r := bufio.NewReader(peer)
 	response, err := http.ReadResponse(r, nil)
 	if err != nil {
@@ -166,7 +166,7 @@ func takeResponse(peer net.Conn) error {
 	return nil
 }
 
-func (b *bench) writerFindings(rivals []writerRival, figures map[writerCell][]figure) (found findings) {
+func (b *bench) writerFindings(rivals []writerRival, figures map[writerCase][]figure) (found findings) {
 	for _, transport := range transports {
 		for _, size := range b.writer.sizes {
 			t := table{
@@ -181,7 +181,7 @@ func (b *bench) writerFindings(rivals []writerRival, figures map[writerCell][]fi
 			for i, rival := range rivals {
 				row := []string{rival.name}
 				for _, senders := range b.writer.senders {
-					f := figures[writerCell{transport, size, senders}]
+					f := figures[writerCase{transport, size, senders}]
 					row = append(row, f[i].against(f[0], significant), significant(float64(size)/median(f[i])))
 				}
 				t.row(row...)
@@ -190,7 +190,7 @@ func (b *bench) writerFindings(rivals []writerRival, figures map[writerCell][]fi
 		}
 	}
 	found.charts = []chart{b.writerChart(rivals, figures)}
-	found.goals = writerGoals(rivals, figures[writerCell{"TCP", 64, 1}])
+	found.goals = writerGoals(rivals, figures[writerCase{"TCP", 64, 1}])
 	return found
 }
 
@@ -221,7 +221,7 @@ func (b *bench) writerNotes() []string {
 }
 
 // writerChart shows the messages of 64 bytes over TCP.
-func (b *bench) writerChart(rivals []writerRival, figures map[writerCell][]figure) chart {
+func (b *bench) writerChart(rivals []writerRival, figures map[writerCase][]figure) chart {
 	const size = 64
 	c := chart{file: "writer.svg", title: "64-byte messages over one TCP connection", x: "senders", y: "million messages/s"}
 	for _, senders := range b.writer.senders {
@@ -230,7 +230,7 @@ func (b *bench) writerChart(rivals []writerRival, figures map[writerCell][]figur
 	for i, rival := range rivals {
 		var values []float64
 		for _, senders := range b.writer.senders {
-			if f := figures[writerCell{"TCP", size, senders}]; f != nil {
+			if f := figures[writerCase{"TCP", size, senders}]; f != nil {
 				values = append(values, 1e3/median(f[i]))
 			}
 		}

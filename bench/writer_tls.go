@@ -27,9 +27,9 @@ func tlsPair(conn, peer net.Conn) (net.Conn, net.Conn, error) {
 		SessionTicketsDisabled: true, // nothing but messages on the connection
 	})
 	client := tls.Client(peer, &tls.Config{InsecureSkipVerify: true}) // both are this process
-	shaken := make(chan error, 1)
-	go func() { shaken <- client.Handshake() }()
-	if err := errors.Join(server.Handshake(), <-shaken); err != nil {
+	handshake := make(chan error, 1)
+	go func() { handshake <- client.Handshake() }()
+	if err := errors.Join(server.Handshake(), <-handshake); err != nil {
 		return conn, peer, fmt.Errorf("TLS handshake: %w", err)
 	}
 	return server, client, nil

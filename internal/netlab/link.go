@@ -20,14 +20,14 @@ type Conditions struct {
 
 const defaultQueue = 64 << 10
 
-// A Way is one direction of a path.
-type Way struct {
+// A Link is one direction of a path.
+type Link struct {
 	from, to *os.File
 
 	mu      sync.Mutex
 	c       Conditions
 	cut     bool
-	chance  *rand.Rand // the same in each run
+	rng     *rand.Rand // the same in each run
 	freeAt  time.Time  // when Rate lets the next packet begin
 	packets []packet   // under way, those that are due first in front
 	lost    int
@@ -38,45 +38,45 @@ type packet struct {
 	bytes []byte
 }
 
-func newWay(from, to *os.File, seed uint64) *Way {
-	return &Way{from: from, to: to, chance: rand.New(rand.NewPCG(seed, 0))}
+func newLink(from, to *os.File, seed uint64) *Link {
+	return &Link{from: from, to: to, rng: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // Set sets the conditions for packets that come from now on, and heals what was cut.
-func (w *Way) Set(c Conditions) {
+func (l *Link) Set(c Conditions) {
 	if c.Queue == 0 {
 		c.Queue = defaultQueue
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.c, w.cut = c, false
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c, l.cut = c, false
 }
 
 // Cut loses the packets that are under way, and those that come until the next Set.
-func (w *Way) Cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.cut = true
-	w.lost += len(w.packets)
-	w.packets = nil
+func (l *Link) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = true
+	l.lost += len(l.packets)
+	l.packets = nil
 }
 
 // Lost returns how many packets were lost.
-func (w *Way) Lost() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.lost
+func (l *Link) Lost() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
 }
 
 // carry carries packets until the device is closed.
-func (w *Way) carry() {
+func (l *Link) forward() {
 	buf := make([]byte, 64<<10)
 	for {
-		_ = w.from.SetReadDeadline(w.deliver()) // fails as the Read does
-		n, err := w.from.Read(buf)
+		_ = l.from.SetReadDeadline(l.deliver()) // fails as the Read does
+		n, err := l.from.Read(buf)
 		switch {
 		case err == nil:
-			w.take(buf[:n])
+			l.receive(buf[:n])
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		}
@@ -84,51 +84,51 @@ func (w *Way) carry() {
 }
 
 // take takes a packet that a host sends.
-func (w *Way) take(p []byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (l *Link) receive(p []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	at := time.Now()
-	if w.cut || w.chance.Float64() < w.c.Loss {
-		w.lost++
+	if l.cut || l.rng.Float64() < l.c.Loss {
+		l.lost++
 		return
 	}
-	if w.c.Rate > 0 {
-		if w.freeAt.Before(at) {
-			w.freeAt = at
+	if l.c.Rate > 0 {
+		if l.freeAt.Before(at) {
+			l.freeAt = at
 		}
-		wait := w.freeAt.Sub(at).Seconds()
-		if wait*float64(w.c.Rate) > float64(w.c.Queue) {
-			w.lost++
+		wait := l.freeAt.Sub(at).Seconds()
+		if wait*float64(l.c.Rate) > float64(l.c.Queue) {
+			l.lost++
 			return
 		}
-		w.freeAt = w.freeAt.Add(time.Duration(len(p)) * time.Second / time.Duration(w.c.Rate))
-		at = w.freeAt
+		l.freeAt = l.freeAt.Add(time.Duration(len(p)) * time.Second / time.Duration(l.c.Rate))
+		at = l.freeAt
 	}
-	due := at.Add(w.c.Delay)
-	if w.c.Jitter > 0 {
-		due = due.Add(time.Duration(w.chance.Int64N(int64(w.c.Jitter))))
+	due := at.Add(l.c.Delay)
+	if l.c.Jitter > 0 {
+		due = due.Add(time.Duration(l.rng.Int64N(int64(l.c.Jitter))))
 	}
-	i, _ := slices.BinarySearchFunc(w.packets, due, func(p packet, due time.Time) int {
+	i, _ := slices.BinarySearchFunc(l.packets, due, func(p packet, due time.Time) int {
 		if p.due.After(due) {
 			return 1
 		}
 		return -1 // behind those that are due at the same time
 	})
-	w.packets = slices.Insert(w.packets, i, packet{due, slices.Clone(p)})
+	l.packets = slices.Insert(l.packets, i, packet{due, slices.Clone(p)})
 }
 
 // deliver brings the packets that are due, and returns when the next one is, or the zero
 // time.
-func (w *Way) deliver() (next time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (l *Link) deliver() (next time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := time.Now()
-	for len(w.packets) > 0 {
-		if p := w.packets[0]; p.due.After(now) {
+	for len(l.packets) > 0 {
+		if p := l.packets[0]; p.due.After(now) {
 			return p.due
 		}
-		_, _ = w.to.Write(w.packets[0].bytes) // fails if the device is down, which is a loss as well
-		w.packets = w.packets[1:]
+		_, _ = l.to.Write(l.packets[0].bytes) // fails if the device is down, which is a loss as well
+		l.packets = l.packets[1:]
 	}
 	return time.Time{}
 }

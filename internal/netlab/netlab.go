@@ -27,7 +27,7 @@ type Network struct {
 
 // A Path joins an address of A to one of B.
 type Path struct {
-	AtoB, BtoA *Way
+	AtoB, BtoA *Link
 }
 
 // Set sets the conditions of both directions.
@@ -47,11 +47,11 @@ func (p *Path) Cut() {
 func New(t testing.TB, paths int) *Network {
 	t.Helper()
 	n := &Network{A: newHost(1), B: newHost(2)}
-	var carriers sync.WaitGroup
+	var forwarding sync.WaitGroup
 	t.Cleanup(func() {
 		n.A.close()
 		n.B.close()
-		carriers.Wait()
+		forwarding.Wait()
 	})
 	fail := func(err error) {
 		if err != nil {
@@ -64,10 +64,10 @@ func New(t testing.TB, paths int) *Network {
 		fail(err)
 		b, err := n.B.attach(i)
 		fail(err)
-		p := &Path{newWay(a, b, uint64(2*i)), newWay(b, a, uint64(2*i+1))}
+		p := &Path{newLink(a, b, uint64(2*i)), newLink(b, a, uint64(2*i+1))}
 		n.Paths = append(n.Paths, p)
-		carriers.Go(p.AtoB.carry)
-		carriers.Go(p.BtoA.carry)
+		forwarding.Go(p.AtoB.forward)
+		forwarding.Go(p.BtoA.forward)
 	}
 	fail(n.A.configure(paths))
 	fail(n.B.configure(paths))

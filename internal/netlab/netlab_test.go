@@ -98,8 +98,8 @@ func TestDelayKeepsOrder(t *testing.T) {
 func TestLoss(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, b := datagrams(t, n)
-	way := n.Paths[0].AtoB
-	way.Set(netlab.Conditions{Loss: 0.3})
+	link := n.Paths[0].AtoB
+	link.Set(netlab.Conditions{Loss: 0.3})
 	const sent = 100
 	for i := range sent {
 		send(t, a, i)
@@ -112,26 +112,26 @@ func TestLoss(t *testing.T) {
 			}
 		}
 	}()
-	require.Eventually(t, func() bool { return int(received.Load())+way.Lost() == sent }, time.Minute, time.Millisecond)
-	require.InDelta(t, 0.3*sent, way.Lost(), 20)
+	require.Eventually(t, func() bool { return int(received.Load())+link.Lost() == sent }, time.Minute, time.Millisecond)
+	require.InDelta(t, 0.3*sent, link.Lost(), 20)
 }
 
 func TestCut(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, b := datagrams(t, n)
-	way := n.Paths[0].AtoB
-	way.Cut()
+	link := n.Paths[0].AtoB
+	link.Cut()
 	send(t, a, 1)
-	requireLost(t, way, 1)
+	requireLost(t, link, 1)
 	send(t, b, 2)
 	require.Equal(t, 2, receive(t, a), "the other direction is as it was")
-	way.Set(netlab.Conditions{})
+	link.Set(netlab.Conditions{})
 	send(t, a, 3)
 	require.Equal(t, 3, receive(t, b))
 
 	n.Paths[0].Cut()
 	send(t, a, 4)
-	requireLost(t, way, 2)
+	requireLost(t, link, 2)
 	send(t, b, 5)
 	requireLost(t, n.Paths[0].BtoA, 1)
 }
@@ -139,24 +139,24 @@ func TestCut(t *testing.T) {
 func TestCutLosesWhatIsUnderWay(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, b := datagrams(t, n)
-	way := n.Paths[0].AtoB
-	way.Set(netlab.Conditions{Delay: time.Hour})
+	link := n.Paths[0].AtoB
+	link.Set(netlab.Conditions{Delay: time.Hour})
 	send(t, a, 1)
 	require.Eventually(t, func() bool {
-		way.Cut()
-		defer way.Set(netlab.Conditions{Delay: time.Hour})
-		return way.Lost() == 1
+		link.Cut()
+		defer link.Set(netlab.Conditions{Delay: time.Hour})
+		return link.Lost() == 1
 	}, time.Minute, time.Millisecond)
-	way.Cut()
-	require.Equal(t, 1, way.Lost(), "it is lost once, and for good")
-	way.Set(netlab.Conditions{})
+	link.Cut()
+	require.Equal(t, 1, link.Lost(), "it is lost once, and for good")
+	link.Set(netlab.Conditions{})
 	send(t, a, 2)
 	require.Equal(t, 2, receive(t, b))
 }
 
-func requireLost(t *testing.T, way *netlab.Way, packets int) {
+func requireLost(t *testing.T, link *netlab.Link, packets int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return way.Lost() == packets }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return link.Lost() == packets }, time.Minute, time.Millisecond)
 }
 
 func TestRate(t *testing.T) {
@@ -178,14 +178,14 @@ func TestRate(t *testing.T) {
 func TestRateBoundsItsQueue(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, _ := datagrams(t, n)
-	way := n.Paths[0].AtoB
-	way.Set(netlab.Conditions{Rate: 1, Queue: 200})
+	link := n.Paths[0].AtoB
+	link.Set(netlab.Conditions{Rate: 1, Queue: 200})
 	for i := range 100 {
 		send(t, a, i)
 	}
 	// A packet has 29 bytes. One is on the line, and behind it there is room until 203 bytes are
 	// waited for.
-	requireLost(t, way, 100-7)
+	requireLost(t, link, 100-7)
 }
 
 // A connection lives on by the second path.

@@ -49,22 +49,22 @@ type episode struct {
 	until   int64 // the value of soaker.delivered at which it ends
 	members []*member
 
-	accepted, perhapsDropped atomic.Int64 // by the results of the senders' calls
-	handedBack               atomic.Int64
-	ending                   sync.WaitGroup
+	accepted, maybeDropped atomic.Int64 // by the results of the senders' calls
+	handedBack             atomic.Int64
+	ending                 sync.WaitGroup
 }
 
 // A member is a name and the Writers that had it, one after the other.
 type member struct {
-	name  string
-	mu    sync.Mutex
-	lives []*life
+	name     string
+	mu       sync.Mutex
+	sessions []*session
 }
 
-func (m *member) current() *life {
+func (m *member) current() *session {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.lives[len(m.lives)-1]
+	return m.sessions[len(m.sessions)-1]
 }
 
 const memberRoom = "room"
@@ -97,14 +97,14 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	for i := range 40 + rng.IntN(160) {
 		m := &member{name: fmt.Sprint("member ", i)}
 		e.members = append(e.members, m)
-		e.enter(rng, m)
+		e.connect(rng, m)
 	}
 
 	var sending, disturbing sync.WaitGroup
-	for sender, send := range [senders]func(context.Context, *rand.Rand, *numbers){e.publish, e.publish, e.sendToNames, e.sendToWriters} {
+	for sender, send := range [senders]func(context.Context, *rand.Rand, *sequence){e.publish, e.publish, e.sendToNames, e.sendToWriters} {
 		rng := rand.New(rand.NewPCG(rng.Uint64(), 0))
 		sending.Go(func() {
-			for n := (&numbers{sender: sender}); ctx.Err() == nil && !s.failed() && s.delivered.Load() < e.until; {
+			for n := (&sequence{sender: sender}); ctx.Err() == nil && !s.failed() && s.delivered.Load() < e.until; {
 				send(ctx, rng, n)
 			}
 		})
@@ -137,7 +137,7 @@ func (e *episode) takeBack(name string, messages iter.Seq[[]byte], _ error) {
 }
 
 // enter gives m a new Writer. It takes over from the last one unless that has ended.
-func (e *episode) enter(rng *rand.Rand, m *member) {
+func (e *episode) connect(rng *rand.Rand, m *member) {
 	l, err := e.net.connect(rng, &e.opts)
 	if err != nil {
 		e.fault("%v", err)
@@ -145,10 +145,10 @@ func (e *episode) enter(rng *rand.Rand, m *member) {
 	}
 	e.total.connections++
 	m.mu.Lock()
-	if len(m.lives) > 0 {
+	if len(m.sessions) > 0 {
 		e.total.takeovers++
 	}
-	m.lives = append(m.lives, l)
+	m.sessions = append(m.sessions, l)
 	m.mu.Unlock()
 	if err := e.broker.Register(m.name, l.w); err != nil {
 		e.fault("%v", err)
@@ -162,13 +162,13 @@ func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
 		m := pick(rng, e.members...)
 		at := m.current()
 		if _, ok := e.broker.Lookup(m.name); !ok {
-			e.enter(rng, m)
+			e.connect(rng, m)
 			continue
 		}
 		time.Sleep(time.Duration(rng.IntN(int(20 * time.Millisecond))))
 		switch rng.IntN(10) {
 		case 0, 1, 2:
-			e.enter(rng, m)
+			e.connect(rng, m)
 		case 3, 4, 5:
 			e.total.stalls++
 			at.stall(time.Duration(rng.IntN(int(50 * time.Millisecond))))
@@ -193,13 +193,13 @@ func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
 }
 
 // numbers are those of a sender's messages.
-type numbers struct {
+type sequence struct {
 	sender int
 	last   uint32
 }
 
 // next returns the next message. Most are short.
-func (n *numbers) next(p []byte, rng *rand.Rand) []byte {
+func (n *sequence) next(p []byte, rng *rand.Rand) []byte {
 	n.last++
 	body := 0
 	switch rng.Uint32() % 256 {
@@ -212,8 +212,8 @@ func (n *numbers) next(p []byte, rng *rand.Rand) []byte {
 }
 
 // publish sends a batch, most of it to the room.
-func (e *episode) publish(ctx context.Context, rng *rand.Rand, n *numbers) {
-	e.pace(ctx, rng)
+func (e *episode) publish(ctx context.Context, rng *rand.Rand, n *sequence) {
+	e.throttle(ctx, rng)
 	batch := e.broker.NewBatch()
 	var p [8192]byte
 	for range 1 + rng.IntN(512) {
@@ -235,7 +235,7 @@ func (e *episode) count(r sendq.Report) {
 	e.accepted.Add(int64(r.Accepted))
 	e.delivered.Add(int64(r.Accepted))
 	for _, refusal := range r.Refused {
-		e.perhapsDropped.Add(int64(refusal.Messages))
+		e.maybeDropped.Add(int64(refusal.Messages))
 	}
 }
 
@@ -245,13 +245,13 @@ func (e *episode) countOne(err error) {
 	case err == nil:
 		e.count(sendq.Report{Accepted: 1})
 	case errors.Is(err, sendq.ErrDropped):
-		e.perhapsDropped.Add(1)
+		e.maybeDropped.Add(1)
 	}
 }
 
 // sendToNames sends a few messages to names.
-func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *numbers) {
-	e.pace(ctx, rng)
+func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *sequence) {
+	e.throttle(ctx, rng)
 	for range 100 {
 		i, p := rng.IntN(len(e.members)), n.next(nil, rng)
 		name, neighbour := e.members[i].name, e.members[(i+1)%len(e.members)].name
@@ -260,7 +260,7 @@ func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *numbers) {
 			e.count(e.broker.SendTo([]string{name, neighbour}, p))
 		case 1:
 			e.count(sendq.Report{Accepted: e.room.Publish(p)})
-			e.perhapsDropped.Add(int64(len(e.members))) // Publish returns only a count
+			e.maybeDropped.Add(int64(len(e.members))) // Publish returns only a count
 		default:
 			e.countOne(e.broker.Send(name, p))
 		}
@@ -269,8 +269,8 @@ func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *numbers) {
 }
 
 // sendToWriters sends a few messages to Writers.
-func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *numbers) {
-	e.pace(ctx, rng)
+func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *sequence) {
+	e.throttle(ctx, rng)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond) // where Block makes it wait
 	defer cancel()
 	for range 100 {
@@ -291,7 +291,7 @@ func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *numbers)
 }
 
 // pace waits, as a rule, until those that read have read most.
-func (e *episode) pace(ctx context.Context, rng *rand.Rand) {
+func (e *episode) throttle(ctx context.Context, rng *rand.Rand) {
 	if rng.IntN(50) == 0 {
 		return
 	}
@@ -311,7 +311,7 @@ func (e *episode) pace(ctx context.Context, rng *rand.Rand) {
 // end ends the Broker, in one of two ways.
 func (e *episode) end(rng *rand.Rand) {
 	for _, m := range e.members {
-		for _, l := range m.lives {
+		for _, l := range m.sessions {
 			l.stall(0)
 		}
 	}
@@ -324,7 +324,7 @@ func (e *episode) end(rng *rand.Rand) {
 	}
 	e.ending.Wait()
 	for _, m := range e.members {
-		for _, l := range m.lives {
+		for _, l := range m.sessions {
 			select {
 			case <-l.received:
 			case <-time.After(time.Minute):
@@ -362,7 +362,7 @@ func (e *episode) account() {
 	var undelivered int64
 	for _, m := range e.members {
 		var before *stream
-		for i, l := range m.lives {
+		for i, l := range m.sessions {
 			name := fmt.Sprintf("%s, Writer %d", m.name, i)
 			s := l.w.Stats()
 			if s.Pending != 0 || s.Accepted != s.Written+s.Dropped+s.Undelivered {
@@ -396,9 +396,9 @@ func (e *episode) account() {
 	// later counts the accepted messages that DropOldest dropped afterwards.
 	later := sum.accepted - sum.written - sum.handedBack
 	atOnce := sum.dropped - later
-	if later < 0 || atOnce < 0 || atOnce > e.perhapsDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
+	if later < 0 || atOnce < 0 || atOnce > e.maybeDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
 		e.fault("%v: %d accepted, %d written, %d handed back, %d dropped, %d of them perhaps at once",
-			e.opts.Overflow, sum.accepted, sum.written, sum.handedBack, sum.dropped, e.perhapsDropped.Load())
+			e.opts.Overflow, sum.accepted, sum.written, sum.handedBack, sum.dropped, e.maybeDropped.Load())
 	}
 	s := e.broker.Stats()
 	if s.Names+s.Rooms+s.Writers > 0 || s.Written != sum.written || s.Dropped != sum.dropped || s.Undelivered != undelivered {
@@ -420,7 +420,7 @@ func (e *episode) account() {
 
 // checkUndelivered returns how many messages a Writer did not write. They follow those that
 // arrived, and part of the first may have arrived.
-func (e *episode) checkUndelivered(name string, l *life) int64 {
+func (e *episode) checkUndelivered(name string, l *session) int64 {
 	var s stream
 	rest := l.rest
 	for p := range l.w.Undelivered() {

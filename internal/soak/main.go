@@ -44,7 +44,7 @@ func soak(ctx context.Context, out io.Writer, messages int64, seed uint64) bool 
 
 	// The first connections of each kind leave something in the runtime and in package net.
 	s.episode(ctx, min(messages/10, 1_000_000))
-	before := takeStock()
+	before := measureUsage()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -54,12 +54,12 @@ func soak(ctx context.Context, out io.Writer, messages int64, seed uint64) bool 
 	}()
 	s.progress(out, began, done)
 	took := time.Since(began)
-	after := takeStock()
-	for deadline := time.Now().Add(5 * time.Second); !after.backAt(before) && time.Now().Before(deadline); {
+	after := measureUsage()
+	for deadline := time.Now().Add(5 * time.Second); !after.within(before) && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond) // what has been told to end may take a moment
-		after = takeStock()
+		after = measureUsage()
 	}
-	if !after.backAt(before) {
+	if !after.within(before) {
 		s.faults = append(s.faults, "something is left over")
 	}
 	s.table(out, took, before, after)
@@ -87,7 +87,7 @@ func (s *soaker) progress(out io.Writer, began time.Time, done <-chan struct{}) 
 	}
 }
 
-func (s *soaker) table(out io.Writer, took time.Duration, before, after stock) {
+func (s *soaker) table(out io.Writer, took time.Duration, before, after usage) {
 	t := s.total
 	fmt.Fprintf(out, "\n| | |\n| --- | ---: |\n")
 	for _, row := range []struct {
@@ -113,22 +113,22 @@ func (s *soaker) table(out io.Writer, took time.Duration, before, after stock) {
 }
 
 // A stock is what the process holds.
-type stock struct {
+type usage struct {
 	heap, resident          int64 // in bytes
 	goroutines, descriptors int
 }
 
-func takeStock() stock {
+func measureUsage() usage {
 	runtime.GC()
 	debug.FreeOSMemory() // the second collection empties the pools
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
-	return stock{int64(mem.HeapAlloc), resident(), runtime.NumGoroutine(), descriptors()}
+	return usage{int64(mem.HeapAlloc), resident(), runtime.NumGoroutine(), descriptors()}
 }
 
 // backAt reports whether no more is held than before. The runtime keeps some memory outside the
 // heap: threads, and the records of its largest heap.
-func (s stock) backAt(before stock) bool {
+func (s usage) within(before usage) bool {
 	return s.heap <= before.heap+1<<20 && s.resident <= before.resident+64<<20 &&
 		s.goroutines <= before.goroutines && s.descriptors <= before.descriptors
 }

@@ -46,7 +46,7 @@ func (n *network) close() {
 }
 
 // A life is a Writer and its peer.
-type life struct {
+type session struct {
 	w     *sendq.Writer
 	peer  net.Conn
 	inner net.Conn     // peer, or what TLS is on top of
@@ -61,7 +61,7 @@ type life struct {
 }
 
 // connect makes a connection of a kind, and with buffers, by chance.
-func (n *network) connect(rng *random.Rand, opts *sendq.WriterOptions) (*life, error) {
+func (n *network) connect(rng *random.Rand, opts *sendq.WriterOptions) (*session, error) {
 	kind := rng.IntN(4)
 	l := n.tcp
 	if kind < 2 {
@@ -79,22 +79,22 @@ func (n *network) connect(rng *random.Rand, opts *sendq.WriterOptions) (*life, e
 	if rng.IntN(2) == 0 {
 		err = errors.Join(conn.(buffered).SetWriteBuffer(16<<10), peer.(buffered).SetReadBuffer(64<<10))
 	}
-	life := &life{peer: peer, inner: peer, received: make(chan struct{})}
+	session := &session{peer: peer, inner: peer, received: make(chan struct{})}
 	if kind == 3 {
-		server, client := tls.Server(conn, certificate()), tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
+		server, client := tls.Server(conn, serverConfig()), tls.Client(peer, &tls.Config{InsecureSkipVerify: true})
 		handshake := make(chan error)
 		go func() { handshake <- server.Handshake() }()
 		err = errors.Join(err, client.Handshake(), <-handshake)
-		conn, life.peer = server, client
+		conn, session.peer = server, client
 	}
 	if err != nil {
 		conn.Close()
 		peer.Close()
 		return nil, err
 	}
-	life.w = sendq.NewWriter(conn, opts)
-	go life.receive()
-	return life, nil
+	session.w = sendq.NewWriter(conn, opts)
+	go session.receive()
+	return session, nil
 }
 
 type buffered interface {
@@ -103,7 +103,7 @@ type buffered interface {
 }
 
 // receive reads to the end, and after a fault discards.
-func (l *life) receive() {
+func (l *session) receive() {
 	defer close(l.received)
 	defer l.peer.Close()
 	buf := make([]byte, 32<<10)
@@ -128,16 +128,16 @@ func (l *life) receive() {
 	}
 }
 
-func (l *life) isStalled() bool {
+func (l *session) isStalled() bool {
 	until := l.until.Load()
 	return until > 0 && time.Now().UnixNano() < until
 }
 
 // stall keeps the peer from reading for d.
-func (l *life) stall(d time.Duration) { l.until.Store(time.Now().Add(d).UnixNano()) }
+func (l *session) stall(d time.Duration) { l.until.Store(time.Now().Add(d).UnixNano()) }
 
 // reset ends the connection as a crashed peer does.
-func (l *life) reset() {
+func (l *session) reset() {
 	l.lossy.Store(true)
 	if c, ok := l.inner.(*net.TCPConn); ok {
 		_ = c.SetLinger(0) // fails if the connection has ended
@@ -146,7 +146,7 @@ func (l *life) reset() {
 }
 
 // certificate returns the configuration of TLS servers.
-var certificate = sync.OnceValue(func() *tls.Config {
+var serverConfig = sync.OnceValue(func() *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		panic(err)
