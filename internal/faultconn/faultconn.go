@@ -1,5 +1,5 @@
-// Package faultconn provides a net.Conn whose writes stall, fail or lie when a test
-// says so, which real connections do only by chance.
+// Package faultconn provides a net.Conn for tests. Its writes stall, fail or report a
+// wrong count on request; real connections do so only by chance.
 package faultconn
 
 import (
@@ -10,48 +10,48 @@ import (
 	"time"
 )
 
-// A Conn hands each write on to another connection, unless told otherwise, and takes
-// notes. It blocks on channels only, so it works inside a testing/synctest bubble.
+// A Conn passes each write to an underlying connection, unless told otherwise, and
+// records it. It blocks on channels only, so it works inside a testing/synctest bubble.
 type Conn struct {
-	net.Conn // where the writes go
+	net.Conn // the underlying connection
 
-	// Fault, if not nil, decides what becomes of a write of p: the connection
-	// beneath gets the first n bytes, and Write returns n, err. An n that p does
-	// not have is returned all the same. Set it before the first write.
+	// Fault, if not nil, decides the result of a write of p: the underlying
+	// connection gets the first n bytes, and Write returns n, err. Write returns n
+	// even if it is out of range for p. Set Fault before the first write.
 	Fault func(p []byte) (n int, err error)
 
-	// Enter, if not nil, is called with the name of each method but Read that is
-	// called, before anything else. Set it before the Conn is used.
+	// Enter, if not nil, is called with the method's name when Write, Close,
+	// SetWriteDeadline or LocalAddr begins. Set it before the Conn is used.
 	Enter func(method string)
 
 	closed chan struct{}
 
 	mu       sync.Mutex
-	gate     chan struct{} // writes wait until it is closed; nil: they do not
-	waiting  chan struct{} // closed when one does
+	gate     chan struct{} // writes wait until it is closed; nil if they do not wait
+	waiting  chan struct{} // closed when a write waits
 	expired  chan struct{} // closed when the write deadline has passed
 	timer    *time.Timer   // closes expired
-	sizes    []int         // of the writes so far
+	sizes    []int         // lengths of the writes so far
 	writing  int           // calls of Write in progress
-	together int           // the most of them at any time
+	together int           // highest value of writing
 	failed   bool          // a write has returned an error or a wrong count
-	late     int           // writes after that
+	late     int           // writes after the failed one
 }
 
-// New returns a Conn that keeps what is written in memory, for Bytes. Its Read
+// New returns a Conn that keeps the written bytes in memory, for Bytes. Its Read
 // blocks until Close.
 func New() *Conn { return Wrap(&memory{closed: make(chan struct{})}) }
 
-// Wrap returns a Conn on top of conn, to which its method NetConn leads.
+// Wrap returns a Conn on top of conn. Its NetConn method returns conn.
 func Wrap(conn net.Conn) *Conn {
 	return &Conn{Conn: conn, closed: make(chan struct{}), expired: make(chan struct{})}
 }
 
-// NetConn returns the connection beneath.
+// NetConn returns the underlying connection.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
 // Stall makes writes wait from now on, until Release, Close or the write deadline.
-// The channel is closed when one waits.
+// The returned channel is closed when a write waits.
 func (c *Conn) Stall() (waiting <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -59,7 +59,7 @@ func (c *Conn) Stall() (waiting <-chan struct{}) {
 	return c.waiting
 }
 
-// Release ends what Stall began.
+// Release ends a Stall: waiting and later writes proceed.
 func (c *Conn) Release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,8 +67,8 @@ func (c *Conn) Release() {
 	c.gate, c.waiting = nil, nil
 }
 
-// FailAt returns a Fault that takes n bytes in all. The write that brings more fails
-// with err, after its share of the n.
+// FailAt returns a Fault that accepts n bytes in all. The write that exceeds n fails
+// with err, after the bytes up to n are written.
 func FailAt(n int, err error) func([]byte) (int, error) {
 	return func(p []byte) (int, error) {
 		took := min(len(p), n)
@@ -80,13 +80,13 @@ func FailAt(n int, err error) func([]byte) (int, error) {
 	}
 }
 
-// Short returns a Fault that takes at most n bytes of a write and says nothing about
-// the rest, as no io.Writer may.
+// Short returns a Fault that accepts at most n bytes of a write and returns no error
+// for the rest, which violates the contract of io.Writer.
 func Short(n int) func([]byte) (int, error) {
 	return func(p []byte) (int, error) { return min(len(p), n), nil }
 }
 
-// Write writes p as Fault says.
+// Write writes p, or as much of it as Fault allows.
 func (c *Conn) Write(p []byte) (n int, err error) {
 	c.enter("Write")
 	c.mu.Lock()
@@ -137,7 +137,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// Close closes the connection beneath, and ends the writes that wait.
+// Close closes the underlying connection and ends waiting writes.
 func (c *Conn) Close() error {
 	c.enter("Close")
 	c.mu.Lock()
@@ -150,8 +150,7 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// SetWriteDeadline sets the time at which a write that waits fails, and every later
-// one with it.
+// SetWriteDeadline sets the time at which waiting writes fail. Later writes fail too.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	c.enter("SetWriteDeadline")
 	c.mu.Lock()
@@ -172,7 +171,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// SetDeadline sets the deadline of writes, and of reads beneath.
+// SetDeadline sets the write deadline, and the read deadline of the underlying connection.
 func (c *Conn) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {
 		return err
@@ -180,7 +179,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return c.SetWriteDeadline(t)
 }
 
-// LocalAddr is that of the connection beneath.
+// LocalAddr returns the address of the underlying connection.
 func (c *Conn) LocalAddr() net.Addr {
 	c.enter("LocalAddr")
 	return c.Conn.LocalAddr()
@@ -192,7 +191,7 @@ func (c *Conn) enter(method string) {
 	}
 }
 
-// Bytes returns what has been written to a Conn made by New.
+// Bytes returns the bytes written to a Conn made by New.
 func (c *Conn) Bytes() []byte {
 	m := c.Conn.(*memory)
 	m.mu.Lock()
@@ -207,21 +206,21 @@ func (c *Conn) Sizes() []int {
 	return slices.Clone(c.sizes)
 }
 
-// Together returns how many writes were under way at one time, at most.
+// Together returns the largest number of writes in progress at the same time.
 func (c *Conn) Together() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.together
 }
 
-// Late returns how many writes came after one that had failed.
+// Late returns the number of writes after one had failed.
 func (c *Conn) Late() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.late
 }
 
-// memory is the connection beneath a Conn made by New.
+// memory is the underlying connection of a Conn made by New.
 type memory struct {
 	closed chan struct{}
 	mu     sync.Mutex
@@ -260,6 +259,6 @@ func (m *memory) SetWriteDeadline(time.Time) error { return nil }
 
 type addr struct{}
 
-// Network is that of net.Pipe: nothing is buffered, so Close need not wait.
+// Network returns the network of net.Pipe. Nothing is buffered, so Close need not wait.
 func (addr) Network() string { return "pipe" }
 func (addr) String() string  { return "memory" }

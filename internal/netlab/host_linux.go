@@ -7,13 +7,13 @@ import (
 	"unsafe"
 )
 
-// enterNewNamespace moves the thread to a network namespace of its own.
+// enterNewNamespace moves the thread to a new network namespace.
 func enterNewNamespace() error {
 	return os.NewSyscallError("unshare", syscall.Unshare(syscall.CLONE_NEWNET))
 }
 
-// openTUN makes a network device in the thread's namespace. A Read returns a packet that is
-// sent through it, and a Write makes it receive one.
+// openTUN creates a network device in the thread's namespace. Read returns a packet sent
+// through the device, and Write makes the device receive one.
 func openTUN(name string) (*os.File, error) {
 	const path = "/dev/net/tun"
 	fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
@@ -23,7 +23,7 @@ func openTUN(name string) (*os.File, error) {
 	var request struct {
 		name  [syscall.IFNAMSIZ]byte
 		flags uint16
-		_     [64]byte // more than any struct ifreq has
+		_     [64]byte // at least the rest of struct ifreq
 	}
 	copy(request.name[:], name)
 	request.flags = syscall.IFF_TUN | syscall.IFF_NO_PI
@@ -35,10 +35,10 @@ func openTUN(name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-// mptcpSubflows returns how many subflows the kernel tells of.
+// mptcpSubflows returns the number of subflows reported by the kernel.
 func mptcpSubflows(fd uintptr) (int, error) {
 	const solMPTCP, mptcpInfo = 284, 1
-	// The first byte of struct mptcp_info counts those beside the first.
+	// The first byte of struct mptcp_info counts the subflows without the first one.
 	info, err := syscall.GetsockoptInet4Addr(int(fd), solMPTCP, mptcpInfo)
 	if err != nil {
 		return 0, fmt.Errorf("MPTCP_INFO: %w", err)

@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// Conditions say what becomes of packets.
+// Conditions are the properties of a Link. The zero value is a perfect link.
 type Conditions struct {
-	Delay  time.Duration // how long each takes
-	Jitter time.Duration // what each takes longer, at most and at random, so that some overtake
-	Loss   float64       // the share of packets that are lost, at random
-	Rate   int           // bytes a second; 0 means no limit
-	Queue  int           // bytes that may wait for Rate, beyond which packets are lost; 0 means 64 KiB
+	Delay  time.Duration // minimum time a packet takes
+	Jitter time.Duration // maximum random addition to Delay; packets may overtake each other
+	Loss   float64       // probability of losing a packet
+	Rate   int           // bytes per second; 0 means no limit
+	Queue  int           // bytes that may wait for Rate before packets are lost; 0 means 64 KiB
 }
 
 const defaultQueue = 64 << 10
@@ -27,9 +27,9 @@ type Link struct {
 	mu      sync.Mutex
 	c       Conditions
 	cut     bool
-	rng     *rand.Rand // the same in each run
-	freeAt  time.Time  // when Rate lets the next packet begin
-	packets []packet   // under way, those that are due first in front
+	rng     *rand.Rand // seeded, so every run makes the same choices
+	freeAt  time.Time  // when Rate allows the next packet to start
+	packets []packet   // in transit, ordered by due time
 	lost    int
 }
 
@@ -42,7 +42,7 @@ func newLink(from, to *os.File, seed uint64) *Link {
 	return &Link{from: from, to: to, rng: rand.New(rand.NewPCG(seed, 0))}
 }
 
-// Set sets the conditions for packets that come from now on, and heals what was cut.
+// Set sets the conditions for later packets and ends a Cut.
 func (l *Link) Set(c Conditions) {
 	if c.Queue == 0 {
 		c.Queue = defaultQueue
@@ -52,7 +52,7 @@ func (l *Link) Set(c Conditions) {
 	l.c, l.cut = c, false
 }
 
-// Cut loses the packets that are under way, and those that come until the next Set.
+// Cut drops the packets in transit and all later ones until the next Set.
 func (l *Link) Cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -61,18 +61,18 @@ func (l *Link) Cut() {
 	l.packets = nil
 }
 
-// Lost returns how many packets were lost.
+// Lost returns the number of lost packets.
 func (l *Link) Lost() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lost
 }
 
-// carry carries packets until the device is closed.
+// forward forwards packets until the device is closed.
 func (l *Link) forward() {
 	buf := make([]byte, 64<<10)
 	for {
-		_ = l.from.SetReadDeadline(l.deliver()) // fails as the Read does
+		_ = l.from.SetReadDeadline(l.deliver()) // if it fails, the Read does too
 		n, err := l.from.Read(buf)
 		switch {
 		case err == nil:
@@ -83,7 +83,7 @@ func (l *Link) forward() {
 	}
 }
 
-// take takes a packet that a host sends.
+// receive puts a packet from the sending host in transit, or loses it.
 func (l *Link) receive(p []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -112,13 +112,13 @@ func (l *Link) receive(p []byte) {
 		if p.due.After(due) {
 			return 1
 		}
-		return -1 // behind those that are due at the same time
+		return -1 // after packets due at the same time
 	})
 	l.packets = slices.Insert(l.packets, i, packet{due, slices.Clone(p)})
 }
 
-// deliver brings the packets that are due, and returns when the next one is, or the zero
-// time.
+// deliver delivers the packets that are due. It returns the due time of the next packet, or
+// the zero time if there is none.
 func (l *Link) deliver() (next time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +127,7 @@ func (l *Link) deliver() (next time.Time) {
 		if p := l.packets[0]; p.due.After(now) {
 			return p.due
 		}
-		_, _ = l.to.Write(l.packets[0].bytes) // fails if the device is down, which is a loss as well
+		_, _ = l.to.Write(l.packets[0].bytes) // fails if the device is down; then the packet is lost
 		l.packets = l.packets[1:]
 	}
 	return time.Time{}

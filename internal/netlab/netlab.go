@@ -1,8 +1,8 @@
-// Package netlab provides tests with a network whose faults they control: two hosts, and
-// paths between them on which every packet passes through the test process.
+// Package netlab provides tests with a network of two hosts and controls its faults.
+// Every packet between the hosts passes through the test process.
 //
-// It needs Linux, root's privileges, /dev/net/tun and the command ip. Each host is a
-// network namespace that the test itself makes, so nothing else sees its packets.
+// It needs Linux, root privileges, /dev/net/tun and the ip command. Each host is a
+// network namespace created by the test, so no other process sees its packets.
 package netlab
 
 import (
@@ -19,7 +19,8 @@ import (
 	"time"
 )
 
-// A Network connects two hosts, as long as the test runs. At first its paths are perfect.
+// A Network connects two hosts for the duration of a test. Its paths are perfect until
+// Set or Cut.
 type Network struct {
 	A, B  *Host
 	Paths []*Path
@@ -36,13 +37,13 @@ func (p *Path) Set(c Conditions) {
 	p.BtoA.Set(c)
 }
 
-// Cut loses the packets of both directions from now on.
+// Cut cuts both directions: see Link.Cut.
 func (p *Path) Cut() {
 	p.AtoB.Cut()
 	p.BtoA.Cut()
 }
 
-// New makes a network of that many paths. Where the machine does not allow it, New skips
+// New creates a network with a number of paths. If the machine does not allow it, New skips
 // the test, or fails it if the environment has SENDQ_NETLAB=require.
 func New(t testing.TB, paths int) *Network {
 	t.Helper()
@@ -82,14 +83,14 @@ func unavailable(t testing.TB, err error) {
 	t.Skip("netlab:", err)
 }
 
-// TCP connects the hosts by the first path.
+// TCP connects the hosts over the first path.
 func (n *Network) TCP(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
 	return n.connect(t, false)
 }
 
-// MPTCP connects the hosts by all paths, the first of which is the first subflow's. Where
-// the kernel does not do that, it skips or fails the test as New does.
+// MPTCP connects the hosts over all paths. The first path carries the first subflow. If
+// the kernel does not support that, MPTCP skips or fails the test as New does.
 func (n *Network) MPTCP(t testing.TB) (a, b *net.TCPConn) {
 	t.Helper()
 	a, b = n.connect(t, true)
@@ -116,7 +117,7 @@ func (n *Network) connect(t testing.TB, multipath bool) (a, b *net.TCPConn) {
 
 	var l net.Listener
 	var err error
-	n.B.Do(func() { l, err = lc.Listen(t.Context(), "tcp4", ":0") }) // at all addresses, for the other subflows
+	n.B.Do(func() { l, err = lc.Listen(t.Context(), "tcp4", ":0") }) // on all addresses, because the other subflows need them
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,14 +141,14 @@ func (n *Network) connect(t testing.TB, multipath bool) (a, b *net.TCPConn) {
 type Host struct {
 	number byte
 	calls  chan func()
-	err    error      // why there is none
-	tuns   []*os.File // the ends of the paths
+	err    error      // from creating the namespace
+	tuns   []*os.File // the host's ends of the paths
 }
 
 func newHost(number byte) *Host {
 	h := &Host{number: number, calls: make(chan func())}
 	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine, for it is of no other use
+		runtime.LockOSThread() // never unlocked, so the thread ends with the goroutine
 		h.err = enterNewNamespace()
 		for f := range h.calls {
 			f()
@@ -156,8 +157,8 @@ func newHost(number byte) *Host {
 	return h
 }
 
-// Do runs f on a thread of the host: sockets that f makes belong to it, wherever they are
-// used later. One call of Do waits for another, and f must not end its goroutine.
+// Do runs f on a thread in the host's namespace. Sockets created by f stay in that namespace,
+// wherever they are used later. Calls of Do are serialized. f must not end its goroutine.
 func (h *Host) Do(f func()) {
 	done := make(chan struct{})
 	h.calls <- func() {
@@ -172,7 +173,7 @@ func (h *Host) Addr(path int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 0, byte(path), h.number})
 }
 
-// attach makes the host's end of a path.
+// attach creates the host's end of a path.
 func (h *Host) attach(path int) (tun *os.File, err error) {
 	h.Do(func() {
 		if err = h.err; err == nil {
@@ -185,7 +186,7 @@ func (h *Host) attach(path int) (tun *os.File, err error) {
 	return tun, err
 }
 
-// close ends the host, when its sockets are closed too.
+// close ends the host. The namespace lives until its sockets are closed too.
 func (h *Host) close() {
 	for _, tun := range h.tuns {
 		tun.Close()
@@ -200,7 +201,8 @@ func (h *Host) configure(paths int) (err error) {
 	var commands strings.Builder
 	fmt.Fprintln(&commands, "link set lo up")
 	for i := range paths {
-		// No packets but those of the test, and none lost but by its will.
+		// Without generated addresses the kernel sends no packets of its own. With the
+		// long queue it loses none.
 		fmt.Fprintf(&commands, "link set %s addrgenmode none\n", device(i))
 		fmt.Fprintf(&commands, "link set %s txqueuelen 10000 up\n", device(i))
 		fmt.Fprintf(&commands, "addr add %s/24 dev %s\n", h.Addr(i), device(i))
@@ -208,7 +210,7 @@ func (h *Host) configure(paths int) (err error) {
 	if paths > 1 {
 		fmt.Fprintln(&commands, "mptcp limits set subflows 8 add_addr_accepted 8")
 		for i := 1; i < paths && h.number == 2; i++ {
-			// Told to A, which then connects to it.
+			// B announces the address to A, and A connects to it.
 			fmt.Fprintf(&commands, "mptcp endpoint add %s signal\n", h.Addr(i))
 		}
 	}
@@ -222,7 +224,7 @@ func (h *Host) configure(paths int) (err error) {
 	return nil
 }
 
-// subflows returns how many TCP connections an MPTCP connection has.
+// subflows returns the number of TCP connections in an MPTCP connection.
 func subflows(conn syscall.Conn) (n int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

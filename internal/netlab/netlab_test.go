@@ -14,7 +14,7 @@ import (
 	"github.com/sendq-go/sendq/internal/netlab"
 )
 
-// datagrams are sockets of A and B, connected by the first path.
+// datagrams returns UDP sockets on A and B, connected over the first path.
 func datagrams(t *testing.T, n *netlab.Network) (a, b net.Conn) {
 	var err error
 	dial := func(from, to *netlab.Host) (conn net.Conn) {
@@ -80,7 +80,7 @@ func TestJitterReorders(t *testing.T) {
 	}
 	require.False(t, slices.IsSorted(numbers), "%v", numbers)
 	slices.Sort(numbers)
-	require.Len(t, slices.Compact(numbers), 100, "none is lost")
+	require.Len(t, slices.Compact(numbers), 100, "no packet is lost")
 }
 
 func TestDelayKeepsOrder(t *testing.T) {
@@ -124,7 +124,7 @@ func TestCut(t *testing.T) {
 	send(t, a, 1)
 	requireLost(t, link, 1)
 	send(t, b, 2)
-	require.Equal(t, 2, receive(t, a), "the other direction is as it was")
+	require.Equal(t, 2, receive(t, a), "the other direction is unchanged")
 	link.Set(netlab.Conditions{})
 	send(t, a, 3)
 	require.Equal(t, 3, receive(t, b))
@@ -136,7 +136,7 @@ func TestCut(t *testing.T) {
 	requireLost(t, n.Paths[0].BtoA, 1)
 }
 
-func TestCutLosesWhatIsUnderWay(t *testing.T) {
+func TestCutLosesPacketsInTransit(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, b := datagrams(t, n)
 	link := n.Paths[0].AtoB
@@ -148,7 +148,7 @@ func TestCutLosesWhatIsUnderWay(t *testing.T) {
 		return link.Lost() == 1
 	}, time.Minute, time.Millisecond)
 	link.Cut()
-	require.Equal(t, 1, link.Lost(), "it is lost once, and for good")
+	require.Equal(t, 1, link.Lost(), "a packet is lost only once")
 	link.Set(netlab.Conditions{})
 	send(t, a, 2)
 	require.Equal(t, 2, receive(t, b))
@@ -175,7 +175,7 @@ func TestRate(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(began), time.Second*size*sent/rate)
 }
 
-func TestRateBoundsItsQueue(t *testing.T) {
+func TestRateLimitsQueue(t *testing.T) {
 	n := netlab.New(t, 1)
 	a, _ := datagrams(t, n)
 	link := n.Paths[0].AtoB
@@ -183,12 +183,12 @@ func TestRateBoundsItsQueue(t *testing.T) {
 	for i := range 100 {
 		send(t, a, i)
 	}
-	// A packet has 29 bytes. One is on the line, and behind it there is room until 203 bytes are
-	// waited for.
+	// A packet has 29 bytes. One is being sent, and six more fit in the queue: packets are lost
+	// once 203 bytes wait.
 	requireLost(t, link, 100-7)
 }
 
-// A connection lives on by the second path.
+// A connection survives on its second path.
 func TestMPTCP(t *testing.T) {
 	n := netlab.New(t, 2)
 	a, b := n.MPTCP(t)

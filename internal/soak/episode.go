@@ -15,17 +15,17 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A soaker makes one episode after the other.
+// A soaker runs one episode after another.
 type soaker struct {
 	seed      uint64
-	delivered atomic.Int64 // messages accepted by now
+	delivered atomic.Int64 // messages accepted so far
 	total     totals
 
 	mu     sync.Mutex
 	faults []string
 }
 
-// totals are figures of all episodes.
+// totals are the sums over all episodes.
 type totals struct {
 	accepted, written, arrived, dropped, handedBack, inherited int64 // messages
 	episodes, connections, takeovers, resets, stalls, slow     int64
@@ -39,22 +39,22 @@ func (s *soaker) fault(format string, args ...any) {
 	}
 }
 
-// An episode is the life of a Broker. Its members have the same limits.
+// An episode is the lifetime of one Broker. All its members have the same limits.
 type episode struct {
 	*soaker
 	net     network
 	broker  *sendq.Broker
 	room    *sendq.Room
 	opts    sendq.WriterOptions
-	until   int64 // the value of soaker.delivered at which it ends
+	until   int64 // the episode ends once soaker.delivered reaches this
 	members []*member
 
-	accepted, maybeDropped atomic.Int64 // by the results of the senders' calls
+	accepted, maybeDropped atomic.Int64 // according to the results of the senders' calls
 	handedBack             atomic.Int64
 	ending                 sync.WaitGroup
 }
 
-// A member is a name and the Writers that had it, one after the other.
+// A member is a name and its Writers, oldest first.
 type member struct {
 	name     string
 	mu       sync.Mutex
@@ -69,7 +69,7 @@ func (m *member) current() *session {
 
 const memberRoom = "room"
 
-// episode makes so many deliveries, or as many as it can in 20 s.
+// episode makes a number of deliveries, or fewer if 20 s have passed.
 func (s *soaker) episode(ctx context.Context, messages int64) {
 	s.total.episodes++
 	rng := rand.New(rand.NewPCG(s.seed, uint64(s.total.episodes)))
@@ -90,7 +90,7 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 		Budget:       pick(rng, nil, nil, sendq.NewBudget(64<<20)),
 	}
 	if e.opts.Overflow >= sendq.DropNewest {
-		e.opts.MaxPending = pick(rng, 16<<10, e.opts.MaxPending) // which a batch exceeds
+		e.opts.MaxPending = pick(rng, 16<<10, e.opts.MaxPending) // a batch exceeds 16 KiB
 	}
 	e.broker = sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: e.takeBack})
 	e.room = e.broker.Room(memberRoom)
@@ -125,7 +125,7 @@ func (s *soaker) failed() bool {
 
 func pick[T any](rng *rand.Rand, choices ...T) T { return choices[rng.IntN(len(choices))] }
 
-// takeBack is OnUndelivered.
+// takeBack is the Broker's OnUndelivered.
 func (e *episode) takeBack(name string, messages iter.Seq[[]byte], _ error) {
 	var s stream
 	for p := range messages {
@@ -136,7 +136,7 @@ func (e *episode) takeBack(name string, messages iter.Seq[[]byte], _ error) {
 	e.handedBack.Add(s.messages)
 }
 
-// enter gives m a new Writer. It takes over from the last one unless that has ended.
+// connect gives m a new Writer. The new one takes over from the last one unless that has ended.
 func (e *episode) connect(rng *rand.Rand, m *member) {
 	l, err := e.net.connect(rng, &e.opts)
 	if err != nil {
@@ -153,10 +153,10 @@ func (e *episode) connect(rng *rand.Rand, m *member) {
 	if err := e.broker.Register(m.name, l.w); err != nil {
 		e.fault("%v", err)
 	}
-	_ = e.room.Join(m.name) // fails if it has ended
+	_ = e.room.Join(m.name) // fails if the Writer has ended
 }
 
-// disturb does to members what happens to connections.
+// disturb stalls, resets, closes and replaces the connections of random members.
 func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		m := pick(rng, e.members...)
@@ -192,13 +192,13 @@ func (e *episode) disturb(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// numbers are those of a sender's messages.
+// A sequence numbers the messages of one sender.
 type sequence struct {
 	sender int
 	last   uint32
 }
 
-// next returns the next message. Most are short.
+// next appends the next message to p. Most messages are short.
 func (n *sequence) next(p []byte, rng *rand.Rand) []byte {
 	n.last++
 	body := 0
@@ -211,7 +211,7 @@ func (n *sequence) next(p []byte, rng *rand.Rand) []byte {
 	return appendMessage(p, n.sender, n.last, body)
 }
 
-// publish sends a batch, most of it to the room.
+// publish sends a batch of messages, most of them to the room.
 func (e *episode) publish(ctx context.Context, rng *rand.Rand, n *sequence) {
 	e.throttle(ctx, rng)
 	batch := e.broker.NewBatch()
@@ -230,7 +230,7 @@ func (e *episode) publish(ctx context.Context, rng *rand.Rand, n *sequence) {
 	e.count(batch.Flush())
 }
 
-// count adds up a Report.
+// count adds a Report to the figures.
 func (e *episode) count(r sendq.Report) {
 	e.accepted.Add(int64(r.Accepted))
 	e.delivered.Add(int64(r.Accepted))
@@ -239,7 +239,7 @@ func (e *episode) count(r sendq.Report) {
 	}
 }
 
-// countOne adds up what became of one message.
+// countOne adds the result of sending one message to the figures.
 func (e *episode) countOne(err error) {
 	switch {
 	case err == nil:
@@ -271,7 +271,7 @@ func (e *episode) sendToNames(ctx context.Context, rng *rand.Rand, n *sequence) 
 // sendToWriters sends a few messages to Writers.
 func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *sequence) {
 	e.throttle(ctx, rng)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond) // where Block makes it wait
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Millisecond) // Block may make a write wait
 	defer cancel()
 	for range 100 {
 		w, ok := e.broker.Lookup(pick(rng, e.members...).name)
@@ -290,7 +290,7 @@ func (e *episode) sendToWriters(ctx context.Context, rng *rand.Rand, n *sequence
 	}
 }
 
-// pace waits, as a rule, until those that read have read most.
+// throttle usually waits until the members that read have little pending.
 func (e *episode) throttle(ctx context.Context, rng *rand.Rand) {
 	if rng.IntN(50) == 0 {
 		return
@@ -308,7 +308,7 @@ func (e *episode) throttle(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-// end ends the Broker, in one of two ways.
+// end ends the Broker by Close or by Shutdown.
 func (e *episode) end(rng *rand.Rand) {
 	for _, m := range e.members {
 		for _, l := range m.sessions {
@@ -328,14 +328,15 @@ func (e *episode) end(rng *rand.Rand) {
 			select {
 			case <-l.received:
 			case <-time.After(time.Minute):
-				e.fault("%s: its connection does not end for the peer", m.name)
+				e.fault("%s: the peer does not see the end of the connection", m.name)
 				return
 			}
 		}
 	}
 }
 
-// requireDelivered notes a fault if a Shutdown has not delivered everything to a peer that lives.
+// requireDelivered records a fault if Shutdown did not deliver everything to a live peer. err is
+// the result of Shutdown.
 func (e *episode) requireDelivered(err error) {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok {
@@ -349,14 +350,14 @@ func (e *episode) requireDelivered(err error) {
 		}
 		i := slices.IndexFunc(e.members, func(m *member) bool { return m.name == u.Name })
 		at := e.members[i].current()
-		// Something else may have ended it at the same moment.
+		// The Writer may have ended for another reason at the same moment.
 		if errors.Is(err, context.DeadlineExceeded) && !at.lossy.Load() {
 			e.fault("Shutdown: %v", err)
 		}
 	}
 }
 
-// account compares the senders' results, the Writers' Stats and the arrivals.
+// account compares the senders' results, the Writers' Stats and the messages received by peers.
 func (e *episode) account() {
 	var sum totals
 	var undelivered int64
@@ -372,14 +373,14 @@ func (e *episode) account() {
 				e.fault("%s: %v", name, l.err)
 			}
 			if n := l.stream.messages; n > s.Written || n < s.Written && !l.lossy.Load() {
-				e.fault("%s has written %d, and %d have arrived; %v", name, s.Written, n, l.w.Err())
+				e.fault("%s: %d messages written, but %d arrived; %v", name, s.Written, n, l.w.Err())
 			}
 			left := e.checkUndelivered(name, l)
 			if left != s.Undelivered {
-				e.fault("%s: undelivered: %d, and Stats has %d", name, left, s.Undelivered)
+				e.fault("%s: %d messages undelivered, but Stats has %d", name, left, s.Undelivered)
 			}
 			if before != nil && !before.precedes(&l.stream) {
-				e.fault("%s: out of order, or doubled, across a takeover", name)
+				e.fault("%s: messages reordered or duplicated by a takeover", name)
 			}
 			if l.stream.messages > 0 {
 				before = l.stream.after(before)
@@ -393,7 +394,7 @@ func (e *episode) account() {
 	sum.accepted, sum.handedBack = e.accepted.Load(), e.handedBack.Load()
 	sum.inherited = undelivered - sum.handedBack
 
-	// later counts the accepted messages that DropOldest dropped afterwards.
+	// later counts messages accepted first and dropped afterwards by DropOldest.
 	later := sum.accepted - sum.written - sum.handedBack
 	atOnce := sum.dropped - later
 	if later < 0 || atOnce < 0 || atOnce > e.maybeDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
@@ -407,7 +408,7 @@ func (e *episode) account() {
 	if b := e.opts.Budget; b != nil && b.Pending() != 0 {
 		e.fault("the Budget still has %d bytes", b.Pending())
 	}
-	sum.accepted += atOnce // as Stats counts
+	sum.accepted += atOnce // Stats counts them as accepted
 	t := &e.total
 	t.accepted += sum.accepted
 	t.written += sum.written
@@ -418,8 +419,8 @@ func (e *episode) account() {
 	t.slow += s.Ends.SlowConsumer.Writers
 }
 
-// checkUndelivered returns how many messages a Writer did not write. They follow those that
-// arrived, and part of the first may have arrived.
+// checkUndelivered returns the number of messages a Writer did not write. They must follow the
+// messages that arrived. Part of the first one may have arrived.
 func (e *episode) checkUndelivered(name string, l *session) int64 {
 	var s stream
 	rest := l.rest
@@ -433,10 +434,10 @@ func (e *episode) checkUndelivered(name string, l *session) int64 {
 		}
 	}
 	if !l.stream.precedes(&s) {
-		e.fault("%s: a message has arrived and is undelivered", name)
+		e.fault("%s: a message arrived but counts as undelivered", name)
 	}
 	if len(rest) > 0 && !l.lossy.Load() {
-		e.fault("%s: torn at its end", name)
+		e.fault("%s: the last message is torn", name)
 	}
 	return s.messages
 }

@@ -1,14 +1,15 @@
-// Soak sends many messages through Writers and rooms over real sockets and accounts for each:
+// Soak sends many messages through Writers and rooms over real sockets and accounts for each one:
 //
 //	go run ./internal/soak -messages 1000000000
 //
-// A run is a series of episodes. In each, a Broker has some hundred members, over TCP, Unix
-// sockets and TLS, with limits by chance. Several goroutines send to the room, to names, and to
-// Writers, while members stall, are reset, end, and are taken over. At the end of an episode
-// every accepted message has been written, dropped or handed back, and each written one has
-// arrived whole, in order and once, unless its connection was reset. At the end of the run memory,
-// goroutines and descriptors are back at their start. Otherwise the exit code is 1. An interrupt
-// ends the run early, with the figures so far.
+// A run is a series of episodes. In each, a Broker has about a hundred members over TCP, Unix
+// sockets and TLS, with random limits. Several goroutines send to the room, to names and to
+// Writers, while members stall, are reset, end and are taken over.
+//
+// At the end of an episode every accepted message must have been written, dropped or handed back.
+// Each written message must have arrived whole, in order and once, unless its connection was reset.
+// At the end of the run, memory, goroutines and file descriptors must be back where they started.
+// Otherwise the exit code is 1. An interrupt ends the run early and prints the figures so far.
 package main
 
 import (
@@ -26,8 +27,8 @@ import (
 )
 
 func main() {
-	messages := flag.Int64("messages", 1_000_000_000, "how many deliveries to make; one message to a room of 100 is 100 deliveries")
-	seed := flag.Uint64("seed", rand.Uint64(), "of the choices")
+	messages := flag.Int64("messages", 1_000_000_000, "number of deliveries `N`; a message to a room of 100 is 100 deliveries")
+	seed := flag.Uint64("seed", rand.Uint64(), "`seed` of the random choices")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -36,13 +37,13 @@ func main() {
 	}
 }
 
-// soak makes the deliveries, reports them to out, and reports whether there was no fault.
+// soak makes the deliveries and prints the figures to out. It reports whether no fault was found.
 func soak(ctx context.Context, out io.Writer, messages int64, seed uint64) bool {
 	fmt.Fprintf(out, "%d messages, seed %d, %s, GOMAXPROCS %d\n", messages, seed, runtime.Version(), runtime.GOMAXPROCS(0))
 	began := time.Now()
 	s := &soaker{seed: seed}
 
-	// The first connections of each kind leave something in the runtime and in package net.
+	// The first connections of each kind allocate caches in the runtime and in package net.
 	s.episode(ctx, min(messages/10, 1_000_000))
 	before := measureUsage()
 	done := make(chan struct{})
@@ -56,11 +57,11 @@ func soak(ctx context.Context, out io.Writer, messages int64, seed uint64) bool 
 	took := time.Since(began)
 	after := measureUsage()
 	for deadline := time.Now().Add(5 * time.Second); !after.within(before) && time.Now().Before(deadline); {
-		time.Sleep(50 * time.Millisecond) // what has been told to end may take a moment
+		time.Sleep(50 * time.Millisecond) // goroutines may take a moment to end
 		after = measureUsage()
 	}
 	if !after.within(before) {
-		s.faults = append(s.faults, "something is left over")
+		s.faults = append(s.faults, "memory, goroutines or descriptors were leaked")
 	}
 	s.table(out, took, before, after)
 	return len(s.faults) == 0
@@ -112,7 +113,7 @@ func (s *soaker) table(out io.Writer, took time.Duration, before, after usage) {
 	}
 }
 
-// A stock is what the process holds.
+// A usage is the process's use of resources.
 type usage struct {
 	heap, resident          int64 // in bytes
 	goroutines, descriptors int
@@ -120,20 +121,20 @@ type usage struct {
 
 func measureUsage() usage {
 	runtime.GC()
-	debug.FreeOSMemory() // the second collection empties the pools
+	debug.FreeOSMemory() // runs a second collection, which empties the pools
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	return usage{int64(mem.HeapAlloc), resident(), runtime.NumGoroutine(), descriptors()}
 }
 
-// backAt reports whether no more is held than before. The runtime keeps some memory outside the
-// heap: threads, and the records of its largest heap.
+// within reports whether s is no larger than before. It allows for memory kept by the runtime
+// outside the heap: threads, and records of the largest heap.
 func (s usage) within(before usage) bool {
 	return s.heap <= before.heap+1<<20 && s.resident <= before.resident+64<<20 &&
 		s.goroutines <= before.goroutines && s.descriptors <= before.descriptors
 }
 
-// resident returns the resident set in bytes, or 0 where /proc does not tell.
+// resident returns the size of the resident set in bytes, or 0 without /proc.
 func resident() int64 {
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -144,7 +145,7 @@ func resident() int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// descriptors returns how many are open, or 0 where /proc does not tell.
+// descriptors returns the number of open file descriptors, or 0 without /proc.
 func descriptors() int {
 	fds, _ := os.ReadDir("/proc/self/fd")
 	return len(fds)

@@ -6,10 +6,10 @@ import (
 )
 
 // A message starts with the length of its body, its sender, its number and a checksum of the three.
-// A body that is not empty ends with the checksum.
+// A nonempty body ends with the same checksum.
 const (
-	header  = 16
-	senders = 4 // of an episode
+	header  = 16 // bytes
+	senders = 4  // in an episode
 )
 
 // appendMessage appends a message with a body of 0 or 8 to 65,535 bytes.
@@ -33,14 +33,14 @@ func checksum(h uint64) uint64 {
 	return h ^ h>>29
 }
 
-// A stream checks consecutive messages: each is whole, and each sender's are in order and
-// not doubled.
+// A stream checks consecutive messages: every message is whole, and the messages of each sender
+// are in order and without duplicates.
 type stream struct {
 	messages    int64
-	first, last [senders]uint32 // by sender; 0: none
+	first, last [senders]uint32 // message numbers by sender; 0 if there are none
 }
 
-// take takes the whole messages from the front of p, and returns the rest.
+// take checks the whole messages at the front of p and returns the rest.
 func (s *stream) take(p []byte) (rest []byte, err error) {
 	for len(p) >= header {
 		h := binary.LittleEndian.Uint64(p)
@@ -79,7 +79,7 @@ func (s *stream) precedes(next *stream) bool {
 	return true
 }
 
-// after returns s with the last numbers of before where s has none.
+// after returns s with the higher of the last numbers of s and before.
 func (s *stream) after(before *stream) *stream {
 	all := *s
 	if before != nil {

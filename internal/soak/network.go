@@ -19,7 +19,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A network makes connections.
+// A network creates connections between the process and itself.
 type network struct {
 	dir       string
 	tcp, unix net.Listener
@@ -45,22 +45,22 @@ func (n *network) close() {
 	os.RemoveAll(n.dir)
 }
 
-// A life is a Writer and its peer.
+// A session is a Writer and its peer.
 type session struct {
 	w     *sendq.Writer
 	peer  net.Conn
-	inner net.Conn     // peer, or what TLS is on top of
-	until atomic.Int64 // when the peer reads again, in Unix nanoseconds
+	inner net.Conn     // peer, or the connection below its TLS
+	until atomic.Int64 // end of the peer's stall, in Unix nanoseconds
 	lossy atomic.Bool  // the peer resets the connection
 
-	// When received is closed:
+	// Valid once received is closed.
 	received chan struct{}
 	stream   stream
-	rest     []byte // of the wire, after the last whole message
-	err      error  // what is wrong with the messages
+	rest     []byte // bytes after the last whole message
+	err      error  // the first bad message
 }
 
-// connect makes a connection of a kind, and with buffers, by chance.
+// connect creates a connection of a random kind, with random buffer sizes.
 func (n *network) connect(rng *random.Rand, opts *sendq.WriterOptions) (*session, error) {
 	kind := rng.IntN(4)
 	l := n.tcp
@@ -102,7 +102,7 @@ type buffered interface {
 	SetWriteBuffer(int) error
 }
 
-// receive reads to the end, and after a fault discards.
+// receive reads and checks messages until the end. After a bad message it discards the rest.
 func (l *session) receive() {
 	defer close(l.received)
 	defer l.peer.Close()
@@ -133,10 +133,10 @@ func (l *session) isStalled() bool {
 	return until > 0 && time.Now().UnixNano() < until
 }
 
-// stall keeps the peer from reading for d.
+// stall stops the peer from reading for d.
 func (l *session) stall(d time.Duration) { l.until.Store(time.Now().Add(d).UnixNano()) }
 
-// reset ends the connection as a crashed peer does.
+// reset ends the connection abruptly, as a crashing peer does.
 func (l *session) reset() {
 	l.lossy.Store(true)
 	if c, ok := l.inner.(*net.TCPConn); ok {
@@ -145,7 +145,7 @@ func (l *session) reset() {
 	l.inner.Close()
 }
 
-// certificate returns the configuration of TLS servers.
+// serverConfig returns the configuration of TLS servers.
 var serverConfig = sync.OnceValue(func() *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

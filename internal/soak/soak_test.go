@@ -14,7 +14,7 @@ func TestSoak(t *testing.T) {
 	t.Logf("%s", &out)
 }
 
-// TestSoakInterrupted requires that an interrupted run adds up as well.
+// An interrupted run must account for every message too.
 func TestSoakInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
