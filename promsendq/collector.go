@@ -8,7 +8,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// NewBrokerCollector returns a collector of the figures of b and its Writers.
+// NewBrokerCollector returns a collector for the metrics of b and its Writers.
 func NewBrokerCollector(b *sendq.Broker) prometheus.Collector {
 	return collector(func(out sink) {
 		s := b.Stats()
@@ -19,7 +19,7 @@ func NewBrokerCollector(b *sendq.Broker) prometheus.Collector {
 	})
 }
 
-// NewTallyCollector returns a collector of the figures of the Writers that were added to t.
+// NewTallyCollector returns a collector for the metrics of the Writers added to t.
 func NewTallyCollector(t *sendq.Tally) prometheus.Collector {
 	return collector(func(out sink) {
 		s := t.Stats()
@@ -28,29 +28,58 @@ func NewTallyCollector(t *sendq.Tally) prometheus.Collector {
 }
 
 var (
-	writers          = desc("writers", "Writers that have not ended.")
-	ends             = desc("writer_ends_total", "Writers that have ended, by cause.", "cause")
-	acceptedMessages = desc("accepted_messages_total", "Messages that Writers have accepted.")
-	acceptedBytes    = desc("accepted_bytes_total", "Bytes of the messages that Writers have accepted.")
-	messages         = desc("messages_total", "Accepted messages that are not pending any more, by what became of them.", "outcome")
-	bytes            = desc("bytes_total", "Bytes of the accepted messages that are not pending any more, by what became of them.", "outcome")
-	undelivered      = desc("undelivered_messages_total", "Messages that were pending when their Writer ended, by the cause of its end.", "cause")
-	undeliveredBytes = desc("undelivered_bytes_total", "Bytes of the messages that were pending when their Writer ended, by the cause of its end.", "cause")
-	pendingMessages  = desc("pending_messages", "Messages that are queued or being written.")
-	pendingBytes     = desc("pending_bytes", "Bytes of the messages that are queued or being written.")
-	peakPendingBytes = desc("peak_pending_bytes", "The most bytes that one Writer has ever had pending.")
-	oldestPending    = desc("oldest_pending_seconds", "How long the oldest pending message of all Writers has waited, at least.")
-	connectionWrites = desc("connection_writes_total", "How often messages, or parts of them, were handed to a connection.")
-	names            = desc("names", "Names in use.")
-	rooms            = desc("rooms", "Rooms in use.")
-	fanOutRecipients = desc("fan_out_recipients", "Recipients of each message to a room or to all.")
+	writers = desc("writers",
+		"Number of Writers that have not ended.")
+	ends = desc("writer_ends_total",
+		"Total number of Writers that have ended, by cause: delivered (Close or Shutdown delivered "+
+			"everything), closed (CloseNow, or the connection was closed), expired (CloseTimeout or "+
+			"the context of Shutdown ran out), slow_consumer (a limit was reached), taken_over, and failed "+
+			"(any other error, most often of the connection).", "cause")
+	acceptedMessages = desc("accepted_messages_total",
+		"Total number of messages accepted by Writers. A message to several recipients counts once for "+
+			"each, and messages dropped at MaxPending are included.")
+	acceptedBytes = desc("accepted_bytes_total",
+		"Total bytes of the messages accepted by Writers.")
+	messages = desc("messages_total",
+		"Total number of accepted messages that are no longer pending, by outcome: written (the "+
+			"connection took every byte), dropped (the Writer was at MaxPending), and undelivered (the Writer "+
+			"ended first).", "outcome")
+	bytes = desc("bytes_total",
+		"Total bytes of the accepted messages that are no longer pending, by outcome: written, dropped, "+
+			"or undelivered.", "outcome")
+	undelivered = desc("undelivered_messages_total",
+		"Total number of messages that were pending when their Writer ended, by the cause of its end. "+
+			"With the cause taken_over, the new Writer has accepted them again if it was alive.", "cause")
+	undeliveredBytes = desc("undelivered_bytes_total",
+		"Total bytes of the messages that were pending when their Writer ended, by the cause of its end.", "cause")
+	pendingMessages = desc("pending_messages",
+		"Number of accepted messages that are queued or being written.")
+	pendingBytes = desc("pending_bytes",
+		"Bytes of the accepted messages that are queued or being written.")
+	peakPendingBytes = desc("peak_pending_bytes",
+		"Highest number of bytes that one Writer has had pending, including Writers that have ended. "+
+			"Never decreases.")
+	oldestPending = desc("oldest_pending_seconds",
+		"Age in seconds of the oldest pending message, or 0 if none is pending. It is sampled, so the "+
+			"true age may be higher but not lower.")
+	connectionWrites = desc("connection_writes_total",
+		"Total number of writes to connections. A write carries one or more messages, or a part of one.")
+
+	// Of a Broker alone.
+	names = desc("names",
+		"Number of names in use on this Broker.")
+	rooms = desc("rooms",
+		"Number of rooms in use on this Broker.")
+	fanOutRecipients = desc("fan_out_recipients",
+		"Recipients of each message to a room or to everyone, on this Broker, whether or not they "+
+			"accepted it. A message without recipients is not counted.")
 )
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("sendq_"+name, help, labels, nil)
 }
 
-// A collector sends all its metrics, the same each time, to a sink.
+// A collector sends its metrics to a sink, the same set on every call.
 type collector func(sink)
 
 func (c collector) Collect(ch chan<- prometheus.Metric) { c(ch) }

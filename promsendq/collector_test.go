@@ -31,7 +31,7 @@ func TestLint(t *testing.T) {
 	}
 }
 
-// Known traffic, and the figures right after it.
+// The metrics after known traffic.
 func TestBrokerCollector(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
 	defer b.Close()
@@ -58,7 +58,7 @@ func TestBrokerCollector(t *testing.T) {
 	require.Equal(t, 1, b.BroadcastFrom("bob", []byte("bye")))
 	require.NoError(t, alice.Close())
 
-	// How many writes alice's messages took is up to the flusher, and ages are to the clock.
+	// The number of writes depends on the flusher, and ages on the clock.
 	c := promsendq.NewBrokerCollector(b)
 	var names []string
 	for _, name := range metricsOf(t, c) {
@@ -67,18 +67,18 @@ func TestBrokerCollector(t *testing.T) {
 		}
 	}
 	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
-# HELP sendq_accepted_bytes_total Bytes of the messages that Writers have accepted.
+# HELP sendq_accepted_bytes_total Total bytes of the messages accepted by Writers.
 # TYPE sendq_accepted_bytes_total counter
 sendq_accepted_bytes_total 52
-# HELP sendq_accepted_messages_total Messages that Writers have accepted.
+# HELP sendq_accepted_messages_total Total number of messages accepted by Writers. A message to several recipients counts once for each, and messages dropped at MaxPending are included.
 # TYPE sendq_accepted_messages_total counter
 sendq_accepted_messages_total 13
-# HELP sendq_bytes_total Bytes of the accepted messages that are not pending any more, by what became of them.
+# HELP sendq_bytes_total Total bytes of the accepted messages that are no longer pending, by outcome: written, dropped, or undelivered.
 # TYPE sendq_bytes_total counter
 sendq_bytes_total{outcome="dropped"} 4
 sendq_bytes_total{outcome="undelivered"} 17
 sendq_bytes_total{outcome="written"} 19
-# HELP sendq_fan_out_recipients Recipients of each message to a room or to all.
+# HELP sendq_fan_out_recipients Recipients of each message to a room or to everyone, on this Broker, whether or not they accepted it. A message without recipients is not counted.
 # TYPE sendq_fan_out_recipients histogram
 sendq_fan_out_recipients_bucket{le="1"} 1
 sendq_fan_out_recipients_bucket{le="4"} 5
@@ -94,27 +94,27 @@ sendq_fan_out_recipients_bucket{le="1.048576e+06"} 5
 sendq_fan_out_recipients_bucket{le="+Inf"} 5
 sendq_fan_out_recipients_sum 9
 sendq_fan_out_recipients_count 5
-# HELP sendq_messages_total Accepted messages that are not pending any more, by what became of them.
+# HELP sendq_messages_total Total number of accepted messages that are no longer pending, by outcome: written (the connection took every byte), dropped (the Writer was at MaxPending), and undelivered (the Writer ended first).
 # TYPE sendq_messages_total counter
 sendq_messages_total{outcome="dropped"} 1
 sendq_messages_total{outcome="undelivered"} 4
 sendq_messages_total{outcome="written"} 5
-# HELP sendq_names Names in use.
+# HELP sendq_names Number of names in use on this Broker.
 # TYPE sendq_names gauge
 sendq_names 1
-# HELP sendq_peak_pending_bytes The most bytes that one Writer has ever had pending.
+# HELP sendq_peak_pending_bytes Highest number of bytes that one Writer has had pending, including Writers that have ended. Never decreases.
 # TYPE sendq_peak_pending_bytes gauge
 sendq_peak_pending_bytes 16
-# HELP sendq_pending_bytes Bytes of the messages that are queued or being written.
+# HELP sendq_pending_bytes Bytes of the accepted messages that are queued or being written.
 # TYPE sendq_pending_bytes gauge
 sendq_pending_bytes 12
-# HELP sendq_pending_messages Messages that are queued or being written.
+# HELP sendq_pending_messages Number of accepted messages that are queued or being written.
 # TYPE sendq_pending_messages gauge
 sendq_pending_messages 3
-# HELP sendq_rooms Rooms in use.
+# HELP sendq_rooms Number of rooms in use on this Broker.
 # TYPE sendq_rooms gauge
 sendq_rooms 1
-# HELP sendq_undelivered_bytes_total Bytes of the messages that were pending when their Writer ended, by the cause of its end.
+# HELP sendq_undelivered_bytes_total Total bytes of the messages that were pending when their Writer ended, by the cause of its end.
 # TYPE sendq_undelivered_bytes_total counter
 sendq_undelivered_bytes_total{cause="closed"} 5
 sendq_undelivered_bytes_total{cause="delivered"} 0
@@ -122,7 +122,7 @@ sendq_undelivered_bytes_total{cause="expired"} 0
 sendq_undelivered_bytes_total{cause="failed"} 0
 sendq_undelivered_bytes_total{cause="slow_consumer"} 0
 sendq_undelivered_bytes_total{cause="taken_over"} 12
-# HELP sendq_undelivered_messages_total Messages that were pending when their Writer ended, by the cause of its end.
+# HELP sendq_undelivered_messages_total Total number of messages that were pending when their Writer ended, by the cause of its end. With the cause taken_over, the new Writer has accepted them again if it was alive.
 # TYPE sendq_undelivered_messages_total counter
 sendq_undelivered_messages_total{cause="closed"} 1
 sendq_undelivered_messages_total{cause="delivered"} 0
@@ -130,7 +130,7 @@ sendq_undelivered_messages_total{cause="expired"} 0
 sendq_undelivered_messages_total{cause="failed"} 0
 sendq_undelivered_messages_total{cause="slow_consumer"} 0
 sendq_undelivered_messages_total{cause="taken_over"} 3
-# HELP sendq_writer_ends_total Writers that have ended, by cause.
+# HELP sendq_writer_ends_total Total number of Writers that have ended, by cause: delivered (Close or Shutdown delivered everything), closed (CloseNow, or the connection was closed), expired (CloseTimeout or the context of Shutdown ran out), slow_consumer (a limit was reached), taken_over, and failed (any other error, most often of the connection).
 # TYPE sendq_writer_ends_total counter
 sendq_writer_ends_total{cause="closed"} 1
 sendq_writer_ends_total{cause="delivered"} 1
@@ -138,7 +138,7 @@ sendq_writer_ends_total{cause="expired"} 0
 sendq_writer_ends_total{cause="failed"} 0
 sendq_writer_ends_total{cause="slow_consumer"} 0
 sendq_writer_ends_total{cause="taken_over"} 1
-# HELP sendq_writers Writers that have not ended.
+# HELP sendq_writers Number of Writers that have not ended.
 # TYPE sendq_writers gauge
 sendq_writers 1
 `), names...))
@@ -151,14 +151,14 @@ func TestOldestPendingSeconds(t *testing.T) {
 	defer w.CloseNow()
 	tally.Add(w)
 	w.WriteString("old")
-	w.Stats() // its age counts from here on
+	w.Stats() // samples the age, which counts from here on
 	time.Sleep(20 * time.Millisecond)
 	age := gather(t, promsendq.NewTallyCollector(&tally))["sendq_oldest_pending_seconds"]
 	require.GreaterOrEqual(t, age, 0.02)
 	require.Less(t, age, 60.0)
 }
 
-// Two Brokers in one registry, each under a label of its own.
+// Two Brokers in one registry, each with its own label.
 func TestSeveralBrokers(t *testing.T) {
 	r := prometheus.NewPedanticRegistry()
 	for _, name := range []string{"chat", "game"} {
@@ -173,7 +173,7 @@ func TestSeveralBrokers(t *testing.T) {
 	require.Equal(t, 2, n)
 }
 
-// While Writers come, send and go, every scrape is whole and no counter goes back.
+// While Writers are registered, send and end, every scrape adds up and no counter decreases.
 func TestScrapeUnderLoad(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
 	room := b.Room("room")
@@ -182,7 +182,7 @@ func TestScrapeUnderLoad(t *testing.T) {
 	for worker := range 4 {
 		load.Go(func() {
 			for i := 0; !over.Load(); i++ {
-				name := fmt.Sprint((worker + i) % 50) // now and then another one's
+				name := fmt.Sprint((worker + i) % 50) // sometimes a name of another worker
 				w := sendq.NewWriter(conn{}, &sendq.WriterOptions{MaxPending: 4000, Overflow: sendq.DropOldest})
 				assert.NoError(t, b.Register(name, w))
 				_ = room.Join(name)
@@ -219,7 +219,7 @@ func TestScrapeUnderLoad(t *testing.T) {
 	require.Positive(t, now[`sendq_writer_ends_total{cause="taken_over"}`])
 }
 
-// Senders go on while 100,000 Writers are scraped.
+// Senders make progress while 100,000 Writers are scraped.
 func TestScrapeStallsNoSender(t *testing.T) {
 	n := 100_000
 	if testing.Short() {
@@ -249,7 +249,7 @@ func TestScrapeStallsNoSender(t *testing.T) {
 			}
 		})
 	}
-	// It ends when all have done a good part of their work during scrapes.
+	// Scrape until each sender has sent 100 messages during scrapes.
 	during := make(map[string]int64)
 	for isEnough := false; !isEnough; {
 		before := make(map[string]int64)
@@ -283,7 +283,7 @@ func BenchmarkScrape(b *testing.B) {
 	}
 }
 
-// registerMany registers so many Writers, by number. Each hundredth has something pending.
+// registerMany registers n Writers, named by their number. Every hundredth has a message pending.
 func registerMany(t testing.TB, b *sendq.Broker, n int) (writers []*sendq.Writer) {
 	for i := range n {
 		var c net.Conn = conn{}
@@ -300,7 +300,7 @@ func registerMany(t testing.TB, b *sendq.Broker, n int) (writers []*sendq.Writer
 	return writers
 }
 
-// gather returns the value of each series of a collector, by its name and label.
+// gather returns the values of a collector's series, keyed by name and label.
 func gather(t testing.TB, c prometheus.Collector) map[string]float64 {
 	r := prometheus.NewPedanticRegistry()
 	require.NoError(t, r.Register(c))
@@ -310,7 +310,7 @@ func gather(t testing.TB, c prometheus.Collector) map[string]float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			name := f.GetName()
-			if label := m.GetLabel(); len(label) > 0 { // none has two
+			if label := m.GetLabel(); len(label) > 0 { // no series has two
 				name = fmt.Sprintf("%s{%s=%q}", name, label[0].GetName(), label[0].GetValue())
 			}
 			if h := m.GetHistogram(); h != nil {
@@ -319,21 +319,21 @@ func gather(t testing.TB, c prometheus.Collector) map[string]float64 {
 					series[fmt.Sprintf("%s_bucket{le=\"%v\"}", name, b.GetUpperBound())] = float64(b.GetCumulativeCount())
 				}
 			} else {
-				series[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one of the two
+				series[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one of them is 0
 			}
 		}
 	}
 	return series
 }
 
-// A conn takes everything at once.
+// A conn accepts every write at once.
 type conn struct{ net.Conn }
 
 func (conn) LocalAddr() net.Addr         { return nil }
 func (conn) Write(p []byte) (int, error) { return len(p), nil }
 func (conn) Close() error                { return nil }
 
-// stalled returns a connection that takes nothing.
+// stalled returns a connection on which every write blocks.
 func stalled(t testing.TB) net.Conn {
 	c, _ := net.Pipe()
 	t.Cleanup(func() { c.Close() })

@@ -1,52 +1,61 @@
 /*
-Package promsendq brings the figures of sendq's Brokers and Writers to Prometheus.
+Package promsendq exports the metrics of sendq's Brokers and Writers to Prometheus.
+
+A Broker's collector counts the Writers that were given a name by the Broker:
 
 	prometheus.MustRegister(promsendq.NewBrokerCollector(broker))
 
-counts the Writers that have ever been given a name by the Broker, and
+A program without a Broker adds its Writers to a [sendq.Tally] and registers that:
 
 	prometheus.MustRegister(promsendq.NewTallyCollector(tally))
 
-those that have been added to a [sendq.Tally], for programs without a Broker. Of several
-Brokers or Tallies in one process, register each with a label of its own:
+If a process has several Brokers or Tallies, give each a label:
 
 	prometheus.WrapRegistererWith(prometheus.Labels{"broker": "chat"}, registerer).
 		MustRegister(promsendq.NewBrokerCollector(broker))
 
-The metrics, all of which are there from the start:
+# Metrics
 
-	sendq_writers                               Writers that have not ended
-	sendq_writer_ends_total{cause}              Writers that have ended
-	sendq_accepted_messages_total               messages that Writers have accepted
-	sendq_accepted_bytes_total
-	sendq_messages_total{outcome}               what became of them: written, dropped or undelivered
-	sendq_bytes_total{outcome}
-	sendq_undelivered_messages_total{cause}     the undelivered ones, by why their Writer ended
-	sendq_undelivered_bytes_total{cause}
-	sendq_pending_messages                      the others
-	sendq_pending_bytes
-	sendq_peak_pending_bytes                    the most that one Writer ever had pending
-	sendq_oldest_pending_seconds                how long the oldest pending message has waited, at least
-	sendq_connection_writes_total               how often messages, or parts, were handed to a connection
+All metrics exist from the start:
 
-and of a Broker alone:
+	sendq_writers                              gauge      Writers that have not ended
+	sendq_writer_ends_total{cause}             counter    Writers that have ended
+	sendq_accepted_messages_total              counter    messages accepted by Writers
+	sendq_accepted_bytes_total                 counter    their bytes
+	sendq_messages_total{outcome}              counter    accepted messages that are no longer pending
+	sendq_bytes_total{outcome}                 counter    their bytes
+	sendq_undelivered_messages_total{cause}    counter    messages pending when their Writer ended
+	sendq_undelivered_bytes_total{cause}       counter    their bytes
+	sendq_pending_messages                     gauge      messages queued or being written
+	sendq_pending_bytes                        gauge      their bytes
+	sendq_peak_pending_bytes                   gauge      highest number of bytes one Writer had pending
+	sendq_oldest_pending_seconds               gauge      age of the oldest pending message, at least
+	sendq_connection_writes_total              counter    writes to connections
 
-	sendq_names                                 names in use
-	sendq_rooms                                 rooms in use
-	sendq_fan_out_recipients                    histogram: recipients of each message to a room or to all
+A Broker's collector adds:
 
-A cause is one of delivered, closed, expired, slow_consumer, taken_over and failed, as
-[sendq.Ends] has them. No label has a value that comes from outside, so the
-number of series does not grow: neither with names nor with rooms nor with peers.
+	sendq_names                                gauge      names in use on this Broker
+	sendq_rooms                                gauge      rooms in use on this Broker
+	sendq_fan_out_recipients                   histogram  recipients of each message to a room or to everyone
 
-Messages are dropped for one cause alone: a Writer was at MaxPending. What is undelivered with
-the cause taken_over is not lost: the Writer that came after has accepted it, and it counts
-as accepted a second time.
+An outcome is written, dropped or undelivered. A message is dropped only if its Writer was at
+MaxPending.
 
-A scrape asks one Writer after the other, each under its own lock for some tens of
-nanoseconds: it stalls no sender, however many Writers there are.
+A cause is delivered, closed, expired, slow_consumer, taken_over or failed, as defined by
+[sendq.Ends]. Undelivered messages with the cause taken_over are passed on, not lost: the new
+Writer, if alive, has accepted them, and they count as accepted a second time.
 
-dashboard.json, beside this file, is a dashboard for Grafana. [sendq.Broker.Stats] gives the same figures
-to those who use no Prometheus, for example by package expvar.
+The number of series is fixed. No label value comes from outside, so it does not grow with
+names, rooms or peers.
+
+# Cost
+
+A scrape reads one Writer after another and holds each Writer's lock for tens of nanoseconds.
+It does not stall senders, however many Writers there are.
+
+# Without Prometheus
+
+The file dashboard.json in this directory is a Grafana dashboard. Programs without Prometheus
+get the same figures from [sendq.Broker.Stats], for example for package expvar.
 */
 package promsendq

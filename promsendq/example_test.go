@@ -13,7 +13,7 @@ import (
 	"github.com/sendq-go/sendq/promsendq"
 )
 
-// What Prometheus sees when it scrapes a program that has a Broker.
+// This is what Prometheus gets from a program with a Broker.
 func ExampleNewBrokerCollector() {
 	broker := sendq.NewBroker(nil)
 	broker.Register("bob", sendq.NewWriter(conn{}, nil))
