@@ -17,20 +17,19 @@ import (
 	"time"
 )
 
-// A child is a server that runs as a process of its own and listens on the loopback
-// interface.
+// A child is a server process on the loopback interface.
 type child struct {
 	cmd    *exec.Cmd
 	addr   netip.AddrPort
-	log    *os.File // what it says
+	log    *os.File // its output
 	exited chan struct{}
 }
 
-// startTimeout bounds how long a server may take until it accepts connections.
+// startTimeout is the time a server may take to accept connections.
 const startTimeout = 20 * time.Second
 
-// startChild starts the server that command returns for a free port, and waits until it
-// accepts connections. The process does not outlive this one, whatever ends it.
+// startChild starts the server command for a free port and waits until it accepts
+// connections. The process never outlives this one.
 func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, error) {
 	addr, err := freeAddr()
 	if err != nil {
@@ -42,9 +41,9 @@ func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, e
 	}
 	c := &child{cmd: cmd, addr: addr, exited: make(chan struct{})}
 	if c.log, err = os.CreateTemp("", "sendq-bench-*.log"); err != nil {
-		return nil, fmt.Errorf("a file for what %s says: %w", c.cmd.Path, err)
+		return nil, fmt.Errorf("create a log file for %s: %w", c.cmd.Path, err)
 	}
-	os.Remove(c.log.Name()) // it is open, which will do
+	os.Remove(c.log.Name()) // the open file is enough
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 
 	if err := children.start(c); err != nil {
@@ -52,7 +51,7 @@ func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, e
 		return nil, fmt.Errorf("start %s: %w", c.cmd.Path, err)
 	}
 	go func() {
-		_ = c.cmd.Wait() // how it ended is no matter: stop kills it
+		_ = c.cmd.Wait() // the status does not matter: stop kills the process
 		close(c.exited)
 	}()
 	if err := c.awaitAccept(); err != nil {
@@ -63,7 +62,7 @@ func startChild(command func(addr netip.AddrPort) (*exec.Cmd, error)) (*child, e
 	return c, nil
 }
 
-// freeAddr returns an address on which nobody listens, and hopefully nobody will.
+// freeAddr returns an address with a free port. Another process may still take the port.
 func freeAddr() (netip.AddrPort, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -75,8 +74,8 @@ func freeAddr() (netip.AddrPort, error) {
 
 var starts = make(chan func())
 
-// startStarter starts the goroutine that starts all children, on a thread of its own: a
-// child with a Pdeathsig is killed when the thread that started it ends.
+// startStarter starts the goroutine that starts all children. It keeps its own thread,
+// because a child with a Pdeathsig is killed when the parent thread ends.
 var startStarter = sync.OnceFunc(func() {
 	go func() {
 		runtime.LockOSThread()
@@ -86,7 +85,7 @@ var startStarter = sync.OnceFunc(func() {
 	}()
 })
 
-// startForLife starts a command, which ends with this process at the latest.
+// startAttached starts a command. The kernel kills it when this process ends.
 func startAttached(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
@@ -103,16 +102,16 @@ func (c *child) awaitAccept() error {
 		}
 		select {
 		case <-c.exited:
-			return errors.New("has ended at once")
+			return errors.New("exited at once")
 		default:
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("accepts no connection: %w", err)
+			return fmt.Errorf("does not accept connections: %w", err)
 		}
 	}
 }
 
-// said returns the last of what the server had to say, in one line.
+// lastOutput returns the end of the server's output as one line.
 func (c *child) lastOutput() string {
 	const most = 2 << 10
 	size, err := c.log.Seek(0, io.SeekEnd)
@@ -126,7 +125,7 @@ func (c *child) lastOutput() string {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// stop ends the server. There is nothing to be kept.
+// stop kills the server.
 func (c *child) stop() {
 	children.remove(c)
 	c.kill()
@@ -134,11 +133,11 @@ func (c *child) stop() {
 }
 
 func (c *child) kill() {
-	_ = c.cmd.Process.Kill() // fails only if it has ended
+	_ = c.cmd.Process.Kill() // fails only if the process has ended
 	<-c.exited
 }
 
-// children are those that run, for the end by an interrupt.
+// children are the running children. An interrupt kills them.
 var children childSet
 
 type childSet struct {
@@ -146,30 +145,29 @@ type childSet struct {
 	running map[*child]bool
 }
 
-func (n *childSet) start(c *child) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (s *childSet) start(c *child) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err := startAttached(c.cmd); err != nil {
 		return err
 	}
-	if n.running == nil {
-		n.running = make(map[*child]bool)
+	if s.running == nil {
+		s.running = make(map[*child]bool)
 	}
-	n.running[c] = true
+	s.running[c] = true
 	return nil
 }
 
-func (n *childSet) remove(c *child) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.running, c)
+func (s *childSet) remove(c *child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, c)
 }
 
-// killAll ends all that run, for good: it keeps the lock, so that whoever would start another
-// one, or notices that one has ended, gets no further.
-func (n *childSet) killAll() {
-	n.mu.Lock()
-	for c := range n.running {
+// killAll kills all children. It keeps the lock, so no child starts or stops afterwards.
+func (s *childSet) killAll() {
+	s.mu.Lock()
+	for c := range s.running {
 		c.kill()
 	}
 }

@@ -15,13 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The clients are the members of a server and those who publish to them. It has one loop for each
-// core, and no other goroutine: the loop that sees the last byte of a window sends
-// the next one, so no wake-up of ours is measured.
+// clients holds the connections of a server's members and publishers. There is one loop per
+// core and no other goroutine. The loop that reads the last byte of a window sends the next
+// window, so no wake-up between goroutines is measured.
 //
-// A window is some messages that publishers send at once, each publisher its share in
-// one write. The next window is sent when every member has all of them, and
-// every publisher its answers.
+// A window is a number of messages sent at the same time. Each publisher sends its share in
+// one write. The next window follows once every member has all the messages and every
+// publisher has its answers.
 type clients struct {
 	protocol protocol
 	server   netip.AddrPort
@@ -33,36 +33,36 @@ type clients struct {
 	conns    []*conn // members first
 	members  int
 	stalled  []*peer
-	messages [][]byte // of each publisher, as often as it may send it at once
-	frame    int      // bytes of a message as a member gets it
+	messages [][]byte // by publisher: its message, maxInFlight times
+	frame    int      // bytes of a message as received by a member
 
-	// Of the run that is under way. Whoever is about to send a window, run or a loop, has
-	// it for itself, for all loops are waiting then.
+	// The current run. Only the goroutine about to send a window uses these fields: all
+	// loops wait at that time.
 	inFlight   int   // messages in a window
-	publishers int   // who take part
-	turn       int   // the publisher who begins the next window
+	publishers int   // number of publishers in this run
+	turn       int   // first publisher of the next window
 	sentAt     int64 // when the window was sent
 	startedAt  int64
 	windows    int
 	latencies  []int64
 	enough     func(windows int, elapsed time.Duration) bool
 
-	window    atomic.Int64 // a number for each
-	loopsLeft atomic.Int32 // loops that have not got all of it
-	ended     chan error   // of the run; has room for its end and for what comes too late
+	window    atomic.Int64 // the number of the window
+	loopsLeft atomic.Int32 // loops still waiting for messages of the window
+	ended     chan error   // result of the run; buffered for one late error
 	failed    atomic.Bool
 	timeout   time.Duration // for a window
 }
 
-// windowPatience is how long members may wait for what is left of a window. The slowest
-// services take a good part of it for a large one.
+// windowTimeout is the time allowed for one window. The slowest services need a large part
+// of it for a large window.
 const windowTimeout = 2 * time.Minute
 
-// maxUnder is the most messages that may be under way.
+// maxInFlight is the maximum number of messages in a window.
 const maxInFlight = 256
 
-// newCrowd makes members of the server, of which the last ones stall: they never read.
-// It proves that each of the others gets what a publisher sends.
+// newClients connects members and stalled members to the server. Stalled members never read.
+// newClients verifies that each of the others receives a publisher's message.
 func newClients(server netip.AddrPort, p protocol, payload string, members, stalled int) (*clients, error) {
 	c := &clients{protocol: p, server: server, payload: payload, created: time.Now(), ended: make(chan error, 2),
 		frame: len(p.frame(0, payload)), timeout: windowTimeout, latencies: make([]int64, 0, 1<<20)}
@@ -129,7 +129,7 @@ func (c *clients) connectAll(members, stalled int) error {
 	return nil
 }
 
-// settle waits for what the server has to say unasked.
+// settle reads unsolicited messages of the server.
 func (c *clients) settle(p *peer) error {
 	if c.protocol.settle == nil {
 		return nil
@@ -137,7 +137,7 @@ func (c *clients) settle(p *peer) error {
 	return c.protocol.settle(p)
 }
 
-// enter makes a connection for one more publisher.
+// addPublisher connects one more publisher.
 func (c *clients) addPublisher() (*conn, error) {
 	i := len(c.messages)
 	p, err := connect(c.server, len(c.conns)+len(c.stalled), false)
@@ -153,7 +153,7 @@ func (c *clients) addPublisher() (*conn, error) {
 	return publisher, nil
 }
 
-// prove publishes one message and looks whether all get it as it should be.
+// verify publishes one message and checks that all members receive it byte for byte.
 func (c *clients) verify(publisher *conn) error {
 	if err := publisher.send(c.protocol.message(0, c.payload)); err != nil {
 		return err
@@ -167,10 +167,10 @@ func (c *clients) verify(publisher *conn) error {
 	return publisher.expect(c.protocol.answer(c.payload, c.subscribed()))
 }
 
-// subscribed is how many members there are, those who stall included.
+// subscribed returns the number of members, including stalled ones.
 func (c *clients) subscribed() int { return c.members + len(c.stalled) }
 
-// receivers is how many connections get each message and read it.
+// receivers returns the number of connections that read each message.
 func (c *clients) receivers() int {
 	n := c.members
 	if c.protocol.receives {
@@ -182,7 +182,7 @@ func (c *clients) receivers() int {
 	return n
 }
 
-// needPublishers makes publishers until there are n. None ever goes.
+// needPublishers adds publishers until there are n. Publishers are never removed.
 func (c *clients) needPublishers(n int) error {
 	before := len(c.conns)
 	for len(c.messages) < n {
@@ -203,7 +203,7 @@ func (c *clients) needPublishers(n int) error {
 
 // close ends all connections.
 func (c *clients) close() {
-	_, _ = unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // cannot fail: its counter is 0
+	_, _ = unix.Write(c.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // cannot fail, because the counter is 0
 	c.running.Wait()
 	for _, l := range c.loops {
 		_ = unix.Close(l.epoll)
@@ -217,16 +217,16 @@ func (c *clients) close() {
 	_ = unix.Close(c.wake)
 }
 
-// fail ends the run, which is the last one. Only the first error is kept.
+// fail ends the run; there is no further run. Only the first error is kept.
 func (c *clients) fail(err error) {
 	if c.failed.CompareAndSwap(false, true) {
 		c.ended <- err
 	}
 }
 
-var errClientsFailed = errors.New("the server has failed before")
+var errClientsFailed = errors.New("the server failed in an earlier run")
 
-// quiet fails if the server has sent more than it should.
+// requireSilence returns an error if the server sends more than expected.
 func (c *clients) requireSilence() error {
 	select {
 	case err := <-c.ended:

@@ -9,29 +9,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A loop reads the connections of some members and publishers, with one thread and one
-// buffer. It only counts: what a member gets is known to the byte.
+// A loop reads the connections of some members and publishers in one goroutine. It only
+// counts bytes, because the length of each message is known exactly.
 type loop struct {
 	clients *clients
 	epoll   int
-	conns   []*conn // by the index that epoll knows
-	window  int64   // the window that what follows is about
+	conns   []*conn // the index is the epoll event's Fd
+	window  int64   // number of the current window
 
-	left      int     // connections that have not got everything
-	completed int     // how many messages all members have at least
-	at        []int   // how many members have so many messages
-	doneAt    []int64 // when the last member had so many and one more; see clients.clock
+	left      int     // connections still waiting for bytes
+	completed int     // messages received by every member
+	at        []int   // at[n] is the number of members with n messages
+	doneAt    []int64 // doneAt[n] is when the last member had n+1 messages; see clients.clock
 }
 
 // A conn is the connection of a member or of a publisher.
 type conn struct {
 	*peer
 	publisher bool
-	want, got int // bytes in this window
-	messages  int // that a member has of this window
+	want, got int // bytes of the current window
+	messages  int // whole messages of the window, if a member
 }
 
-// wakeUp is the index of the descriptor that ends a loop.
+// wakeUp is the index of the descriptor used to end a loop.
 const wakeUp = -1
 
 func newLoop(c *clients) (*loop, error) {
@@ -47,10 +47,10 @@ func newLoop(c *clients) (*loop, error) {
 	return l, nil
 }
 
-// add gives the loop a connection. Nothing may be on its way to it.
+// add gives the loop a connection. The connection must not have unread data.
 func (l *loop) add(c *conn) error {
 	if len(c.unread) > 0 {
-		return fmt.Errorf("the server has said too much: %q", c.unread)
+		return fmt.Errorf("unexpected data from the server: %q", c.unread)
 	}
 	if err := unix.SetNonblock(c.fd, true); err != nil {
 		return fmt.Errorf("make a connection non-blocking: %w", err)
@@ -95,7 +95,7 @@ func (l *loop) run() {
 	}
 }
 
-// begin forgets the last window. It comes before the first byte of the new one.
+// begin resets the counts for a new window, before its first byte is read.
 func (l *loop) begin(window int64) {
 	inFlight := l.clients.inFlight
 	l.window = window
@@ -122,13 +122,13 @@ func (l *loop) read(c *conn) error {
 	case err == unix.EAGAIN || err == unix.EINTR:
 		return nil
 	case err != nil:
-		return fmt.Errorf("the server has broken a connection: %w", err)
+		return fmt.Errorf("a connection to the server failed: %w", err)
 	case n == 0:
-		return fmt.Errorf("the server has ended a connection")
+		return fmt.Errorf("the server closed a connection")
 	}
 	c.got += n
 	if c.got > c.want {
-		return fmt.Errorf("the server has sent %d bytes, and %d were due", c.got, c.want)
+		return fmt.Errorf("the server sent %d bytes; expected %d", c.got, c.want)
 	}
 	if !c.publisher {
 		l.count(c)
@@ -141,11 +141,11 @@ func (l *loop) read(c *conn) error {
 	return nil
 }
 
-// maxRead is how much a connection may bring at once, in bytes.
+// maxRead is the maximum number of bytes in one read.
 const maxRead = 256 << 10
 
-// drain takes up to n bytes from a TCP connection without a copy: what members do takes
-// as little as it can of the machine that they share with the server.
+// drain discards up to n bytes of a TCP connection without copying them, to leave the CPU to
+// the server.
 func drain(fd, n int) (int, error) {
 	got, _, errno := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), 0, uintptr(n), unix.MSG_TRUNC, 0, 0)
 	if errno != 0 {
@@ -154,7 +154,7 @@ func drain(fd, n int) (int, error) {
 	return int(got), nil
 }
 
-// count notes how many messages a member has, and when the last one has them.
+// count updates the number of a member's messages, and doneAt if the member was the last.
 func (l *loop) count(c *conn) {
 	messages := c.got / l.clients.frame
 	if messages == c.messages {
@@ -174,5 +174,5 @@ func (l *loop) count(c *conn) {
 	}
 }
 
-// clock returns the time since the clients were made.
+// clock returns the time since the clients were created.
 func (c *clients) clock() int64 { return int64(time.Since(c.created)) }

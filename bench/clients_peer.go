@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A peer is a raw connection to a server. It blocks until clients take it.
+// A peer is a raw connection to a server. It is blocking until it is added to a loop.
 type peer struct {
 	fd     int
-	unread []byte // read too early, by line
+	unread []byte // read ahead by expectLine
 }
 
 // peerTimeout bounds each wait for a server, in seconds.
 const peerTimeout = 30
 
-// portsPerAddr is how many connections are made from one address of the loopback interface:
-// far fewer than it has ports, for Linux tries one after the other for a free one.
+// portsPerAddr is the number of connections from one loopback address. It is far below the
+// number of ports, because Linux searches for a free port linearly.
 const portsPerAddr = 4000
 
-// connect makes the i-th connection to a server. A slow one has a small receive buffer,
-// and segments such as those that come over Ethernet: with the 64 KB of the
-// loopback interface the kernel of the server would buffer megabytes for it.
+// connect makes the i-th connection to a server. A slow one has a small receive buffer and
+// Ethernet-sized segments. With the loopback interface's segments of 64 KB, the kernel would
+// buffer megabytes for it on the server's side.
 func connect(to netip.AddrPort, i int, slow bool) (*peer, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -69,7 +69,7 @@ func (p *peer) connect(to netip.AddrPort) error {
 	if err != unix.EINTR {
 		return err
 	}
-	// One of the signals by which Go preempts goroutines. The kernel goes on connecting.
+	// A signal of Go's preemption interrupted the call. The kernel continues to connect.
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLOUT}}, peerTimeout*1000)
 		switch {
@@ -92,7 +92,7 @@ func (p *peer) close() { _ = unix.Close(p.fd) }
 
 func (p *peer) send(s string) error { return p.write([]byte(s)) }
 
-// write writes all of b at once. It fits, for the server has read all that came before.
+// write writes all of b at once. b fits, because the server has read everything before it.
 func (p *peer) write(b []byte) error {
 	n, err := unix.Write(p.fd, b)
 	for err == unix.EINTR {
@@ -102,12 +102,12 @@ func (p *peer) write(b []byte) error {
 		return fmt.Errorf("send to the server: %w", err)
 	}
 	if n < len(b) {
-		return fmt.Errorf("the server takes %d bytes of %d", n, len(b))
+		return fmt.Errorf("the server took only %d of %d bytes", n, len(b))
 	}
 	return nil
 }
 
-// Read makes p an io.Reader.
+// Read implements io.Reader.
 func (p *peer) Read(buf []byte) (int, error) {
 	if len(p.unread) > 0 {
 		n := copy(buf, p.unread)
@@ -128,7 +128,7 @@ func (p *peer) Read(buf []byte) (int, error) {
 	}
 }
 
-// expect reads what must come next.
+// expect reads len(want) bytes and returns an error unless they equal want.
 func (p *peer) expect(want string) error {
 	got := make([]byte, len(want))
 	n, err := io.ReadFull(p, got)
@@ -138,9 +138,9 @@ func (p *peer) expect(want string) error {
 	return nil
 }
 
-var errUnexpected = errors.New("the server does not say what it should")
+var errUnexpected = errors.New("unexpected answer from the server")
 
-// expectLine reads lines until want comes.
+// expectLine reads lines up to and including want.
 func (p *peer) expectLine(want string) error {
 	var got []byte
 	buf := make([]byte, 1<<10)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// fakeHub serves hubProtocol. What the members get for the i-th line is up to spoil.
+// fakeHub serves hubProtocol. The second client gets the result of spoil for the i-th line.
 func fakeHub(t *testing.T, spoil func(i int, line string) string) netip.AddrPort {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -62,8 +62,8 @@ func onlyWindows(n int) func(int, time.Duration) bool {
 	return func(windows int, _ time.Duration) bool { return windows >= n }
 }
 
-// One member gets too much, too little, or something else.
-func TestCrowdNoticesWhatIsWrong(t *testing.T) {
+// One member gets too much or too little.
+func TestClientsDetectWrongData(t *testing.T) {
 	const bad = 20
 	for name, spoil := range map[string]func(line string) string{
 		"nothing": func(line string) string { return line },
@@ -84,14 +84,14 @@ func TestCrowdNoticesWhatIsWrong(t *testing.T) {
 			require.NoError(t, err)
 			defer c.close()
 			c.timeout = 100 * time.Millisecond
-			r, err := c.run(4, 2, onlyWindows(5)) // up to the bad one, or the next
+			r, err := c.run(4, 2, onlyWindows(5)) // up to the bad message, or the one after it
 			if err == nil {
 				err = c.requireSilence()
 			}
 			if name == "nothing" {
 				require.NoError(t, err)
 				require.Equal(t, 20, r.messages)
-				require.Equal(t, 20.0*(3+2), r.deliveries, "publishers get what they say, too")
+				require.Equal(t, 20.0*(3+2), r.deliveries, "publishers receive their own messages too")
 				require.Positive(t, r.p50)
 				require.LessOrEqual(t, r.p50, r.p99)
 				require.LessOrEqual(t, r.p99, float64(r.elapsed))
@@ -104,14 +104,14 @@ func TestCrowdNoticesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The first message is looked at, not only counted.
-func TestCrowdReadsTheFirstMessage(t *testing.T) {
+// The first message is compared, not only counted.
+func TestClientsVerifyFirstMessage(t *testing.T) {
 	addr := fakeHub(t, func(_ int, line string) string { return "y" + line[1:] })
 	_, err := newClients(addr, hubProtocol(), payload, 3, 0)
 	require.ErrorIs(t, err, errUnexpected)
 }
 
-func TestCrowdNoticesTheEnd(t *testing.T) {
+func TestClientsDetectEndOfServer(t *testing.T) {
 	hub, err := startChild(self("hub"))
 	require.NoError(t, err)
 	c, err := newClients(hub.addr, hubProtocol(), payload, 3, 0)

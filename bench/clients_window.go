@@ -8,24 +8,24 @@ import (
 	"time"
 )
 
-// A result is what a run of windows has found out.
+// A result is the measurement of a run.
 type result struct {
 	messages   int
 	deliveries float64
 	elapsed    time.Duration
-	p50, p99   float64 // ns from the sending of a message until the last member has it
+	p50, p99   float64 // ns from sending a message until the last member has it
 }
 
 func (r *result) rate() float64 { return r.deliveries / r.elapsed.Seconds() }
 
-// run sends windows until enough says so. With fewer messages in a window than publishers,
-// these take turns.
+// run sends windows until enough returns true. If a window has fewer messages than there are
+// publishers, the publishers take turns.
 func (c *clients) run(inFlight, publishers int, enough func(windows int, elapsed time.Duration) bool) (result, error) {
 	if c.failed.Load() {
 		return result{}, errClientsFailed
 	}
 	if inFlight > maxInFlight {
-		return result{}, fmt.Errorf("%d messages under way are more than %d", inFlight, maxInFlight)
+		return result{}, fmt.Errorf("%d messages under way; the maximum is %d", inFlight, maxInFlight)
 	}
 	if err := c.needPublishers(publishers); err != nil {
 		c.fail(err)
@@ -50,7 +50,7 @@ func (c *clients) run(inFlight, publishers int, enough func(windows int, elapsed
 	}, nil
 }
 
-// await waits for the end of the run, as long as windows are completed.
+// await waits for the end of the run. It fails if no window completes within c.timeout.
 func (c *clients) await() error {
 	for window := c.window.Load(); ; {
 		select {
@@ -65,7 +65,7 @@ func (c *clients) await() error {
 	}
 }
 
-// send sends a window.
+// send sends the next window.
 func (c *clients) send() {
 	answer := len(c.protocol.answer(c.payload, c.subscribed()))
 	shares := make([]int, len(c.messages))
@@ -93,7 +93,8 @@ func (c *clients) send() {
 	}
 }
 
-// loopDone is called by each loop when it has got all of a window. The last one goes on.
+// loopDone is called by each loop once its connections have the whole window. The last loop
+// to call it sends the next window or ends the run.
 func (c *clients) loopDone() {
 	if c.loopsLeft.Add(-1) > 0 {
 		return

@@ -4,20 +4,20 @@ package main
 
 import "time"
 
-// A config is how much is measured.
+// A config sets the amount of measurement.
 type config struct {
 	rounds int
 
 	writer struct {
 		sizes, senders []int
 		time           time.Duration // of a run
-		bytes          int           // at most, in a run: those without a limit queue it all
+		bytes          int           // maximum in a run, because unbounded writers queue everything
 	}
 	roundtrip struct {
-		blocks, trips int // of each, in a round
+		blocks, trips int // blocks per round, trips per block
 	}
 	fanout struct {
-		members, inFlight, publishers []int // publishers ascending, for they stay
+		members, inFlight, publishers []int // publishers in ascending order, because none is removed
 		time                          time.Duration
 	}
 	stalled struct {
@@ -26,8 +26,8 @@ type config struct {
 	}
 	idle struct {
 		writers, connections int
-		many                 int // connections to the chat alone; 0: not measured
-		each                 int // of them to one process at most; 0: as many as it may have
+		many                 int // connections to the chat alone; 0 skips the measurement
+		each                 int // maximum of these per server process; 0 means its limit of open files
 	}
 	relay struct {
 		messages, members, fanoutMessages, names int

@@ -1,16 +1,16 @@
-// Command bench measures sendq beside its rivals, in one run on one machine, and prints
+// Command bench compares sendq with its rivals, in one run on one machine, and prints
 // Markdown tables.
 //
 //	go run ./bench           # everything, about 25 minutes
-//	go run ./bench -quick    # each section in seconds
+//	go run ./bench -quick    # a few minutes, less precise
 //	go run ./bench -only writer,roundtrip
-//	go run ./bench -write    # and keep it: RESULTS.md, plots, the tables in README.md
+//	go run ./bench -write    # also update RESULTS.md, the plots and the tables in README.md
 //
-// It needs Linux. Redis, Mosquitto and a nats-server of the system are measured if they are
-// installed (on Debian: redis-server, mosquitto, nats-server); the others it brings along.
-// All servers listen on the loopback interface only, and end with this program.
+// It needs Linux. Redis, Mosquitto and the system's nats-server are measured if they are
+// installed (on Debian: redis-server, mosquitto, nats-server). The other rivals are built in.
+// All servers listen on the loopback interface only and end with this program.
 //
-// With -write, README.md gets the tables for which it has a place:
+// With -write, each pair of markers in README.md is filled with the table of that name:
 //
 //	<!-- bench:fanout -->
 //	<!-- /bench -->
@@ -18,7 +18,13 @@
 // The names are writer-TCP-64 and the like, roundtrip, fanout, fanout-1000 and the like, stalled,
 // idle-writer, idle, idle-many, relay-direct, relay-fanout, relay-names, and goals.
 //
-// Start reading at main.go; each section has a file of its own name. The rivals in
-// section writer are in writer_senders.go, the servers in services.go, what is spoken with them in
-// protocols.go, and the members, who must cost as little as possible, in clients.go and clients_loop.go.
+// Start reading at main.go. The other files are named by what they belong to:
+//
+//	writer, roundtrip, fanout, stalled, idle, relay   the sections
+//	writer_*, idle_many, idle_members                 parts of the sections writer and idle
+//	services, protocols, hub, serve, child, process   servers, and how to start and talk to them
+//	clients, clients_*                                the load: members and publishers
+//	stats, goals, report, results, plot, origin       from measurements to tables and plots
+//
+// Clients share the machine with the server, so they use as little CPU as possible.
 package main

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// payload is what is published.
+// payload is the published message.
 var payload = strings.Repeat("x", 64)
 
-// A cell is how a fan-out was measured.
+// A fanoutCase is one combination of parameters in section fanout.
 type fanoutCase struct{ members, publishers, inFlight int }
 
-// A fanoutFigure is what was measured of a service in a cell.
+// A fanoutFigure holds the measurements of a service in one case.
 type fanoutFigure struct {
 	rate, cpu, peak, p50, p99 figure
 }
 
-// A fanoutSample is what one round adds to it.
+// A fanoutSample is the measurement of one round.
 type fanoutSample struct {
 	result
-	cpu  float64 // of the server, in ns for a delivery
-	peak float64 // of its memory
+	cpu  float64 // CPU time of the server in ns per delivery
+	peak float64 // peak memory of the server in bytes
 }
 
 func (f *fanoutFigure) add(s fanoutSample) {
@@ -35,7 +35,7 @@ func (f *fanoutFigure) add(s fanoutSample) {
 	f.p99 = append(f.p99, s.p99)
 }
 
-// fanoutFigures are those of all services, by name.
+// fanoutFigures are the measurements by case and by name of the service.
 type fanoutFigures map[fanoutCase]map[string]*fanoutFigure
 
 func (f fanoutFigures) of(c fanoutCase, service string) *fanoutFigure {
@@ -48,7 +48,7 @@ func (f fanoutFigures) of(c fanoutCase, service string) *fanoutFigure {
 	return f[c][service]
 }
 
-// runFanout measures servers from outside: one publishes, and many get it.
+// runFanout measures servers from outside: a few clients publish, many receive.
 func (b *bench) runFanout() (findings, error) {
 	figures := make(fanoutFigures)
 	var omissions omissions
@@ -66,7 +66,7 @@ func (b *bench) runFanout() (findings, error) {
 	return b.fanoutFindings(figures, omissions), nil
 }
 
-// fanOut measures all cells of one service with so many members.
+// fanOut measures all cases of one service with a number of members.
 func (b *bench) fanOut(s service, members int, figures fanoutFigures) error {
 	server, err := s.start(members)
 	if err != nil {
@@ -91,8 +91,8 @@ func (b *bench) fanOut(s service, members int, figures fanoutFigures) error {
 	return clients.requireSilence()
 }
 
-// fanOutCell measures for some time, after a tenth of it to warm up; but if a single window
-// takes longer than all that, it is enough.
+// measureFanout measures one case, after a warm-up of a tenth of the time. If the warm-up takes
+// the whole time, because a single window is so slow, it is the measurement.
 func (b *bench) measureFanout(server *child, clients *clients, c fanoutCase) (fanoutSample, error) {
 	sample, err := fanOutFor(server, clients, c, b.fanout.time/10)
 	if err != nil || sample.elapsed >= b.fanout.time {
@@ -101,7 +101,7 @@ func (b *bench) measureFanout(server *child, clients *clients, c fanoutCase) (fa
 	return fanOutFor(server, clients, c, b.fanout.time)
 }
 
-// fanOutFor sends windows for at least so long.
+// fanOutFor sends windows for at least d.
 func fanOutFor(server *child, clients *clients, c fanoutCase, d time.Duration) (sample fanoutSample, err error) {
 	if err := resetPeak(server.pid()); err != nil {
 		return sample, err
@@ -123,7 +123,7 @@ func fanOutFor(server *child, clients *clients, c fanoutCase, d time.Duration) (
 	return sample, err
 }
 
-// fanoutFindings returns a table for each number of members, and one in short.
+// fanoutFindings returns a table for each number of members, and a summary.
 func (b *bench) fanoutFindings(figures fanoutFigures, omissions omissions) (found findings) {
 	for _, members := range b.fanout.members {
 		t := table{
@@ -169,7 +169,7 @@ func fanoutGoals(figures fanoutFigures) []goal {
 	}
 }
 
-// shortMembers is how many members the table in short and the plot are about.
+// summaryMembers returns the number of members for the summary and the plot.
 func (b *bench) summaryMembers() int {
 	members := b.fanout.members
 	return members[len(members)/2]
@@ -213,14 +213,14 @@ func (b *bench) fanoutChart(figures fanoutFigures) chart {
 	return c
 }
 
-// latencyNote is for tables that have these.
+// latencyNote explains the latency columns.
 const latencyNote = "p50 and p99: from sending a message until the last member has it."
 
 func (b *bench) fanoutNotes() []string {
 	return append([]string{
-		"Messages under way are sent together, in one write for each publisher, and the next when every member has all of them.",
+		"The messages under way are sent together, one write per publisher. The next ones follow once every member has all of them.",
 		latencyNote,
-		"CPU of the server process alone, user and kernel.",
-		"The members are one epoll loop for each core, the same for all, on the same machine as the server.",
+		"CPU time of the server process only, user and kernel.",
+		"The members are read by one epoll loop per core, the same for all services, on the same machine as the server.",
 	}, b.serviceNotes()...)
 }

@@ -4,11 +4,11 @@ package main
 
 import "math"
 
-// A goal is what sendq is meant to reach, beside what was measured.
+// A goal is a bound for a measured value.
 type goal struct {
 	what     string
 	bound    float64
-	atMost   bool // or else at least
+	atMost   bool // bound is the maximum; otherwise the minimum
 	measured float64
 	in       unit
 }
@@ -20,25 +20,25 @@ func (g *goal) reached() bool {
 	return g.measured >= g.bound
 }
 
-// times writes how many times something is something else.
+// times formats a ratio.
 func times(v float64) string { return significant(v) + "×" }
 
-// atLeast is the goal that value is so many times base.
+// atLeast returns the goal value >= bound*base.
 func atLeast(what string, bound float64, value, base figure) goal {
 	return goal{what: what, bound: bound, measured: median(value) / median(base), in: times}
 }
 
-// atMost is the goal that value is no more times base than that.
+// atMost returns the goal value <= bound*base.
 func atMost(what string, bound float64, value, base figure) goal {
 	g := atLeast(what, bound, value, base)
 	g.atMost = true
 	return g
 }
 
-// goalTable tells which goals were reached. Those that were not measured this time are left
-// out.
+// goalTable returns a table of the goals and whether they were reached. It leaves out goals
+// without a measurement in this run.
 func goalTable(goals []goal) table {
-	t := table{name: "goals", title: "What sendq is meant to reach, and has in this run", head: []string{"", "goal", "measured", "reached"}}
+	t := table{name: "goals", title: "Goals of sendq, and the results of this run", head: []string{"", "goal", "measured", "reached"}}
 	for _, g := range goals {
 		if math.IsNaN(g.measured) {
 			continue

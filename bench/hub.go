@@ -9,11 +9,10 @@ import (
 	"time"
 )
 
-// A hub is the chat server that most Go programs begin with, in the way of the
-// chat example of gorilla/websocket: one goroutine owns the set of clients and
-// offers each message to the channel of each, and a client whose channel is full is
-// disconnected. A client has a goroutine that reads and one that writes.
-// It speaks lines over TCP.
+// A hub is a chat server like the chat example of gorilla/websocket, the starting point of
+// many Go programs. One goroutine owns the set of clients and offers each message to every
+// client's channel. A client is disconnected if its channel is full. Each client has one
+// goroutine for reading and one for writing. Messages are lines over TCP.
 type hub struct {
 	clients    map[*hubClient]bool
 	register   chan *hubClient
@@ -26,17 +25,17 @@ type hubClient struct {
 	out  chan []byte // closed by the hub
 }
 
-// hubWriteWait is how long a client may take for a write, as in the example.
+// hubWriteWait is the write timeout of a client, as in the example.
 const hubWriteWait = 10 * time.Second
 
-// hubWelcome is what a client gets when it is registered.
+// hubWelcome is sent to a client after its registration.
 const hubWelcome = "welcome\n"
 
 func newHub() *hub {
 	return &hub{make(map[*hubClient]bool), make(chan *hubClient), make(chan *hubClient), make(chan []byte)}
 }
 
-// serve accepts clients until that fails.
+// serve accepts clients until Accept fails.
 func (h *hub) serve(l net.Listener) error {
 	go h.run()
 	for {
@@ -89,8 +88,7 @@ func (h *hub) read(c *hubClient) {
 	}
 }
 
-// write sends a message with those that wait behind it in one write, as the example does
-// with one frame.
+// write sends all waiting messages in one write. The example sends them in one frame.
 func (h *hub) write(c *hubClient) {
 	defer c.conn.Close()
 	var together bytes.Buffer

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// runIdle measures what it costs to be connected and to have nothing to say.
+// runIdle measures the cost of idle Writers and idle connections.
 func (b *bench) runIdle() (findings, error) {
 	var found findings
 	writers, err := b.idleWriters()
@@ -34,8 +34,8 @@ func (b *bench) runIdle() (findings, error) {
 	return found, nil
 }
 
-// A discard is a connection that takes everything, so that only what is in front of it
-// is measured.
+// A discard is a connection that accepts every write and discards it, so only the writer in
+// front of it is measured.
 type discard struct{ net.Conn }
 
 func (discard) Write(p []byte) (int, error)      { return len(p), nil }
@@ -43,49 +43,49 @@ func (discard) Close() error                     { return nil }
 func (discard) LocalAddr() net.Addr              { return &net.TCPAddr{} }
 func (discard) SetWriteDeadline(time.Time) error { return nil }
 
-// idleWriters measures Writers that have sent something and are idle now.
+// idleWriters measures idle Writers, and their rivals, after one message each.
 func (b *bench) idleWriters() (findings, error) {
 	b.progress("idle: %d Writers", b.idle.writers)
 	type idleFigure struct{ bytes, goroutines figure }
-	ways := writerRivals()
-	figures := make([]idleFigure, len(ways))
+	rivals := writerRivals()
+	figures := make([]idleFigure, len(rivals))
 	for range b.rounds {
-		for i, way := range ways {
-			if !way.canIdle() {
+		for i, rival := range rivals {
+			if !rival.canIdle() {
 				continue
 			}
 			senders := make([]sender, b.idle.writers)
 			for j := range senders {
-				s, err := way.start(discard{})
+				s, err := rival.start(discard{})
 				if err != nil {
-					return findings{}, fmt.Errorf("%s: %w", way.name, err)
+					return findings{}, fmt.Errorf("%s: %w", rival.name, err)
 				}
 				senders[j] = s
 				if err := s.send([]byte(payload)); err != nil {
-					return findings{}, fmt.Errorf("%s: %w", way.name, err)
+					return findings{}, fmt.Errorf("%s: %w", rival.name, err)
 				}
 			}
-			time.Sleep(50 * time.Millisecond) // until what they have sent is written
+			time.Sleep(50 * time.Millisecond) // wait until the messages are written
 			with, goroutinesWith := memoryInUse()
 			for _, s := range senders {
 				s.close()
 			}
 			clear(senders)
-			time.Sleep(50 * time.Millisecond) // until their goroutines have ended
-			// Not what there was before: the runtime remembers goroutines that have flushed.
+			time.Sleep(50 * time.Millisecond) // wait until the goroutines have ended
+			// Measured afterwards, because the runtime keeps memory of ended goroutines.
 			without, goroutinesWithout := memoryInUse()
-			runtime.KeepAlive(senders) // the list is in both
+			runtime.KeepAlive(senders) // both measurements include the list
 			figures[i].bytes = append(figures[i].bytes, max(0, with-without)/float64(len(senders)))
 			figures[i].goroutines = append(figures[i].goroutines, float64(goroutinesWith-goroutinesWithout)/float64(len(senders)))
 		}
 	}
 	t := table{name: "idle-writer", title: "What an idle writer of a connection costs",
 		head: []string{"", "memory", "goroutines"},
-		notes: []string{fmt.Sprintf("%s of each, which have sent a message and are idle, without their connections. Heap and stacks, after garbage collection.",
+		notes: []string{fmt.Sprintf("Average of %s each, idle after one message, without their connections. Heap and stacks, after garbage collection.",
 			thousands(int64(b.idle.writers)))}}
-	for i, way := range ways {
-		if way.canIdle() {
-			t.row(way.name, figures[i].bytes.against(figures[0].bytes, memory), significant(median(figures[i].goroutines)))
+	for i, rival := range rivals {
+		if rival.canIdle() {
+			t.row(rival.name, figures[i].bytes.against(figures[0].bytes, memory), significant(median(figures[i].goroutines)))
 		}
 	}
 	return findings{tables: []table{t}, goals: []goal{
@@ -93,17 +93,16 @@ func (b *bench) idleWriters() (findings, error) {
 	}}, nil
 }
 
-// memoryInUse returns the bytes of the heap and of stacks that are in use, and how many
-// goroutines there are.
+// memoryInUse returns the bytes in use by heap and stacks, and the number of goroutines.
 func memoryInUse() (bytes float64, goroutines int) {
 	runtime.GC()
-	runtime.GC() // pools keep what they have for one collection
+	runtime.GC() // pools survive one collection
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return float64(m.HeapAlloc + m.StackInuse), runtime.NumGoroutine()
 }
 
-// idleConnections measures servers whose members have got one message and are idle now.
+// idleConnections measures the memory of servers with idle members, after one message to all.
 func (b *bench) idleConnections() (findings, error) {
 	figures := make(map[string]figure)
 	var omissions omissions
@@ -121,7 +120,7 @@ func (b *bench) idleConnections() (findings, error) {
 	}
 	t := table{name: "idle", title: fmt.Sprintf("Memory of a server for each of %s idle connections", thousands(int64(b.idle.connections))),
 		head: []string{"", "memory for a connection"},
-		notes: append([]string{"What is resident of the server more than before the first connection, after all have joined and got one message, without the kernel's part."},
+		notes: append([]string{"Growth of the server's resident memory since before the first connection, after all have joined and received one message. Kernel memory is not included."},
 			append(b.serviceNotes(), omissions...)...)}
 	for _, s := range b.available() {
 		t.row(s.name, figures[s.name].against(figures[chatName], memory))

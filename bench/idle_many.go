@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// idleMany connects very many to the chat, and sends one message to all. The members are
-// processes of their own; and where one process may not have so many files open, the chat is
-// several nodes of one cluster.
+// idleMany connects a very large number of members to the chat and sends one message to all. The
+// members run in separate processes. If the limit of open files is too low for a single server,
+// the chat runs as several nodes of one cluster.
 func (b *bench) idleMany() (findings, error) {
 	n := b.idle.many
 	each, err := allowConnections(n)
@@ -24,31 +24,31 @@ func (b *bench) idleMany() (findings, error) {
 	if b.idle.each > 0 {
 		each = min(each, b.idle.each)
 	}
-	m := &deployment{n: n, nodes: (n + each - 1) / each}
-	defer m.stop()
-	b.progress("idle: %d connections to the chat, which is %s", n, plural(m.nodes, "node"))
-	if err := m.startServers(b); err != nil {
+	d := &deployment{n: n, nodes: (n + each - 1) / each}
+	defer d.stop()
+	b.progress("idle: %d connections to the chat, which is %s", n, plural(d.nodes, "node"))
+	if err := d.startServers(b); err != nil {
 		return findings{}, err
 	}
-	before, kernelBefore, err := m.memory("VmRSS")
+	before, kernelBefore, err := d.memory("VmRSS")
 	if err != nil {
 		return findings{}, err
 	}
 	start := time.Now()
-	if err := m.connect(); err != nil {
+	if err := d.connect(); err != nil {
 		return findings{}, err
 	}
 	connected := time.Since(start)
 	b.progress("idle: a message to all of them")
-	spread, err := m.message()
+	spread, err := d.message()
 	if err != nil {
 		return findings{}, err
 	}
-	after, kernelAfter, err := m.memory("VmRSS")
+	after, kernelAfter, err := d.memory("VmRSS")
 	if err != nil {
 		return findings{}, err
 	}
-	peak, _, err := m.memory("VmHWM")
+	peak, _, err := d.memory("VmHWM")
 	if err != nil {
 		return findings{}, err
 	}
@@ -58,15 +58,15 @@ func (b *bench) idleMany() (findings, error) {
 	t := table{name: "idle-many", title: fmt.Sprintf("%s connections to the chat on one machine", thousands(int64(n))),
 		head: []string{"", ""},
 		notes: []string{
-			"Measured once. The members are processes of this program, with connections from several loopback addresses.",
-			fmt.Sprintf("A million would be 1,000,000 × (%s + %s) = %s, by this arithmetic.",
+			"Measured once. The members run in processes of this program and connect from several loopback addresses.",
+			fmt.Sprintf("By this arithmetic, a million would take 1,000,000 × (%s + %s) = %s.",
 				memory(perConnection), memory(kernel), memory(million*(perConnection+kernel))),
 		}}
-	if m.nodes > 1 {
-		t.notes = append(t.notes, fmt.Sprintf("A process may have %s files open here, so the chat is %d nodes of one cluster, each of which knows all members; %s.",
-			thousands(int64(each+otherFiles)), m.nodes, raiseLimitHint(n)))
+	if d.nodes > 1 {
+		t.notes = append(t.notes, fmt.Sprintf("A process may have %s files open here, so the chat runs as %d nodes of one cluster, and each node knows all members; %s.",
+			thousands(int64(each+otherFiles)), d.nodes, raiseLimitHint(n)))
 	}
-	t.row("servers", fmt.Sprint(m.nodes))
+	t.row("servers", fmt.Sprint(d.nodes))
 	t.row("until all were logged in", span(float64(connected)))
 	t.row("one message, until the last member had it", span(float64(spread)))
 	t.row("members who got it, and nothing else", thousands(int64(n)))
@@ -79,39 +79,38 @@ func (b *bench) idleMany() (findings, error) {
 	}}, nil
 }
 
-// manyGoal is how many connections one machine is meant to serve.
+// manyGoal is the number of connections that one machine should serve.
 const manyGoal = 100_000
 
-// A deployment is the members of a chat, in several processes, and its servers.
+// A deployment is the servers of a chat and the processes of its members.
 type deployment struct {
 	n, nodes int
 	nats     *child   // nil with one node
-	servers  []*child // one for each node
+	servers  []*child // one per node
 	members  []*members
 }
 
-func (m *deployment) startServers(b *bench) (err error) {
+func (d *deployment) startServers(b *bench) (err error) {
 	command := b.services[0].command
-	if m.nodes > 1 {
-		if m.nats, err = startChild(self("jetstream " + b.dir)); err != nil {
+	if d.nodes > 1 {
+		if d.nats, err = startChild(self("jetstream " + b.dir)); err != nil {
 			return err
 		}
-		command = self("chatnode " + m.nats.addr.String())
+		command = self("chatnode " + d.nats.addr.String())
 	}
-	for range m.nodes {
+	for range d.nodes {
 		server, err := startChild(command)
 		if err != nil {
 			return err
 		}
-		m.servers = append(m.servers, server)
+		d.servers = append(d.servers, server)
 	}
 	return nil
 }
 
-// memory returns what the servers have together, and what the kernel has for sockets and the
-// like.
-func (m *deployment) memory(field string) (servers, kernel float64, err error) {
-	for _, server := range m.servers {
+// memory returns the memory of all servers together, and the kernel's memory for sockets.
+func (d *deployment) memory(field string) (servers, kernel float64, err error) {
+	for _, server := range d.servers {
 		bytes, err := resident(server.pid(), field)
 		if err != nil {
 			return 0, 0, err
@@ -122,34 +121,34 @@ func (m *deployment) memory(field string) (servers, kernel float64, err error) {
 	return servers, kernel, err
 }
 
-// connect makes all members, and returns when they are logged in.
-func (m *deployment) connect() error {
-	for i, server := range m.servers {
-		first, last := i*m.n/m.nodes, (i+1)*m.n/m.nodes
+// connect starts all members and waits until they are logged in.
+func (d *deployment) connect() error {
+	for i, server := range d.servers {
+		first, last := i*d.n/d.nodes, (i+1)*d.n/d.nodes
 		in, err := startMembers(server.addr, first, last)
 		if err != nil {
 			return err
 		}
-		m.members = append(m.members, in)
+		d.members = append(d.members, in)
 	}
-	return m.await(reportConnected)
+	return d.await(reportConnected)
 }
 
-// hear waits until all processes of members have said so.
-func (m *deployment) await(what string) error {
-	errs := make([]error, len(m.members))
+// await waits for a line of every members process.
+func (d *deployment) await(what string) error {
+	errs := make([]error, len(d.members))
 	var waiting sync.WaitGroup
-	for i, in := range m.members {
+	for i, in := range d.members {
 		waiting.Go(func() { errs[i] = in.await(what) })
 	}
 	waiting.Wait()
 	return errors.Join(errs...)
 }
 
-// message sends one message to all, and returns how long it takes until the last one has it.
-func (m *deployment) message() (time.Duration, error) {
+// message sends one message to all and returns the time until the last member has it.
+func (d *deployment) message() (time.Duration, error) {
 	p := chatProtocol()
-	publisher, err := connect(m.servers[0].addr, m.n, false)
+	publisher, err := connect(d.servers[0].addr, d.n, false)
 	if err != nil {
 		return 0, err
 	}
@@ -161,23 +160,23 @@ func (m *deployment) message() (time.Duration, error) {
 	if err := publisher.send(p.message(0, payload)); err != nil {
 		return 0, err
 	}
-	err = m.await(reportReceived)
+	err = d.await(reportReceived)
 	return time.Since(start), err
 }
 
-func (m *deployment) stop() {
-	for _, in := range m.members {
+func (d *deployment) stop() {
+	for _, in := range d.members {
 		in.stop()
 	}
-	for _, server := range m.servers {
+	for _, server := range d.servers {
 		server.stop()
 	}
-	if m.nats != nil {
-		m.nats.stop()
+	if d.nats != nil {
+		d.nats.stop()
 	}
 }
 
-// slab returns the memory that the kernel uses for sockets and the like.
+// slab returns the kernel's slab memory, which includes sockets.
 func slab() (float64, error) {
 	info, err := os.ReadFile("/proc/meminfo")
 	if err != nil {

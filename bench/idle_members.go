@@ -17,16 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Members are a process that is members [first, last) of a chat. It says how far it is, by
-// lines, and ends with its standard input.
+// members is a process with the members [first, last) of a chat. It reports progress in lines on
+// its standard output and ends at the end of its standard input.
 type members struct {
 	cmd    *exec.Cmd
 	stdin  io.Closer
 	output *bufio.Reader
 }
 
-// What a process of members says when all its members are logged in, and when all have got the
-// message.
+// The lines of a members process: all its members are logged in; all have received the message.
 const (
 	reportConnected = "connected"
 	reportReceived  = "got it"
@@ -50,11 +49,11 @@ func startMembers(server netip.AddrPort, first, last int) (*members, error) {
 	return m, startAttached(cmd)
 }
 
-// hear waits until the members say so.
+// await waits for a line of the members process.
 func (m *members) await(what string) error {
 	line, err := m.output.ReadString('\n')
 	if strings.TrimSpace(line) != what {
-		return fmt.Errorf("members should say %q, and say %q: %w", what, line, err)
+		return fmt.Errorf("members process: expected %q, got %q: %w", what, line, err)
 	}
 	return nil
 }
@@ -64,10 +63,10 @@ func (m *members) stop() {
 	_ = m.cmd.Wait()
 }
 
-// atOnce is how many members of a process log in at once.
+// parallelLogins is the number of members of a process that log in at the same time.
 const parallelLogins = 16
 
-// serveMembers is the process. Its words are those of startMembers.
+// serveMembers runs a members process; see startMembers.
 func serveMembers(first, last string, server netip.AddrPort) error {
 	from, err := strconv.Atoi(first)
 	if err != nil {
@@ -102,7 +101,7 @@ func serveMembers(first, last string, server netip.AddrPort) error {
 		}
 		var more [1]byte
 		if n, _, err := unix.Recvfrom(m.fd, more[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN {
-			return fmt.Errorf("member %d gets more than one message: %d bytes, %w", from+i, n, err)
+			return fmt.Errorf("member %d received more than one message: %d bytes, %w", from+i, n, err)
 		}
 	}
 	fmt.Println(reportReceived)

@@ -20,18 +20,18 @@ import (
 type bench struct {
 	config
 	services []service
-	dir      string // for files that are gone with the run
+	dir      string // temporary files, removed at the end of the run
 	quiet    bool   // no progress
 }
 
-// progress tells whoever waits what is being done.
+// progress prints the current step.
 func (b *bench) progress(format string, args ...any) {
 	if !b.quiet {
 		fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 	}
 }
 
-// Findings are what a section has found out.
+// findings are the results of a section.
 type findings struct {
 	tables []table
 	charts []chart
@@ -53,7 +53,7 @@ var sections = []section{
 	{"relay", (*bench).runRelay},
 }
 
-// flags are what the command line chooses.
+// flags are the command-line flags.
 type flags struct {
 	quick, write bool
 	only         string
@@ -64,12 +64,12 @@ type flags struct {
 func main() {
 	serveIfAsked()
 	var f flags
-	flag.BoolVar(&f.quick, "quick", false, "measure less, and less precisely, in a few minutes")
-	flag.StringVar(&f.only, "only", "", "measure these `sections` only: writer, roundtrip, fanout, stalled, idle, relay")
-	flag.IntVar(&f.rounds, "rounds", 0, "measure everything `N` times instead of 3, and take the median")
-	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections, 0 for none; a negative N is 100000, with -quick 0")
-	flag.BoolVar(&f.write, "write", false, "write RESULTS.md and the plots, and the tables between markers in README.md")
-	flag.StringVar(&f.out, "out", "", "the `directory` for RESULTS.md and the plots (default bench/ of the clone)")
+	flag.BoolVar(&f.quick, "quick", false, "measure less, and less precisely: a few minutes")
+	flag.StringVar(&f.only, "only", "", "comma-separated `sections` to measure: writer, roundtrip, fanout, stalled, idle, relay (default all)")
+	flag.IntVar(&f.rounds, "rounds", 0, "measure everything `N` times and take the median (default 3)")
+	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections, 0 for none; if negative, 100000, or 0 with -quick")
+	flag.BoolVar(&f.write, "write", false, "write RESULTS.md, the plots, and the tables between markers in README.md")
+	flag.StringVar(&f.out, "out", "", "write RESULTS.md and the plots to this `directory` (default bench/ of the clone)")
 	flag.Parse()
 
 	err := fmt.Errorf("unexpected argument %q; -help lists the flags", flag.Arg(0))
@@ -163,12 +163,12 @@ func findRoot() (string, error) {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
-		return "", fmt.Errorf("find the sources of %s, which is done in a clone of it: %w", module, err)
+		return "", fmt.Errorf("find the sources of %s (run bench in a clone): %w", module, err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
 
-// cleanUpOnInterrupt ends the program, and its children, when it is told so.
+// cleanUpOnInterrupt ends the program and its children on an interrupt or SIGTERM.
 func cleanUpOnInterrupt(dir string) {
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)

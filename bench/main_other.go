@@ -8,6 +8,6 @@ import (
 )
 
 func main() {
-	fmt.Fprintln(os.Stderr, "bench: needs Linux: it counts with epoll and reads what servers cost from /proc")
+	fmt.Fprintln(os.Stderr, "bench: needs Linux, because it uses epoll and /proc")
 	os.Exit(1)
 }

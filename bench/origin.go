@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An origin is where figures come from. Without it they mean little.
+// An origin records the circumstances of a measurement. Figures mean little without it.
 type origin struct {
 	revision string // of sendq
 	machine  string
@@ -33,7 +33,7 @@ func originOf(root string, rounds int) origin {
 	}
 }
 
-// revisionOf returns the commit, and whether there is more than that.
+// revisionOf returns the commit, and marks a dirty working tree.
 func revisionOf(root string) string {
 	git := exec.Command("git", "describe", "--always", "--dirty", "--tags")
 	git.Dir = root

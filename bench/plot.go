@@ -15,10 +15,10 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// A chart is a plot: of bars in groups, or of lines.
+// A chart is a plot of grouped bars or of lines.
 type chart struct {
 	file, title, x, y string
-	at                []string // the values of x
+	at                []string // the labels of the x axis
 	series            []series
 	lines             bool
 }
@@ -26,13 +26,13 @@ type chart struct {
 // A series is one colour of a chart.
 type series struct {
 	name   string
-	values []float64 // NaN where there is none
+	values []float64 // NaN if not measured
 }
 
 const chartWidth, chartHeight = 18 * vg.Centimeter, 10 * vg.Centimeter
 
-// colours can be told apart by those who see colours less well (the palette of Okabe and
-// Ito), too. The first one is that of sendq.
+// colours is the palette of Okabe and Ito, distinguishable with colour vision deficiency. The
+// first one is for sendq.
 var colours = []color.RGBA{
 	{213, 94, 0, 255}, {0, 114, 178, 255}, {86, 180, 233, 255}, {0, 158, 115, 255},
 	{230, 159, 0, 255}, {204, 121, 167, 255}, {240, 228, 66, 255}, {120, 120, 120, 255},
@@ -40,7 +40,7 @@ var colours = []color.RGBA{
 
 func colour(i int) color.Color { return colours[i%len(colours)] }
 
-// draw writes the chart into dir, as SVG.
+// draw writes the chart to dir as SVG.
 func (c *chart) draw(dir string) error {
 	p, err := c.plot()
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *chart) draw(dir string) error {
 	if _, err := svg.WriteTo(&drawn); err != nil {
 		return fmt.Errorf("plot %s: %w", c.file, err)
 	}
-	// Not everybody who looks at it has that font.
+	// Add fallbacks, because viewers may lack the font.
 	const font = "font-family:Liberation Sans"
 	text := bytes.ReplaceAll(drawn.Bytes(), []byte(font), []byte(font+",Arial,Helvetica,sans-serif"))
 	return os.WriteFile(filepath.Join(dir, c.file), text, 0o666)
@@ -75,12 +75,12 @@ func (c *chart) plot() (*plot.Plot, error) {
 		return nil, err
 	}
 	p.X.Min, p.X.Max = -0.5, float64(len(c.at))-0.5
-	p.Y.Max *= 1 + 0.1*float64(len(c.series)) // room for the legend above everything
+	p.Y.Max *= 1 + 0.1*float64(len(c.series)) // room for the legend at the top
 	return p, nil
 }
 
 func (c *chart) addBars(p *plot.Plot) error {
-	const group = 0.7 // what the bars of one x take of the width that there is for it
+	const group = 0.7 // share of the width per x taken by its bars
 	width := group * chartWidth / vg.Length(len(c.at)*len(c.series))
 	for i, s := range c.series {
 		values := make(plotter.Values, len(s.values))
@@ -117,7 +117,7 @@ func (c *chart) addLines(p *plot.Plot) error {
 	return nil
 }
 
-// orZero makes a value of what was not measured.
+// orZero returns v, or 0 if v is NaN.
 func orZero(v float64) float64 {
 	if v != v {
 		return 0

@@ -13,10 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cpuTime returns the CPU time that a process has taken, in user and kernel. It is what
-// utime and stime in /proc/PID/stat are, only that those count in ticks of 10 ms.
+// cpuTime returns the CPU time of a process, user and kernel. It equals utime + stime of
+// /proc/PID/stat, but these have a resolution of only 10 ms.
 func cpuTime(pid int) (time.Duration, error) {
-	const sched = 2 // CPUCLOCK_SCHED: what the scheduler has given the whole process
+	const sched = 2 // CPUCLOCK_SCHED: the CPU time of the whole process
 	clock := ^int32(pid)<<3 | sched
 	var t unix.Timespec
 	if err := unix.ClockGettime(clock, &t); err != nil {
@@ -25,8 +25,8 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// resident returns the memory of a process that is in RAM, in bytes: now ("VmRSS") or at the
-// highest since resetPeak ("VmHWM").
+// resident returns the resident memory of a process in bytes. The field is VmRSS for the
+// current value or VmHWM for the peak since resetPeak.
 func resident(pid int, field string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -45,27 +45,27 @@ func resident(pid int, field string) (float64, error) {
 	return 0, fmt.Errorf("/proc/%d/status has no %s", pid, field)
 }
 
-// resetPeak makes VmHWM begin anew.
+// resetPeak resets VmHWM to the current value.
 func resetPeak(pid int) error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil {
-		return fmt.Errorf("reset the peak of the memory: %w", err)
+		return fmt.Errorf("reset the memory peak: %w", err)
 	}
 	return nil
 }
 
-// otherFiles is how many files this program, or a server, has open beside connections.
+// otherFiles is the number of files open in this program, or in a server, besides connections.
 const otherFiles = 1000
 
-// allowConnections raises the limit of open files, for this process and for its children, so
-// that each can have so many connections. If that is not permitted it returns how many they
-// can have.
+// allowConnections raises the limit of open files for this process and its children to n
+// connections each. It returns the number they can have, which is lower than n if raising the
+// limit is not permitted.
 func allowConnections(n int) (allowed int, err error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return 0, fmt.Errorf("limit of open files: %w", err)
 	}
-	// To be set even if it is high enough: the Go runtime has raised it for this process
-	// alone, and would lower it again for children.
+	// Set the limit even if it is high enough, because the Go runtime raised it for this
+	// process only and lowers it again for children.
 	files := max(limit.Max, uint64(n+otherFiles))
 	err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: files, Max: files})
 	if err == syscall.EPERM {
@@ -78,8 +78,8 @@ func allowConnections(n int) (allowed int, err error) {
 	return min(n, int(files)-otherFiles), nil
 }
 
-// howToAllow says what to do for so many connections.
+// raiseLimitHint returns instructions for allowing n connections.
 func raiseLimitHint(n int) string {
-	return fmt.Sprintf("for %s connections, root must raise the limit of open files before: prlimit --pid SHELL --nofile=%d",
+	return fmt.Sprintf("for %s connections, root must first raise the limit of open files: prlimit --pid SHELL --nofile=%d",
 		thousands(int64(n)), n+otherFiles)
 }

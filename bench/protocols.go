@@ -8,27 +8,25 @@ import (
 	"strings"
 )
 
-// A protocol is how one speaks with a kind of server. Members get everything that
-// publishers publish; what each of them gets for a message is known to the byte.
+// A protocol defines the client side of a kind of server. Members receive all published
+// messages. The bytes received for a message are known exactly.
 type protocol struct {
 	join   func(p *peer, i int) error // makes p the i-th member
 	enter  func(p *peer, i int) error // makes p the i-th publisher
-	settle func(p *peer) error        // takes what the server has to say some time after that; may be nil
+	settle func(p *peer) error        // reads unsolicited messages sent some time later; may be nil
 
-	message func(publisher int, payload string) string // published like this
-	frame   func(publisher int, payload string) string // and what a member gets
+	message func(publisher int, payload string) string // sent by a publisher
+	frame   func(publisher int, payload string) string // received by a member
 
-	// What a publisher gets, for its own message, which so many have got, and
-	// whether it gets those of the others as members do.
-	answer   func(payload string, receivers int) string
-	receives bool
+	answer   func(payload string, receivers int) string // received by the publisher of a message
+	receives bool                                       // publishers receive each other's messages
 }
 
 func noAnswer(string, int) string { return "" }
 
-// chatProtocol is that of examples/chat. Publishers are logged in like the members, for
-// nobody else may speak, and `*` reaches all but the sender. The question after the login
-// makes sure that the server has seen it.
+// chatProtocol is the protocol of examples/chat. Publishers log in like members, because only
+// users may send. `*` reaches all users but the sender. The query after the login makes sure
+// that the server has processed the login.
 func chatProtocol() protocol {
 	login := func(kind string) func(p *peer, i int) error {
 		return func(p *peer, i int) error {
@@ -48,7 +46,7 @@ func chatProtocol() protocol {
 	}
 }
 
-// redisProtocol publishes with PUBLISH, to which Redis answers how many got the message.
+// redisProtocol uses PUBLISH. Redis answers it with the number of receivers.
 func redisProtocol() protocol {
 	return protocol{
 		join: func(p *peer, _ int) error {
@@ -69,7 +67,7 @@ func redisProtocol() protocol {
 	}
 }
 
-// resp returns words as Redis sends and understands them.
+// resp encodes words in the Redis serialization protocol.
 func resp(words ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "*%d\r\n", len(words))
@@ -79,8 +77,8 @@ func resp(words ...string) string {
 	return b.String()
 }
 
-// natsProtocol is that of a server which sends no PING for the first two minutes. A
-// connection does not last as long.
+// natsProtocol is the protocol of a NATS server with its early PING turned off. The next PING
+// comes after two minutes, and no connection lasts that long.
 func natsProtocol() protocol {
 	greet := func(and string) func(p *peer, _ int) error {
 		return func(p *peer, _ int) error {
@@ -103,8 +101,7 @@ func natsProtocol() protocol {
 	}
 }
 
-// oldNATSProtocol answers the PING that a server, unless it is told otherwise, sends each
-// client after two seconds.
+// systemNATSProtocol also answers the PING sent to each client after two seconds, the default.
 func systemNATSProtocol() protocol {
 	p := natsProtocol()
 	p.settle = func(p *peer) error {
@@ -146,14 +143,15 @@ func mqttProtocol() protocol {
 	}
 }
 
-// mqtt returns a packet.
+// mqtt returns an MQTT packet.
 func mqtt(kind byte, body string) string {
 	return string(binary.AppendUvarint([]byte{kind}, uint64(len(body)))) + body
 }
 
 func mqttString(s string) string { return string([]byte{byte(len(s) >> 8), byte(len(s))}) + s }
 
-// hubProtocol is that of the hub in hub.go: lines, which go to all, the sender included.
+// hubProtocol is the protocol of the hub in hub.go. Each line goes to all clients, including the
+// sender.
 func hubProtocol() protocol {
 	line := func(_ int, payload string) string { return payload + "\n" }
 	enter := func(p *peer, _ int) error { return p.expect(hubWelcome) }

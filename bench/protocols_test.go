@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What a member gets for a message of 64 bytes is counted by its length.
+// Frames have the exact contents and lengths that clients count.
 func TestFrames(t *testing.T) {
 	for name, test := range map[string]struct {
 		protocol                protocol

@@ -17,9 +17,9 @@ import (
 	"github.com/sendq-go/sendq/natsrelay"
 )
 
-// runRelay measures Brokers on several nodes beside one. The nodes are in this process, and
-// NATS is another one. The members' connections only count, so that the relay is measured and
-// not the sockets.
+// runRelay compares Brokers on several nodes with a single one. The nodes are in this process,
+// and NATS is a separate process. The members' connections only count bytes, so the relay is
+// measured and not the sockets.
 func (b *bench) runRelay() (findings, error) {
 	direct, fan, names := make([]relayFigure, len(directRoutes)), make([]relayFigure, len(fanoutLayouts)), new(nameFigure)
 	for round := range b.rounds {
@@ -37,11 +37,11 @@ func (b *bench) runRelay() (findings, error) {
 	return findings{tables: []table{b.directTable(direct), b.fanTable(fan), b.nameTable(names)}}, nil
 }
 
-// A relayFigure is what a message or a delivery takes, in ns: of time, and of CPU, NATS
-// included.
+// A relayFigure holds the time and the CPU time, including NATS, of a message or a delivery
+// in ns.
 type relayFigure struct{ time, cpu figure }
 
-// A counter is a connection that counts what it takes.
+// A counter is a connection that counts the bytes written to it.
 type counter struct {
 	net.Conn
 	bytes *atomic.Int64
@@ -51,14 +51,15 @@ func (c counter) Write(p []byte) (int, error) { c.bytes.Add(int64(len(p))); retu
 func (c counter) Close() error                { return nil }
 func (c counter) LocalAddr() net.Addr         { return &net.TCPAddr{} }
 
-// A nodeSet is Brokers of one cluster, or a single one without a Relay.
+// A nodeSet is the Brokers of one cluster, or a single Broker without a Relay.
 type nodeSet struct {
 	brokers []*sendq.Broker
-	bytes   atomic.Int64 // that all members have got
+	bytes   atomic.Int64 // received by all members together
 	server  *child
 }
 
-// newNation returns so many Brokers that use the NATS server; with 0, one without a Relay.
+// newNodeSet returns Brokers on a number of nodes joined by the NATS server. With 0 nodes it
+// returns a single Broker without a Relay.
 func newNodeSet(server *child, nodes int) (*nodeSet, error) {
 	n := &nodeSet{server: server}
 	if nodes == 0 {
@@ -80,12 +81,12 @@ func (n *nodeSet) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for _, broker := range n.brokers {
-		_ = broker.Shutdown(ctx) // and not Close, which would leave its names taken for a lease
+		_ = broker.Shutdown(ctx) // releases the names; otherwise they stay taken for a Lease
 	}
 }
 
-// settle registers names and makes them members of a room, each on the node whose turn it is, and
-// waits until all nodes know that.
+// populate registers names in turn on the nodes, joins them to a room, and waits until all nodes
+// know all members.
 func (n *nodeSet) populate(names int) error {
 	var registering sync.WaitGroup
 	errs := make([]error, names)
@@ -105,7 +106,7 @@ func (n *nodeSet) populate(names int) error {
 	for _, broker := range n.brokers {
 		for deadline := time.Now().Add(startTimeout); broker.Room("room").Len() < names; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
-				return fmt.Errorf("a node knows of %d members, not %d", broker.Room("room").Len(), names)
+				return fmt.Errorf("a node knows %d of %d members", broker.Room("room").Len(), names)
 			}
 		}
 	}
@@ -114,8 +115,8 @@ func (n *nodeSet) populate(names int) error {
 
 func memberOf(i int) string { return fmt.Sprintf("member%d", i) }
 
-// measure calls send, which sends so many messages of payload to so many recipients each, and
-// returns what each delivery takes until all have arrived.
+// measure calls send, waits for all deliveries and adds the time per delivery to f. The function
+// send sends a number of messages of payload to a number of recipients each.
 func (n *nodeSet) measure(f *relayFigure, messages, recipients int, send func() error) error {
 	pids := []int{os.Getpid(), n.server.pid()}
 	before, err := cpuOfAll(pids)
@@ -129,7 +130,7 @@ func (n *nodeSet) measure(f *relayFigure, messages, recipients int, send func() 
 	}
 	for deadline := start.Add(startTimeout); n.bytes.Load() < due; time.Sleep(50 * time.Microsecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d bytes have not arrived", due-n.bytes.Load())
+			return fmt.Errorf("%d bytes did not arrive", due-n.bytes.Load())
 		}
 	}
 	elapsed := time.Since(start)
@@ -150,13 +151,13 @@ func cpuOfAll(pids []int) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// The ways of sending to one name. Member 0 is on the first node, and member 1 on the second, if
-// there is one.
+// directRoutes are the ways of sending to one name. Member 0 is on the first node. Member 1 is on
+// the second one, if there are two.
 var directRoutes = []struct {
 	name   string
-	nodes  int // 0: no Relay
-	to     int
-	share  float64 // of the messages that are sent locally
+	nodes  int     // 0 means no Relay
+	to     int     // the member
+	share  float64 // messages to send, relative to the local case
 	sender func(b *sendq.Broker, to string, messages int) error
 }{
 	{"on one machine, no relay", 0, 0, 1, sendOneByOne},
@@ -201,33 +202,33 @@ func sendBatches(b *sendq.Broker, to string, messages int) error {
 }
 
 func (b *bench) relayDirect(server *child, figures []relayFigure) error {
-	for i, way := range directRoutes {
-		n, err := newNodeSet(server, way.nodes)
+	for i, route := range directRoutes {
+		n, err := newNodeSet(server, route.nodes)
 		if err != nil {
 			return err
 		}
-		messages := max(1, int(way.share*float64(b.relay.messages))/senders) * senders
+		messages := max(1, int(route.share*float64(b.relay.messages))/senders) * senders
 		err = n.populate(2)
 		if err == nil {
-			err = n.measure(&figures[i], messages, 1, func() error { return way.sender(n.brokers[0], memberOf(way.to), messages) })
+			err = n.measure(&figures[i], messages, 1, func() error { return route.sender(n.brokers[0], memberOf(route.to), messages) })
 		}
 		n.close()
 		if err != nil {
-			return fmt.Errorf("%s: %w", way.name, err)
+			return fmt.Errorf("%s: %w", route.name, err)
 		}
 	}
 	return nil
 }
 
-// The ways of a fan-out: over how many nodes the members are.
+// fanoutLayouts are the distributions of a room's members over nodes.
 var fanoutLayouts = []struct {
 	name  string
-	nodes int // 0: no Relay
+	nodes int // 0 means no Relay
 }{{"on one machine, no relay", 0}, {"a relay, and no other node", 1}, {"over 2 nodes", 2}, {"over 3 nodes", 3}}
 
 func (b *bench) relayFanOut(server *child, figures []relayFigure) error {
-	for i, way := range fanoutLayouts {
-		n, err := newNodeSet(server, way.nodes)
+	for i, layout := range fanoutLayouts {
+		n, err := newNodeSet(server, layout.nodes)
 		if err != nil {
 			return err
 		}
@@ -247,17 +248,16 @@ func (b *bench) relayFanOut(server *child, figures []relayFigure) error {
 		}
 		n.close()
 		if err != nil {
-			return fmt.Errorf("fan-out %s: %w", way.name, err)
+			return fmt.Errorf("fan-out %s: %w", layout.name, err)
 		}
 	}
 	return nil
 }
 
-// A nameFigure is what it takes to register names: of two nodes, and of one that comes after
-// another has died.
+// A nameFigure holds the cost of registering names, and the time until a dead node's name is free.
 type nameFigure struct {
-	local, one, many figure // ns for a name
-	free             figure // ns until a name of a node that was killed can be registered
+	local, one, many figure // ns per name: without a Relay, one at a time, many at a time
+	free             figure // ns from killing a node until its name can be registered
 }
 
 func (b *bench) relayNames(server *child, f *nameFigure) error {
@@ -292,7 +292,7 @@ func (b *bench) relayNames(server *child, f *nameFigure) error {
 	return b.relayKilled(server, f)
 }
 
-// victim is the name that a node has which is killed, and killedLease its lease.
+// victim is the name of the killed node, and killedLease the node's Lease.
 const (
 	victim      = "victim"
 	killedLease = 2 * time.Second
@@ -314,7 +314,7 @@ func (b *bench) relayKilled(server *child, f *nameFigure) error {
 	w := sendq.NewWriter(discard{}, nil)
 	defer w.CloseNow()
 	if err := broker.Register(victim, w); !errors.Is(err, sendq.ErrNameTaken) {
-		return fmt.Errorf("the name of a node that lives is not taken: %w", err)
+		return fmt.Errorf("the name of a live node is not taken: %w", err)
 	}
 	node.kill()
 	start := time.Now()
@@ -328,7 +328,7 @@ func (b *bench) relayKilled(server *child, f *nameFigure) error {
 	return err
 }
 
-// serveNode is the node that will be killed. It accepts connections when it has the name.
+// serveNode runs the node to be killed. It accepts connections once it has the name.
 func serveNode(natsAddr, addr string) error {
 	relay, err := natsrelay.Connect("nats://"+natsAddr, &natsrelay.Options{Cluster: "killed", Lease: killedLease})
 	if err != nil {
@@ -353,18 +353,18 @@ func serveNode(natsAddr, addr string) error {
 
 func (b *bench) directTable(figures []relayFigure) table {
 	t := table{name: "relay-direct", title: "A message of 64 bytes to one name, on this node and on another one",
-		head: []string{"", "ns/message", "CPU, ns/message"}, notes: b.relayNotes("A message to another node is sent when that has answered; a Batch waits for all its answers together.")}
-	for i, way := range directRoutes {
-		t.row(way.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
+		head: []string{"", "ns/message", "CPU, ns/message"}, notes: b.relayNotes("Send to another node returns once the node has answered; a Batch waits for all answers together.")}
+	for i, route := range directRoutes {
+		t.row(route.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
 	}
 	return t
 }
 
 func (b *bench) fanTable(figures []relayFigure) table {
 	t := table{name: "relay-fanout", title: fmt.Sprintf("A room of %s members on several nodes, batches of 64 messages of 64 bytes", thousands(int64(b.relay.members))),
-		head: []string{"", "ns/delivery", "CPU, ns/delivery"}, notes: b.relayNotes("All nodes share the cores of this machine, so more of them are not faster here; what counts is the CPU.")}
-	for i, way := range fanoutLayouts {
-		t.row(way.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
+		head: []string{"", "ns/delivery", "CPU, ns/delivery"}, notes: b.relayNotes("All nodes share the cores of this machine, so more nodes are not faster here. The CPU time counts.")}
+	for i, layout := range fanoutLayouts {
+		t.row(layout.name, figures[i].time.against(figures[0].time, significant), figures[i].cpu.against(figures[0].cpu, significant))
 	}
 	return t
 }
@@ -381,7 +381,7 @@ func (b *bench) nameTable(f *nameFigure) table {
 
 func (b *bench) relayNotes(more ...string) []string {
 	return append(more,
-		"The nodes are in one process; their members' connections only count what they get. CPU is that of this process and of NATS.",
+		"The nodes are in one process, and their members' connections only count bytes. CPU is the time of this process and of NATS.",
 		strings.Join([]string{"nats-server", moduleVersion("github.com/nats-io/nats-server/v2") + ", one, with JetStream; nats.go",
 			moduleVersion("github.com/nats-io/nats.go") + "."}, " "))
 }

@@ -9,18 +9,18 @@ import (
 	"strings"
 )
 
-// A table is what a section has found out.
+// A table is a result of a section.
 type table struct {
 	name  string // in the markers of README.md
 	title string
 	head  []string
 	rows  [][]string
-	notes []string // what a reader must know to understand it, a sentence each
+	notes []string // sentences needed to understand the table
 }
 
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
-// markdown writes the table, and under it what it was measured on.
+// markdown writes the table, its notes and the origin of its figures.
 func (t *table) markdown(w io.Writer, origin string) {
 	fmt.Fprintf(w, "**%s**\n\n", t.title)
 	fmt.Fprintf(w, "| %s |\n|%s\n", strings.Join(t.head, " | "), " --- |"+strings.Repeat(" ---: |", len(t.head)-1))
@@ -33,13 +33,13 @@ func (t *table) markdown(w io.Writer, origin string) {
 	}
 }
 
-// replaceBlocks returns readme with what stands between the markers
+// replaceBlocks returns readme with the text between the markers
 //
 //	<!-- bench:NAME -->
 //	<!-- /bench -->
 //
-// replaced by the block of that name. Markers of other names keep what they have: their
-// section was not measured this time.
+// replaced by the block of that name. Markers without a block keep their text, because their
+// section was not measured in this run.
 func replaceBlocks(readme string, blocks map[string]string) (string, error) {
 	const begin, beginEnd, end = "<!-- bench:", " -->", "<!-- /bench -->"
 	var b strings.Builder

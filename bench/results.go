@@ -10,23 +10,23 @@ import (
 	"strings"
 )
 
-// Results are what all sections have found out.
+// results are the results of all sections.
 type results struct {
 	origin string
-	text   strings.Builder   // of RESULTS.md, behind title
+	text   strings.Builder   // of RESULTS.md, after title
 	blocks map[string]string // for README.md, by the name of the table
 	charts []chart
 }
 
-const title = "# sendq beside its rivals\n\nMeasured by the program in this directory, all in one run.\n"
+const title = "# sendq compared with its rivals\n\nMeasured by the program in this directory, all in one run.\n"
 
 func newResults(o origin) *results {
-	r := &results{blocks: make(map[string]string), origin: fmt.Sprintf("sendq %s; %s; %s; `%s`; medians of %s; in brackets, how many times sendq's.",
+	r := &results{blocks: make(map[string]string), origin: fmt.Sprintf("sendq %s; %s; %s; `%s`; medians of %s; in brackets, the ratio to sendq.",
 		o.revision, o.machine, o.date, o.command, plural(o.rounds, "round"))}
 	return r
 }
 
-// add keeps what a section has found, and prints it.
+// add stores and prints the findings of a section.
 func (r *results) add(name string, found findings, w io.Writer) {
 	fmt.Fprintf(&r.text, "\n## %s\n", name)
 	for _, t := range found.tables {
@@ -42,7 +42,7 @@ func (r *results) add(name string, found findings, w io.Writer) {
 	r.charts = append(r.charts, found.charts...)
 }
 
-// addGoals is add for the goals, which are known at last and of interest at first.
+// addGoals is add for the goals. They are known last but come first in RESULTS.md.
 func (r *results) addGoals(found findings, w io.Writer) {
 	sections := r.text.String()
 	r.text.Reset()
@@ -50,8 +50,7 @@ func (r *results) addGoals(found findings, w io.Writer) {
 	r.text.WriteString(sections)
 }
 
-// write writes RESULTS.md and the plots into dir, and the tables between the markers of
-// readme.
+// write writes RESULTS.md and the plots to dir, and the tables between the markers of readme.
 func (r *results) write(dir, readme string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err

@@ -14,8 +14,8 @@ import (
 
 const roundtripBytes = 64
 
-// runRoundtrip measures a message and its echo, one at a time: what a Writer costs when
-// there is nothing to coalesce.
+// runRoundtrip measures a message and its echo, one at a time: the cost of a Writer with
+// nothing to coalesce.
 func (b *bench) runRoundtrip() (findings, error) {
 	direct, err := newEcho()
 	if err != nil {
@@ -36,7 +36,7 @@ func (b *bench) runRoundtrip() (findings, error) {
 	}{{"sendq Writer.Write", w, queued}, {"conn.Write", direct, direct}}
 	quantiles := []float64{0.50, 0.99, 0.999}
 	figures := make([][3]figure, len(ways)) // by way and quantile
-	for round := range b.rounds + 1 {       // the first one warms up
+	for round := range b.rounds + 1 {       // the first one is a warm-up
 		times := make([][]int64, len(ways))
 		for range b.roundtrip.blocks {
 			for i, way := range ways {
@@ -57,7 +57,7 @@ func (b *bench) runRoundtrip() (findings, error) {
 
 	t := table{name: "roundtrip", title: "Round trip of 64 bytes over TCP while nothing else is sent",
 		head: []string{"", "p50", "p99", "p99.9"},
-		notes: []string{fmt.Sprintf("In each round %s trips of both, in turns of %d.",
+		notes: []string{fmt.Sprintf("Each round has %s round trips of both, in alternating blocks of %d.",
 			thousands(int64(b.roundtrip.blocks*b.roundtrip.trips)), b.roundtrip.trips)}}
 	for i, way := range ways {
 		row := []string{way.name}
@@ -71,7 +71,7 @@ func (b *bench) runRoundtrip() (findings, error) {
 	}}, nil
 }
 
-// trips appends to times what n round trips take.
+// trips makes n round trips and appends the time of each to times.
 func trips(to io.Writer, from io.Reader, n int, times []int64) ([]int64, error) {
 	var message [roundtripBytes]byte
 	for range n {
@@ -87,7 +87,7 @@ func trips(to io.Writer, from io.Reader, n int, times []int64) ([]int64, error) 
 	return times, nil
 }
 
-// newEcho returns a connection to a peer that sends back what it gets.
+// newEcho returns a connection to a peer that echoes.
 func newEcho() (net.Conn, error) {
 	conn, peer, err := connPair()
 	if err != nil {

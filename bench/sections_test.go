@@ -12,14 +12,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets the test binary be the servers that this program brings along.
+// TestMain lets the test binary run as one of the built-in servers.
 func TestMain(m *testing.M) {
 	serveIfAsked()
 	os.Exit(m.Run())
 }
 
-// tiny returns a bench that measures next to nothing, beside all services that are
-// installed, or only those with these names.
+// tiny returns a bench with the smallest amount of measurement. It measures the services named
+// by only, or all installed ones.
 func tiny(t *testing.T, only ...string) *bench {
 	root, err := findRoot()
 	require.NoError(t, err)
@@ -41,8 +41,7 @@ func tiny(t *testing.T, only ...string) *bench {
 	return b
 }
 
-// check looks for a table in which every service, or whatever is in the rows, has a figure
-// for everything.
+// check requires the tables to be complete and to contain the rows.
 func check(t *testing.T, found findings, tables []string, rows ...string) {
 	var names []string
 	for _, table := range found.tables {
@@ -85,7 +84,7 @@ func TestFanoutSection(t *testing.T) {
 	check(t, found, []string{"fanout-5", "fanout"}, chatName, hubName)
 }
 
-// Each protocol is spoken as its server does, and counted as it should be.
+// Each server understands its protocol and sends the expected number of bytes.
 func TestEachService(t *testing.T) {
 	b := tiny(t)
 	for _, s := range b.services {
@@ -125,11 +124,11 @@ func TestIdleSection(t *testing.T) {
 	require.Equal(t, []string{"servers", "2"}, found.tables[0].rows[0])
 }
 
-// A rival that cannot be measured is named, and sendq must be.
-func TestTroubles(t *testing.T) {
+// A rival that fails is named in a note. A failure of sendq is an error.
+func TestOmissions(t *testing.T) {
 	b := &bench{services: []service{{name: chatName}, {name: "Redis", missing: "redis-server is not installed"}}}
 	require.Len(t, b.available(), 1)
-	require.Contains(t, b.serviceNotes(), "Left out: Redis, for redis-server is not installed.")
+	require.Contains(t, b.serviceNotes(), "Left out: Redis (redis-server is not installed).")
 	var omissions omissions
 	require.NoError(t, omissions.record(b.services[1], os.ErrClosed, "with %d members", 5))
 	require.Equal(t, "Left out: Redis with 5 members: file already closed.", omissions[0])

@@ -17,8 +17,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// serveIfAsked makes this process a server, or members of one, if it was started by self. It does not
-// return then.
+// serveIfAsked runs a server, or members of one, if this process was started by self. In that
+// case it does not return.
 func serveIfAsked() {
 	asked, found := os.LookupEnv(serveVariable)
 	if !found {
@@ -31,7 +31,7 @@ func serveIfAsked() {
 	os.Exit(0)
 }
 
-// serve is the server that the first word says, at the address that is the last.
+// serve runs a server. The first word is its kind, the last one its address.
 func serve(words []string) error {
 	kind, addr := words[0], words[len(words)-1]
 	at, err := netip.ParseAddrPort(addr)
@@ -59,8 +59,9 @@ func serve(words []string) error {
 	return fmt.Errorf("no such server: %q", kind)
 }
 
-// serveNATS runs a nats-server as it is by default, with JetStream if it gets a directory for it, only that it does not send each client a
-// PING after two seconds: that would have to be waited for.
+// serveNATS runs a nats-server with default options, and with JetStream if jetStreamDir is not
+// empty. The early PING to each client, after two seconds, is off, because the benchmark would
+// have to wait for it.
 func serveNATS(at netip.AddrPort, jetStreamDir string) error {
 	options := &natsserver.Options{
 		Host:   at.Addr().String(),
@@ -85,7 +86,7 @@ func serveNATS(at netip.AddrPort, jetStreamDir string) error {
 	return nil
 }
 
-// serveChatNode is the chat as one node of a cluster.
+// serveChatNode runs the chat as one node of a cluster.
 func serveChatNode(natsAddr, addr string) error {
 	relay, err := natsrelay.Connect("nats://"+natsAddr, &natsrelay.Options{Cluster: "chat"})
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"strconv"
 )
 
-// A service is a kind of server that fans messages out: sendq's chat, or a rival.
+// A service is a kind of server that fans out messages: sendq's chat, or a rival.
 type service struct {
 	name     string
 	version  string
-	missing  string // why it is left out; empty if it is not
+	missing  string // why it cannot be measured, or empty
 	protocol protocol
 	command  func(addr netip.AddrPort) (*exec.Cmd, error)
 }
@@ -32,7 +32,7 @@ const (
 	hubName        = "Go hub of channels"
 )
 
-// services returns the chat, and its rivals. What they need goes into dir.
+// services returns the chat and its rivals. They keep their files in dir.
 func services(dir, root, revision string) ([]service, error) {
 	chat, err := chatService(dir, root, revision)
 	if err != nil {
@@ -52,7 +52,7 @@ func services(dir, root, revision string) ([]service, error) {
 	}, nil
 }
 
-// start starts a server for so many connections.
+// start starts a server for a number of connections.
 func (s *service) start(connections int) (*child, error) {
 	allowed, err := allowConnections(connections)
 	if err != nil {
@@ -76,8 +76,8 @@ func chatService(dir, root, revision string) (service, error) {
 	}}, nil
 }
 
-// redisService is without persistence, and without the protection of a server without a
-// password from connections that are not from 127.0.0.1: ours are, from others of loopback too.
+// redisService is Redis without persistence. Protected mode is off, because it would refuse
+// connections from loopback addresses other than 127.0.0.1.
 func redisService(dir string) service {
 	s := service{name: redisName, protocol: redisProtocol()}
 	redis := s.find("redis-server", `v=(\S+)`, "--version")
@@ -88,7 +88,7 @@ func redisService(dir string) service {
 	return s
 }
 
-// oldNATSService is the nats-server of the system. Debian's is some years old.
+// systemNATSService is the system's nats-server. Debian's version is some years old.
 func systemNATSService() service {
 	s := service{name: systemNATSName, protocol: systemNATSProtocol()}
 	nats := s.find("nats-server", `v(\d\S*)`, "--version")
@@ -98,14 +98,14 @@ func systemNATSService() service {
 	return s
 }
 
-// mosquittoService is without the limit for queues that would make it drop messages of
-// a burst, and without Nagle's algorithm, with which it would wait for acknowledgements.
+// mosquittoService is Mosquitto without its queue limit, because it would drop messages of a
+// burst, and without Nagle's algorithm, because it would wait for acknowledgements.
 func mosquittoService(dir string) (service, error) {
 	s := service{name: "Mosquitto", protocol: mqttProtocol()}
 	mosquitto := s.find("mosquitto", `version (\S+)`, "-h")
 	me, err := user.Current()
 	if err != nil {
-		return service{}, fmt.Errorf("who runs this: %w", err)
+		return service{}, fmt.Errorf("find the current user: %w", err)
 	}
 	s.command = func(addr netip.AddrPort) (*exec.Cmd, error) {
 		config := filepath.Join(dir, fmt.Sprintf("mosquitto-%d.conf", addr.Port()))
@@ -119,8 +119,8 @@ func mosquittoService(dir string) (service, error) {
 	return s, nil
 }
 
-// find looks for a program and asks for its version. Debian has daemons in sbin, which not
-// every user's PATH has.
+// find looks for a program and asks it for its version. It also looks in /usr/sbin: Debian
+// installs daemons there, and the PATH of a user may lack it.
 func (s *service) find(program, version string, ask string) (path string) {
 	path, err := exec.LookPath(program)
 	if err != nil {
@@ -137,7 +137,7 @@ func (s *service) find(program, version string, ask string) (path string) {
 	return path
 }
 
-// moduleVersion returns the version of a module that this program was built with.
+// moduleVersion returns the version of a module built into this program.
 func moduleVersion(path string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range info.Deps {
@@ -149,10 +149,10 @@ func moduleVersion(path string) string {
 	return "of unknown version"
 }
 
-// serveVariable is set in the environment of a process that is to be a server itself.
+// serveVariable is an environment variable. If it is set, this program runs as a server.
 const serveVariable = "SENDQ_BENCH_SERVE"
 
-// self returns the command for a server that this program is itself; see serve.
+// self returns the command that runs this program as a server of a kind; see serve.
 func self(kind string) func(addr netip.AddrPort) (*exec.Cmd, error) {
 	return func(addr netip.AddrPort) (*exec.Cmd, error) {
 		cmd := exec.Command("/proc/self/exe")

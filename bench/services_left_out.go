@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// Troubles are what went wrong with rivals, to be told below the tables.
+// omissions are notes, below the tables, about rivals that could not be measured.
 type omissions []string
 
-// record remembers that s was not measured because of err, and lets the others go on. Trouble
-// with sendq itself ends everything: it is returned.
-func (t *omissions) record(s service, err error, format string, args ...any) error {
+// record notes that err prevented the measurement of s and returns nil, so the others are
+// measured. It returns the error if s is sendq itself.
+func (o *omissions) record(s service, err error, format string, args ...any) error {
 	if err == nil {
 		return nil
 	}
@@ -20,11 +20,11 @@ func (t *omissions) record(s service, err error, format string, args ...any) err
 	if s.name == chatName {
 		return fmt.Errorf("%s %s: %w", s.name, where, err)
 	}
-	*t = append(*t, fmt.Sprintf("Left out: %s %s: %v.", s.name, where, err))
+	*o = append(*o, fmt.Sprintf("Left out: %s %s: %v.", s.name, where, err))
 	return nil
 }
 
-// present returns the services that can be measured here.
+// available returns the services that can be measured on this machine.
 func (b *bench) available() []service {
 	var available []service
 	for _, s := range b.services {
@@ -35,14 +35,14 @@ func (b *bench) available() []service {
 	return available
 }
 
-// serviceNotes name the versions of the services, and those that are left out.
+// serviceNotes returns a note of the services' versions, and one for each missing service.
 func (b *bench) serviceNotes() []string {
 	var versions, missing []string
 	for _, s := range b.services {
 		if s.missing == "" {
 			versions = append(versions, s.name+" "+s.version)
 		} else {
-			missing = append(missing, fmt.Sprintf("Left out: %s, for %s.", s.name, s.missing))
+			missing = append(missing, fmt.Sprintf("Left out: %s (%s).", s.name, s.missing))
 		}
 	}
 	return append([]string{strings.Join(versions, ", ") + "."}, missing...)

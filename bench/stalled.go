@@ -13,28 +13,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stalledPayload is what is published while some do not read: enough bytes for a backlog that
-// no kernel takes.
+// stalledPayload is the message published while some members do not read. It is large enough for
+// a backlog beyond the kernel's buffers.
 var stalledPayload = strings.Repeat("x", 512)
 
-// stalledPatience ends a run of a service that is so slow that its windows take minutes.
+// stalledTimeout ends the run of a very slow service, after the current window.
 const stalledTimeout = 5 * time.Second
 
-// A stalledFigure is what was measured of a service while some members never read.
+// A stalledFigure holds the measurements of a service with a number of stalled members.
 type stalledFigure struct {
 	rate, p50, p99 figure
 	outcomes       outcomes
 }
 
-// Fates are what became of the stalled members, in all rounds.
+// outcomes counts, over all rounds, what happened to the stalled members.
 type outcomes struct{ got, disconnected, lost int }
 
-func (f outcomes) String() string {
+func (o outcomes) String() string {
 	var parts []string
 	for _, outcome := range []struct {
 		n    int
 		what string
-	}{{f.got, "got everything later"}, {f.disconnected, "were disconnected"}, {f.lost, "lost messages"}} {
+	}{{o.got, "got everything later"}, {o.disconnected, "were disconnected"}, {o.lost, "lost messages"}} {
 		if outcome.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", outcome.n, outcome.what))
 		}
@@ -46,7 +46,7 @@ func (f outcomes) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// runStalled measures what the others notice of members that never read.
+// runStalled measures how members that never read affect the others.
 func (b *bench) runStalled() (findings, error) {
 	figures := make(map[string]map[int]*stalledFigure)
 	for _, s := range b.available() {
@@ -95,7 +95,7 @@ func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
 	f.rate = append(f.rate, r.rate())
 	f.p50 = append(f.p50, r.p50)
 	f.p99 = append(f.p99, r.p99)
-	due := (1 + warm.messages + r.messages) * clients.frame // with the one of prove
+	due := (1 + warm.messages + r.messages) * clients.frame // 1 was sent by verify
 	for _, p := range clients.stalled {
 		if err := f.outcomes.observe(p, due); err != nil {
 			return err
@@ -104,23 +104,24 @@ func (b *bench) stall(s service, stalled int, f *stalledFigure) error {
 	return clients.requireSilence()
 }
 
-// meet reads what a stalled member has coming, which is that many bytes if nothing is lost.
-func (f *outcomes) observe(p *peer, due int) error {
+// observe reads the backlog of a stalled member and counts the outcome. The backlog has due bytes
+// if nothing is lost.
+func (o *outcomes) observe(p *peer, due int) error {
 	if err := errors.Join(
 		unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20),
 		unix.SetsockoptTimeval(p.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2}),
 	); err != nil {
-		return fmt.Errorf("let a stalled member read: %w", err)
+		return fmt.Errorf("prepare a stalled member for reading: %w", err)
 	}
 	switch n, err := io.CopyN(io.Discard, p, int64(due)); {
 	case err == nil:
-		f.got++
+		o.got++
 	case errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
-		f.disconnected++
+		o.disconnected++
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EAGAIN):
-		f.lost++
+		o.lost++
 	default:
-		return fmt.Errorf("a stalled member that reads, after %d bytes: %w", n, err)
+		return fmt.Errorf("read the backlog of a stalled member: after %d bytes: %w", n, err)
 	}
 	return nil
 }
@@ -133,9 +134,9 @@ func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, omiss
 			thousands(int64(b.stalled.members))),
 		head: []string{"", "stalled", "deliveries/s to the others", "of its rate without", "p50", "p99", "the stalled ones"},
 		notes: append([]string{
-			fmt.Sprintf("One publisher, %s messages of %d bytes, %d under way, or as many as go in %v.",
+			fmt.Sprintf("One publisher sends %s messages of %d bytes, %d under way, or fewer if %v have passed.",
 				thousands(int64(messages)), len(stalledPayload), b.stalled.inFlight, stalledTimeout),
-			"The stalled have small receive buffers, and segments of 1,460 bytes as over Ethernet.",
+			"Stalled members have small receive buffers and segments of 1,460 bytes, as on Ethernet.",
 			"p50 and p99: from sending a message until the last of the others has it.",
 		}, append(b.serviceNotes(), omissions...)...),
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// median returns the middle of values, or the mean of the two in the middle.
+// median returns the median of values, or NaN if there are none.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -23,7 +23,7 @@ func median(values []float64) float64 {
 	return (sorted[middle-1] + sorted[middle]) / 2
 }
 
-// quantile returns the smallest value of sorted that at least the share q of all do not exceed.
+// quantile returns the q-quantile of sorted, or 0 if it is empty. It is one of the values.
 func quantile[T int64 | float64](sorted []T, q float64) T {
 	if len(sorted) == 0 {
 		return 0
@@ -31,10 +31,10 @@ func quantile[T int64 | float64](sorted []T, q float64) T {
 	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
 }
 
-// A unit is how a figure is written.
+// A unit formats a figure.
 type unit func(v float64) string
 
-// count writes 12345678 as 12.3 M.
+// count formats 12345678 as 12.3 M.
 func count(v float64) string {
 	switch {
 	case v >= 1e6:
@@ -45,7 +45,7 @@ func count(v float64) string {
 	return significant(v)
 }
 
-// memory writes bytes.
+// memory formats a number of bytes.
 func memory(v float64) string {
 	switch {
 	case v >= 1e9:
@@ -58,7 +58,7 @@ func memory(v float64) string {
 	return significant(v) + " B"
 }
 
-// span writes nanoseconds, of which there are many.
+// span formats nanoseconds in µs, ms or s.
 func span(v float64) string {
 	switch {
 	case v >= float64(time.Second):
@@ -69,7 +69,7 @@ func span(v float64) string {
 	return significant(v/1e3) + " µs"
 }
 
-// significant writes v with three significant digits, and with all those before the point.
+// significant formats v with three significant digits, or more if its integer part is longer.
 func significant(v float64) string {
 	switch magnitude := math.Abs(v); {
 	case magnitude >= 1000:
@@ -86,7 +86,7 @@ func significant(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// thousands writes 12345 as 12,345.
+// thousands formats 12345 as 12,345.
 func thousands(n int64) string {
 	digits := fmt.Sprint(n)
 	var b strings.Builder
@@ -106,10 +106,10 @@ func plural(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// A figure is what several rounds have measured of one thing. Its value is their median.
+// A figure holds the measurements of one thing in several rounds. Its value is their median.
 type figure []float64
 
-// against writes the figure's value and, in brackets, how many times that of sendq it is.
+// against formats the figure's value and, in brackets, its ratio to sendq's.
 func (f figure) against(sendq figure, u unit) string {
 	if len(f) == 0 {
 		return "–"

@@ -15,7 +15,7 @@ func TestMedian(t *testing.T) {
 	require.Equal(t, 2.0, median([]float64{9, 1, 2}))
 	unsorted := []float64{4, 1, 3, 100}
 	require.Equal(t, 3.5, median(unsorted))
-	require.Equal(t, []float64{4, 1, 3, 100}, unsorted, "it is left as it was")
+	require.Equal(t, []float64{4, 1, 3, 100}, unsorted, "the argument is unchanged")
 }
 
 func TestQuantile(t *testing.T) {

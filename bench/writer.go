@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A writerCell is how the senders of a connection were measured.
+// A writerCase is one combination of parameters in section writer.
 type writerCase struct {
 	transport     string
 	size, senders int
@@ -21,8 +21,8 @@ type writerCase struct {
 
 var transports = []string{"TCP", "TLS"}
 
-// runWriter measures what it costs to send messages over one connection as fast as it goes,
-// until the peer has all of them.
+// runWriter measures the time to send messages over one connection at full speed, until the
+// peer has all of them.
 func (b *bench) runWriter() (findings, error) {
 	rivals := writerRivals()
 	figures := make(map[writerCase][]figure) // ns for a message, by rival
@@ -34,7 +34,7 @@ func (b *bench) runWriter() (findings, error) {
 				figures[c], messages[c] = make([]figure, len(rivals)), make([]int, len(rivals))
 			}
 			for i, rival := range rivals {
-				if round == 0 { // how many take the time that we have; it also warms up
+				if round == 0 { // warm up, and choose the number of messages to take b.writer.time
 					const some = 2000
 					ns, err := rival.measure(c, min(some, b.writer.bytes/c.size))
 					if err != nil {
@@ -64,7 +64,7 @@ func (b *bench) writerCases() (cases []writerCase) {
 	return cases
 }
 
-// measure sends at least n messages and returns what each took, in ns.
+// measure sends at least n messages and returns the time per message in ns.
 func (r *writerRival) measure(c writerCase, n int) (ns float64, err error) {
 	conn, peer, err := connPair()
 	if err != nil {
@@ -95,7 +95,7 @@ func (r *writerRival) measure(c writerCase, n int) (ns float64, err error) {
 	each := (n + senders - 1) / senders
 	n = each * senders
 
-	runtime.GC() // what others have left
+	runtime.GC() // collect the garbage of earlier measurements
 	arrived := make(chan error, 1)
 	go func() { arrived <- discardExactly(peer, n*(c.size+r.overhead(c.size))) }()
 	start := time.Now()
@@ -107,13 +107,13 @@ func (r *writerRival) measure(c writerCase, n int) (ns float64, err error) {
 	}
 	elapsed := time.Since(start)
 	s.close()
-	if extra, _ := io.Copy(io.Discard, peer); extra > 0 && !r.handshake { // gws may say goodbye
-		return 0, fmt.Errorf("%d bytes too many have arrived", extra)
+	if extra, _ := io.Copy(io.Discard, peer); extra > 0 && !r.handshake { // gws may send a close frame
+		return 0, fmt.Errorf("%d bytes too many arrived", extra)
 	}
 	return float64(elapsed) / float64(n), nil
 }
 
-// sendAll sends messages from so many goroutines.
+// sendAll sends messages from a number of goroutines.
 func sendAll(s sender, senders, each, size int) error {
 	message := make([]byte, size)
 	failed := make(chan error, senders)
@@ -137,31 +137,31 @@ func sendAll(s sender, senders, each, size int) error {
 	}
 }
 
-// discardExactly reads n bytes, many at a time.
+// discardExactly reads n bytes, in large pieces.
 func discardExactly(peer io.Reader, n int) error {
 	buf := make([]byte, 256<<10)
 	for n > 0 {
 		got, err := peer.Read(buf)
 		n -= got
 		if err != nil && n > 0 {
-			return fmt.Errorf("%d bytes have not arrived: %w", n, err)
+			return fmt.Errorf("%d bytes did not arrive: %w", n, err)
 		}
 	}
 	if n < 0 {
-		return fmt.Errorf("%d bytes too many have arrived", -n)
+		return fmt.Errorf("%d bytes too many arrived", -n)
 	}
 	return nil
 }
 
-// takeResponse reads the response to an HTTP upgrade. Nothing comes behind it yet.
+// readUpgradeResponse reads the response to an HTTP upgrade. No data may follow it.
 func readUpgradeResponse(peer net.Conn) error {
 	r := bufio.NewReader(peer)
 	response, err := http.ReadResponse(r, nil)
 	if err != nil {
-		return fmt.Errorf("the response to the upgrade: %w", err)
+		return fmt.Errorf("read the response to the upgrade: %w", err)
 	}
 	if response.StatusCode != http.StatusSwitchingProtocols || r.Buffered() > 0 {
-		return fmt.Errorf("the response to the upgrade is %s, with %d bytes behind it", response.Status, r.Buffered())
+		return fmt.Errorf("the response to the upgrade is %s, followed by %d bytes", response.Status, r.Buffered())
 	}
 	return nil
 }
@@ -194,7 +194,7 @@ func (b *bench) writerFindings(rivals []writerRival, figures map[writerCase][]fi
 	return found
 }
 
-// writerGoals are about what each rival takes for a message of 64 bytes.
+// writerGoals returns the goals for messages of 64 bytes. ns is the time per message by rival.
 func writerGoals(rivals []writerRival, ns []figure) []goal {
 	if ns == nil {
 		return nil
@@ -213,14 +213,14 @@ func writerGoals(rivals []writerRival, ns []figure) []goal {
 
 func (b *bench) writerNotes() []string {
 	return []string{
-		"Ratios are to the first row.",
-		"From the first call until the peer, which discards everything in pieces of up to 256 KiB, has the last byte.",
-		"Those without a limit may queue it all. gws and the model of centrifuge's writer do not copy a message; the others do.",
-		"gws " + moduleVersion("github.com/lxzan/gws") + ", which frames its messages; nats.go and centrifuge are small models of their ways.",
+		"Ratios are relative to the first row.",
+		"Time from the first call until the peer has the last byte. The peer discards everything in pieces of up to 256 KiB.",
+		"Writers without a limit may queue everything. gws and the model of centrifuge's writer do not copy messages; the others do.",
+		"gws " + moduleVersion("github.com/lxzan/gws") + ", adding WebSocket frames. The writers of nats.go and centrifuge are small models.",
 	}
 }
 
-// writerChart shows the messages of 64 bytes over TCP.
+// writerChart plots messages of 64 bytes over TCP.
 func (b *bench) writerChart(rivals []writerRival, figures map[writerCase][]figure) chart {
 	const size = 64
 	c := chart{file: "writer.svg", title: "64-byte messages over one TCP connection", x: "senders", y: "million messages/s"}

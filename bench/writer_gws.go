@@ -11,7 +11,7 @@ import (
 	"github.com/lxzan/gws"
 )
 
-// gwsSender is a WebSocket connection of gws. It frames messages, and does not copy them.
+// gwsSender is a WebSocket connection of gws. It frames messages and does not copy them.
 type gwsSender struct{ conn *gws.Conn }
 
 func startGWS(conn net.Conn) (sender, error) {
@@ -39,7 +39,7 @@ func (s gwsSender) send(message []byte) error {
 func (s gwsSender) end() error { return nil }
 func (s gwsSender) close()     { s.conn.NetConn().Close() }
 
-// webSocketHeader returns how long the header of a server's frame is.
+// webSocketHeader returns the length of the header of a server's frame.
 func webSocketHeader(size int) int {
 	switch {
 	case size < 126:

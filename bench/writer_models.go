@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// bufferedSender is in the way of nats.go: senders fill a buffer of 32 KiB and kick a
-// goroutine that flushes it; when it is full they write it themselves, all waiting.
+// bufferedSender is a model of nats.go. Senders fill a buffer of 32 KiB and wake a goroutine
+// that flushes it. If the buffer is full, a sender writes it while the others wait.
 type bufferedSender struct {
 	conn net.Conn
 	mu   sync.Mutex
@@ -61,9 +61,9 @@ func (s *bufferedSender) close() {
 	s.conn.Close()
 }
 
-// mergingSender is a model of the writer of a client in centrifuge, which cannot be
-// imported: a queue without limit from which a goroutine takes up to 16 messages at
-// a time and writes them as one. Messages are not copied into the queue.
+// mergingSender is a model of the client writer in centrifuge, because the original cannot be
+// imported. A goroutine takes up to 16 messages at a time from an unbounded queue and writes
+// them as one. Messages are not copied into the queue.
 type mergingSender struct {
 	conn   net.Conn
 	mu     sync.Mutex

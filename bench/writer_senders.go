@@ -11,25 +11,24 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A sender is what stands between the goroutines that have something to say and a
-// connection.
+// A sender passes messages from any number of goroutines to a connection.
 type sender interface {
 	send(message []byte) error // from any goroutine; message is never changed
-	end() error                // nothing more is sent: write what is left
-	close()                    // after end, or instead of it
+	end() error                // writes what is left, after the last send
+	close()                    // closes the connection, after end or without it
 }
 
-// A writerRival is a way to make a sender.
+// A writerRival is a kind of sender.
 type writerRival struct {
 	name      string
 	start     func(conn net.Conn) (sender, error)
-	overhead  func(size int) int // bytes on the connection beside a message's own
-	alone     bool               // one goroutine sends everything
-	handshake bool               // the peer must take an HTTP response first
+	overhead  func(size int) int // bytes added to a message of that size
+	alone     bool               // only one goroutine may send
+	handshake bool               // the peer must read an HTTP response first
 }
 
-// canIdle tells whether there is something to learn from senders that are idle, on a
-// connection without a peer.
+// canIdle reports whether idle senders of this kind can be measured, on a connection without a
+// peer.
 func (r *writerRival) canIdle() bool { return !r.alone && !r.handshake }
 
 const (
@@ -71,13 +70,13 @@ func (s sendqSender) send(message []byte) error {
 func (s sendqSender) end() error { return s.w.Flush(context.Background()) }
 func (s sendqSender) close()     { s.w.CloseNow() }
 
-// channelSender has a goroutine that writes what comes through a channel, one by one: the
-// way of most programs. Like Writer.Write it copies, so that senders may reuse theirs.
+// channelSender has a goroutine that writes the messages from a channel one by one, as most
+// programs do. Like Writer.Write it copies messages, so callers may reuse their buffers.
 type channelSender struct {
 	conn       net.Conn
 	queue      chan []byte
 	closeQueue func()
-	written    chan error // when the queue is closed and empty
+	written    chan error // gets the result once the queue is closed and empty
 }
 
 func startChannel(conn net.Conn) (sender, error) {
@@ -110,7 +109,7 @@ func (s *channelSender) close() {
 	s.conn.Close()
 }
 
-// mutexSender lets each sender write.
+// mutexSender writes in send, under a mutex.
 type mutexSender struct {
 	conn net.Conn
 	mu   sync.Mutex
@@ -127,7 +126,7 @@ func (s *mutexSender) send(message []byte) error {
 func (s *mutexSender) end() error { return nil }
 func (s *mutexSender) close()     { s.conn.Close() }
 
-// limitSender is as fast as it gets: for one goroutine only.
+// limitSender is the upper limit of speed: a buffer for a single goroutine.
 type limitSender struct {
 	conn net.Conn
 	buf  []byte

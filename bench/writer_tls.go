@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// tlsPair returns the two ends of a TLS connection: conn is the server's.
+// tlsPair returns the two ends of a TLS connection on top of conn, the server, and peer.
 func tlsPair(conn, peer net.Conn) (net.Conn, net.Conn, error) {
 	certificate, err := selfSigned()
 	if err != nil {
@@ -24,9 +24,9 @@ func tlsPair(conn, peer net.Conn) (net.Conn, net.Conn, error) {
 	}
 	server := tls.Server(conn, &tls.Config{
 		Certificates:           []tls.Certificate{certificate},
-		SessionTicketsDisabled: true, // nothing but messages on the connection
+		SessionTicketsDisabled: true, // so the server sends messages only
 	})
-	client := tls.Client(peer, &tls.Config{InsecureSkipVerify: true}) // both are this process
+	client := tls.Client(peer, &tls.Config{InsecureSkipVerify: true}) // both ends are in this process
 	handshake := make(chan error, 1)
 	go func() { handshake <- client.Handshake() }()
 	if err := errors.Join(server.Handshake(), <-handshake); err != nil {
