@@ -48,7 +48,7 @@ func services(dir, root, revision string) ([]service, error) {
 		{name: natsName, version: moduleVersion("github.com/nats-io/nats-server/v2"), protocol: natsProtocol(), command: self("nats")},
 		systemNATSService(),
 		mosquitto,
-		{name: hubName, version: "in the way of gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
+		{name: hubName, version: "modelled on gorilla/websocket's chat example", protocol: hubProtocol(), command: self("hub")},
 	}, nil
 }
 
