@@ -5,7 +5,7 @@ A Broker's collector counts the Writers that were given a name by the Broker:
 
 	prometheus.MustRegister(promsendq.NewBrokerCollector(broker))
 
-A program without a Broker adds its Writers to a [sendq.Tally] and registers that:
+A program without a Broker adds its Writers to a [sendq.Tally] and registers the Tally:
 
 	prometheus.MustRegister(promsendq.NewTallyCollector(tally))
 
