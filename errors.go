@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // ErrClosed is returned for what comes too late: a message to a Writer that is
@@ -51,6 +53,14 @@ func (e *endedError) Error() string { return "sendq: Writer has ended: " + e.cau
 
 func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
+// asClosed returns err, which wraps net.ErrClosed if it says that the connection was closed.
+func asClosed(err error) error {
+	if err != nil && sock.IsClosed(err) {
+		return &closedError{err}
+	}
+	return err
+}
+
 // closedError makes an error that means the same as net.ErrClosed wrap it too.
 type closedError struct{ err error }
 
@@ -87,5 +97,10 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("sendq: conn.%s panicked: %v", e.Method, e.Value)
 }
 
-// errGoexit is the Value of a PanicError when there was no panic.
-var errGoexit = errors.New("runtime.Goexit was called")
+// asPanicError returns err, or the PanicError that it stands for.
+func asPanicError(err error) error {
+	if panicked, ok := errors.AsType[*sock.PanicError](err); ok {
+		return (*PanicError)(panicked)
+	}
+	return err
+}

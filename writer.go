@@ -5,10 +5,10 @@ import (
 	"context"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // A Writer sends the messages of any number of goroutines over one connection.
@@ -24,7 +24,7 @@ import (
 // goroutine at any time.
 type Writer struct {
 	conn         net.Conn
-	socket       syscall.RawConn // conn, if it is one that tryWrite can write to, or nil
+	socket       sock.Sender // writes to conn without waiting, if it can
 	closeTimeout time.Duration
 	limits       *limits // nil if there are none
 
@@ -32,6 +32,7 @@ type Writer struct {
 	// wait, is made while it is held: a sender never waits for the network.
 	mu            sync.Mutex
 	messageFramed bool // one conn.Write per message; never changed
+	keepsNothing  bool // conn has no buffer that its Close could discard; never changed
 	state         state
 	flushing      bool  // the flusher runs, or is about to: it alone writes to conn
 	held          int16 // how many takeovers keep the flusher from running
@@ -97,10 +98,13 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		panic("sendq: NewWriter: conn is nil")
 	}
 	o := opts.checked()
+	network := sock.Network(conn)
+	isDatagram := sock.IsDatagram(network)
 	w := &Writer{
 		conn:          conn,
 		closeTimeout:  o.CloseTimeout,
-		messageFramed: o.MessageFramed || isDatagram(networkOf(conn)),
+		messageFramed: o.MessageFramed || isDatagram,
+		keepsNothing:  isDatagram || network == "pipe",
 		limits:        newLimits(conn, o),
 	}
 	if o.Budget != nil {
@@ -109,7 +113,7 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		w.queue.Track(&w.limits.tracker)
 	}
 	if !w.messageFramed { // or a write that does not wait could divide a message
-		w.socket = rawSocket(conn)
+		w.socket = sock.NewSender(conn)
 	}
 	return w
 }
@@ -255,7 +259,7 @@ func (w *Writer) wake() {
 	switch {
 	case w.queue.Empty() && w.state != closing:
 	case !w.startFlushing():
-	case w.socket != nil && w.queue.Bytes() <= maxTry && !w.isBurst():
+	case w.socket.CanSend() && w.queue.Bytes() <= maxTry && !w.isBurst():
 		w.tryFlush()
 	default:
 		w.startFlusher()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // Close delivers what is queued, closes the connection and waits until that is done,
@@ -94,9 +96,9 @@ func (w *Writer) abort(cause error) (err error) {
 	w.mu.Lock()
 	carryOut := w.fail(cause)
 	w.mu.Unlock()
-	err = carryOut()
+	err = asPanicError(carryOut())
 	<-w.Done()
-	if isClosed(err) {
+	if sock.IsClosed(err) {
 		return nil
 	}
 	return err
@@ -130,7 +132,7 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 			if isWritten {
 				_, _, _ = w.lookAtPeer() // the last chance
 			}
-			return closeNow(w.conn)
+			return sock.CloseNow(w.conn)
 		}
 	}
 	w.flushing = true // so nobody else is, or becomes, the flusher
@@ -213,9 +215,9 @@ func (w *Writer) end() error {
 	w.mu.Unlock()
 	var err error
 	if graceful {
-		err = closeGently(w.conn)
+		err = sock.CloseGently(w.conn)
 	} else {
-		err = closeNow(w.conn)
+		err = sock.CloseNow(w.conn)
 	}
 
 	w.mu.Lock()

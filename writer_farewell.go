@@ -7,6 +7,8 @@ import (
 	"math"
 	"net"
 	"time"
+
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // A farewell is what comes of the messages of a Writer that is closing once they are all
@@ -17,7 +19,7 @@ type farewell struct {
 
 	// What the kernel knows, if it is known.
 	isKnown bool
-	end     uint64 // what sendState.acknowledged will be when all is delivered
+	end     uint64 // what sock.State.Acknowledged will be when all is delivered
 	lost    int    // bytes before end that were not acknowledged at the last look
 
 	acknowledged uint64 // the most that a look has found
@@ -33,24 +35,24 @@ func (f *farewell) giveUp(cause error) {
 
 // lookAtPeer asks the kernel how far the peer has got. What comes after the first look is
 // goodbye, in TLS and in TCP, and no loss.
-func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
+func (w *Writer) lookAtPeer() (s sock.State, lost int, err error) {
 	var broken error
-	s, err = getSendState(w.conn)
-	if s.gone {
-		broken = onSocket(w.conn, lastErrorOf)
+	s, err = sock.StateOf(w.conn)
+	if s.Gone {
+		broken = sock.LastError(w.conn)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.audience.farewell
 	if err != nil {
 		if !errors.Is(err, errors.ErrUnsupported) {
-			f.giveUp(err)
+			f.giveUp(asPanicError(err))
 		}
 		return s, f.lost, err
 	}
 	f.note(s, broken)
-	if s.gone && f.lost > 0 {
-		f.giveUp(cmp.Or(broken, error(errBroken))) // the reader may have got the cause
+	if s.Gone && f.lost > 0 {
+		f.giveUp(cmp.Or(broken, error(sock.ErrBroken))) // the reader may have got the cause
 	}
 	return s, f.lost, nil
 }
@@ -60,35 +62,35 @@ func (w *Writer) lookAtPeer() (s sendState, lost int, err error) {
 // Of an MPTCP socket that has fallen back to TCP the kernel's answers are odd. At first it counts
 // too much as unacknowledged. When both sides have closed the connection, it counts nothing any
 // more; after a reset it still knows what was acknowledged.
-func (f *farewell) note(s sendState, broken error) {
-	if f.isKnown && s.gone && broken == nil && s.acknowledged < f.acknowledged {
+func (f *farewell) note(s sock.State, broken error) {
+	if f.isKnown && s.Gone && broken == nil && s.Acknowledged < f.acknowledged {
 		f.lost = 0
 		return
 	}
-	f.acknowledged = max(f.acknowledged, s.acknowledged)
-	end := s.acknowledged + uint64(s.unacknowledged)
+	f.acknowledged = max(f.acknowledged, s.Acknowledged)
+	end := s.Acknowledged + uint64(s.Unacknowledged)
 	switch {
 	case !f.isKnown:
 		f.isKnown, f.end, f.lost = true, end, math.MaxInt
-	case !s.gone && int64(end-f.end) < 0:
+	case !s.Gone && int64(end-f.end) < 0:
 		f.end = end
 	}
-	f.lost = min(f.lost, int(max(0, int64(f.end-s.acknowledged))))
+	f.lost = min(f.lost, int(max(0, int64(f.end-s.Acknowledged))))
 }
 
 // lookForGathered makes what a wrapper has kept until it was half-closed part of the messages.
 // More than a goodbye must be that.
 func (w *Writer) lookForGathered() {
 	const longestGoodbye = 256 // of TLS it is 31 bytes
-	s, err := getSendState(w.conn)
+	s, err := sock.StateOf(w.conn)
 	if err != nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.audience.farewell
-	if end := s.acknowledged + uint64(s.unacknowledged); !s.gone && int64(end-f.end) > longestGoodbye {
-		f.end, f.lost = end, s.unacknowledged
+	if end := s.Acknowledged + uint64(s.Unacknowledged); !s.Gone && int64(end-f.end) > longestGoodbye {
+		f.end, f.lost = end, s.Unacknowledged
 	}
 }
 
@@ -102,7 +104,7 @@ func (w *Writer) awaitPeer(goodbye time.Duration) (lost int) {
 	for pause := shortest; ; pause = min(2*pause, longest) {
 		s, lost, err := w.lookAtPeer()
 		switch {
-		case err != nil || s.gone || s.unacknowledged == 0 || lost == 0 && goodbye <= 0:
+		case err != nil || s.Gone || s.Unacknowledged == 0 || lost == 0 && goodbye <= 0:
 			return lost
 		case lost == 0:
 			goodbye -= pause
@@ -143,8 +145,8 @@ func (w *Writer) finish() {
 			return
 		}
 	}
-	if err := halfClose(w.conn); err != nil {
-		w.endWith(err)
+	if err := sock.HalfClose(w.conn); err != nil {
+		w.endWith(asPanicError(err))
 		return
 	}
 	if isKnown && isWrapper {
@@ -153,26 +155,20 @@ func (w *Writer) finish() {
 	if !isKnown {
 		w.waitBlindly()
 	} else if w.awaitPeer(goodbyeWait) == 0 {
-		discardUnread(w.conn)
+		sock.DiscardUnread(w.conn)
 	}
 }
 
 // waitBlindly gives a connection of which nothing is known time to bring what it has taken to
 // the peer.
 func (w *Writer) waitBlindly() {
-	var network string
-	if err := guard(w.conn, "LocalAddr", func() { network = networkOf(w.conn) }); err != nil {
-		w.endWith(err)
-		return
-	}
 	w.mu.Lock()
 	f := w.audience.farewell
 	f.isWaited = true
 	w.mu.Unlock()
-	if network == "pipe" || isDatagram(network) {
-		return // Close takes nothing back of what a pipe or a datagram socket has taken
+	if !w.keepsNothing {
+		sleep(blindWait, f.aborted)
 	}
-	sleep(blindWait, f.aborted)
 }
 
 // endWith makes err the Writer's, unless it has one.
@@ -190,7 +186,7 @@ func (w *Writer) judge(f *farewell) {
 	switch {
 	case w.err != nil:
 	case f.isKnown && f.lost > 0:
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, cmp.Or(f.cause, error(errBroken)))
+		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, cmp.Or(f.cause, error(sock.ErrBroken)))
 	case !f.isKnown && !f.isWaited:
 		w.err = f.cause
 	}
@@ -199,12 +195,24 @@ func (w *Writer) judge(f *farewell) {
 // closeError returns the error of a Writer that has ended well but for err, that of the
 // connection's Close. If everything has arrived, no more than a goodbye has failed.
 func (f *farewell) closeError(err error) error {
-	var panicked *PanicError
+	_, panicked := errors.AsType[*sock.PanicError](err)
 	switch {
-	case err == nil || f.isKnown && !errors.As(err, &panicked):
+	case err == nil || f.isKnown && !panicked:
 		return nil
-	case isClosed(err):
+	case sock.IsClosed(err):
 		return f.cause // what interrupted Close, if anything
 	}
-	return fmt.Errorf("sendq: closing the connection: %w", err)
+	return fmt.Errorf("sendq: closing the connection: %w", asPanicError(err))
+}
+
+// sleep waits for d, and returns false at once when aborted is closed.
+func sleep(d time.Duration, aborted <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-aborted:
+		return false
+	}
 }

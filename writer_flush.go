@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 const (
@@ -46,7 +47,7 @@ func (w *Writer) flush() {
 // tryFlush is the first step of the flusher, taken by whoever should start it: what the
 // kernel takes at once needs no goroutine. mu is held, and flushing is set.
 func (w *Writer) tryFlush() {
-	if w.socket != nil && w.state == open && w.mayWrite() {
+	if w.socket.CanSend() && w.state == open && w.mayWrite() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
 			w.fail(err) // not carried out: the flusher does
 		}
@@ -129,13 +130,13 @@ func (w *Writer) write(p []byte) (n int, err error) {
 			n, err = 0, &PanicError{"Write", r, debug.Stack()}
 		} else if !returned { // runtime.Goexit, as t.FailNow calls it: this goroutine ends
 			w.mu.Lock()
-			w.fail(&PanicError{"Write", errGoexit, debug.Stack()})
+			w.fail(&PanicError{"Write", sock.ErrGoexit, debug.Stack()})
 			w.mu.Unlock()
 			go w.end()
 		}
 	}()
 	n, err = w.conn.Write(p)
-	for len(p) == 0 && errors.Is(err, errAgain) {
+	for len(p) == 0 && errors.Is(err, sock.ErrAgain) {
 		time.Sleep(time.Millisecond) // package net does not wait when an empty datagram finds no room
 		n, err = w.conn.Write(p)
 	}
@@ -145,10 +146,14 @@ func (w *Writer) write(p []byte) (n int, err error) {
 		return 0, fmt.Errorf("sendq: the connection's Write returned an impossible count: %d of %d bytes", n, len(p))
 	case n < len(p) && err == nil:
 		return n, io.ErrShortWrite
-	case isClosed(err):
-		return n, &closedError{err}
 	}
-	return n, err
+	return n, asClosed(err)
+}
+
+// tryWrite is write, but returns what the kernel has taken when it would have to wait.
+func (w *Writer) tryWrite(p []byte) (int, error) {
+	n, err := w.socket.Send(w.conn, p)
+	return n, asClosed(err)
 }
 
 // wrote counts what a write completed, and serves those who wait for it. mu is held.

@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // messageOverhead is what a message counts for at MaxPending and a Budget beside its
@@ -42,7 +43,7 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	}
 	l := &limits{WriterOptions: o, maxWrite: maxWrite, maxMessages: math.MaxInt64}
 	if o.WriteTimeout > 0 {
-		l.maxWrite = maxSeenWrite(conn)
+		l.maxWrite = sock.ProgressWrite(conn, maxWrite, maxUnseenWrite)
 	}
 	if o.Overflow == DropOldest && o.MaxPending > 0 {
 		// Else all that is pending could be in flight, and the newest be dropped.

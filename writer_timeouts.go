@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // A watch holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
@@ -28,7 +29,7 @@ type watch struct {
 
 	// What the last look has found.
 	lookedAt  time.Duration
-	peer      sendState
+	peer      sock.State
 	lastBegun int64
 	written   int64
 }
@@ -44,7 +45,7 @@ func (l *limits) startWatch(w *Writer) {
 		return
 	}
 	l.watch.runs = true
-	l.watch.peer, l.watch.silence, l.watch.lookedAt = sendState{}, 0, queue.Now()
+	l.watch.peer, l.watch.silence, l.watch.lookedAt = sock.State{}, 0, queue.Now()
 	if l.watch.timer != nil {
 		l.watch.timer.Reset(l.watch.every)
 		return
@@ -66,10 +67,10 @@ func (l *limits) stopWatch() {
 // look ends the Writer if a time limit has passed.
 func (w *Writer) look() {
 	l := w.limits
-	var peer sendState // stays zero where it is not known
+	var peer sock.State // stays zero where it is not known
 	var err error
 	if l.WriteTimeout > 0 {
-		peer, err = getSendState(w.conn) // without mu, as every call into conn
+		peer, err = sock.StateOf(w.conn) // without mu, as every call into conn
 	}
 	w.mu.Lock()
 	if w.state >= aborting {
@@ -89,13 +90,14 @@ func (w *Writer) look() {
 	} else {
 		l.watch.silence = 0
 	}
-	isIdle := w.pending() == 0 && peer.unacknowledged == 0 && w.written == l.watch.written
+	isIdle := w.pending() == 0 && peer.Unacknowledged == 0 && w.written == l.watch.written
 	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.written = at, peer, l.watch.begun, w.written
 
-	var panicked *PanicError
+	_, panicked := errors.AsType[*sock.PanicError](err)
 	age := w.ages.Age(at)
 	switch {
-	case errors.As(err, &panicked):
+	case panicked:
+		err = asPanicError(err)
 	case l.MaxAge > 0 && age >= l.MaxAge:
 		err = fmt.Errorf("%w: the oldest message has waited for %v, and MaxAge is %v", ErrSlowConsumer, age, l.MaxAge)
 	case l.WriteTimeout > 0 && l.watch.silence >= l.WriteTimeout:
@@ -116,13 +118,13 @@ func (w *Writer) look() {
 // isSilent reports whether the peer has taken nothing since the last look although there was
 // something to take: bytes that it has not acknowledged, or, if there are none or that is not
 // known, a write that has not returned.
-func (l *limits) isSilent(peer sendState, isWriting bool) bool {
+func (l *limits) isSilent(peer sock.State, isWriting bool) bool {
 	last := l.watch.peer
 	switch {
-	case peer.acknowledged != last.acknowledged || peer.unread != last.unread:
+	case peer.Acknowledged != last.Acknowledged || peer.Unread != last.Unread:
 		return false
-	case peer.unacknowledged > 0:
-		return last.unacknowledged > 0
+	case peer.Unacknowledged > 0:
+		return last.Unacknowledged > 0
 	}
 	return isWriting && l.watch.begun == l.watch.lastBegun
 }

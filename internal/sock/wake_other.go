@@ -1,6 +1,6 @@
 //go:build !(darwin || dragonfly || freebsd || linux || netbsd)
 
-package sendq
+package sock
 
 // wakeBlocked is known elsewhere only.
 func wakeBlocked(uintptr, bool) error { return nil }

@@ -1,6 +1,6 @@
 //go:build unix && !aix
 
-package sendq
+package sock
 
 import (
 	"errors"
@@ -10,28 +10,35 @@ import (
 	"syscall"
 )
 
-// rawSocket returns what tryWrite needs to write to conn, a stream, or nil if conn is not a
-// socket itself: what wraps one may change what is written, or must see it.
-func rawSocket(conn net.Conn) syscall.RawConn {
-	var socket syscall.RawConn
+// A Sender writes to a socket without waiting.
+type Sender struct{ raw syscall.RawConn }
+
+// NewSender returns a Sender for conn, a stream. It sends nothing if conn is not a socket
+// itself, because what wraps one may change what is written, or must see it.
+func NewSender(conn net.Conn) Sender {
+	var raw syscall.RawConn
 	var err error
 	switch conn := conn.(type) {
 	case *net.TCPConn:
-		socket, err = conn.SyscallConn()
+		raw, err = conn.SyscallConn()
 	case *net.UnixConn:
-		socket, err = conn.SyscallConn()
+		raw, err = conn.SyscallConn()
 	}
 	if err != nil {
-		return nil
+		return Sender{}
 	}
-	return socket
+	return Sender{raw}
 }
 
-// tryWrite is write, but returns what the kernel has taken when it would have to wait.
-func (w *Writer) tryWrite(p []byte) (int, error) {
+// CanSend reports whether the Sender can send.
+func (s Sender) CanSend() bool { return s.raw != nil }
+
+// Send is Write of conn, for which the Sender was made, but returns what the kernel has taken
+// when it would have to wait.
+func (s Sender) Send(conn net.Conn, p []byte) (int, error) {
 	a := attempts.Get().(*attempt)
 	a.p = p
-	err := w.socket.Write(a.write)
+	err := s.raw.Write(a.write)
 	n, errno := a.n, a.errno
 	a.p = nil
 	attempts.Put(a)
@@ -43,20 +50,16 @@ func (w *Writer) tryWrite(p []byte) (int, error) {
 	case errno == syscall.EAGAIN || errno == syscall.EINTR:
 		return 0, nil
 	}
-	return 0, &net.OpError{Op: "write", Net: w.conn.LocalAddr().Network(), Source: w.conn.LocalAddr(),
-		Addr: w.conn.RemoteAddr(), Err: os.NewSyscallError("write", errno)}
+	return 0, &net.OpError{Op: "write", Net: conn.LocalAddr().Network(), Source: conn.LocalAddr(),
+		Addr: conn.RemoteAddr(), Err: os.NewSyscallError("write", errno)}
 }
 
 // asWriteError makes an error of a RawConn what conn.Write has.
 func asWriteError(err error) error {
-	var raw *net.OpError
-	if errors.As(err, &raw) {
+	if raw, ok := errors.AsType[*net.OpError](err); ok {
 		op := *raw
 		op.Op = "write"
-		err = &op
-	}
-	if isClosed(err) {
-		return &closedError{err}
+		return &op
 	}
 	return err
 }

@@ -1,6 +1,6 @@
 //go:build unix && !aix && (!linux || 386 || s390x)
 
-package sendq
+package sock
 
 import "syscall"
 

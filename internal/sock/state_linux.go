@@ -2,7 +2,7 @@
 
 // The two that are left out have no system calls of their own for sockets.
 
-package sendq
+package sock
 
 import (
 	"encoding/binary"
@@ -20,26 +20,26 @@ const (
 	mptcpInfo    = 1 // at solMPTCP
 )
 
-// sendStateOf is getSendState of a socket.
+// stateOf is StateOf of a socket.
 //
 // SIOCOUTQ alone does not do: after a reset it stays where it was for ever.
-func sendStateOf(fd uintptr) (sendState, error) {
+func stateOf(fd uintptr) (State, error) {
 	protocol := protocolOf(fd)
 	if protocol != syscall.IPPROTO_TCP && protocol != ipprotoMPTCP {
 		if !isUnix(fd) {
-			return sendState{}, errors.ErrUnsupported
+			return State{}, errors.ErrUnsupported
 		}
 		unread, _ := outQueue(fd) // cannot fail
-		return sendState{unread: unread}, nil
+		return State{Unread: unread}, nil
 	}
 	for {
 		before, err := acknowledgedBy(fd, protocol)
 		unacknowledged, failed := outQueue(fd)
 		if err != nil || failed != nil {
-			return sendState{}, errors.ErrUnsupported // the kernel is too old
+			return State{}, errors.ErrUnsupported // the kernel is too old
 		}
 		if after, _ := acknowledgedBy(fd, protocol); after == before {
-			return sendState{acknowledged: after, unacknowledged: unacknowledged, gone: isGone(fd)}, nil
+			return State{Acknowledged: after, Unacknowledged: unacknowledged, Gone: isGone(fd)}, nil
 		}
 	}
 }
@@ -103,30 +103,19 @@ func lastErrorOf(fd uintptr) error {
 	return syscall.Errno(errno)
 }
 
-// maxSeenWriteOf is maxSeenWrite of a socket. Of a Unix socket the kernel knows no more than
+// progressWriteOf is ProgressWrite of a socket. Of a Unix socket the kernel knows no more than
 // how full the queue of the peer is, which may be the same when the peer has emptied it and it
 // has been filled again. Then several writes of a quarter of it have returned.
-func maxSeenWriteOf(fd uintptr) int {
-	if _, err := sendStateOf(fd); err != nil {
-		return maxUnseenWrite
+func progressWriteOf(fd uintptr, most, blind int) int {
+	if _, err := stateOf(fd); err != nil {
+		return blind
 	}
 	if isUnix(fd) {
 		if size, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF); err == nil {
-			return min(size/4, maxWrite)
+			return min(size/4, most)
 		}
 	}
-	return maxWrite
-}
-
-// sendNow writes what the kernel takes at once. It is not syscall.Write, for somebody may have
-// made the socket a blocking one, as File.Fd does; and syscall.SendmsgN allocates.
-func sendNow(fd uintptr, p []byte) (int, error) {
-	n, _, errno := syscall.Syscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
-		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
+	return most
 }
 
 // outQueue returns how much of what was written to fd is not acknowledged over TCP, or

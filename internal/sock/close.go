@@ -1,0 +1,91 @@
+package sock
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+)
+
+// CloseNow closes conn from the inside out, so that nothing an outer layer wants to
+// say first, such as the close_notify of TLS, holds it up.
+func CloseNow(conn net.Conn) (err error) {
+	all := wakeLayers(conn)
+	for i := len(all) - 1; i >= 0; i-- {
+		if failed := closeLayer(all[i]); err == nil && (i == len(all)-1 || !IsClosed(failed)) {
+			err = failed
+		}
+	}
+	return err
+}
+
+// askTimeout is how long a wrapper may take to say what is beneath it.
+const askTimeout = time.Second
+
+// wakeLayers wakes calls that are stuck in the kernel, and returns the layers of conn. The
+// methods of a wrapper may wait for its own Write, which is stuck: then nothing but conn itself
+// can be closed.
+func wakeLayers(conn net.Conn) []net.Conn {
+	found := make(chan []net.Conn, 1)
+	find := func() {
+		_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, true) })
+		all, _ := layers(conn)
+		found <- all
+	}
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		find()
+		return <-found
+	}
+	go find()
+	timeout := time.NewTimer(askTimeout)
+	defer timeout.Stop()
+	select {
+	case all := <-found:
+		return all
+	case <-timeout.C:
+		return []net.Conn{conn}
+	}
+}
+
+// CloseGently closes conn from the outside in, so that each layer can say what it wants to.
+func CloseGently(conn net.Conn) error {
+	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, false) })
+	return closeLayer(conn)
+}
+
+func closeLayer(conn net.Conn) (err error) {
+	if failed := guard(conn, "Close", func() { err = conn.Close() }); failed != nil {
+		return failed
+	}
+	return err
+}
+
+// IsClosed reports whether err says that the connection had been closed before.
+func IsClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
+}
+
+// HalfClose tells the peer that no more will come, in every layer of conn that can.
+func HalfClose(conn net.Conn) error {
+	all, err := layers(conn)
+	for _, layer := range all {
+		if c, ok := layer.(interface{ CloseWrite() error }); ok && err == nil {
+			// Its own error is that the peer is gone, which is found out anyway.
+			err = guard(layer, "CloseWrite", func() { _ = c.CloseWrite() })
+		}
+	}
+	return err
+}
+
+// DiscardUnread takes away the input of conn that nobody has read, and lets no more
+// in. It does not block, and leaves the deadlines alone.
+func DiscardUnread(conn net.Conn) {
+	all, _ := layers(conn)
+	socket := all[len(all)-1]
+	if c, ok := socket.(interface{ CloseRead() error }); ok {
+		_ = guard(socket, "CloseRead", func() { _ = c.CloseRead() })
+	}
+	_ = onSocket(conn, discardUnreadOf)
+}

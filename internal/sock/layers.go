@@ -1,0 +1,125 @@
+package sock
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+	"runtime/debug"
+	"strings"
+	"syscall"
+)
+
+// A PanicError says that a method of a connection panicked, or called runtime.Goexit.
+type PanicError struct {
+	Method string
+	Value  any // what it panicked with; ErrGoexit if it did not
+	Stack  []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("conn.%s panicked: %v", e.Method, e.Value) }
+
+// ErrGoexit is the Value of a PanicError when there was no panic.
+var ErrGoexit = errors.New("runtime.Goexit was called")
+
+// guard calls f, which calls the given method of a connection, and returns a PanicError if
+// the method panics. The connection may be anybody's, so f has a goroutine of its own: a
+// runtime.Goexit ends no other one.
+func guard(conn net.Conn, method string, f func()) error {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		f()
+		return nil
+	}
+	outcome := make(chan error, 1)
+	go func() {
+		returned := false
+		defer func() {
+			switch r := recover(); {
+			case r != nil:
+				outcome <- &PanicError{method, r, debug.Stack()}
+			case !returned:
+				outcome <- &PanicError{method, ErrGoexit, debug.Stack()}
+			default:
+				outcome <- nil
+			}
+		}()
+		f()
+		returned = true
+	}()
+	return <-outcome
+}
+
+// maxLayers bounds how many connections are looked for beneath one another.
+const maxLayers = 32
+
+// layers returns conn and the connections that it wraps, from the outside in, as far as
+// they have a method NetConn like that of *tls.Conn.
+func layers(conn net.Conn) ([]net.Conn, error) {
+	all := []net.Conn{conn}
+	for len(all) <= maxLayers {
+		outer, ok := all[len(all)-1].(interface{ NetConn() net.Conn })
+		if !ok {
+			return all, nil
+		}
+		var inner net.Conn
+		err := guard(nil, "NetConn", func() { inner = outer.NetConn() })
+		if err != nil || isNil(inner) {
+			return all, err
+		}
+		all = append(all, inner)
+	}
+	return all[:1], nil // one of them leads back to another
+}
+
+// isNil reports whether conn is nil, or a nil pointer.
+func isNil(conn net.Conn) bool {
+	v := reflect.ValueOf(conn)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
+}
+
+// IsDatagram reports whether each Write on a connection of that network is one message to
+// the peer, so that messages must not be coalesced.
+func IsDatagram(network string) bool {
+	return network == "unixgram" || network == "unixpacket" ||
+		strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
+}
+
+// Network returns the network of the connection's local address, or "" if it has none.
+func Network(conn net.Conn) string {
+	if addr := conn.LocalAddr(); addr != nil {
+		return addr.Network()
+	}
+	return ""
+}
+
+// onSocket calls f with the descriptor of the connection beneath all wrappers of conn. It
+// returns errors.ErrUnsupported if that has none.
+func onSocket(conn net.Conn, f func(fd uintptr) error) error {
+	all, err := layers(conn)
+	if err != nil {
+		return err
+	}
+	conn = all[len(all)-1]
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	var result error
+	panicked := guard(conn, "SyscallConn", func() {
+		raw, err := socket.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { result = f(fd) })
+		}
+		switch {
+		case IsClosed(err):
+			result = err
+		case err != nil:
+			result = errors.ErrUnsupported
+		}
+	})
+	if panicked != nil {
+		return panicked
+	}
+	return result
+}

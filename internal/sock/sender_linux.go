@@ -1,0 +1,19 @@
+//go:build linux && !386 && !s390x
+
+package sock
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// sendNow writes what the kernel takes at once. It is not syscall.Write, for somebody may have
+// made the socket a blocking one, as File.Fd does; and syscall.SendmsgN allocates.
+func sendNow(fd uintptr, p []byte) (int, error) {
+	n, _, errno := syscall.Syscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)),
+		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}

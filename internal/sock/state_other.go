@@ -1,0 +1,16 @@
+//go:build !linux || 386 || s390x
+
+package sock
+
+import "errors"
+
+// stateOf knows on Linux only.
+func stateOf(uintptr) (State, error) { return State{}, errors.ErrUnsupported }
+
+func progressWriteOf(_ uintptr, _, blind int) int { return blind }
+
+// discardUnreadOf is needed only where stateOf knows.
+func discardUnreadOf(uintptr) error { return nil }
+
+// lastErrorOf is needed only there, too.
+func lastErrorOf(uintptr) error { return nil }
