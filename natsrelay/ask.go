@@ -30,7 +30,7 @@ func (p *parser) answer() (a answer) {
 func (p *peer) ask(ctx context.Context, kind byte, name string, messages int) (answer, error) {
 	c := make(chan answer, 1)
 	p.mu.Lock()
-	if p.gone {
+	if !p.state.isReachable() {
 		p.mu.Unlock()
 		return answer{}, fmt.Errorf("%w: %s", ErrNodeLost, p.id)
 	}
@@ -108,7 +108,7 @@ type estate struct {
 func (p *peer) give(e estate, item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.gone {
+	if p.state.isReachable() {
 		p.add(item, 0)
 		e.number = p.out.last()
 		p.estates = append(p.estates, e)

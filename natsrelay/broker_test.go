@@ -83,7 +83,7 @@ func (r *Relay) knows(id string) bool {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.gone && p.header.flags&flagStranger == 0
+	return p.state.isReachable() && p.header.flags&flagStranger == 0
 }
 
 // saw tells whether an event has been told for which is returns true.

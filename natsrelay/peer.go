@@ -8,18 +8,18 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A peer is another node. It is kept when it is not heard of any more, for that may be a
-// partition that heals: some hundred bytes for each process that has died.
+// A peer is another node. It stays known while it is unreachable, because a partition may heal.
+// A process that has died costs some hundred bytes.
 type peer struct {
 	relay *Relay
 	id    string
 
 	// These are the serving goroutine's alone.
-	in     inbox
-	known  bool // its snapshot is here, and what it has told since
-	silent int  // ticks since it was heard of
-	posts  []sendq.Delivery
-	ids    []uint64 // of posts; 0: nobody waits for the outcome
+	in          inbox
+	hasSnapshot bool // its snapshot is here, and every event since
+	silent      int  // ticks since it was heard of
+	posts       []sendq.Delivery
+	ids         []uint64 // of posts; 0: nobody waits for the outcome
 
 	beats atomic.Int64 // of this node itself that have come back since anything has of the peer
 
@@ -29,21 +29,32 @@ type peer struct {
 	scratch   []byte // for an item
 	header    header // of the next envelope, as far as it is about what comes from the peer
 	answered  uint64 // header.received of the last one
-	stale     bool   // it has to get a snapshot; until then it is told no events
+	state     state
 	shown     uint64 // the piece with which the last snapshot ended
-	ping      bool   // an envelope is due, even without a piece
+	pingDue   bool   // an envelope is due, even without a piece
 	blocked   bool   // NATS has not taken an envelope: wait for the next tick
 	rewound   uint64 // since the last tick, to this number
 	running   bool   // publish is
-	gone      bool   // not heard of, for a Lease or yet: nothing is for it or known of it
-	left      bool   // it has said bye
-	over      bool
 	last      uint64 // id of a post or question
 	waiting   []waiting
 	questions map[uint64]chan answer
 	estates   []estate
 	counts    NodeStats
 }
+
+// The life of a peer, as this node sees it. It moves down this list, except that a peer goes
+// back to stale when it needs another snapshot, and to unreachable after a Lease of silence.
+type state uint8
+
+const (
+	unreachable state = iota // not heard of for a Lease, or never; it is sent nothing
+	stale                    // reachable; it is sent a snapshot before any events
+	current                  // reachable; it is sent events as they happen
+	departed                 // said bye; it still gets what was queued, and acknowledgements
+	stopped                  // this node is done with it, and publish returns
+)
+
+func (s state) isReachable() bool { return s == stale || s == current }
 
 // waiting is a post whose outcome is not known yet.
 type waiting struct {
@@ -52,8 +63,7 @@ type waiting struct {
 	outcome  func(sendq.Outcome)
 }
 
-// meet returns the peer with that id, a new one, which is gone until it comes back, if it was
-// not known, or nil at the end.
+// meet returns the peer with that id, or nil once Close was called. A new one is unreachable.
 func (r *Relay) meet(id string) *peer {
 	if p := r.peer(id); p != nil {
 		return p
@@ -68,7 +78,6 @@ func (r *Relay) meet(id string) *peer {
 		id:        id,
 		out:       newOutbox(headerSize(len(r.id)), r.size),
 		header:    header{flags: flagStranger, from: r.id},
-		gone:      true,
 		questions: make(map[uint64]chan answer),
 	}
 	p.work.L = &p.mu
@@ -83,22 +92,22 @@ func (r *Relay) tick() {
 	for _, p := range r.others() {
 		p.silent++
 		lease := r.opts.ticks(r.opts.Lease)
-		switch hasLeft, isGone := p.hasLeft(), p.isGone(); {
-		case hasLeft && p.silent > 2*lease: // not before what it may have left is tidied
+		switch state := p.currentState(); {
+		case state == departed && p.silent > 2*lease: // not before what it may have left is tidied
 			r.drop(p)
 			continue
-		case !isGone && p.silent > lease:
+		case state.isReachable() && p.silent > lease:
 			p.lose(fmt.Errorf("%w: %s", ErrNodeLost, p.id))
 		}
 		p.tick(now)
 	}
 }
 
-// bye takes leave of a peer. It still hears how far this node is, until it is gone.
+// bye notes that the peer is shutting down.
 func (p *peer) bye() {
-	p.known = false
+	p.hasSnapshot = false
 	p.mu.Lock()
-	p.gone, p.left = true, true
+	p.state = max(p.state, departed)
 	p.mu.Unlock()
 	p.relay.settle()
 	p.relay.node.Forget(p.id, nil)
@@ -109,30 +118,19 @@ func (r *Relay) drop(p *peer) {
 	r.mu.Lock()
 	delete(r.peers, p.id)
 	r.mu.Unlock()
-	p.end()
+	p.abandon(stopped, ErrNodeLost)
 }
 
-// end ends the publishing goroutine.
-func (p *peer) end() {
-	p.abandon(ErrNodeLost)
+func (p *peer) currentState() state {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.over = true
-	p.work.Signal()
+	return p.state
 }
 
-func (p *peer) hasLeft() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.left
-}
+// hasLeft reports whether the peer has said bye.
+func (p *peer) hasLeft() bool { return p.currentState() >= departed }
 
-// isGone tells whether the peer is not heard of, or has left.
-func (p *peer) isGone() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.gone
-}
+func (p *peer) isReachable() bool { return p.currentState().isReachable() }
 
 // tick lets the peer know that this node lives and how far it is, and gives up waiting.
 func (p *peer) tick(now int64) {
@@ -143,7 +141,7 @@ func (p *peer) tick(now int64) {
 	}
 	late := p.waiting[:n:n]
 	p.waiting = p.waiting[n:]
-	p.ping = p.ping || !p.gone
+	p.pingDue = p.pingDue || p.state.isReachable()
 	p.blocked, p.rewound = false, 0
 	p.work.Signal()
 	p.mu.Unlock()
@@ -160,15 +158,18 @@ func (p *peer) unconfirmed(ws []waiting, why string) {
 // lose gives up a peer that is not heard of any more, with all that is on the way to it. What
 // of that it has not got, it is told when it comes back.
 func (p *peer) lose(cause error) {
-	p.known = false
-	p.abandon(cause)
+	p.hasSnapshot = false
+	p.abandon(unreachable, cause)
 	p.relay.node.Forget(p.id, cause)
 }
 
-// abandon forgets what the peer should still get and what it was asked.
-func (p *peer) abandon(cause error) {
+// abandon forgets what the peer should still get and what it was asked, and ends publish.
+func (p *peer) abandon(next state, cause error) {
 	p.mu.Lock()
-	p.gone = true
+	if p.state != stopped {
+		p.state = next
+	}
+	p.work.Signal()
 	p.counts.Abandoned += int64(p.out.clear())
 	p.scratch = nil
 	waiting, questions, estates := p.waiting, p.questions, p.estates
@@ -188,10 +189,10 @@ func (p *peer) abandon(cause error) {
 func (p *peer) comeBack() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.gone || p.left || p.over {
+	if p.state != unreachable {
 		return
 	}
-	p.gone, p.stale, p.ping = false, true, true
+	p.state, p.pingDue = stale, true
 	if !p.running { // it may not have noticed
 		p.running = true
 		p.relay.running.Go(p.publish)
@@ -203,7 +204,7 @@ func (p *peer) comeBack() {
 func (p *peer) unblock() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.blocked, p.ping = false, true
+	p.blocked, p.pingDue = false, true
 	p.work.Signal()
 }
 
@@ -212,5 +213,5 @@ func (p *peer) unblock() {
 func (p *peer) unreceived() (messages int, isAll bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.out.unreceived(), p.gone || len(p.out.pieces) == 0
+	return p.out.unreceived(), !p.state.isReachable() || len(p.out.pieces) == 0
 }

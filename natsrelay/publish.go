@@ -12,10 +12,10 @@ func (p *peer) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer func() { p.running = false }()
-	for !p.over && (!p.gone || p.left) {
+	for p.state.isReachable() || p.state == departed {
 		next := p.out.peek()
 		switch {
-		case p.stale && !p.gone && !p.isFull():
+		case p.state == stale && !p.isFull():
 			p.mu.Unlock()
 			p.relay.node.Snapshot(p.show)
 			p.mu.Lock()
@@ -23,7 +23,7 @@ func (p *peer) publish() {
 			p.work.Wait()
 		case next != nil:
 			p.envelop(next)
-		case p.ping:
+		case p.pingDue:
 			p.envelop(&piece{buf: make([]byte, p.out.room)})
 		default:
 			p.work.Wait()
@@ -45,12 +45,12 @@ func (p *peer) envelop(next *piece) {
 		p.out.take()
 	}
 	h.put(next.buf)
-	p.ping, p.answered = false, h.received
+	p.pingDue, p.answered = false, h.received
 	p.mu.Unlock()
 	err := p.relay.nc.Publish(p.relay.subject("to."+p.id), next.buf)
 	p.mu.Lock()
 	if err != nil {
-		p.blocked, p.ping = true, true
+		p.blocked, p.pingDue = true, true
 		p.out.rewind(h.number)
 	}
 }
@@ -69,7 +69,7 @@ func (p *peer) add(item []byte, messages int) {
 func (p *peer) send(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.gone {
+	if p.state.isReachable() {
 		p.add(item, 0)
 	}
 }
@@ -79,9 +79,9 @@ func (p *peer) tell(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.stale || p.gone:
+	case p.state != current:
 	case p.isFull():
-		p.stale = true
+		p.state = stale
 	default:
 		p.add(item, 0)
 	}
@@ -92,9 +92,9 @@ func (p *peer) show(events []sendq.Event) {
 	item := appendList([]byte{itemSnapshot}, events, appendEvent)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.gone {
+	if p.state.isReachable() {
 		p.add(item, 0)
-		p.stale, p.shown = false, p.out.last()
+		p.state, p.shown = current, p.out.last()
 	}
 }
 
@@ -105,7 +105,7 @@ func (p *peer) post(d sendq.Delivery, outcome func(sendq.Outcome)) error {
 	defer p.mu.Unlock()
 	var err error
 	switch {
-	case p.gone:
+	case !p.state.isReachable():
 		err = fmt.Errorf("%w: %w: %s", sendq.ErrUnknownName, ErrNodeLost, p.id)
 	case p.isFull():
 		err = fmt.Errorf("%w: node %s is %d bytes behind", sendq.ErrWouldBlock, p.id, p.out.bytes)

@@ -56,8 +56,8 @@ func (p *peer) answer(h *header) {
 		p.rewound = h.received + 1
 		p.out.rewind(p.rewound)
 	}
-	if h.flags&flagStranger != 0 && p.shown <= h.received {
-		p.stale = true
+	if h.flags&flagStranger != 0 && p.shown <= h.received && p.state == current {
+		p.state = stale
 	}
 	p.work.Signal()
 	if len(p.out.pieces) == 0 {
@@ -70,7 +70,7 @@ func (p *peer) accept(h *header, b []byte) {
 	isMissing := p.in.missing
 	isNext, missed, broken := p.in.arrive(h, len(b) == 0)
 	if broken {
-		p.known = false
+		p.hasSnapshot = false
 	}
 	if missed > 0 {
 		p.relay.node.Missed(p.id, int(missed))
@@ -86,14 +86,14 @@ func (p *peer) accept(h *header, b []byte) {
 	p.counts.Missed += int64(missed)
 	p.header.received = p.in.number
 	p.header.flags = 0
-	if !p.known && !p.left {
+	if !p.hasSnapshot && p.state < departed {
 		p.header.flags |= flagStranger
 	}
 	if p.in.missing {
 		p.header.flags |= flagMissing
 	}
-	if p.in.missing && !isMissing || p.in.number-p.answered >= window/4 || p.left {
-		p.ping = true
+	if p.in.missing && !isMissing || p.in.number-p.answered >= window/4 || p.state == departed {
+		p.pingDue = true
 		p.work.Signal()
 	}
 }
@@ -141,7 +141,7 @@ func (p *peer) deliver() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, id := range p.ids {
-		if id != 0 && !p.gone {
+		if id != 0 && p.state.isReachable() {
 			item := appendUint(appendUint([]byte{itemOutcome}, id), outcomes[i].Accepted)
 			p.add(appendError(item, outcomes[i].Err), 0)
 		}
@@ -171,10 +171,10 @@ func (p *peer) outcome(in *parser) {
 // learn hands on events. Without a snapshot to begin with they make no sense.
 func (p *peer) learn(in *parser, isSnapshot bool) {
 	events := list(in, in.event)
-	if in.bad || !isSnapshot && !p.known || p.hasLeft() {
+	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {
 		return
 	}
-	p.known = true
+	p.hasSnapshot = true
 	p.relay.node.Learn(p.id, events, isSnapshot)
 	for _, e := range events {
 		if e.Kind == sendq.Joined {

@@ -116,7 +116,7 @@ func (g *registry) dispossess(ctx context.Context, holder, name string, takeover
 	switch {
 	case err != nil || isDead:
 		return err
-	case p.isGone(): // its names have left, and are free in a moment, unless it comes back
+	case !p.isReachable(): // its names have left, and are free in a moment, unless it comes back
 		return fmt.Errorf("%w: %s", ErrNodeLost, holder)
 	case !takeover:
 		return fmt.Errorf("%w: %q, on node %s", sendq.ErrNameTaken, name, holder)

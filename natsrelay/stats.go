@@ -40,7 +40,7 @@ func (r *Relay) Stats() Stats {
 	for _, p := range r.others() {
 		p.mu.Lock()
 		n := p.counts
-		n.Gone, n.Queued = p.gone, p.out.bytes
+		n.Gone, n.Queued = !p.state.isReachable(), p.out.bytes
 		p.mu.Unlock()
 		s.Nodes[p.id] = n
 	}
