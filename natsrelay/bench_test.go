@@ -10,11 +10,11 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// two returns two nodes that know each other, and a user who is on the second, in a room.
-func two(b *testing.B) (a, c *chat, u *user) {
-	a = newChat(b, servers().url(0), Options{}, sendq.BrokerOptions{})
-	c = newChat(b, servers().url(1), Options{}, sendq.BrokerOptions{})
-	meet(b, a, c)
+// twoNodes returns two nodes that know each other, and a user who is on the second, in a room.
+func twoNodes(b *testing.B) (a, c *brokerNode, u *user) {
+	a = newBrokerNode(b, servers().url(0), Options{}, sendq.BrokerOptions{})
+	c = newBrokerNode(b, servers().url(1), Options{}, sendq.BrokerOptions{})
+	waitUntilConnected(b, a, c)
 	u = c.join(b, "bob", "go")
 	eventually(b, func() bool { return a.Room("go").Has("bob") })
 	return a, c, u
@@ -24,7 +24,7 @@ var message = []byte(strings.Repeat("x", 63) + "\n")
 
 // BenchmarkSend sends to a name on another node, and waits for the answer each time.
 func BenchmarkSend(b *testing.B) {
-	a, _, _ := two(b)
+	a, _, _ := twoNodes(b)
 	for b.Loop() {
 		if err := a.Send("bob", message); err != nil {
 			b.Fatal(err)
@@ -34,7 +34,7 @@ func BenchmarkSend(b *testing.B) {
 
 // BenchmarkPublish publishes to a room with a member on another node.
 func BenchmarkPublish(b *testing.B) {
-	a, c, u := two(b)
+	a, c, u := twoNodes(b)
 	p := a.relay.peer(c.id)
 	for b.Loop() {
 		a.Room("go").Publish(message)
@@ -53,7 +53,7 @@ func BenchmarkPublish(b *testing.B) {
 
 // BenchmarkClaim registers names, many at once.
 func BenchmarkClaim(b *testing.B) {
-	a, _, _ := two(b)
+	a, _, _ := twoNodes(b)
 	var n atomic.Int64
 	b.SetParallelism(64)
 	b.RunParallel(func(pb *testing.PB) {

@@ -15,33 +15,33 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A chat is a Broker in a cluster, as a process has one.
-type chat struct {
+// A brokerNode is a Broker in a cluster, as a process has one.
+type brokerNode struct {
 	*sendq.Broker
 	relay *Relay
 	id    string
 
-	mu     sync.Mutex
-	events []sendq.Event
-	handed map[string][]string // by OnUndelivered
+	mu         sync.Mutex
+	events     []sendq.Event
+	handedBack map[string][]string // by OnUndelivered
 }
 
-func newChat(t testing.TB, url string, opts Options, broker sendq.BrokerOptions, natsOptions ...nats.Option) *chat {
+func newBrokerNode(t testing.TB, url string, opts Options, broker sendq.BrokerOptions, natsOptions ...nats.Option) *brokerNode {
 	if opts.Cluster == "" {
-		opts.Cluster = ownCluster(t)
+		opts.Cluster = clusterName(t)
 	}
 	if opts.Timeout == 0 {
-		opts.Timeout = within
+		opts.Timeout = testTimeout
 	}
 	r, err := Connect(url, &opts, natsOptions...)
 	require.NoError(t, err)
-	c := &chat{relay: r, id: r.id, handed: make(map[string][]string)}
+	c := &brokerNode{relay: r, id: r.id, handedBack: make(map[string][]string)}
 	broker.Relay = r
 	broker.OnUndelivered = func(name string, messages iter.Seq[[]byte], _ error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		for p := range messages {
-			c.handed[name] = append(c.handed[name], strings.TrimSuffix(string(p), "\n"))
+			c.handedBack[name] = append(c.handedBack[name], strings.TrimSuffix(string(p), "\n"))
 		}
 	}
 	c.Broker = sendq.NewBroker(&broker)
@@ -60,13 +60,13 @@ func newChat(t testing.TB, url string, opts Options, broker sendq.BrokerOptions,
 	return c
 }
 
-// meet waits until all know each other.
-func meet(t testing.TB, chats ...*chat) {
+// waitUntilConnected waits until all know each other.
+func waitUntilConnected(t testing.TB, chats ...*brokerNode) {
 	t.Helper()
 	eventually(t, func() bool {
 		for _, c := range chats {
 			for _, o := range chats {
-				if c != o && !c.relay.knows(o.id) {
+				if c != o && !c.relay.hasSnapshotOf(o.id) {
 					return false
 				}
 			}
@@ -75,26 +75,26 @@ func meet(t testing.TB, chats ...*chat) {
 	})
 }
 
-// knows tells whether the snapshot of a node is here.
-func (r *Relay) knows(id string) bool {
+// hasSnapshotOf tells whether the snapshot of a node is here.
+func (r *Relay) hasSnapshotOf(id string) bool {
 	p := r.peer(id)
 	if p == nil {
 		return false
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state.isReachable() && p.header.flags&flagStranger == 0
+	return p.state.isReachable() && p.header.flags&flagNeedsSnapshot == 0
 }
 
-// saw tells whether an event has been told for which is returns true.
-func (c *chat) saw(is func(sendq.Event) bool) bool {
+// hasEvent tells whether an event has been told for which is returns true.
+func (c *brokerNode) hasEvent(is func(sendq.Event) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.events, is)
 }
 
-// gaps returns how many messages were missed.
-func (c *chat) gaps() (messages int) {
+// missed returns how many messages were missed.
+func (c *brokerNode) missed() (messages int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
@@ -105,38 +105,38 @@ func (c *chat) gaps() (messages int) {
 	return messages
 }
 
-// has tells whether the Broker knows exactly these names.
-func (c *chat) has(names ...string) bool {
+// hasNames tells whether the Broker knows exactly these names.
+func (c *brokerNode) hasNames(names ...string) bool {
 	return slices.Equal(slices.Sorted(c.Names()), names)
 }
 
 // A user is the connection of a Writer, which takes everything.
 type user struct {
-	net.Conn // for what a Writer asks a connection
-	writer   *sendq.Writer
-	pace     time.Duration // that a Write takes
+	net.Conn   // for what a Writer asks a connection
+	writer     *sendq.Writer
+	writeDelay time.Duration // that a Write takes
 
-	mu    sync.Mutex
-	taken []byte
+	mu      sync.Mutex
+	written []byte
 }
 
 func (u *user) Write(p []byte) (int, error) {
-	time.Sleep(u.pace)
+	time.Sleep(u.writeDelay)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.taken = append(u.taken, p...)
+	u.written = append(u.written, p...)
 	return len(p), nil
 }
 
-func newUser(pace time.Duration) *user {
+func newUser(writeDelay time.Duration) *user {
 	conn, _ := net.Pipe()
-	u := &user{Conn: conn, pace: pace}
+	u := &user{Conn: conn, writeDelay: writeDelay}
 	u.writer = sendq.NewWriter(u, nil)
 	return u
 }
 
 // join returns a user with a name, in some rooms.
-func (c *chat) join(t testing.TB, name string, rooms ...string) *user {
+func (c *brokerNode) join(t testing.TB, name string, rooms ...string) *user {
 	t.Helper()
 	u := newUser(0)
 	require.NoError(t, c.Register(name, u.writer))
@@ -146,10 +146,10 @@ func (c *chat) join(t testing.TB, name string, rooms ...string) *user {
 	return u
 }
 
-// got returns the whole lines that have come.
-func (u *user) got() []string {
+// lines returns the whole lines that have come.
+func (u *user) lines() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	lines := strings.Split(string(u.taken), "\n")
+	lines := strings.Split(string(u.written), "\n")
 	return lines[:len(lines)-1]
 }

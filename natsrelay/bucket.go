@@ -43,16 +43,16 @@ func nameKey(name string) string {
 func leaseKey(node string) string { return "node." + node }
 
 // maxAttempt bounds a request to NATS, of which the answer may be lost.
-const maxAttempt = time.Second
+const attemptTimeout = time.Second
 
 var errNotOpen = errors.New("natsrelay: JetStream does not answer")
 
 // open makes sure that the bucket is there.
 func (b *bucket) open(ctx context.Context) error {
-	if kv, _ := b.opened(); kv != nil {
+	if kv, _ := b.handles(); kv != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	stream, err := b.js.Stream(ctx, "KV_"+b.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -97,14 +97,14 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	return stream, err
 }
 
-// close makes the next open look whether the bucket is there.
-func (b *bucket) close() {
+// reset makes the next open look whether the bucket is there.
+func (b *bucket) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kv, b.stream = nil, nil
 }
 
-func (b *bucket) opened() (jetstream.KeyValue, jetstream.Stream) {
+func (b *bucket) handles() (jetstream.KeyValue, jetstream.Stream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.kv, b.stream
@@ -113,11 +113,11 @@ func (b *bucket) opened() (jetstream.KeyValue, jetstream.Stream) {
 // write enters node at a key, if that has the revision, or nothing if it is 0, and returns the
 // new one. Otherwise isConflict tells of the error.
 func (b *bucket) write(ctx context.Context, key, node string, revision uint64) (uint64, error) {
-	kv, _ := b.opened()
+	kv, _ := b.handles()
 	if kv == nil {
 		return 0, errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	if revision == 0 {
 		return kv.Create(ctx, key, []byte(node))
@@ -131,11 +131,11 @@ func isConflict(err error) bool {
 
 // read returns what is at a key: an empty node at revision 0 if there is nothing.
 func (b *bucket) read(ctx context.Context, key string) (node string, revision uint64, err error) {
-	kv, _ := b.opened()
+	kv, _ := b.handles()
 	if kv == nil {
 		return "", 0, errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	e, err := kv.Get(ctx, key)
 	switch {
@@ -150,18 +150,18 @@ func (b *bucket) read(ctx context.Context, key string) (node string, revision ui
 // remove removes the entry at a key unless it has been written after that revision. It purges
 // the stream, for a Delete of the bucket would leave a marker, which takes as much memory.
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
-	_, stream := b.opened()
+	_, stream := b.handles()
 	if stream == nil {
 		return errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	return stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+b.name+"."+key), jetstream.WithPurgeSequence(revision+1))
 }
 
 // list calls f with all entries whose keys match.
 func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
-	kv, _ := b.opened()
+	kv, _ := b.handles()
 	if kv == nil {
 		return errNotOpen
 	}
@@ -183,9 +183,9 @@ func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	}
 }
 
-// pause waits before an attempt that is not the first, the longer the more there were, and
+// backOff waits before an attempt that is not the first, the longer the more there were, and
 // returns an error if ctx is done.
-func pause(ctx context.Context, attempt int) error {
+func backOff(ctx context.Context, attempt int) error {
 	if attempt > 0 {
 		longest := min(time.Millisecond<<min(attempt, 10), 250*time.Millisecond)
 		select {

@@ -16,14 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A cluster is three nats-servers in this process.
-type cluster struct {
+// A natsCluster is three nats-servers in this process.
+type natsCluster struct {
 	options []*server.Options
 	servers []*server.Server
 }
 
-func newCluster(dir string) *cluster {
-	c := &cluster{servers: make([]*server.Server, 3)}
+func newNATSCluster(dir string) *natsCluster {
+	c := &natsCluster{servers: make([]*server.Server, 3)}
 	clients, routes := freePorts(3), freePorts(3)
 	var urls []*url.URL
 	for _, port := range routes {
@@ -52,7 +52,7 @@ func newCluster(dir string) *cluster {
 }
 
 // isReady tells whether JetStream has a leader and all servers are well.
-func (c *cluster) isReady() bool {
+func (c *natsCluster) isReady() bool {
 	hasLeader := false
 	for _, s := range c.servers {
 		if s.Healthz(nil).Status != "ok" {
@@ -77,7 +77,7 @@ func freePorts(n int) (ports []int) {
 }
 
 // start starts a server, which need not be ready then.
-func (c *cluster) start(i int) {
+func (c *natsCluster) start(i int) {
 	s, err := server.NewServer(c.options[i].Clone())
 	if err != nil {
 		panic(err)
@@ -86,19 +86,19 @@ func (c *cluster) start(i int) {
 	c.servers[i] = s
 }
 
-func (c *cluster) stop(i int) {
+func (c *natsCluster) stop(i int) {
 	c.servers[i].Shutdown()
 	c.servers[i].WaitForShutdown()
 }
 
-func (c *cluster) stopAll() {
+func (c *natsCluster) stopAll() {
 	for i := range c.servers {
 		c.stop(i)
 	}
 }
 
 // url returns the addresses of some servers, or of all.
-func (c *cluster) url(servers ...int) string {
+func (c *natsCluster) url(servers ...int) string {
 	if servers == nil {
 		servers = []int{0, 1, 2}
 	}
@@ -110,12 +110,12 @@ func (c *cluster) url(servers ...int) string {
 }
 
 // servers is the cluster of the tests that stop no server of it.
-var servers = sync.OnceValue(func() *cluster {
+var servers = sync.OnceValue(func() *natsCluster {
 	dir, err := os.MkdirTemp("", "natsrelay")
 	if err != nil {
 		panic(err)
 	}
-	c := newCluster(dir)
+	c := newNATSCluster(dir)
 	stopServers = func() {
 		c.stopAll()
 		_ = os.RemoveAll(dir)
@@ -131,22 +131,22 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// ownCluster returns the name of a cluster that only this run of a test has.
-func ownCluster(t testing.TB) string {
-	name, ok := clusters.Load(t)
+// clusterName returns the name of a cluster that only this run of a test has.
+func clusterName(t testing.TB) string {
+	name, ok := clusterNames.Load(t)
 	if !ok {
-		name, _ = clusters.LoadOrStore(t, "test-"+nodeID(""))
+		name, _ = clusterNames.LoadOrStore(t, "test-"+newNodeID(""))
 	}
 	return name.(string)
 }
 
-var clusters sync.Map
+var clusterNames sync.Map
 
 // within bounds what is waited for.
-const within = 30 * time.Second
+const testTimeout = 30 * time.Second
 
 // eventually waits until f returns true.
 func eventually(t testing.TB, f func() bool, what ...any) {
 	t.Helper()
-	require.Eventually(t, f, within, 5*time.Millisecond, what...)
+	require.Eventually(t, f, testTimeout, 5*time.Millisecond, what...)
 }

@@ -27,7 +27,7 @@ func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, err
 		return nil, err
 	}
 	if err := r.connect(url, natsOptions); err != nil {
-		r.end()
+		r.stop()
 		return nil, err
 	}
 	return r, nil
@@ -36,31 +36,31 @@ func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, err
 // newRelay returns a Relay that is not connected.
 func newRelay(opts Options) (*Relay, error) {
 	r := &Relay{
-		opts:    opts,
-		size:    maxPiece,
-		inbound: make(chan *nats.Msg, 1<<14),
-		emptied: make(chan struct{}, 1),
-		peers:   make(map[string]*peer),
+		opts:      opts,
+		pieceSize: maxPiece,
+		inbound:   make(chan *nats.Msg, 1<<14),
+		drained:   make(chan struct{}, 1),
+		peers:     make(map[string]*peer),
 	}
-	if err := r.opts.fill(); err != nil {
+	if err := r.opts.setDefaults(); err != nil {
 		return nil, err
 	}
-	r.id = nodeID(r.opts.Node)
+	r.id = newNodeID(r.opts.Node)
 	r.registry = &registry{relay: r, names: make(map[string]uint64)}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
-	r.open, r.shut = context.WithCancelCause(r.ctx)
+	r.closing, r.beginClose = context.WithCancelCause(r.ctx)
 	return r, nil
 }
 
 func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	g := r.registry
-	if r.nc, err = dial(url, natsOptions, r.unblock); err != nil {
+	if r.nc, err = dial(url, natsOptions, r.retryPublishing); err != nil {
 		return err
 	}
 	if g.nc, err = dial(url, natsOptions, func() {}); err != nil {
 		return err
 	}
-	r.size = min(maxPiece, int(r.nc.MaxPayload())-headerSize(len(r.id)))
+	r.pieceSize = min(maxPiece, int(r.nc.MaxPayload())-headerSize(len(r.id)))
 	for _, kind := range []string{"all", "to." + r.id} {
 		// One channel for both, and not a callback for each, keeps what comes in order.
 		if _, err := r.nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
@@ -78,7 +78,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 		if err = g.renew(ctx); err == nil {
 			return nil
 		}
-		if pause(ctx, try) != nil {
+		if backOff(ctx, try) != nil {
 			return err
 		}
 	}
@@ -113,13 +113,13 @@ func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.
 		err = bad.Err // without the URL, for what is in it
 	}
 	if err != nil {
-		return nil, fmt.Errorf("natsrelay: connect to %s: %w", withoutSecrets(servers), err)
+		return nil, fmt.Errorf("natsrelay: connect to %s: %w", redactURLs(servers), err)
 	}
 	return nc, nil
 }
 
-// withoutSecrets returns URLs without the users in them, whose names may be tokens.
-func withoutSecrets(servers string) string {
+// redactURLs returns URLs without the users in them, whose names may be tokens.
+func redactURLs(servers string) string {
 	urls := strings.Split(servers, ",")
 	for i, s := range urls {
 		if s = strings.TrimSpace(s); !strings.Contains(s, "://") {
@@ -136,8 +136,8 @@ func withoutSecrets(servers string) string {
 }
 
 // unblock lets all publish again that NATS has not taken.
-func (r *Relay) unblock() {
-	for _, p := range r.others() {
-		p.unblock()
+func (r *Relay) retryPublishing() {
+	for _, p := range r.allPeers() {
+		p.retry()
 	}
 }

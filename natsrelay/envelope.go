@@ -19,17 +19,17 @@ type header struct {
 	flags byte
 	from  string
 
-	number   uint64 // of this envelope; the first has 1
-	oldest   uint64 // the lowest number that can be sent again: those before are received, or lost
-	messages uint64 // for how many the sender accounts in front of this piece
-	received uint64 // the highest number up to which the sender has everything of the other side
-	torn     uint32 // so many bytes belong to an item that began in an earlier envelope
+	number    uint64 // of this envelope; the first has 1
+	oldest    uint64 // the lowest number that can be sent again: those before are received, or lost
+	messages  uint64 // for how many the sender accounts in front of this piece
+	received  uint64 // the highest number up to which the sender has everything of the other side
+	continued uint32 // so many bytes belong to an item that began in an earlier envelope
 }
 
 const (
-	flagStranger byte = 1 << iota // the sender does not know how things are at the other side
-	flagMissing                   // the sender has seen a number that was not its turn: go back to received + 1
-	flagBeat                      // to all: the sender lives, and nothing else in it means anything
+	flagNeedsSnapshot byte = 1 << iota // the sender does not know how things are at the other side
+	flagResend                         // the sender has seen a number that was not its turn: go back to received + 1
+	flagBeat                           // to all: the sender lives, and nothing else in it means anything
 )
 
 const maxNode = 64 // bytes in the id of a node
@@ -45,7 +45,7 @@ func (h *header) put(b []byte) {
 		binary.BigEndian.PutUint64(b, n)
 		b = b[8:]
 	}
-	binary.BigEndian.PutUint32(b, h.torn)
+	binary.BigEndian.PutUint32(b, h.continued)
 }
 
 var errMalformed = errors.New("natsrelay: malformed envelope")
@@ -62,7 +62,7 @@ func parseEnvelope(b []byte) (h header, piece []byte, err error) {
 		*n = binary.BigEndian.Uint64(b)
 		b = b[8:]
 	}
-	h.torn = binary.BigEndian.Uint32(b)
+	h.continued = binary.BigEndian.Uint32(b)
 	if !validToken(h.from, maxNode) || h.flags&flagBeat == 0 && h.oldest == 0 {
 		return h, nil, errMalformed
 	}

@@ -19,14 +19,14 @@ import (
 
 // TestCluster does with three nodes what a Broker does.
 func TestCluster(t *testing.T) {
-	var nodes []*chat
+	var nodes []*brokerNode
 	for i := range 3 {
-		nodes = append(nodes, newChat(t, servers().url(i), Options{Node: string(rune('a' + i))}, sendq.BrokerOptions{ReplayMessages: 10}))
+		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{Node: string(rune('a' + i))}, sendq.BrokerOptions{ReplayMessages: 10}))
 	}
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	alice, bob := a.join(t, "alice", "go"), b.join(t, "bob", "go")
 	for _, n := range nodes {
-		eventually(t, func() bool { return n.has("alice", "bob") && n.Room("go").Len() == 2 })
+		eventually(t, func() bool { return n.hasNames("alice", "bob") && n.Room("go").Len() == 2 })
 	}
 	assert.ErrorIs(t, c.Register("alice", newUser(0).writer), sendq.ErrNameTaken)
 	assert.NoError(t, a.Send("bob", []byte("direct\n")))
@@ -35,26 +35,26 @@ func TestCluster(t *testing.T) {
 	assert.Equal(t, 2, r.Accepted)
 	assert.Len(t, r.Refused, 1)
 	// What several nodes send may arrive in any order.
-	eventually(t, func() bool { return len(alice.got()) == 1 && len(bob.got()) == 2 })
+	eventually(t, func() bool { return len(alice.lines()) == 1 && len(bob.lines()) == 2 })
 	c.Room("go").Publish([]byte("room\n"))
-	eventually(t, func() bool { return len(alice.got()) == 2 && len(bob.got()) == 3 })
+	eventually(t, func() bool { return len(alice.lines()) == 2 && len(bob.lines()) == 3 })
 	b.BroadcastFrom("bob", []byte("all\n"))
-	eventually(t, func() bool { return len(alice.got()) == 3 })
-	assert.Equal(t, []string{"letter", "room", "all"}, alice.got())
-	assert.Equal(t, []string{"direct", "letter", "room"}, bob.got())
+	eventually(t, func() bool { return len(alice.lines()) == 3 })
+	assert.Equal(t, []string{"letter", "room", "all"}, alice.lines())
+	assert.Equal(t, []string{"direct", "letter", "room"}, bob.lines())
 	carol := c.join(t, "carol")
 	n, err := c.Room("go").JoinReplay("carol", 10)
 	assert.NoError(t, err)
 	assert.Equal(t, 1, n)
-	eventually(t, func() bool { return slices.Equal(carol.got(), []string{"room"}) })
+	eventually(t, func() bool { return slices.Equal(carol.lines(), []string{"room"}) })
 	require.NoError(t, b.Shutdown(t.Context()))
 	<-bob.writer.Done()
-	for _, n := range []*chat{a, c} {
-		eventually(t, func() bool { return n.has("alice", "carol") })
+	for _, n := range []*brokerNode{a, c} {
+		eventually(t, func() bool { return n.hasNames("alice", "carol") })
 	}
 	dave := c.join(t, "bob")
 	eventually(t, func() bool { return a.Send("bob", []byte("again\n")) == nil })
-	eventually(t, func() bool { return slices.Equal(dave.got(), []string{"again"}) })
+	eventually(t, func() bool { return slices.Equal(dave.lines(), []string{"again"}) })
 }
 
 // TestOddNames uses names that mean something to NATS, or that it does not allow.
@@ -64,22 +64,22 @@ func TestOddNames(t *testing.T) {
 		strings.Repeat("x", 100), strings.Repeat("x", 101), strings.Repeat("x", 500), strings.Repeat("x", 499) + "y",
 		strings.Repeat("x", 100_000),
 	}
-	a := newChat(t, servers().url(0), Options{}, sendq.BrokerOptions{})
-	b := newChat(t, servers().url(1), Options{}, sendq.BrokerOptions{})
-	meet(t, a, b)
+	a := newBrokerNode(t, servers().url(0), Options{}, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers().url(1), Options{}, sendq.BrokerOptions{})
+	waitUntilConnected(t, a, b)
 	users := make(map[string]*user)
 	for _, name := range odd {
 		users[name] = a.join(t, name, name)
 	}
 	slices.Sort(odd)
-	eventually(t, func() bool { return b.has(odd...) })
+	eventually(t, func() bool { return b.hasNames(odd...) })
 	for _, name := range odd {
 		require.ErrorIs(t, b.Register(name, newUser(0).writer), sendq.ErrNameTaken, "%q", name)
 		require.NoError(t, b.Send(name, []byte("direct\n")), "%q", name)
 		b.Room(name).PublishFrom("somebody", []byte("room\n"))
 	}
 	for name, u := range users {
-		eventually(t, func() bool { return slices.Equal(u.got(), []string{"direct", "room"}) }, "%q", name)
+		eventually(t, func() bool { return slices.Equal(u.lines(), []string{"direct", "room"}) }, "%q", name)
 		require.True(t, a.Unregister(name, u.writer))
 	}
 	eventually(t, func() bool { return b.Len() == 0 })
@@ -93,21 +93,21 @@ func TestOddNames(t *testing.T) {
 func TestKilledNode(t *testing.T) {
 	const lease = 2 * time.Second
 	if url := os.Getenv("NATSRELAY_TEST_URL"); url != "" {
-		c := newChat(t, url, Options{Lease: lease, Cluster: os.Getenv("NATSRELAY_TEST_CLUSTER")}, sendq.BrokerOptions{})
+		c := newBrokerNode(t, url, Options{Lease: lease, Cluster: os.Getenv("NATSRELAY_TEST_CLUSTER")}, sendq.BrokerOptions{})
 		c.join(t, "doomed", "go")
 		c.join(t, "doomed too")
 		<-t.Context().Done() // which does not come
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledNode$", "-test.timeout=1m")
-	child.Env = append(os.Environ(), "NATSRELAY_TEST_URL="+servers().url(2), "NATSRELAY_TEST_CLUSTER="+ownCluster(t))
+	child.Env = append(os.Environ(), "NATSRELAY_TEST_URL="+servers().url(2), "NATSRELAY_TEST_CLUSTER="+clusterName(t))
 	require.NoError(t, child.Start())
 	defer child.Wait()
 	defer child.Process.Kill()
 	opts := Options{Lease: lease, Timeout: 5 * time.Second}
-	a := newChat(t, servers().url(0), opts, sendq.BrokerOptions{})
-	b := newChat(t, servers().url(1), opts, sendq.BrokerOptions{})
-	for _, n := range []*chat{a, b} {
-		eventually(t, func() bool { return n.has("doomed", "doomed too") && n.Room("go").Has("doomed") })
+	a := newBrokerNode(t, servers().url(0), opts, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
+	for _, n := range []*brokerNode{a, b} {
+		eventually(t, func() bool { return n.hasNames("doomed", "doomed too") && n.Room("go").Has("doomed") })
 	}
 	require.NoError(t, a.Send("doomed", []byte("hello\n")))
 	require.ErrorIs(t, a.Register("doomed", newUser(0).writer), sendq.ErrNameTaken)
@@ -116,9 +116,9 @@ func TestKilledNode(t *testing.T) {
 	require.NoError(t, child.Process.Kill())
 	err := a.Send("doomed", []byte("there?\n"))
 	assert.True(t, errors.Is(err, sendq.ErrUnconfirmed) || errors.Is(err, sendq.ErrUnknownName), "%v", err)
-	for _, n := range []*chat{a, b} {
+	for _, n := range []*brokerNode{a, b} {
 		eventually(t, func() bool {
-			return n.saw(func(e sendq.Event) bool {
+			return n.hasEvent(func(e sendq.Event) bool {
 				return e.Kind == sendq.Left && e.Name == "doomed" && errors.Is(e.Cause, ErrNodeLost)
 			})
 		})
@@ -129,7 +129,7 @@ func TestKilledNode(t *testing.T) {
 	eventually(t, func() bool { return b.Register("doomed", u.writer) == nil })
 	t.Logf("free after %v", time.Since(start))
 	eventually(t, func() bool { return a.Send("doomed", []byte("welcome\n")) == nil })
-	eventually(t, func() bool { return slices.Equal(u.got(), []string{"welcome"}) })
+	eventually(t, func() bool { return slices.Equal(u.lines(), []string{"welcome"}) })
 	eventually(t, func() bool {
 		_, revision, err := a.relay.registry.bucket.read(t.Context(), nameKey("doomed too"))
 		return err == nil && revision == 0
@@ -141,29 +141,29 @@ func TestKilledNode(t *testing.T) {
 func TestPartitionedUser(t *testing.T) {
 	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
-	a := newChat(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
-	b := newChat(t, servers().url(1), opts, sendq.BrokerOptions{})
+	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
+	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
 	first, other := a.join(t, "x", "go"), a.join(t, "y", "go")
 	b.join(t, "z", "go")
-	eventually(t, func() bool { return b.has("x", "y", "z") && a.has("x", "y", "z") })
+	eventually(t, func() bool { return b.hasNames("x", "y", "z") && a.hasNames("x", "y", "z") })
 	p.cut()
-	eventually(t, func() bool { return a.has("x", "y") && b.has("z") })
+	eventually(t, func() bool { return a.hasNames("x", "y") && b.hasNames("z") })
 	assert.NoError(t, a.Send("x", []byte("local\n")))
 	assert.Error(t, a.Register("w", newUser(0).writer))
 	second := newUser(0)
 	eventually(t, func() bool { return b.Register("x", second.writer) == nil })
-	p.heal()
+	p.restore()
 	healed := time.Now()
 	<-first.writer.Done()
 	t.Logf("lost %v after it was over", time.Since(healed))
 	assert.ErrorIs(t, first.writer.Err(), sendq.ErrNameLost)
-	for _, n := range []*chat{a, b} {
-		eventually(t, func() bool { return n.has("x", "y", "z") && n.Room("go").Len() == 2 })
+	for _, n := range []*brokerNode{a, b} {
+		eventually(t, func() bool { return n.hasNames("x", "y", "z") && n.Room("go").Len() == 2 })
 		require.NoError(t, n.Send("x", []byte("second\n")))
 		require.NoError(t, n.Send("y", []byte("other\n")))
 	}
-	eventually(t, func() bool { return len(second.got()) == 2 && len(other.got()) == 2 })
-	assert.Equal(t, []string{"local"}, first.got())
+	eventually(t, func() bool { return len(second.lines()) == 2 && len(other.lines()) == 2 })
+	assert.Equal(t, []string{"local"}, first.lines())
 	assert.NoError(t, second.writer.Err())
 }
 
@@ -172,8 +172,8 @@ func TestPartitionedUser(t *testing.T) {
 func TestPartitionUnderLoad(t *testing.T) {
 	opts := Options{Lease: time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
-	a := newChat(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
-	b := newChat(t, servers().url(1), opts, sendq.BrokerOptions{})
+	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
+	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
 	u := a.join(t, "x", "go")
 	eventually(t, func() bool { return b.Room("go").Has("x") })
 	sent := 0
@@ -189,14 +189,14 @@ func TestPartitionUnderLoad(t *testing.T) {
 		publish()
 		time.Sleep(time.Millisecond)
 	}
-	p.heal()
+	p.restore()
 	eventually(t, func() bool { return b.Room("go").Has("x") })
 	for range 1000 {
 		publish()
 	}
-	eventually(t, func() bool { return len(u.got())+a.gaps() == sent })
-	requireAscending(t, u.got())
-	assert.Positive(t, a.gaps())
+	eventually(t, func() bool { return len(u.lines())+a.missed() == sent })
+	requireAscending(t, u.lines())
+	assert.Positive(t, a.missed())
 }
 
 func requireAscending(t *testing.T, lines []string) {
@@ -214,21 +214,21 @@ func requireAscending(t *testing.T, lines []string) {
 // TestTakeover has several users log in again and again under one name, on all nodes, while others
 // send to it. Each message arrives once, and in the order of its sender.
 func TestTakeover(t *testing.T) {
-	var nodes []*chat
+	var nodes []*brokerNode
 	for i := range 3 {
-		nodes = append(nodes, newChat(t, servers().url(i), Options{}, sendq.BrokerOptions{Names: sendq.Takeover}))
+		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{}, sendq.BrokerOptions{Names: sendq.Takeover}))
 	}
 	var users []*user
-	login := func(n *chat) {
+	login := func(n *brokerNode) {
 		u := newUser(100 * time.Microsecond) // so that something is left to the next one
 		users = append(users, u)
 		require.NoError(t, n.Register("x", u.writer))
 	}
-	meet(t, nodes...)
+	waitUntilConnected(t, nodes...)
 	login(nodes[0])
 	require.NoError(t, nodes[0].Room("go").Join("x"))
 	for _, n := range nodes {
-		eventually(t, func() bool { return n.has("x") })
+		eventually(t, func() bool { return n.hasNames("x") })
 	}
 	stop := make(chan struct{})
 	var senders sync.WaitGroup
@@ -263,14 +263,14 @@ func TestTakeover(t *testing.T) {
 	assert.True(t, nodes[1].Room("go").Has("x"))
 	for _, n := range nodes {
 		require.NoError(t, n.Shutdown(t.Context()))
-		assert.Empty(t, n.handed)
+		assert.Empty(t, n.handedBack)
 	}
 	got := make([][]int, len(accepted))
 	for i, u := range users {
 		if i < len(users)-1 {
 			assert.ErrorIs(t, u.writer.Err(), sendq.ErrTakenOver)
 		}
-		for _, line := range u.got() {
+		for _, line := range u.lines() {
 			var sender, n int
 			_, err := fmt.Sscanf(line, "%d:%d", &sender, &n)
 			require.NoError(t, err)
@@ -284,10 +284,10 @@ func TestTakeover(t *testing.T) {
 
 // TestDrainOfBroker shuts a node down while it and others publish. What it has accepted arrives.
 func TestDrainOfBroker(t *testing.T) {
-	a := newChat(t, servers().url(0), Options{}, sendq.BrokerOptions{})
-	b := newChat(t, servers().url(1), Options{}, sendq.BrokerOptions{})
+	a := newBrokerNode(t, servers().url(0), Options{}, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers().url(1), Options{}, sendq.BrokerOptions{})
 	x, y := a.join(t, "x", "go"), b.join(t, "y", "go")
-	eventually(t, func() bool { return a.has("x", "y") && b.has("x", "y") })
+	eventually(t, func() bool { return a.hasNames("x", "y") && b.hasNames("x", "y") })
 	const messages = 20000
 	accepted := 0
 	for i := range messages {
@@ -296,15 +296,15 @@ func TestDrainOfBroker(t *testing.T) {
 			accepted++
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	require.NoError(t, a.Shutdown(ctx))
 	<-x.writer.Done()
-	assert.Len(t, x.got(), accepted)
-	eventually(t, func() bool { return len(y.got()) == messages })
-	requireAscending(t, y.got())
-	eventually(t, func() bool { return b.has("y") })
+	assert.Len(t, x.lines(), accepted)
+	eventually(t, func() bool { return len(y.lines()) == messages })
+	requireAscending(t, y.lines())
+	eventually(t, func() bool { return b.hasNames("y") })
 	assert.ErrorIs(t, b.Send("x", []byte("hello\n")), sendq.ErrUnknownName)
 	u := b.join(t, "x")
-	assert.Empty(t, u.got())
+	assert.Empty(t, u.lines())
 }

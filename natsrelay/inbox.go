@@ -10,39 +10,39 @@ import (
 type inbox struct {
 	number   uint64 // everything up to this one is here, or lost for good
 	messages uint64 // accounted for
-	missing  bool   // a later one has been seen
+	hasGap   bool   // a later one has been seen
 	partial  []byte // of the items, what is not a whole one yet
 }
 
-// arrive tells whether an envelope with that header is next, and how many messages, and
+// accept tells whether an envelope with that header is next, and how many messages, and
 // whether anything at all, are known to be lost for good now.
-func (in *inbox) arrive(h *header, isPing bool) (isNext bool, missed uint64, broken bool) {
+func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, hasLoss bool) {
 	if h.oldest > in.number+1 {
-		in.number, in.partial, broken = h.oldest-1, nil, true
+		in.number, in.partial, hasLoss = h.oldest-1, nil, true
 	}
 	turn := in.number
 	if !isPing {
 		turn++
 	}
 	if h.number != turn {
-		in.missing = in.missing || h.number > turn
-		return false, 0, broken // and what is older has come twice
+		in.hasGap = in.hasGap || h.number > turn
+		return false, 0, hasLoss // and what is older has come twice
 	}
-	in.number, in.missing = turn, false
+	in.number, in.hasGap = turn, false
 	if h.messages > in.messages {
 		missed, in.messages = h.messages-in.messages, h.messages
 	}
-	return true, missed, broken
+	return true, missed, hasLoss
 }
 
 // unpack takes the piece of an envelope that is next, and calls item for every item that is
 // whole now. It returns how many messages were in that item.
-func (in *inbox) unpack(torn uint32, b []byte, item func([]byte) (messages int)) {
+func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages int)) {
 	switch {
-	case torn == 0:
+	case continued == 0:
 		in.partial = nil
 	case len(in.partial) == 0: // the beginning is lost
-		b = b[min(int(torn), len(b)):]
+		b = b[min(int(continued), len(b)):]
 	default:
 		in.partial = append(in.partial, b...)
 		b = in.partial

@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// keep renews the lease of this node until the end.
-func (g *registry) keep() {
-	hasLooked := false
+// renewLoop renews the lease of this node until the end.
+func (g *registry) renewLoop() {
+	hasDiscovered := false
 	for {
 		wait := g.relay.opts.Lease / 3
 		err := g.renew(g.relay.ctx)
-		if err == nil && !hasLooked {
-			err = g.look()
-			hasLooked = err == nil
+		if err == nil && !hasDiscovered {
+			err = g.discover()
+			hasDiscovered = err == nil
 		}
 		if err != nil {
-			wait = g.relay.opts.tick()
+			wait = g.relay.opts.tickInterval()
 		}
 		select {
 		case <-time.After(wait):
@@ -46,18 +46,18 @@ func (g *registry) renew(ctx context.Context) error {
 		if holder, revision, err = g.bucket.read(ctx, leaseKey(g.relay.id)); err == nil {
 			if holder == "" { // otherwise an answer was lost
 				isNew = true
-				g.loseLease()
+				g.clearLease()
 			}
 			written, err = g.bucket.write(ctx, leaseKey(g.relay.id), g.relay.id, revision)
 		}
 	}
 	if err != nil {
-		g.bucket.close()
+		g.bucket.reset()
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.lease, g.renewed = written, start
+	g.lease, g.renewedAt = written, start
 	if !isNew && written > highest {
 		g.highest = max(g.highest, written)
 		return nil
@@ -65,28 +65,28 @@ func (g *registry) renew(ctx context.Context) error {
 	g.highest = written
 	for name, revision := range g.names {
 		if revision != claiming {
-			g.names[name] = unknown
-			g.work.do(func() { g.verify(name, 0) })
+			g.names[name] = unknownRevision
+			g.workers.do(func() { g.verify(name, 0) })
 		}
 	}
 	return nil
 }
 
-// loseLease notes that the lease is not there any more, until renew has got a new one.
-func (g *registry) loseLease() {
+// clearLease notes that the lease is not there any more, until renew has got a new one.
+func (g *registry) clearLease() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lease = 0
 }
 
-// look looks which nodes were here before, so that those which are never heard of are found
+// discover looks which nodes were here before, so that those which are never heard of are found
 // dead.
-func (g *registry) look() error {
+func (g *registry) discover() error {
 	ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.Timeout)
 	defer cancel()
 	return g.bucket.list(ctx, leaseKey("*"), func(e entry) {
 		if e.node != g.relay.id {
-			g.relay.meet(e.node)
+			g.relay.peerFor(e.node)
 		}
 	})
 }
@@ -95,7 +95,7 @@ func (g *registry) look() error {
 // long as one lasts, since there was a reason to think that it is there. In this case its
 // lease is removed, so that it finds out.
 func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
-	if hasLeft := p.hasLeft(); hasLeft || p.beats.Load() < g.relay.enough() {
+	if hasLeft := p.hasLeft(); hasLeft || p.unansweredBeats.Load() < g.relay.leaseBeats() {
 		return hasLeft, nil
 	}
 	_, revision, err := g.bucket.read(ctx, leaseKey(p.id))
@@ -105,13 +105,13 @@ func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 	return err == nil, err
 }
 
-// tidy removes what nodes that have died have left in the bucket. One node does it, and if it
+// sweep removes what nodes that have died have left in the bucket. One node does it, and if it
 // dies too, those who want such a name find out by themselves.
-func (g *registry) tidy() {
-	lives := map[string]bool{g.relay.id: true}
-	for _, p := range g.relay.others() {
-		if p.beats.Load() < g.relay.enough() && !p.hasLeft() {
-			lives[p.id] = true
+func (g *registry) sweep() {
+	isAlive := map[string]bool{g.relay.id: true}
+	for _, p := range g.relay.allPeers() {
+		if p.unansweredBeats.Load() < g.relay.leaseBeats() && !p.hasLeft() {
+			isAlive[p.id] = true
 			if p.id < g.relay.id {
 				return
 			}
@@ -121,20 +121,20 @@ func (g *registry) tidy() {
 	defer cancel()
 	// First the entries and then who is dead: a node that is not after all writes its
 	// entries again, and they are at other revisions then.
-	left := make(map[string][]entry)
+	orphans := make(map[string][]entry)
 	note := func(e entry) {
-		if !lives[e.node] {
-			left[e.node] = append(left[e.node], e)
+		if !isAlive[e.node] {
+			orphans[e.node] = append(orphans[e.node], e)
 		}
 	}
 	for try := 0; g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, leaseKey("*"), note) != nil; {
-		if try++; pause(ctx, try) != nil {
+		if try++; backOff(ctx, try) != nil {
 			return
 		}
-		clear(left)
+		clear(orphans)
 	}
-	for node, entries := range left {
-		p := g.relay.meet(node)
+	for node, entries := range orphans {
+		p := g.relay.peerFor(node)
 		if p == nil {
 			return
 		}
@@ -142,7 +142,7 @@ func (g *registry) tidy() {
 			continue
 		}
 		for _, e := range entries {
-			g.work.do(func() { _ = g.bucket.remove(g.relay.ctx, e.key, e.revision) })
+			g.workers.do(func() { _ = g.bucket.remove(g.relay.ctx, e.key, e.revision) })
 		}
 	}
 }

@@ -35,8 +35,8 @@ type Options struct {
 	Replicas int
 }
 
-// fill puts defaults in the place of zeros.
-func (o *Options) fill() error {
+// setDefaults puts defaults in the place of zeros.
+func (o *Options) setDefaults() error {
 	if o.Cluster == "" {
 		o.Cluster = "sendq"
 	}
@@ -62,10 +62,10 @@ func (o *Options) fill() error {
 	return nil
 }
 
-// tick is how often a node says that it lives.
-func (o *Options) tick() time.Duration { return min(o.Lease/5, time.Second) }
+// tickInterval is how often a node says that it lives.
+func (o *Options) tickInterval() time.Duration { return min(o.Lease/5, time.Second) }
 
-// ticks returns how many of them are at least d.
-func (o *Options) ticks(d time.Duration) int {
-	return int((d + o.tick() - 1) / o.tick())
+// ticksIn returns how many of them are at least d.
+func (o *Options) ticksIn(d time.Duration) int {
+	return int((d + o.tickInterval() - 1) / o.tickInterval())
 }

@@ -21,19 +21,19 @@ func TestStream(t *testing.T) {
 		last, next := uint32(0), uint32(0)
 		receive := func(lossy bool) (progress bool) {
 			p := o.peek()
-			h := header{oldest: o.oldest, number: o.next - 1, messages: o.before()}
+			h := header{oldest: o.oldest, number: o.next - 1, messages: o.messagesBefore()}
 			var b []byte
 			if p != nil {
-				h.number, h.messages, h.torn, b = o.next, p.before, uint32(p.torn), p.buf[room:]
-				o.take()
+				h.number, h.messages, h.continued, b = o.next, p.messagesBefore, uint32(p.continued), p.buf[room:]
+				o.markPublished()
 			}
 			if lossy && rnd.IntN(3) == 0 {
 				return true
 			}
-			isNext, more, _ := in.arrive(&h, p == nil)
+			isNext, more, _ := in.accept(&h, p == nil)
 			missed += more
 			if isNext && p != nil {
-				in.unpack(h.torn, b, func(item []byte) int {
+				in.unpack(h.continued, b, func(item []byte) int {
 					require.Greater(t, binary.BigEndian.Uint32(item), last, "in order")
 					last = binary.BigEndian.Uint32(item)
 					require.Equal(t, bytes.Repeat([]byte{byte(len(item))}, len(item)-4), item[4:])
@@ -42,12 +42,12 @@ func TestStream(t *testing.T) {
 				})
 			}
 			if !lossy || rnd.IntN(2) == 0 {
-				o.received(in.number)
+				o.acknowledge(in.number)
 			}
-			if in.missing {
+			if in.hasGap {
 				o.rewind(in.number + 1)
 			}
-			return p != nil || in.missing
+			return p != nil || in.hasGap
 		}
 		for range 500 {
 			switch rnd.IntN(20) {

@@ -16,11 +16,11 @@ type proxy struct {
 	listener net.Listener
 	server   string
 
-	mu      sync.Mutex
-	change  *sync.Cond
-	conns   map[net.Conn]bool
-	isCut   bool // no connection, and no new one
-	isStill bool // nothing moves from the server to the node
+	mu        sync.Mutex
+	change    *sync.Cond
+	conns     map[net.Conn]bool
+	isCut     bool // no connection, and no new one
+	isStalled bool // nothing moves from the server to the node
 }
 
 // newProxy returns a proxy for the server at url, and what a node needs to connect by it and
@@ -53,7 +53,7 @@ func (p *proxy) serve() {
 		}
 		p.add(node, server)
 		go p.copy(server, node, func() {})
-		go p.copy(node, server, p.waitWhileStill)
+		go p.copy(node, server, p.waitWhileStalled)
 	}
 }
 
@@ -85,10 +85,10 @@ func (p *proxy) copy(to, from net.Conn, wait func()) {
 	}
 }
 
-func (p *proxy) waitWhileStill() {
+func (p *proxy) waitWhileStalled() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.isStill {
+	for p.isStalled {
 		p.change.Wait()
 	}
 }
@@ -104,15 +104,15 @@ func (p *proxy) cut() {
 	clear(p.conns)
 }
 
-// still makes the node get nothing any more.
-func (p *proxy) still() { p.set(false, true) }
+// stall makes the node get nothing any more.
+func (p *proxy) stall() { p.set(false, true) }
 
-// heal makes all good again.
-func (p *proxy) heal() { p.set(false, false) }
+// restore makes all good again.
+func (p *proxy) restore() { p.set(false, false) }
 
-func (p *proxy) set(isCut, isStill bool) {
+func (p *proxy) set(isCut, isStalled bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.isCut, p.isStill = isCut, isStill
+	p.isCut, p.isStalled = isCut, isStalled
 	p.change.Broadcast()
 }

@@ -11,71 +11,71 @@ import (
 func (p *peer) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	defer func() { p.running = false }()
+	defer func() { p.publishing = false }()
 	for p.state.isReachable() || p.state == departed {
-		next := p.out.peek()
+		next := p.outbox.peek()
 		switch {
 		case p.state == stale && !p.isFull():
 			p.mu.Unlock()
-			p.relay.node.Snapshot(p.show)
+			p.relay.node.Snapshot(p.sendSnapshot)
 			p.mu.Lock()
 		case p.blocked:
 			p.work.Wait()
 		case next != nil:
-			p.envelop(next)
+			p.publishNext(next)
 		case p.pingDue:
-			p.envelop(&piece{buf: make([]byte, p.out.room)})
+			p.publishNext(&piece{buf: make([]byte, p.outbox.headroom)})
 		default:
 			p.work.Wait()
 		}
 	}
 }
 
-// envelop publishes a piece behind its header, or, if it is empty, a ping. mu is held, and not
+// publishNext publishes a piece behind its header, or, if it is empty, a ping. mu is held, and not
 // during the call.
-func (p *peer) envelop(next *piece) {
+func (p *peer) publishNext(next *piece) {
 	h := p.header
-	h.oldest = p.out.oldest
-	h.messages = p.out.before()
-	h.number = p.out.next - 1
-	h.torn = uint32(next.torn)
-	isPing := len(next.buf) == p.out.room
+	h.oldest = p.outbox.oldest
+	h.messages = p.outbox.messagesBefore()
+	h.number = p.outbox.next - 1
+	h.continued = uint32(next.continued)
+	isPing := len(next.buf) == p.outbox.headroom
 	if !isPing {
 		h.number++
-		p.out.take()
+		p.outbox.markPublished()
 	}
 	h.put(next.buf)
-	p.pingDue, p.answered = false, h.received
+	p.pingDue, p.acknowledged = false, h.received
 	p.mu.Unlock()
 	err := p.relay.nc.Publish(p.relay.subject("to."+p.id), next.buf)
 	p.mu.Lock()
 	if err != nil {
 		p.blocked, p.pingDue = true, true
-		p.out.rewind(h.number)
+		p.outbox.rewind(h.number)
 	}
 }
 
 // isFull tells whether the peer is too far behind. mu is held, here and below where it does
 // not say otherwise.
-func (p *peer) isFull() bool { return p.out.bytes >= p.relay.opts.MaxQueued }
+func (p *peer) isFull() bool { return p.outbox.bytes >= p.relay.opts.MaxQueued }
 
-// add adds an item with so many messages in it.
-func (p *peer) add(item []byte, messages int) {
-	p.out.add(item, messages)
+// enqueue adds an item with so many messages in it.
+func (p *peer) enqueue(item []byte, messages int) {
+	p.outbox.add(item, messages)
 	p.work.Signal()
 }
 
-// send is add without messages. mu is not held.
-func (p *peer) send(item []byte) {
+// sendItem is add without messages. mu is not held.
+func (p *peer) sendItem(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state.isReachable() {
-		p.add(item, 0)
+		p.enqueue(item, 0)
 	}
 }
 
-// tell adds events, unless a snapshot will come that has them. mu is not held.
-func (p *peer) tell(item []byte) {
+// announce adds events, unless a snapshot will come that has them. mu is not held.
+func (p *peer) announce(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -83,24 +83,24 @@ func (p *peer) tell(item []byte) {
 	case p.isFull():
 		p.state = stale
 	default:
-		p.add(item, 0)
+		p.enqueue(item, 0)
 	}
 }
 
-// show adds a snapshot. It is called by Node.Snapshot; mu is not held.
-func (p *peer) show(events []sendq.Event) {
+// sendSnapshot adds a snapshot. It is called by Node.Snapshot; mu is not held.
+func (p *peer) sendSnapshot(events []sendq.Event) {
 	item := appendList([]byte{itemSnapshot}, events, appendEvent)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state.isReachable() {
-		p.add(item, 0)
-		p.state, p.shown = current, p.out.last()
+		p.enqueue(item, 0)
+		p.state, p.snapshotPiece = current, p.outbox.newest()
 	}
 }
 
 // post adds messages, or says why not. If nobody waits for the outcome they count in any
 // case, so that the peer knows how many it has missed. mu is not held.
-func (p *peer) post(d sendq.Delivery, outcome func(sendq.Outcome)) error {
+func (p *peer) send(d sendq.Delivery, outcome func(sendq.Outcome)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var err error
@@ -108,25 +108,25 @@ func (p *peer) post(d sendq.Delivery, outcome func(sendq.Outcome)) error {
 	case !p.state.isReachable():
 		err = fmt.Errorf("%w: %w: %s", sendq.ErrUnknownName, ErrNodeLost, p.id)
 	case p.isFull():
-		err = fmt.Errorf("%w: node %s is %d bytes behind", sendq.ErrWouldBlock, p.id, p.out.bytes)
+		err = fmt.Errorf("%w: node %s is %d bytes behind", sendq.ErrWouldBlock, p.id, p.outbox.bytes)
 	}
 	n := len(d.Messages)
 	if err != nil {
 		if outcome == nil {
-			p.out.omit(n)
+			p.outbox.omit(n)
 			p.counts.Omitted += int64(n)
 		}
 		return err
 	}
 	id := uint64(0)
 	if outcome != nil {
-		p.last++
-		id = p.last
-		deadline := p.relay.clock.Load() + int64(p.relay.opts.ticks(p.relay.opts.Timeout))
-		p.waiting = append(p.waiting, waiting{id, deadline, outcome})
+		p.lastID++
+		id = p.lastID
+		deadline := p.relay.clock.Load() + int64(p.relay.opts.ticksIn(p.relay.opts.Timeout))
+		p.pendingPosts = append(p.pendingPosts, pendingPost{id, deadline, outcome})
 	}
 	item := appendDelivery(appendUint(append(p.scratch[:0], itemPost), id), d)
-	p.add(item, n)
+	p.enqueue(item, n)
 	if cap(item) <= maxPiece {
 		p.scratch = item
 	}

@@ -18,37 +18,37 @@ import (
 //
 // The bucket is in memory, and may be lost. Each node knows what it has, and enters it again.
 type registry struct {
-	relay  *Relay
-	nc     *nats.Conn // not the one for messages: a flood of them must not cost the lease
-	bucket bucket
-	work   workers
+	relay   *Relay
+	nc      *nats.Conn // not the one for messages: a flood of them must not cost the lease
+	bucket  bucket
+	workers workers
 
-	mu      sync.Mutex
-	lease   uint64            // its revision; 0: there is none
-	renewed time.Time         // when the lease was
-	highest uint64            // revision that this node has written
-	names   map[string]uint64 // its own, with the revisions of their entries, or one of these:
+	mu        sync.Mutex
+	lease     uint64            // its revision; 0: there is none
+	renewedAt time.Time         // when the lease was
+	highest   uint64            // revision that this node has written
+	names     map[string]uint64 // its own, with the revisions of their entries, or one of these:
 }
 
 const (
-	claiming = 0 // it is not this node's own yet
-	unknown  = 1 // of its entry; this is the revision of a lease
+	claiming        = 0 // it is not this node's own yet
+	unknownRevision = 1 // of its entry; this is the revision of a lease
 )
 
 // claim makes a name this node's own.
 func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq.Estate, error) {
-	if err := g.ready(ctx); err != nil {
+	if err := g.waitReady(ctx); err != nil {
 		return sendq.Estate{}, err
 	}
 	g.mu.Lock()
 	g.names[name] = claiming
 	g.mu.Unlock()
-	e, err := g.own(ctx, name, 0, takeover)
+	e, err := g.acquire(ctx, name, 0, takeover)
 	switch {
 	case err == nil:
 		return e, nil
 	case errors.Is(err, sendq.ErrNameTaken):
-		g.forget(name)
+		g.deleteName(name)
 	default: // it may be entered all the same, if an answer was lost
 		g.release(name)
 	}
@@ -58,41 +58,41 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq
 	return sendq.Estate{}, err
 }
 
-// ready waits until this node has a lease and is heard.
-func (g *registry) ready(ctx context.Context) error {
+// waitReady waits until this node has a lease and is heard.
+func (g *registry) waitReady(ctx context.Context) error {
 	for try := 0; ; try++ {
 		g.mu.Lock()
-		hasLease := g.lease != 0 && time.Since(g.renewed) < g.relay.opts.Lease
+		hasLease := g.lease != 0 && time.Since(g.renewedAt) < g.relay.opts.Lease
 		g.mu.Unlock()
 		if hasLease && !g.relay.isCutOff() {
 			return nil
 		}
-		if err := pause(ctx, 1+try); err != nil {
+		if err := backOff(ctx, 1+try); err != nil {
 			return fmt.Errorf("natsrelay: this node cannot reach the others, and claims no names: %w", err)
 		}
 	}
 }
 
-// own makes the entry of a name this node's, if it has that revision, or none if it is 0. If
+// acquire makes the entry of a name this node's, if it has that revision, or none if it is 0. If
 // not, it looks whose it is, until that is clear or ctx is done. In the end e has what the
 // name has left on other nodes.
-func (g *registry) own(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
+func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
 	key := nameKey(name)
 	for failed := 0; ; {
-		if over := pause(ctx, failed); over != nil {
-			return e, fmt.Errorf("natsrelay: claim %q: %w: %w", name, over, err)
+		if ctxErr := backOff(ctx, failed); ctxErr != nil {
+			return e, fmt.Errorf("natsrelay: claim %q: %w: %w", name, ctxErr, err)
 		}
 		var written, at uint64
 		var holder string
 		if written, err = g.bucket.write(ctx, key, g.relay.id, revision); err == nil {
-			g.have(name, written)
+			g.recordRevision(name, written)
 			return e, nil
 		}
 		if isConflict(err) {
 			holder, at, err = g.bucket.read(ctx, key)
 		}
 		if err == nil && holder != "" && holder != g.relay.id {
-			err = g.dispossess(ctx, holder, name, takeover, &e)
+			err = g.evictFrom(ctx, holder, name, takeover, &e)
 		}
 		switch {
 		case err == nil:
@@ -105,12 +105,12 @@ func (g *registry) own(ctx context.Context, name string, revision uint64, takeov
 	}
 }
 
-// dispossess returns nil if an entry that another node has may be overwritten: that node is
+// evictFrom returns nil if an entry that another node has may be overwritten: that node is
 // dead, or has given the name up, and then e gets what it has left.
-func (g *registry) dispossess(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
-	p := g.relay.meet(holder)
+func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
+	p := g.relay.peerFor(holder)
 	if p == nil {
-		return context.Cause(g.relay.open)
+		return context.Cause(g.relay.closing)
 	}
 	isDead, err := g.isDead(ctx, p)
 	switch {
@@ -121,8 +121,8 @@ func (g *registry) dispossess(ctx context.Context, holder, name string, takeover
 	case !takeover:
 		return fmt.Errorf("%w: %q, on node %s", sendq.ErrNameTaken, name, holder)
 	}
-	a, err := p.ask(ctx, itemEvict, name, 0)
-	if err == nil && !a.ok { // it is about to have it, or has just given it away
+	a, err := p.request(ctx, itemEvict, name, 0)
+	if err == nil && !a.found { // it is about to have it, or has just given it away
 		err = fmt.Errorf("natsrelay: node %s does not have the name", holder)
 	}
 	e.Undelivered = append(e.Undelivered, a.messages...)
@@ -130,28 +130,28 @@ func (g *registry) dispossess(ctx context.Context, holder, name string, takeover
 	return err
 }
 
-// have notes the revision at which this node has a name; if it does not want it any more, the
+// recordRevision notes the revision at which this node has a name; if it does not want it any more, the
 // name is free again.
-func (g *registry) have(name string, revision uint64) {
+func (g *registry) recordRevision(name string, revision uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.highest = max(g.highest, revision)
 	if old, ok := g.names[name]; ok {
 		g.names[name] = max(old, revision)
 	} else {
-		g.freeLater(name, revision)
+		g.removeLater(name, revision)
 	}
 }
 
 // release makes a name free.
 func (g *registry) release(name string) {
-	if revision, wasOwn := g.forget(name); wasOwn {
-		g.freeLater(name, revision)
+	if revision, wasOwn := g.deleteName(name); wasOwn {
+		g.removeLater(name, revision)
 	}
 }
 
-// forget makes a name not this node's, and returns the revision of its entry.
-func (g *registry) forget(name string) (revision uint64, wasOwn bool) {
+// deleteName makes a name not this node's, and returns the revision of its entry.
+func (g *registry) deleteName(name string) (revision uint64, wasOwn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	revision, wasOwn = g.names[name]
@@ -159,17 +159,17 @@ func (g *registry) forget(name string) (revision uint64, wasOwn bool) {
 	return revision, wasOwn
 }
 
-// freeLater removes the entry of a name, if it is still this node's.
-func (g *registry) freeLater(name string, revision uint64) {
-	g.work.do(func() {
+// removeLater removes the entry of a name, if it is still this node's.
+func (g *registry) removeLater(name string, revision uint64) {
+	g.workers.do(func() {
 		ctx := g.relay.ctx
-		if revision <= unknown {
+		if revision <= unknownRevision {
 			// A write whose answer was lost may be yet to come, but not behind one that is
 			// answered: have frees the name then.
-			_, _ = g.own(ctx, name, 0, false)
+			_, _ = g.acquire(ctx, name, 0, false)
 			return
 		}
-		for try := 0; pause(ctx, try) == nil; try++ {
+		for try := 0; backOff(ctx, try) == nil; try++ {
 			if g.bucket.remove(ctx, nameKey(name), revision) == nil {
 				return
 			}
@@ -177,12 +177,12 @@ func (g *registry) freeLater(name string, revision uint64) {
 	})
 }
 
-// doubt makes sure of a name that another node says it has.
-func (g *registry) doubt(name string) {
+// verifyLater makes sure of a name that another node says it has.
+func (g *registry) verifyLater(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if revision := g.names[name]; revision != claiming {
-		g.work.do(func() { g.verify(name, revision) })
+		g.workers.do(func() { g.verify(name, revision) })
 	}
 }
 
@@ -194,7 +194,7 @@ func (g *registry) verify(name string, revision uint64) {
 	if had == claiming { // or not this node's at all
 		return
 	}
-	if _, err := g.own(g.relay.ctx, name, revision, false); !errors.Is(err, sendq.ErrNameTaken) {
+	if _, err := g.acquire(g.relay.ctx, name, revision, false); !errors.Is(err, sendq.ErrNameTaken) {
 		return // it is entered, or all is over
 	}
 	g.mu.Lock()
@@ -212,14 +212,14 @@ func (g *registry) verify(name string, revision uint64) {
 func (g *registry) close(ctx context.Context) error {
 	g.mu.Lock()
 	for name, revision := range g.names {
-		g.freeLater(name, revision)
+		g.removeLater(name, revision)
 	}
 	clear(g.names)
 	g.mu.Unlock()
-	err := g.work.wait(ctx)
+	err := g.workers.wait(ctx)
 	g.relay.cancel(sendq.ErrClosed) // or the lease could be renewed
 	if err == nil {
-		err = g.giveUp(ctx)
+		err = g.removeLease(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("natsrelay: some names are not free yet: %w", err)
@@ -227,21 +227,21 @@ func (g *registry) close(ctx context.Context) error {
 	return nil
 }
 
-// giveUp gives up the lease. It renews it first, for a renewal may be under way that nobody
+// removeLease gives up the lease. It renews it first, for a renewal may be under way that nobody
 // waits for any more: that comes to nothing then, and the revision is known.
-func (g *registry) giveUp(ctx context.Context) error {
+func (g *registry) removeLease(ctx context.Context) error {
 	for try := 0; ; try++ {
-		if err := pause(ctx, try); err != nil {
+		if err := backOff(ctx, try); err != nil {
 			return err
 		}
-		if g.renew(ctx) == nil && g.bucket.remove(ctx, leaseKey(g.relay.id), g.leased()) == nil {
+		if g.renew(ctx) == nil && g.bucket.remove(ctx, leaseKey(g.relay.id), g.leaseRevision()) == nil {
 			return nil
 		}
 	}
 }
 
-// leased returns the revision of the lease.
-func (g *registry) leased() uint64 {
+// leaseRevision returns the revision of the lease.
+func (g *registry) leaseRevision() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.lease

@@ -90,8 +90,8 @@ func TestRegistryIsLost(t *testing.T) {
 		_, err := c.relay.Claim(fmt.Sprint("a", i), false)
 		require.ErrorIs(t, err, sendq.ErrNameTaken)
 	}
-	assert.Empty(t, a.seen().lost)
-	assert.Empty(t, b.seen().lost)
+	assert.Empty(t, a.recorded().lost)
+	assert.Empty(t, b.recorded().lost)
 }
 
 // TestNameInLostRegistry deletes the bucket and claims a name of another node before that has
@@ -99,24 +99,24 @@ func TestRegistryIsLost(t *testing.T) {
 func TestNameInLostRegistry(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
-	everyoneKnows(t, a, b)
+	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
 	require.NoError(t, a.relay.registry.bucket.js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
 	eventually(t, func() bool { return b.relay.registry.renew(t.Context()) == nil })
 	_, err = b.relay.Claim("x", false)
 	require.NoError(t, err)
-	require.Empty(t, a.seen().lost)
+	require.Empty(t, a.recorded().lost)
 	eventually(t, func() bool { return a.relay.registry.renew(t.Context()) == nil })
-	eventually(t, func() bool { return slices.Equal(a.seen().lost, []string{"x"}) })
-	assert.Empty(t, b.seen().lost)
+	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
+	assert.Empty(t, b.recorded().lost)
 }
 
 // TestClaimEndsWithClose closes a node that waits for an answer of JetStream.
 func TestClaimEndsWithClose(t *testing.T) {
 	p, natsOptions := newProxy(t, servers().url(0))
 	a := newFake(t, p.url(), Options{Lease: time.Hour, Timeout: time.Hour}, natsOptions...)
-	p.still()
+	p.stall()
 	claimed := make(chan error)
 	go func() {
 		_, err := a.relay.Claim("x", false)
@@ -129,7 +129,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 	select {
 	case err := <-claimed:
 		require.ErrorIs(t, err, sendq.ErrClosed)
-	case <-time.After(within):
+	case <-time.After(testTimeout):
 		require.Fail(t, "it waits")
 	}
 }
@@ -146,7 +146,7 @@ func TestPartition(t *testing.T) {
 	for _, name := range []string{"x", "y"} {
 		_, err := a.relay.Claim(name, false)
 		require.NoError(t, err)
-		a.tell(sendq.Event{Kind: sendq.Joined, Name: name})
+		a.announce(sendq.Event{Kind: sendq.Joined, Name: name})
 	}
 	_, err := b.relay.Claim("x", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
@@ -158,17 +158,17 @@ func TestPartition(t *testing.T) {
 	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
 	_, err = a.relay.Claim("z", false)
 	require.Error(t, err, "who is cut off can claim nothing")
-	b.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	b.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
 
-	p.heal()
-	eventually(t, func() bool { return slices.Equal(a.seen().lost, []string{"x"}) })
+	p.restore()
+	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
 	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
-	assert.Equal(t, []string{"Joined x "}, a.seen().view[b.relay.id])
+	assert.Equal(t, []string{"Joined x "}, a.recorded().learned[b.relay.id])
 	eventually(t, func() bool {
 		holder, _, err := c.relay.registry.bucket.read(t.Context(), nameKey("y"))
 		return err == nil && holder == a.relay.id
 	})
-	assert.Empty(t, b.seen().lost)
+	assert.Empty(t, b.recorded().lost)
 	_, err = c.relay.Claim("y", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 }
@@ -178,16 +178,16 @@ func TestPartition(t *testing.T) {
 func TestLateEstate(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
-	everyoneKnows(t, a, b)
+	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
-	a.block, a.evicting = make(chan struct{}), cancel
+	a.evictBlock, a.onEvict = make(chan struct{}), cancel
 	_, err = b.relay.registry.claim(ctx, "x", true)
 	require.ErrorIs(t, err, context.Canceled)
-	close(a.block)
-	eventually(t, func() bool { return slices.Equal(b.seen().handed, []string{"x"}) })
-	assert.Empty(t, a.seen().handed)
+	close(a.evictBlock)
+	eventually(t, func() bool { return slices.Equal(b.recorded().handedBack, []string{"x"}) })
+	assert.Empty(t, a.recorded().handedBack)
 	eventually(t, func() bool {
 		_, err := b.relay.Claim("x", true)
 		return err == nil
@@ -197,7 +197,7 @@ func TestLateEstate(t *testing.T) {
 // TestUnheardNode claims names on nodes of which nothing was heard yet. If something is, they are
 // taken; else they are free a lease later, as those of nodes that have died before this one came.
 func TestUnheardNode(t *testing.T) {
-	opts := Options{Lease: 2 * time.Second, Timeout: time.Minute, Cluster: ownCluster(t)}
+	opts := Options{Lease: 2 * time.Second, Timeout: time.Minute, Cluster: clusterName(t)}
 	a := newFake(t, servers().url(0), opts)
 	holder := func(name string) *Relay {
 		r, err := Connect(servers().url(1), &opts)
@@ -207,7 +207,7 @@ func TestUnheardNode(t *testing.T) {
 		return r
 	}
 	comes, silent := holder("x"), holder("y")
-	t.Cleanup(silent.end)
+	t.Cleanup(silent.stop)
 	claimed := make(chan error)
 	go func() {
 		_, err := a.relay.Claim("x", false)
@@ -218,7 +218,7 @@ func TestUnheardNode(t *testing.T) {
 	require.ErrorIs(t, <-claimed, sendq.ErrNameTaken)
 	_, err := a.relay.Claim("y", false)
 	require.NoError(t, err)
-	assert.GreaterOrEqual(t, a.relay.peer(silent.id).beats.Load(), a.relay.enough())
+	assert.GreaterOrEqual(t, a.relay.peer(silent.id).unansweredBeats.Load(), a.relay.leaseBeats())
 }
 
 // TestLateEntry claims a name while JetStream takes a write, says nothing, and makes it good
@@ -226,7 +226,7 @@ func TestUnheardNode(t *testing.T) {
 func TestLateEntry(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	g := a.relay.registry
-	kv, _ := g.bucket.opened()
+	kv, _ := g.bucket.handles()
 	late := &lateKV{KeyValue: kv}
 	g.bucket.mu.Lock()
 	g.bucket.kv = late
@@ -237,14 +237,14 @@ func TestLateEntry(t *testing.T) {
 	_, err := g.claim(ctx, "x", false)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	late.isLate.Store(false)
-	require.NoError(t, g.work.wait(t.Context()))
+	require.NoError(t, g.workers.wait(t.Context()))
 	late.write()
-	_, revision := a.read(t, nameKey("x"))
+	_, revision := a.readKey(t, nameKey("x"))
 	assert.Zero(t, revision)
 }
 
-// read returns what is at a key, once JetStream answers.
-func (n *fakeNode) read(t *testing.T, key string) (holder string, revision uint64) {
+// readKey returns what is at a key, once JetStream answers.
+func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision uint64) {
 	eventually(t, func() (isRead bool) {
 		var err error
 		holder, revision, err = n.relay.registry.bucket.read(t.Context(), key)
@@ -256,11 +256,11 @@ func (n *fakeNode) read(t *testing.T, key string) (holder string, revision uint6
 // TestCloseOnReturn closes a node before it has opened the bucket again. It gives its lease up.
 func TestCloseOnReturn(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
-	eventually(t, func() bool { return a.relay.heard.Load() > 0 })
-	a.relay.registry.bucket.close()
+	eventually(t, func() bool { return a.relay.lastEcho.Load() > 0 })
+	a.relay.registry.bucket.reset()
 	require.NoError(t, a.relay.Close(t.Context()))
 	b := newFake(t, servers().url(0), Options{})
-	_, revision := b.read(t, leaseKey(a.relay.id))
+	_, revision := b.readKey(t, leaseKey(a.relay.id))
 	assert.Zero(t, revision)
 }
 
@@ -270,12 +270,12 @@ func TestLateRenewal(t *testing.T) {
 	b := newFake(t, servers().url(1), Options{Lease: time.Hour})
 	key := leaseKey(a.relay.id)
 	eventually(t, func() bool { // unless it renews it itself
-		_, revision := b.read(t, key)
+		_, revision := b.readKey(t, key)
 		_, err := b.relay.registry.bucket.write(t.Context(), key, a.relay.id, revision)
 		return err == nil
 	})
 	require.NoError(t, a.relay.Close(t.Context()))
-	_, revision := b.read(t, key)
+	_, revision := b.readKey(t, key)
 	assert.Zero(t, revision)
 }
 
@@ -287,17 +287,17 @@ func TestLostAnswer(t *testing.T) {
 	require.NoError(t, err)
 	g := a.relay.registry
 	for _, key := range []string{leaseKey(a.relay.id), nameKey("x")} {
-		_, revision := a.read(t, key)
+		_, revision := a.readKey(t, key)
 		require.NoError(t, g.bucket.remove(t.Context(), key, revision))
 	}
-	kv, _ := g.bucket.opened()
+	kv, _ := g.bucket.handles()
 	g.bucket.mu.Lock()
 	g.bucket.kv = deafKV{kv}
 	g.bucket.mu.Unlock()
 	require.ErrorIs(t, g.renew(t.Context()), nats.ErrTimeout)
 	eventually(t, func() bool { return g.renew(t.Context()) == nil })
 	eventually(t, func() bool {
-		holder, _ := a.read(t, nameKey("x"))
+		holder, _ := a.readKey(t, nameKey("x"))
 		return holder == a.relay.id
 	})
 }

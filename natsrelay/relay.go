@@ -24,26 +24,26 @@ var ErrNodeLost = errors.New("natsrelay: node is not heard of any more")
 // Connect, and belongs to the Broker that gets it as BrokerOptions.Relay, whose Shutdown or
 // Close ends it.
 type Relay struct {
-	opts Options
-	id   string // of this node
-	size int    // of a piece, at most
-	node node
-	nc   *nats.Conn // carries the streams, and registry.nc what must not wait for them
+	opts      Options
+	id        string // of this node
+	pieceSize int    // of a piece, at most
+	node      node
+	nc        *nats.Conn // carries the streams, and registry.nc what must not wait for them
 
-	inbound  chan *nats.Msg
-	registry *registry
-	open     context.Context // until Close is called
-	shut     context.CancelCauseFunc
-	ctx      context.Context // until the end
-	cancel   context.CancelCauseFunc
-	emptied  chan struct{} // has a value when an outbox may have become empty
-	running  sync.WaitGroup
+	inbound    chan *nats.Msg
+	registry   *registry
+	closing    context.Context // until Close is called
+	beginClose context.CancelCauseFunc
+	ctx        context.Context // until the end
+	cancel     context.CancelCauseFunc
+	drained    chan struct{} // has a value when an outbox may have become empty
+	goroutines sync.WaitGroup
 
 	mu    sync.RWMutex
 	peers map[string]*peer // those that have been heard of and not left
 
 	clock     atomic.Int64 // ticks so far
-	heard     atomic.Int64 // the tick at which a beat of this node itself last came back
+	lastEcho  atomic.Int64 // the tick at which a beat of this node itself last came back
 	malformed atomic.Int64
 }
 
@@ -66,8 +66,8 @@ var _ sendq.Relay = (*Relay)(nil)
 // subject returns the subject of that kind.
 func (r *Relay) subject(kind string) string { return r.opts.Cluster + "." + kind }
 
-// nodeID returns an id that no other node has.
-func nodeID(label string) string {
+// newNodeID returns an id that no other node has.
+func newNodeID(label string) string {
 	id := strings.ToLower(rand.Text()[:10])
 	if label != "" {
 		id = label + "-" + id
@@ -83,14 +83,14 @@ func (r *Relay) Start(n *sendq.Node) string {
 
 func (r *Relay) start(n node) {
 	r.node = n
-	r.running.Go(r.serve)
-	r.running.Go(r.beat)
-	r.running.Go(r.registry.keep)
+	r.goroutines.Go(r.serve)
+	r.goroutines.Go(r.beat)
+	r.goroutines.Go(r.registry.renewLoop)
 }
 
 // serve hands on what comes from the others, all in one goroutine, so that it stays in order.
 func (r *Relay) serve() {
-	ticker := time.NewTicker(r.opts.tick())
+	ticker := time.NewTicker(r.opts.tickInterval())
 	defer ticker.Stop()
 	for {
 		select {
@@ -110,7 +110,7 @@ func (r *Relay) beat() {
 	h := header{flags: flagBeat, from: r.id}
 	b := make([]byte, headerSize(len(r.id)))
 	h.put(b)
-	ticker := time.NewTicker(r.opts.tick())
+	ticker := time.NewTicker(r.opts.tickInterval())
 	defer ticker.Stop()
 	for {
 		_ = r.nc.Publish(r.subject("all"), b) // if it is lost, the next one is not
@@ -122,8 +122,8 @@ func (r *Relay) beat() {
 	}
 }
 
-// others returns the nodes that are known.
-func (r *Relay) others() []*peer {
+// allPeers returns the nodes that are known.
+func (r *Relay) allPeers() []*peer {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.Collect(maps.Values(r.peers))
@@ -137,26 +137,26 @@ func (r *Relay) peer(id string) *peer {
 
 // Tell is for the Broker.
 func (r *Relay) Tell(events []sendq.Event) {
-	if r.open.Err() != nil {
+	if r.closing.Err() != nil {
 		return
 	}
 	item := appendList([]byte{itemEvents}, events, appendEvent)
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, p := range r.peers {
-		p.tell(item)
+		p.announce(item)
 	}
 }
 
 // Post is for the Broker.
 func (r *Relay) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome)) {
-	err := context.Cause(r.open)
+	err := context.Cause(r.closing)
 	switch p := r.peer(node); {
 	case err != nil:
 	case p == nil:
 		err = fmt.Errorf("%w: no such node: %s", sendq.ErrUnknownName, node)
 	default:
-		err = p.post(d, outcome)
+		err = p.send(d, outcome)
 	}
 	if err != nil && outcome != nil {
 		go outcome(sendq.Outcome{Err: err}) // not here, where locks are held
@@ -165,14 +165,14 @@ func (r *Relay) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome))
 
 // Claim is for the Broker.
 func (r *Relay) Claim(name string, takeover bool) (sendq.Estate, error) {
-	ctx, cancel := context.WithTimeout(r.open, r.opts.Timeout)
+	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
 	defer cancel()
 	return r.registry.claim(ctx, name, takeover)
 }
 
 // Release is for the Broker.
 func (r *Relay) Release(name string) {
-	if r.open.Err() == nil {
+	if r.closing.Err() == nil {
 		r.registry.release(name)
 	}
 }
@@ -183,28 +183,28 @@ func (r *Relay) Replay(node, room string, messages int) ([][]byte, error) {
 	if p == nil {
 		return nil, fmt.Errorf("natsrelay: no such node: %s", node)
 	}
-	ctx, cancel := context.WithTimeout(r.open, r.opts.Timeout)
+	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
 	defer cancel()
-	a, err := p.ask(ctx, itemReplay, room, messages)
+	a, err := p.request(ctx, itemReplay, room, messages)
 	return a.messages, err
 }
 
 // isCutOff tells whether this node has not even heard of itself for a Lease.
 func (r *Relay) isCutOff() bool {
-	return r.clock.Load()-r.heard.Load() > int64(r.opts.ticks(r.opts.Lease))
+	return r.clock.Load()-r.lastEcho.Load() > int64(r.opts.ticksIn(r.opts.Lease))
 }
 
 // Close is for the Broker.
 func (r *Relay) Close(ctx context.Context) error {
-	r.shut(sendq.ErrClosed)
-	peers := r.others()
+	r.beginClose(sendq.ErrClosed)
+	peers := r.allPeers()
 	for _, p := range peers {
-		p.send([]byte{itemBye})
+		p.sendItem([]byte{itemBye})
 	}
 	err := errors.Join(r.drain(ctx, peers), r.registry.close(ctx))
 	ended := make(chan struct{})
 	go func() {
-		r.end()
+		r.stop()
 		close(ended)
 	}()
 	select {
@@ -214,18 +214,18 @@ func (r *Relay) Close(ctx context.Context) error {
 	return err
 }
 
-// end closes the connections and ends all goroutines.
-func (r *Relay) end() {
+// stop closes the connections and ends all goroutines.
+func (r *Relay) stop() {
 	r.cancel(sendq.ErrClosed)
 	for _, nc := range []*nats.Conn{r.nc, r.registry.nc} {
 		if nc != nil {
 			nc.Close()
 		}
 	}
-	for _, p := range r.others() {
-		r.drop(p)
+	for _, p := range r.allPeers() {
+		r.removePeer(p)
 	}
-	r.running.Wait()
+	r.goroutines.Wait()
 }
 
 // drain waits until the peers have everything that is for them.
@@ -233,7 +233,7 @@ func (r *Relay) drain(ctx context.Context, peers []*peer) error {
 	for {
 		nodes, messages := 0, 0
 		for _, p := range peers {
-			if n, isAll := p.unreceived(); !isAll {
+			if n, isAll := p.unacknowledged(); !isAll {
 				nodes++
 				messages += n
 			}
@@ -242,17 +242,17 @@ func (r *Relay) drain(ctx context.Context, peers []*peer) error {
 			return nil
 		}
 		select {
-		case <-r.emptied:
+		case <-r.drained:
 		case <-ctx.Done():
 			return fmt.Errorf("natsrelay: %d nodes have not confirmed %d messages: %w", nodes, messages, context.Cause(ctx))
 		}
 	}
 }
 
-// settle wakes drain.
-func (r *Relay) settle() {
+// wakeDrain wakes drain.
+func (r *Relay) wakeDrain() {
 	select {
-	case r.emptied <- struct{}{}:
+	case r.drained <- struct{}{}:
 	default:
 	}
 }

@@ -16,23 +16,23 @@ import (
 
 // A fakeNode is what a Relay talks to without a Broker.
 type fakeNode struct {
-	relay *Relay
-	block chan struct{} // what Evict waits for, if it is not nil
+	relay      *Relay
+	evictBlock chan struct{} // what Evict waits for, if it is not nil
 
-	evicting func() // is called by Evict, if it is not nil
+	onEvict func() // is called by Evict, if it is not nil
 
 	mu     sync.Mutex
 	events []sendq.Event // to be shown
-	experience
+	calls
 }
 
-// experience is what a fakeNode has been called with.
-type experience struct {
-	got    []string
-	view   map[string][]string // what was learned of each node
-	missed int
-	lost   []string
-	handed []string
+// calls is what a fakeNode has been called with.
+type calls struct {
+	got        []string
+	learned    map[string][]string // what was learned of each node
+	missed     int
+	lost       []string
+	handedBack []string
 }
 
 func (n *fakeNode) Deliver(ds []sendq.Delivery) (os []sendq.Outcome) {
@@ -51,17 +51,17 @@ func (n *fakeNode) Learn(node string, events []sendq.Event, snapshot bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if snapshot {
-		n.view[node] = []string{}
+		n.learned[node] = []string{}
 	}
 	for _, e := range events {
-		n.view[node] = append(n.view[node], fmt.Sprint(e.Kind, " ", e.Name, " ", e.Room, e.Node))
+		n.learned[node] = append(n.learned[node], fmt.Sprint(e.Kind, " ", e.Name, " ", e.Room, e.Node))
 	}
 }
 
 func (n *fakeNode) Forget(node string, cause error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.view, node)
+	delete(n.learned, node)
 }
 
 func (n *fakeNode) Snapshot(f func(events []sendq.Event)) {
@@ -70,7 +70,7 @@ func (n *fakeNode) Snapshot(f func(events []sendq.Event)) {
 	f(n.events)
 }
 
-func (n *fakeNode) tell(e sendq.Event) {
+func (n *fakeNode) announce(e sendq.Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.events = append(n.events, e)
@@ -84,11 +84,11 @@ func (n *fakeNode) Missed(node string, messages int) {
 }
 
 func (n *fakeNode) Evict(name, by string) (sendq.Estate, bool) {
-	if n.evicting != nil {
-		n.evicting()
+	if n.onEvict != nil {
+		n.onEvict()
 	}
-	if n.block != nil {
-		<-n.block
+	if n.evictBlock != nil {
+		<-n.evictBlock
 	}
 	n.relay.Release(name)
 	return sendq.Estate{Undelivered: [][]byte{[]byte("left by " + name)}, Rooms: []string{"room"}}, true
@@ -97,7 +97,7 @@ func (n *fakeNode) Evict(name, by string) (sendq.Estate, bool) {
 func (n *fakeNode) HandBack(name string, undelivered [][]byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.handed = append(n.handed, name)
+	n.handedBack = append(n.handedBack, name)
 }
 
 func (n *fakeNode) Lose(name string) {
@@ -113,10 +113,10 @@ func (n *fakeNode) Replay(room string, messages int) [][]byte {
 // newFake returns a node in a cluster of its own for each test.
 func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option) *fakeNode {
 	if opts.Cluster == "" {
-		opts.Cluster = ownCluster(t)
+		opts.Cluster = clusterName(t)
 	}
 	if opts.Timeout == 0 {
-		opts.Timeout = within
+		opts.Timeout = testTimeout
 	}
 	r, err := Connect(url, &opts, natsOptions...)
 	require.NoError(t, err)
@@ -124,7 +124,7 @@ func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option)
 }
 
 func startFake(t *testing.T, r *Relay) *fakeNode {
-	n := &fakeNode{relay: r, experience: experience{view: make(map[string][]string)}}
+	n := &fakeNode{relay: r, calls: calls{learned: make(map[string][]string)}}
 	r.start(n)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -134,18 +134,18 @@ func startFake(t *testing.T, r *Relay) *fakeNode {
 	return n
 }
 
-// seen returns a copy of what n has seen.
-func (n *fakeNode) seen() (s experience) {
+// recorded returns a copy of what n has seen.
+func (n *fakeNode) recorded() (s calls) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s.got, s.lost, s.handed = slices.Clone(n.got), slices.Clone(n.lost), slices.Clone(n.handed)
-	s.view, s.missed = maps.Clone(n.view), n.missed
+	s.got, s.lost, s.handedBack = slices.Clone(n.got), slices.Clone(n.lost), slices.Clone(n.handedBack)
+	s.learned, s.missed = maps.Clone(n.learned), n.missed
 	return s
 }
 
 // knows tells whether n has heard of all others.
 func (n *fakeNode) knows(others ...*fakeNode) bool {
-	view := n.seen().view
+	view := n.recorded().learned
 	for _, o := range others {
 		if view[o.relay.id] == nil {
 			return false
@@ -154,13 +154,13 @@ func (n *fakeNode) knows(others ...*fakeNode) bool {
 	return true
 }
 
-// newDetached returns a node without NATS.
-func newDetached() *fakeNode {
+// newFakeWithoutNATS returns a node without NATS.
+func newFakeWithoutNATS() *fakeNode {
 	r, err := newRelay(Options{})
 	if err != nil {
 		panic(err)
 	}
-	n := &fakeNode{relay: r, experience: experience{view: make(map[string][]string)}}
+	n := &fakeNode{relay: r, calls: calls{learned: make(map[string][]string)}}
 	r.node = n
 	return n
 }
@@ -170,8 +170,8 @@ func TestNode(t *testing.T) {
 	c := servers()
 	a := newFake(t, c.url(0), Options{Node: "a"})
 	b := newFake(t, c.url(1), Options{Node: "b"})
-	a.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
-	eventually(t, func() bool { return len(b.seen().view[a.relay.id]) == 1 })
+	a.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	eventually(t, func() bool { return len(b.recorded().learned[a.relay.id]) == 1 })
 	outcomes := make(chan sendq.Outcome, 1)
 	b.relay.Post(a.relay.id, sendq.Delivery{To: sendq.Address{Name: "x"}, Messages: [][]byte{[]byte("hi")}}, func(o sendq.Outcome) { outcomes <- o })
 	o := <-outcomes

@@ -37,10 +37,10 @@ func (r *Relay) Stats() Stats {
 		Malformed: r.malformed.Load(),
 		Nodes:     make(map[string]NodeStats),
 	}
-	for _, p := range r.others() {
+	for _, p := range r.allPeers() {
 		p.mu.Lock()
 		n := p.counts
-		n.Gone, n.Queued = !p.state.isReachable(), p.out.bytes
+		n.Gone, n.Queued = !p.state.isReachable(), p.outbox.bytes
 		p.mu.Unlock()
 		s.Nodes[p.id] = n
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// post posts numbered messages until stop is closed, or so many, and returns how many.
-func (n *fakeNode) post(to *fakeNode, messages int, stop <-chan struct{}) int {
+// postNumbers posts numbered messages until stop is closed, or so many, and returns how many.
+func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{}) int {
 	for i := range messages {
 		select {
 		case <-stop:
@@ -32,13 +32,13 @@ func (n *fakeNode) post(to *fakeNode, messages int, stop <-chan struct{}) int {
 	return messages
 }
 
-// settled tells whether all that was posted to the other node is accounted for there.
-func settled(from, to *fakeNode) bool {
+// isAccounted tells whether all that was posted to the other node is accounted for there.
+func isAccounted(from, to *fakeNode) bool {
 	sent, got := from.relay.Stats().Nodes[to.relay.id], to.relay.Stats().Nodes[from.relay.id]
 	return sent.Posted+sent.Omitted == got.Received+got.Missed
 }
 
-func everyoneKnows(t *testing.T, nodes ...*fakeNode) {
+func waitUntilAllKnow(t *testing.T, nodes ...*fakeNode) {
 	t.Helper()
 	eventually(t, func() bool {
 		for i, n := range nodes {
@@ -54,7 +54,7 @@ func everyoneKnows(t *testing.T, nodes ...*fakeNode) {
 func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
 	t.Helper()
 	next := make(map[string]int)
-	got := n.seen().got
+	got := n.recorded().got
 	for _, g := range got {
 		var from string
 		var i int
@@ -69,14 +69,14 @@ func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
 // TestServersAreRestarted restarts one nats-server after the other while nodes post to each other,
 // and in the end all at once. Nothing is lost.
 func TestServersAreRestarted(t *testing.T) {
-	c := newCluster(t.TempDir())
+	c := newNATSCluster(t.TempDir())
 	t.Cleanup(c.stopAll)
 	opts := Options{Lease: time.Minute, Timeout: time.Minute}
 	var nodes []*fakeNode
 	for range 3 {
 		nodes = append(nodes, newFake(t, c.url(), opts))
 	}
-	everyoneKnows(t, nodes...)
+	waitUntilAllKnow(t, nodes...)
 	stop, posted := make(chan struct{}), make(chan int)
 	pairs := func(f func(from, to *fakeNode)) {
 		for _, from := range nodes {
@@ -88,7 +88,7 @@ func TestServersAreRestarted(t *testing.T) {
 		}
 	}
 	pairs(func(from, to *fakeNode) {
-		go func() { posted <- from.post(to, 1e9, stop) }()
+		go func() { posted <- from.postNumbers(to, 1e9, stop) }()
 	})
 	for i := range 3 {
 		c.stop(i)
@@ -109,11 +109,11 @@ func TestServersAreRestarted(t *testing.T) {
 		sent += <-posted
 	})
 	pairs(func(from, to *fakeNode) {
-		eventually(t, func() bool { return settled(from, to) })
+		eventually(t, func() bool { return isAccounted(from, to) })
 	})
 	for _, n := range nodes {
 		got += n.requireInOrder(t)
-		assert.Zero(t, n.seen().missed)
+		assert.Zero(t, n.recorded().missed)
 	}
 	assert.Equal(t, sent, got)
 	t.Logf("%d messages", sent)
@@ -127,8 +127,8 @@ func TestSlowNode(t *testing.T) {
 	a := newFake(t, servers().url(0), opts)
 	b := newFake(t, servers().url(1), opts)
 	slow := newFake(t, p.url(), opts, natsOptions...)
-	everyoneKnows(t, a, b, slow)
-	p.still()
+	waitUntilAllKnow(t, a, b, slow)
+	p.stall()
 	const messages = 20000
 	big := make([]byte, 1<<10)
 	for range messages {
@@ -139,19 +139,19 @@ func TestSlowNode(t *testing.T) {
 	outcomes := make(chan sendq.Outcome, 1)
 	a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, func(o sendq.Outcome) { outcomes <- o })
 	require.ErrorIs(t, (<-outcomes).Err, sendq.ErrWouldBlock)
-	a.tell(sendq.Event{Kind: sendq.Joined, Name: "x"})
-	a.post(b, messages, nil)
-	b.post(a, messages, nil)
-	eventually(t, func() bool { return settled(a, b) && settled(b, a) })
+	a.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	a.postNumbers(b, messages, nil)
+	b.postNumbers(a, messages, nil)
+	eventually(t, func() bool { return isAccounted(a, b) && isAccounted(b, a) })
 	assert.Equal(t, messages, a.requireInOrder(t))
 	assert.Equal(t, messages, b.requireInOrder(t))
-	require.False(t, settled(a, slow))
+	require.False(t, isAccounted(a, slow))
 
-	p.heal()
-	eventually(t, func() bool { return settled(a, slow) })
-	assert.Equal(t, int(omitted), slow.seen().missed)
-	assert.Len(t, slow.seen().got, messages-int(omitted))
-	eventually(t, func() bool { return len(slow.seen().view[a.relay.id]) == 1 }, "it learns what it was not told")
+	p.restore()
+	eventually(t, func() bool { return isAccounted(a, slow) })
+	assert.Equal(t, int(omitted), slow.recorded().missed)
+	assert.Len(t, slow.recorded().got, messages-int(omitted))
+	eventually(t, func() bool { return len(slow.recorded().learned[a.relay.id]) == 1 }, "it learns what it was not told")
 }
 
 // TestGap makes NATS lose messages on the way to a node. They are sent again.
@@ -173,18 +173,18 @@ func TestGap(t *testing.T) {
 		}
 	}()
 	b := startFake(t, r)
-	everyoneKnows(t, a, b)
-	a.post(b, 10000, nil)
-	eventually(t, func() bool { return settled(a, b) })
+	waitUntilAllKnow(t, a, b)
+	a.postNumbers(b, 10000, nil)
+	eventually(t, func() bool { return isAccounted(a, b) })
 	assert.Equal(t, 10000, b.requireInOrder(t))
-	assert.Zero(t, b.seen().missed)
+	assert.Zero(t, b.recorded().missed)
 }
 
 // TestDrain closes a node that has just posted much. All of it arrives.
 func TestDrain(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
-	everyoneKnows(t, a, b)
+	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
 	const messages = 50000
@@ -192,13 +192,13 @@ func TestDrain(t *testing.T) {
 		a.relay.Post(b.relay.id, sendq.Delivery{Messages: [][]byte{fmt.Append(nil, i)}}, nil)
 	}
 	a.relay.Release("x")
-	ctx, cancel := context.WithTimeout(t.Context(), within)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	require.NoError(t, a.relay.Close(ctx))
-	assert.Len(t, b.seen().got, messages)
-	assert.NotContains(t, b.seen().view, a.relay.id, "it has left")
+	assert.Len(t, b.recorded().got, messages)
+	assert.NotContains(t, b.recorded().learned, a.relay.id, "it has left")
 	for _, key := range []string{nameKey("x"), leaseKey(a.relay.id)} {
-		_, revision := b.read(t, key)
+		_, revision := b.readKey(t, key)
 		assert.Zero(t, revision)
 	}
 	_, err = a.relay.Claim("x", false)
@@ -212,19 +212,19 @@ func TestCloseTogether(t *testing.T) {
 	a := newFake(t, servers().url(0), opts)
 	p, natsOptions := newProxy(t, servers().url(1))
 	b := newFake(t, p.url(), opts, natsOptions...)
-	everyoneKnows(t, a, b)
-	p.still() // so b confirms nothing
-	a.post(b, 100, nil)
+	waitUntilAllKnow(t, a, b)
+	p.stall() // so b confirms nothing
+	a.postNumbers(b, 100, nil)
 	closed := make(chan error)
 	go func() { closed <- a.relay.Close(t.Context()) }()
-	eventually(t, func() bool { return a.relay.open.Err() != nil })
+	eventually(t, func() bool { return a.relay.closing.Err() != nil })
 	bound, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go b.relay.Close(bound)
 	select {
 	case err := <-closed:
 		require.NoError(t, err)
-	case <-time.After(within):
+	case <-time.After(testTimeout):
 		require.Fail(t, "it waits")
 	}
 }
@@ -234,22 +234,22 @@ func TestCloseTogether(t *testing.T) {
 func TestCloseHandsBack(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
-	everyoneKnows(t, a, b)
+	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim("x", false)
 	require.NoError(t, err)
-	a.block = make(chan struct{})
+	a.evictBlock = make(chan struct{})
 	asked := make(chan struct{})
-	a.evicting = func() { close(asked) }
+	a.onEvict = func() { close(asked) }
 	go b.relay.Claim("x", true)
 	<-asked
 	go func() {
-		for len(a.relay.others()) > 0 { // until it has taken leave of all
+		for len(a.relay.allPeers()) > 0 { // until it has taken leave of all
 			runtime.Gosched()
 		}
-		close(a.block)
+		close(a.evictBlock)
 	}()
 	require.NoError(t, a.relay.Close(t.Context()))
-	assert.Equal(t, []string{"x"}, a.seen().handed)
+	assert.Equal(t, []string{"x"}, a.recorded().handedBack)
 }
 
 // TestLeavesNothing: a node that is dead for the others, and one that is closed, leave no goroutine
@@ -259,12 +259,12 @@ func TestLeavesNothing(t *testing.T) {
 	a := newFake(t, servers().url(0), opts)
 	p, natsOptions := newProxy(t, servers().url(1))
 	b := newFake(t, p.url(), opts, natsOptions...)
-	everyoneKnows(t, a, b)
+	waitUntilAllKnow(t, a, b)
 	p.cut()
 	eventually(t, func() bool { return !a.knows(b) && !b.knows(a) })
 	eventually(t, func() bool { return !isRunning("natsrelay.(*peer).") })
-	p.heal()
-	everyoneKnows(t, a, b)
+	p.restore()
+	waitUntilAllKnow(t, a, b)
 	require.NoError(t, a.relay.Close(t.Context()))
 	require.NoError(t, b.relay.Close(t.Context()))
 	for _, what := range []string{"natsrelay.(*Relay).", "natsrelay.(*peer).", "natsrelay.(*registry).", "nats%2ego.(*Conn)."} {

@@ -15,9 +15,9 @@ const (
 	itemEvents                   // what has happened to names of the sender
 	itemSnapshot                 // how things are at the sender: the receiver knows nothing else of it
 	itemEvict                    // a question: what has a name left, that the sender takes over
-	itemEstate                   // the answer to that
+	itemHandover                 // the answer to that
 	itemReplay                   // a question: what does a room keep
-	itemKept                     // the answer to that
+	itemHistory                  // the answer to that
 	itemBye                      // the last one
 )
 

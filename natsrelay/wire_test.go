@@ -13,7 +13,7 @@ import (
 )
 
 func TestHeader(t *testing.T) {
-	h := header{flagMissing, "node-1", 1 << 40, 2, 3, 4, 5}
+	h := header{flagResend, "node-1", 1 << 40, 2, 3, 4, 5}
 	b := append(make([]byte, headerSize(len(h.from))), "piece"...)
 	h.put(b)
 	got, piece, err := parseEnvelope(b)
@@ -57,12 +57,12 @@ func TestItems(t *testing.T) {
 	e := sendq.Event{Kind: sendq.RoomLeft, Name: "n", Room: "r", Node: "by", Cause: nil}
 	in = parser{b: appendEvent(nil, e)}
 	assert.Equal(t, e, in.event())
-	a := answer{true, [][]byte{[]byte("m")}, []string{"r", ""}}
-	in = parser{b: appendAnswer(nil, a)}
-	assert.Equal(t, a, in.answer())
+	a := response{true, [][]byte{[]byte("m")}, []string{"r", ""}}
+	in = parser{b: appendResponse(nil, a)}
+	assert.Equal(t, a, in.response())
 	assert.False(t, in.bad)
 	assert.Empty(t, in.b)
-	in.answer()
+	in.response()
 	assert.True(t, in.bad)
 }
 
@@ -80,11 +80,11 @@ func FuzzReceive(f *testing.F) {
 	events := appendList([]byte{itemSnapshot}, []sendq.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
 	f.Add(envelope(1, post), envelope(2, events))
 	f.Add(envelope(1, events), envelope(3, post))
-	f.Add(envelope(1, appendAnswer([]byte{itemEstate, 1, 1, 'x'}, answer{true, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))
+	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))
 	f.Add(envelope(1, []byte{itemEvict, 1, 1, 'x', 0}), envelope(2, []byte{itemReplay, 1, 1, 'r', 3}))
 	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{version})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
-		n := newDetached()
+		n := newFakeWithoutNATS()
 		n.relay.receive(first)
 		n.relay.receive(second)
 		n.relay.receive(envelope(1, post)) // it may have come already, or be of a node that is said to be further
@@ -97,6 +97,6 @@ func FuzzReceive(f *testing.F) {
 		before := len(n.got)
 		n.relay.receive(b)
 		require.Len(t, n.got, before+1)
-		n.relay.end()
+		n.relay.stop()
 	})
 }

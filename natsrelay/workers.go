@@ -10,10 +10,10 @@ const maxWorkers = 64
 
 // workers call functions in some goroutines, which exist while there is something to do.
 type workers struct {
-	mu      sync.Mutex
-	queue   []func()
-	running int
-	idle    []chan struct{} // to be closed when none runs
+	mu          sync.Mutex
+	queue       []func()
+	running     int
+	idleWaiters []chan struct{} // to be closed when none runs
 }
 
 // do has f called. It does not wait.
@@ -40,10 +40,10 @@ func (w *workers) work() {
 	}
 	w.running--
 	if w.running == 0 {
-		for _, c := range w.idle {
+		for _, c := range w.idleWaiters {
 			close(c)
 		}
-		w.idle = nil
+		w.idleWaiters = nil
 	}
 }
 
@@ -54,7 +54,7 @@ func (w *workers) wait(ctx context.Context) error {
 	if w.running == 0 {
 		close(idle)
 	} else {
-		w.idle = append(w.idle, idle)
+		w.idleWaiters = append(w.idleWaiters, idle)
 	}
 	w.mu.Unlock()
 	select {
