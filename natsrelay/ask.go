@@ -57,7 +57,7 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 		}
 	default:
 	}
-	return response{}, fmt.Errorf("natsrelay: no answer of node %s: %w", p.id, context.Cause(ctx))
+	return response{}, fmt.Errorf("no answer from node %s: %w", p.id, context.Cause(ctx))
 }
 
 // handleRequest answers a question of the peer, in a goroutine, for that may take a moment.

@@ -45,7 +45,7 @@ func leaseKey(node string) string { return "node." + node }
 // maxAttempt bounds a request to NATS, of which the answer may be lost.
 const attemptTimeout = time.Second
 
-var errNotOpen = errors.New("natsrelay: JetStream does not answer")
+var errNotOpen = errors.New("JetStream unreachable")
 
 // open makes sure that the bucket is there.
 func (b *bucket) open(ctx context.Context) error {
@@ -59,11 +59,11 @@ func (b *bucket) open(ctx context.Context) error {
 		stream, err = b.create(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("natsrelay: open bucket %s: %w", b.name, err)
+		return fmt.Errorf("open bucket %s: %w", b.name, err)
 	}
 	kv, err := b.js.KeyValue(ctx, b.name)
 	if err != nil {
-		return fmt.Errorf("natsrelay: open bucket %s: %w", b.name, err)
+		return fmt.Errorf("open bucket %s: %w", b.name, err)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -79,7 +79,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 			return nil
 		}
 		if backOff(ctx, try) != nil {
-			return err
+			return fmt.Errorf("natsrelay: %w", err)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func redactURLs(servers string) string {
 			u.User = nil
 			urls[i] = u.String()
 		} else {
-			urls[i] = "a URL that makes no sense"
+			urls[i] = "(malformed URL)"
 		}
 	}
 	return strings.Join(urls, ",")

@@ -17,7 +17,7 @@ func TestConnectFails(t *testing.T) {
 		{Node: "a b"},
 		{Lease: time.Millisecond},
 		{Timeout: -1},
-		{MaxQueued: -1},
+		{MaxQueuedBytes: -1},
 		{Replicas: -1},
 	} {
 		_, err := Connect(servers().url(), &opts)
@@ -60,8 +60,8 @@ func TestErrorsShowNoSecrets(t *testing.T) {
 		"nats://user:secret@127.0.0.1:1":                     "nats://127.0.0.1:1",
 		"nats://secret@127.0.0.1:1, user:secret@127.0.0.1:2": "nats://127.0.0.1:1,nats://127.0.0.1:2",
 		"user:secret@127.0.0.1:1":                            "nats://127.0.0.1:1",
-		"nats://user:secret%zz@127.0.0.1:1":                  "a URL that makes no sense",
-		"nats://user:secret@127.0.0.1:port":                  "a URL that makes no sense",
+		"nats://user:secret%zz@127.0.0.1:1":                  "(malformed URL)",
+		"nats://user:secret@127.0.0.1:port":                  "(malformed URL)",
 	} {
 		_, err := Connect(servers, nil)
 		require.ErrorContains(t, err, "natsrelay: connect to "+shown+": ")

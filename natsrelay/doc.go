@@ -1,64 +1,73 @@
 /*
-Package natsrelay makes the names and rooms of a sendq.Broker reach across machines, over
-NATS.
+Package natsrelay connects the Brokers of several processes over NATS, so that they share their
+names and rooms.
 
 	relay, err := natsrelay.Connect("nats://127.0.0.1:4222", nil)
 	...
 	broker := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
 
-Each process that does so is a node. The code that registers, sends and publishes does not
-change: a name is unique among all nodes, a message reaches whoever has the name or is in the
-room, wherever that is, and presence tells of all. The NATS servers need JetStream; three of
-them in a cluster survive the loss of one. All nodes must have the same Cluster and Lease.
+Each such process is a node. Code that registers, sends and publishes stays the same: a name is
+unique among all nodes, a message reaches its recipients on every node, and presence covers all
+nodes. The NATS servers need JetStream; a cluster of three survives the loss of one. All nodes
+must use the same Cluster and Lease.
 
-# What is certain
+# What is guaranteed
 
-Between two nodes that hear of each other at least once in a Lease, every message arrives
-once and in order, also while NATS servers come and go: the nodes number what they send,
-keep it until the other one has it, and send again what NATS has lost. What one sender
-sends to one recipient, directly, to a room or to all, is in order. (TestServersAreRestarted,
-TestGap)
+While two nodes hear from each other at least once in a Lease, every message between them arrives
+once and in order, also while NATS servers stop and restart. Nodes number their messages, keep
+each one until the other node acknowledges it, and send again what NATS loses. The exception is a
+queue that is full; see below. Messages from one sender to one recipient are in order, whether
+they are direct, to a room or to everyone. (TestServersAreRestarted, TestGap)
 
-What two nodes send to a third is in no order: the members of a room on different nodes may
-see the messages of several senders in different orders.
+There is no order between nodes: members of a room on different nodes may see the messages of
+several senders in different orders.
 
-A direct message is accepted, refused, or unknown, as the node tells that has the name. If it
-does not answer within Options.Timeout the error is sendq.ErrUnconfirmed, and the message may
-arrive or not.
+# What Send returns
 
-# What is not
+A direct message to a name on another node waits for that node's answer: accepted, refused or
+unknown. Besides the errors of recipients on this node, Broker.Send can fail with
 
-When a node is not heard of for a Lease, the others see its names leave, with ErrNodeLost as the cause,
-and can have them (TestKilledNode). What was on the way to it is given up. If it is only
-cut off, it goes on serving its own users and sees the others leave, but cannot register
-names. When it comes back
+  - sendq.ErrUnknownName if no node has the name. The error also wraps ErrNodeLost if the name was
+    on a node that has just become unreachable.
+  - ErrNodeBehind if Options.MaxQueuedBytes already wait for the node. The message was not sent;
+    send it again later, or give it up.
+  - sendq.ErrUnconfirmed if the node does not answer within Options.Timeout or becomes
+    unreachable; the error wraps ErrNodeLost in the second case. The message may have arrived.
 
-  - it learns how many messages it has missed, by an event sendq.Gap, and Stats
+Broker.SendTo and Batch report the same errors for each recipient.
+
+# What fails, and how
+
+If a node is unreachable for a Lease, the other nodes see its names leave, with ErrNodeLost as the
+cause, and can register them (TestKilledNode). Messages in transit to it are given up. A node
+that is only cut off goes on serving its own users and sees the names of the others leave, but
+cannot register names. When it is reachable again
+
+  - it learns how many messages it has missed, from a sendq.Gap event and from Stats
     (TestPartitionUnderLoad);
-  - it enters its names again, and loses those that others have taken: their Writers end with
-    sendq.ErrNameLost (TestPartition). Until then there are two with the name: for as
-    long as the partition lasts and at most about a Lease after NATS is well again.
+  - it registers its names again and loses each one that another node has taken: the Writer ends
+    with sendq.ErrNameLost (TestPartition). Until then both nodes have the name: throughout the
+    partition, and at most about a Lease after NATS has recovered.
 
-What a name had left, and was on the way to a node that is not heard of any more, may be handed back
-to BrokerOptions.OnUndelivered on both sides.
+If a node becomes unreachable during a takeover, the undelivered messages of the name may be
+passed to BrokerOptions.OnUndelivered on both nodes.
 
-When all NATS servers of three, or the only one, are started anew, the bucket with the names is lost. Each
-node finds that out within a third of a Lease and enters its names again; one that another
-node has registered meanwhile it loses (TestRegistryIsLost, TestNameInLostRegistry).
+If all NATS servers restart at once, the bucket with the names is lost. Each node notices within a
+third of a Lease and registers its names again, but loses a name if another node has registered it
+first (TestRegistryIsLost, TestNameInLostRegistry).
 
-A node that does not take what is sent to it, or a NATS that does not, costs the others
-Options.MaxQueued bytes each, and no time (TestSlowNode). What is more is not sent: a direct message
-fails with sendq.ErrWouldBlock, other messages count as missed on the node that they were
-for.
+A slow node, or a slow NATS server, costs every other node Options.MaxQueuedBytes of memory, and
+no time (TestSlowNode). When the queue for a node is full, direct messages to it fail with
+ErrNodeBehind. Other messages to it are dropped, and that node counts them as missed.
 
-Broker.Shutdown waits, within its bound, until the other nodes have all that was sent, and
-gives the names up (TestDrain).
+Broker.Shutdown waits until the other nodes have acknowledged everything and then gives up the
+names, all within its context (TestDrain).
 
 # NATS
 
-A Relay uses two connections, the subjects CLUSTER.all and CLUSTER.to.NODE, and the bucket
-CLUSTER of JetStream's key-value store, in memory, which it makes if it is not there. Whoever may
-publish to these subjects is trusted. When servers are restarted one by one, wait until each
-is healthy before the next: JetStream needs that.
+A Relay uses two connections, the subjects CLUSTER.all and CLUSTER.to.NODE, and a bucket of
+JetStream's key-value store called CLUSTER. The bucket is in memory; the first node creates it.
+Every client with permission to publish to these subjects is trusted. If you restart servers one
+by one, wait until each is healthy before you stop the next, because JetStream requires it.
 */
 package natsrelay

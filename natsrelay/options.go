@@ -5,37 +5,38 @@ import (
 	"time"
 )
 
-// Options configure a Relay. The zero value of each field is its default.
+// Options configure a Relay. A zero field means its default.
 type Options struct {
-	// Cluster is the name that the nodes which belong together have in common: letters, digits,
-	// "-" and "_". It begins the subjects that they use, and is the name of their bucket. The
-	// default is "sendq".
+	// Cluster is the common name of the nodes that share names and rooms: at most 64 letters,
+	// digits, "-" and "_". NATS subjects begin with it, and the bucket is called so. The default
+	// is "sendq".
 	Cluster string
 
-	// Node is what this node is called in events and statistics: letters, digits, "-" and "_", up to
-	// 32. Something random is added, so that no two nodes have the same name, and
-	// neither has a process that is started again: it does not own what it did before.
+	// Node is the name of this node in events and statistics: at most 32 letters, digits, "-" and
+	// "_". A random suffix makes it unique, even across restarts, because a restarted process
+	// does not own its previous names. Without a Node the name is random.
 	Node string
 
-	// Lease is how long a node that is not heard of keeps its names: at least 1 s. When it is over
-	// the other nodes see them leave, and they are free. The default is 10 s.
+	// Lease is how long an unreachable node keeps its names. After that the other nodes see the
+	// names leave and can register them. The minimum is 1 s, the default 10 s.
 	Lease time.Duration
 
-	// Timeout bounds how long Register, a direct message and JoinReplay wait for others. The
-	// default is 5 s.
+	// Timeout bounds the wait for an answer in Connect, Register, JoinReplay and direct messages.
+	// The default is 5 s.
 	Timeout time.Duration
 
-	// MaxQueued is how many bytes wait for each of the other nodes while NATS, or that node, does
-	// not take them. What is more is lost, and counted: a direct message fails, and of
-	// others the node is told how many. The default is 64 MiB.
-	MaxQueued int
+	// MaxQueuedBytes is how many bytes may wait for each other node, because NATS or that node
+	// does not accept them. At the limit a direct message fails with ErrNodeBehind; any other
+	// message is dropped, and that node learns the number it has missed. The default is 64 MiB.
+	MaxQueuedBytes int
 
-	// Replicas is on how many servers NATS keeps the names. The default is 3 if the server that
-	// answers is one of a cluster, and else 1. It matters to the node that comes first.
+	// Replicas is the number of NATS servers that store the names. The default is 3 if the
+	// connected server belongs to a cluster, otherwise 1. Only the node that creates the bucket
+	// uses it.
 	Replicas int
 }
 
-// setDefaults puts defaults in the place of zeros.
+// setDefaults sets the fields that are zero, and returns an error if a field is invalid.
 func (o *Options) setDefaults() error {
 	if o.Cluster == "" {
 		o.Cluster = "sendq"
@@ -46,26 +47,30 @@ func (o *Options) setDefaults() error {
 	if o.Timeout == 0 {
 		o.Timeout = 5 * time.Second
 	}
-	if o.MaxQueued == 0 {
-		o.MaxQueued = 64 << 20
+	if o.MaxQueuedBytes == 0 {
+		o.MaxQueuedBytes = 64 << 20
 	}
 	switch {
 	case !validToken(o.Cluster, 64):
-		return fmt.Errorf("natsrelay: Cluster cannot be %q", o.Cluster)
+		return fmt.Errorf("natsrelay: Cluster %q: want 1 to 64 letters, digits, - or _", o.Cluster)
 	case o.Node != "" && !validToken(o.Node, 32):
-		return fmt.Errorf("natsrelay: Node cannot be %q", o.Node)
+		return fmt.Errorf("natsrelay: Node %q: want at most 32 letters, digits, - or _", o.Node)
 	case o.Lease < time.Second:
 		return fmt.Errorf("natsrelay: Lease %v is shorter than 1s", o.Lease)
-	case o.Timeout < 0, o.MaxQueued < 0, o.Replicas < 0:
-		return fmt.Errorf("natsrelay: negative option: %+v", *o)
+	case o.Timeout < 0:
+		return fmt.Errorf("natsrelay: negative Timeout %v", o.Timeout)
+	case o.MaxQueuedBytes < 0:
+		return fmt.Errorf("natsrelay: negative MaxQueuedBytes %d", o.MaxQueuedBytes)
+	case o.Replicas < 0:
+		return fmt.Errorf("natsrelay: negative Replicas %d", o.Replicas)
 	}
 	return nil
 }
 
-// tickInterval is how often a node says that it lives.
+// tickInterval returns the time between two heartbeats.
 func (o *Options) tickInterval() time.Duration { return min(o.Lease/5, time.Second) }
 
-// ticksIn returns how many of them are at least d.
+// ticksIn returns the number of ticks in d, rounded up.
 func (o *Options) ticksIn(d time.Duration) int {
 	return int((d + o.tickInterval() - 1) / o.tickInterval())
 }

@@ -49,7 +49,7 @@ func (o *outbox) add(item []byte, messages int) {
 }
 
 // omit accounts for messages that are not sent. The other side sees how many.
-func (o *outbox) omit(messages int) { o.messages += uint64(messages) }
+func (o *outbox) drop(messages int) { o.messages += uint64(messages) }
 
 // write appends bytes of an item of which so many follow behind them.
 func (o *outbox) write(b []byte, follow int) {

@@ -52,7 +52,7 @@ func TestStream(t *testing.T) {
 		for range 500 {
 			switch rnd.IntN(20) {
 			case 0:
-				o.omit(3)
+				o.drop(3)
 				sent += 3
 			case 1:
 				o.clear()

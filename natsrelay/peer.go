@@ -9,61 +9,62 @@ import (
 )
 
 // A peer is another node. It stays known while it is unreachable, because a partition may heal.
-// A process that has died costs some hundred bytes.
+// So each process that has died costs some hundred bytes.
 type peer struct {
 	relay *Relay
 	id    string
 
-	// These are the serving goroutine's alone.
+	// Only the serving goroutine uses these.
 	inbox       inbox
-	hasSnapshot bool // its snapshot is here, and every event since
-	silentTicks int  // ticks since it was heard of
-	deliveries  []sendq.Delivery
-	deliveryIDs []uint64 // of posts; 0: nobody waits for the outcome
+	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
+	silentTicks int              // ticks since anything came from the peer
+	deliveries  []sendq.Delivery // received, and not delivered yet
+	deliveryIDs []uint64         // for the outcomes of deliveries; 0 if none is wanted
 
-	unansweredBeats atomic.Int64 // of this node itself that have come back since anything has of the peer
+	unansweredBeats atomic.Int64 // heartbeats of this node that came back since anything came from the peer
 
-	mu            sync.Mutex // taken with locks of the Broker held, so no method of node is called with it
-	work          sync.Cond  // when there may be something to publish
+	mu            sync.Mutex // taken with locks of the Broker held, so never held in a call to node
+	work          sync.Cond  // signaled when there may be something to publish
 	outbox        outbox
-	scratch       []byte // for an item
-	header        header // of the next envelope, as far as it is about what comes from the peer
-	acknowledged  uint64 // header.received of the last one
+	scratch       []byte // for encoding an item
+	header        header // of the next envelope; fields about received data only
+	acknowledged  uint64 // header.received in the last envelope
 	state         state
-	snapshotPiece uint64 // the piece with which the last snapshot ended
+	snapshotPiece uint64 // number of the piece with the end of the last snapshot
 	pingDue       bool   // an envelope is due, even without a piece
-	blocked       bool   // NATS has not taken an envelope: wait for the next tick
-	rewound       uint64 // since the last tick, to this number
-	publishing    bool   // publish is
-	lastID        uint64 // id of a post or question
+	blocked       bool   // NATS refused an envelope; publish waits for the next tick
+	rewound       uint64 // number that the outbox was rewound to since the last tick
+	publishing    bool   // publish is running
+	lastID        uint64 // of a post or request
 	pendingPosts  []pendingPost
 	requests      map[uint64]chan response
 	handovers     []handover
 	counts        NodeStats
 }
 
-// The life of a peer, as this node sees it. It moves down this list, except that a peer goes
-// back to stale when it needs another snapshot, and to unreachable after a Lease of silence.
+// The life of a peer, as this node sees it. It only moves down this list, but for two steps back:
+// to stale if the peer needs another snapshot, and to unreachable after a Lease of silence.
 type state uint8
 
 const (
-	unreachable state = iota // not heard of for a Lease, or never; it is sent nothing
-	stale                    // reachable; it is sent a snapshot before any events
-	current                  // reachable; it is sent events as they happen
-	departed                 // said bye; it still gets what was queued, and acknowledgements
-	stopped                  // this node is done with it, and publish returns
+	unreachable state = iota // silent for a Lease, or never heard; nothing is queued for it
+	stale                    // reachable; gets a snapshot before any events
+	current                  // reachable; gets events as they happen
+	departed                 // said bye; still gets its queue and acknowledgements
+	stopped                  // removed; publish returns
 )
 
 func (s state) isReachable() bool { return s == stale || s == current }
 
-// pendingPost is a post whose outcome is not known yet.
+// A pendingPost waits for its outcome.
 type pendingPost struct {
 	id       uint64
-	deadline int64 // tick
+	deadline int64 // in ticks
 	outcome  func(sendq.Outcome)
 }
 
-// meet returns the peer with that id, or nil once Close was called. A new one is unreachable.
+// peerFor returns the peer with that id. If there is none it adds one in state unreachable, or
+// returns nil after Close was called.
 func (r *Relay) peerFor(id string) *peer {
 	if p := r.peer(id); p != nil {
 		return p
@@ -85,16 +86,16 @@ func (r *Relay) peerFor(id string) *peer {
 	return p
 }
 
-// tick makes the peers' time go on. It counts ticks and not seconds, so a node that has
-// been stopped for a while does not think that all others have died.
+// tick advances the clock of all peers. Time is counted in ticks, not seconds, so a process that
+// was suspended does not consider all other nodes dead.
 func (r *Relay) tick() {
 	now := r.clock.Add(1)
 	for _, p := range r.allPeers() {
 		p.silentTicks++
 		lease := r.opts.ticksIn(r.opts.Lease)
 		switch state := p.currentState(); {
-		case state == departed && p.silentTicks > 2*lease: // not before what it may have left is tidied
-			r.removePeer(p)
+		case state == departed && p.silentTicks > 2*lease: // late, because its entries may have to be swept
+			r.removePeer(p, fmt.Errorf("node %s has left", p.id))
 			continue
 		case state.isReachable() && p.silentTicks > lease:
 			p.markUnreachable(fmt.Errorf("%w: %s", ErrNodeLost, p.id))
@@ -103,7 +104,7 @@ func (r *Relay) tick() {
 	}
 }
 
-// handleBye notes that the peer is shutting down.
+// handleBye handles the last item of a peer.
 func (p *peer) handleBye() {
 	p.hasSnapshot = false
 	p.mu.Lock()
@@ -113,12 +114,12 @@ func (p *peer) handleBye() {
 	p.relay.node.Forget(p.id, nil)
 }
 
-// removePeer forgets a peer that has left.
-func (r *Relay) removePeer(p *peer) {
+// removePeer removes a peer and ends its goroutine.
+func (r *Relay) removePeer(p *peer, cause error) {
 	r.mu.Lock()
 	delete(r.peers, p.id)
 	r.mu.Unlock()
-	p.abandon(stopped, ErrNodeLost)
+	p.abandon(stopped, cause)
 }
 
 func (p *peer) currentState() state {
@@ -132,7 +133,8 @@ func (p *peer) hasLeft() bool { return p.currentState() >= departed }
 
 func (p *peer) isReachable() bool { return p.currentState().isReachable() }
 
-// tick lets the peer know that this node lives and how far it is, and gives up waiting.
+// tick makes a ping due, lets publish try again after a refusal, and fails posts without an
+// answer in time.
 func (p *peer) tick(now int64) {
 	p.mu.Lock()
 	n := 0
@@ -145,25 +147,25 @@ func (p *peer) tick(now int64) {
 	p.blocked, p.rewound = false, 0
 	p.work.Signal()
 	p.mu.Unlock()
-	p.failPosts(late, "no answer in time")
+	p.failPosts(late, fmt.Errorf("no answer from node %s in time", p.id))
 }
 
-// failPosts tells those who wait that no outcome will come.
-func (p *peer) failPosts(ws []pendingPost, why string) {
-	for _, w := range ws {
-		w.outcome(sendq.Outcome{Err: fmt.Errorf("%w: node %s: %s", sendq.ErrUnconfirmed, p.id, why)})
+// failPosts reports that no outcome will arrive for posts.
+func (p *peer) failPosts(posts []pendingPost, cause error) {
+	for _, post := range posts {
+		post.outcome(sendq.Outcome{Err: fmt.Errorf("%w: %w", sendq.ErrUnconfirmed, cause)})
 	}
 }
 
-// markUnreachable gives up a peer that is not heard of any more, with all that is on the way to it. What
-// of that it has not got, it is told when it comes back.
+// markUnreachable gives up everything in transit to the peer, and the peer's names leave. If the
+// peer comes back, it learns how many messages it has missed.
 func (p *peer) markUnreachable(cause error) {
 	p.hasSnapshot = false
 	p.abandon(unreachable, cause)
 	p.relay.node.Forget(p.id, cause)
 }
 
-// abandon forgets what the peer should still get and what it was asked, and ends publish.
+// abandon ends publish, clears the outbox and fails everything that waits for the peer.
 func (p *peer) abandon(next state, cause error) {
 	p.mu.Lock()
 	if p.state != stopped {
@@ -172,20 +174,20 @@ func (p *peer) abandon(next state, cause error) {
 	p.work.Signal()
 	p.counts.Abandoned += int64(p.outbox.clear())
 	p.scratch = nil
-	waiting, questions, estates := p.pendingPosts, p.requests, p.handovers
+	posts, requests, handovers := p.pendingPosts, p.requests, p.handovers
 	p.pendingPosts, p.requests, p.handovers = nil, make(map[uint64]chan response), nil
 	p.mu.Unlock()
-	p.failPosts(waiting, cause.Error())
-	for _, c := range questions {
+	p.failPosts(posts, cause)
+	for _, c := range requests {
 		close(c)
 	}
-	for _, e := range estates {
-		p.relay.node.HandBack(e.name, e.undelivered)
+	for _, h := range handovers {
+		p.relay.node.HandBack(h.name, h.undelivered)
 	}
 	p.relay.wakeDrain()
 }
 
-// markReachable makes a peer that is heard of, but was gone, one of the others.
+// markReachable is called whenever something comes from the peer.
 func (p *peer) markReachable() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,14 +195,14 @@ func (p *peer) markReachable() {
 		return
 	}
 	p.state, p.pingDue = stale, true
-	if !p.publishing { // it may not have noticed
+	if !p.publishing { // otherwise publish has not yet noticed that the peer was unreachable
 		p.publishing = true
 		p.relay.goroutines.Go(p.publish)
 	}
 }
 
-// retry publishes at once what NATS has not taken, and a ping, so that what it has lost is
-// sent again.
+// retry publishes again what NATS has refused. It also sends a ping, because the answer shows what
+// NATS has lost.
 func (p *peer) retry() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -208,9 +210,9 @@ func (p *peer) retry() {
 	p.work.Signal()
 }
 
-// unacknowledged returns how many messages the peer is not known to have, and whether it is known
-// to have everything, or is gone.
-func (p *peer) unacknowledged() (messages int, isAll bool) {
+// unacknowledged returns the number of messages that the peer has not acknowledged. done reports
+// whether nothing is left to wait for, because it has acknowledged every item or is unreachable.
+func (p *peer) unacknowledged() (messages int, done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.outbox.unacknowledged(), !p.state.isReachable() || len(p.outbox.pieces) == 0

@@ -57,7 +57,7 @@ func (p *peer) publishNext(next *piece) {
 
 // isFull tells whether the peer is too far behind. mu is held, here and below where it does
 // not say otherwise.
-func (p *peer) isFull() bool { return p.outbox.bytes >= p.relay.opts.MaxQueued }
+func (p *peer) isFull() bool { return p.outbox.bytes >= p.relay.opts.MaxQueuedBytes }
 
 // enqueue adds an item with so many messages in it.
 func (p *peer) enqueue(item []byte, messages int) {
@@ -108,13 +108,13 @@ func (p *peer) send(d sendq.Delivery, outcome func(sendq.Outcome)) error {
 	case !p.state.isReachable():
 		err = fmt.Errorf("%w: %w: %s", sendq.ErrUnknownName, ErrNodeLost, p.id)
 	case p.isFull():
-		err = fmt.Errorf("%w: node %s is %d bytes behind", sendq.ErrWouldBlock, p.id, p.outbox.bytes)
+		err = fmt.Errorf("%w: %d bytes queued for node %s", ErrNodeBehind, p.outbox.bytes, p.id)
 	}
 	n := len(d.Messages)
 	if err != nil {
 		if outcome == nil {
-			p.outbox.omit(n)
-			p.counts.Omitted += int64(n)
+			p.outbox.drop(n)
+			p.counts.Dropped += int64(n)
 		}
 		return err
 	}

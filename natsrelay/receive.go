@@ -1,6 +1,8 @@
 package natsrelay
 
 import (
+	"fmt"
+
 	"github.com/sendq-go/sendq"
 )
 
@@ -165,7 +167,7 @@ func (p *peer) handleOutcome(in *parser) {
 		n--
 		ws[n].outcome(o)
 	}
-	p.failPosts(ws[:n], "the answer is lost")
+	p.failPosts(ws[:n], fmt.Errorf("the answer of node %s was lost", p.id))
 }
 
 // handleEvents hands on events. Without a snapshot to begin with they make no sense.

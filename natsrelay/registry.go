@@ -68,7 +68,7 @@ func (g *registry) waitReady(ctx context.Context) error {
 			return nil
 		}
 		if err := backOff(ctx, 1+try); err != nil {
-			return fmt.Errorf("natsrelay: this node cannot reach the others, and claims no names: %w", err)
+			return fmt.Errorf("natsrelay: cannot claim a name without reaching the other nodes: %w", err)
 		}
 	}
 }
@@ -80,7 +80,10 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 	key := nameKey(name)
 	for failed := 0; ; {
 		if ctxErr := backOff(ctx, failed); ctxErr != nil {
-			return e, fmt.Errorf("natsrelay: claim %q: %w: %w", name, ctxErr, err)
+			if err != nil {
+				ctxErr = fmt.Errorf("%w: %w", ctxErr, err)
+			}
+			return e, fmt.Errorf("natsrelay: claim %q: %w", name, ctxErr)
 		}
 		var written, at uint64
 		var holder string
@@ -119,11 +122,11 @@ func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover 
 	case !p.isReachable(): // its names have left, and are free in a moment, unless it comes back
 		return fmt.Errorf("%w: %s", ErrNodeLost, holder)
 	case !takeover:
-		return fmt.Errorf("%w: %q, on node %s", sendq.ErrNameTaken, name, holder)
+		return fmt.Errorf("%w: %q on node %s", sendq.ErrNameTaken, name, holder)
 	}
 	a, err := p.request(ctx, itemEvict, name, 0)
 	if err == nil && !a.found { // it is about to have it, or has just given it away
-		err = fmt.Errorf("natsrelay: node %s does not have the name", holder)
+		err = fmt.Errorf("node %s does not have name %q", holder, name)
 	}
 	e.Undelivered = append(e.Undelivered, a.messages...)
 	e.Rooms = append(e.Rooms, a.rooms...)
@@ -222,7 +225,7 @@ func (g *registry) close(ctx context.Context) error {
 		err = g.removeLease(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("natsrelay: some names are not free yet: %w", err)
+		return fmt.Errorf("natsrelay: some names are still taken: %w", err)
 	}
 	return nil
 }

@@ -264,6 +264,18 @@ func TestCloseOnReturn(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
+// TestCloseUnused closes a Relay that no Broker has got. Its lease is gone.
+func TestCloseUnused(t *testing.T) {
+	r, err := Connect(servers().url(0), &Options{Cluster: clusterName(t)})
+	require.NoError(t, err)
+	b := newFake(t, servers().url(1), Options{})
+	_, revision := b.readKey(t, leaseKey(r.id))
+	require.NotZero(t, revision)
+	require.NoError(t, r.Close(t.Context()))
+	_, revision = b.readKey(t, leaseKey(r.id))
+	assert.Zero(t, revision)
+}
+
 // TestLateRenewal closes a node whose lease was renewed without its knowledge. None is left.
 func TestLateRenewal(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{Lease: time.Hour})

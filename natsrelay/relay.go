@@ -16,38 +16,42 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// ErrNodeLost is why names leave, and what was asked of their node fails, when that has not
-// been heard of for a Lease: it has died, or one of the two cannot reach the other.
-var ErrNodeLost = errors.New("natsrelay: node is not heard of any more")
+// ErrNodeLost indicates that a node was unreachable for a Lease: it died, or one of the two nodes
+// cannot reach the other. It is the cause when the names of the node leave, and pending requests
+// to the node fail with it.
+var ErrNodeLost = errors.New("natsrelay: node unreachable")
 
-// A Relay connects a Broker with those of other processes over NATS. It must be made by
-// Connect, and belongs to the Broker that gets it as BrokerOptions.Relay, whose Shutdown or
-// Close ends it.
+// ErrNodeBehind is returned for a message to a name on another node if Options.MaxQueuedBytes
+// already wait for that node. The message was not sent.
+var ErrNodeBehind = errors.New("natsrelay: node too far behind, send again later")
+
+// A Relay connects a Broker to the Brokers of other processes over NATS. Connect returns one. It
+// belongs to the Broker with the Relay in its BrokerOptions, and ends with that Broker.
 type Relay struct {
 	opts      Options
 	id        string // of this node
-	pieceSize int    // of a piece, at most
+	pieceSize int    // bytes in a piece, at most
 	node      node
-	nc        *nats.Conn // carries the streams, and registry.nc what must not wait for them
+	nc        *nats.Conn // for messages; the registry has its own
 
 	inbound    chan *nats.Msg
 	registry   *registry
-	closing    context.Context // until Close is called
+	closing    context.Context // done when Close is called
 	beginClose context.CancelCauseFunc
-	ctx        context.Context // until the end
+	ctx        context.Context // done when the goroutines must end
 	cancel     context.CancelCauseFunc
-	drained    chan struct{} // has a value when an outbox may have become empty
+	drained    chan struct{} // receives a value when an outbox may have become empty
 	goroutines sync.WaitGroup
 
 	mu    sync.RWMutex
-	peers map[string]*peer // those that have been heard of and not left
+	peers map[string]*peer // by id
 
 	clock     atomic.Int64 // ticks so far
-	lastEcho  atomic.Int64 // the tick at which a beat of this node itself last came back
+	lastEcho  atomic.Int64 // tick when a heartbeat of this node last came back
 	malformed atomic.Int64
 }
 
-// A node is what a Relay needs of a sendq.Node.
+// A node has the methods of sendq.Node, so that tests can do without a Broker.
 type node interface {
 	Deliver(ds []sendq.Delivery) []sendq.Outcome
 	Learn(node string, events []sendq.Event, snapshot bool)
@@ -63,10 +67,10 @@ type node interface {
 var _ node = (*sendq.Node)(nil)
 var _ sendq.Relay = (*Relay)(nil)
 
-// subject returns the subject of that kind.
+// subject returns a subject of the cluster.
 func (r *Relay) subject(kind string) string { return r.opts.Cluster + "." + kind }
 
-// newNodeID returns an id that no other node has.
+// newNodeID returns a unique id.
 func newNodeID(label string) string {
 	id := strings.ToLower(rand.Text()[:10])
 	if label != "" {
@@ -75,7 +79,7 @@ func newNodeID(label string) string {
 	return id
 }
 
-// Start is for the Broker.
+// Start implements [sendq.Relay].
 func (r *Relay) Start(n *sendq.Node) string {
 	r.start(n)
 	return r.id
@@ -88,7 +92,7 @@ func (r *Relay) start(n node) {
 	r.goroutines.Go(r.registry.renewLoop)
 }
 
-// serve hands on what comes from the others, all in one goroutine, so that it stays in order.
+// serve handles everything from other nodes. One goroutine keeps it in order.
 func (r *Relay) serve() {
 	ticker := time.NewTicker(r.opts.tickInterval())
 	defer ticker.Stop()
@@ -104,8 +108,9 @@ func (r *Relay) serve() {
 	}
 }
 
-// beat tells all that this node lives, and itself that it can reach NATS. Those who did not
-// know it answer with a ping.
+// beat publishes heartbeats. They tell other nodes that this node is alive. They also come back
+// to this node itself, and show that it can reach NATS. A node that did not know this one answers
+// with a ping.
 func (r *Relay) beat() {
 	h := header{flags: flagBeat, from: r.id}
 	b := make([]byte, headerSize(len(r.id)))
@@ -113,7 +118,7 @@ func (r *Relay) beat() {
 	ticker := time.NewTicker(r.opts.tickInterval())
 	defer ticker.Stop()
 	for {
-		_ = r.nc.Publish(r.subject("all"), b) // if it is lost, the next one is not
+		_ = r.nc.Publish(r.subject("all"), b) // a lost heartbeat does not matter: the next one follows
 		select {
 		case <-ticker.C:
 		case <-r.ctx.Done():
@@ -122,20 +127,21 @@ func (r *Relay) beat() {
 	}
 }
 
-// allPeers returns the nodes that are known.
+// allPeers returns the known peers.
 func (r *Relay) allPeers() []*peer {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return slices.Collect(maps.Values(r.peers))
 }
 
+// peer returns the peer with that id, or nil if it is not known.
 func (r *Relay) peer(id string) *peer {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.peers[id]
 }
 
-// Tell is for the Broker.
+// Tell implements [sendq.Relay].
 func (r *Relay) Tell(events []sendq.Event) {
 	if r.closing.Err() != nil {
 		return
@@ -148,53 +154,56 @@ func (r *Relay) Tell(events []sendq.Event) {
 	}
 }
 
-// Post is for the Broker.
+// Post implements [sendq.Relay].
 func (r *Relay) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome)) {
 	err := context.Cause(r.closing)
 	switch p := r.peer(node); {
 	case err != nil:
 	case p == nil:
-		err = fmt.Errorf("%w: no such node: %s", sendq.ErrUnknownName, node)
+		err = fmt.Errorf("%w: no node %s", sendq.ErrUnknownName, node)
 	default:
 		err = p.send(d, outcome)
 	}
 	if err != nil && outcome != nil {
-		go outcome(sendq.Outcome{Err: err}) // not here, where locks are held
+		go outcome(sendq.Outcome{Err: err}) // in a goroutine, because the caller may hold locks
 	}
 }
 
-// Claim is for the Broker.
+// Claim implements [sendq.Relay].
 func (r *Relay) Claim(name string, takeover bool) (sendq.Estate, error) {
 	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
 	defer cancel()
 	return r.registry.claim(ctx, name, takeover)
 }
 
-// Release is for the Broker.
+// Release implements [sendq.Relay].
 func (r *Relay) Release(name string) {
 	if r.closing.Err() == nil {
 		r.registry.release(name)
 	}
 }
 
-// Replay is for the Broker.
+// Replay implements [sendq.Relay].
 func (r *Relay) Replay(node, room string, messages int) ([][]byte, error) {
 	p := r.peer(node)
 	if p == nil {
-		return nil, fmt.Errorf("natsrelay: no such node: %s", node)
+		return nil, fmt.Errorf("natsrelay: no node %s", node)
 	}
 	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
 	defer cancel()
 	a, err := p.request(ctx, itemReplay, room, messages)
-	return a.messages, err
+	if err != nil {
+		return nil, fmt.Errorf("natsrelay: replay %q: %w", room, err)
+	}
+	return a.messages, nil
 }
 
-// isCutOff tells whether this node has not even heard of itself for a Lease.
+// isCutOff reports whether no heartbeat of this node has come back for a Lease.
 func (r *Relay) isCutOff() bool {
 	return r.clock.Load()-r.lastEcho.Load() > int64(r.opts.ticksIn(r.opts.Lease))
 }
 
-// Close is for the Broker.
+// Close implements [sendq.Relay]. Call it only if no Broker has the Relay.
 func (r *Relay) Close(ctx context.Context) error {
 	r.beginClose(sendq.ErrClosed)
 	peers := r.allPeers()
@@ -209,12 +218,12 @@ func (r *Relay) Close(ctx context.Context) error {
 	}()
 	select {
 	case <-ended:
-	case <-ctx.Done(): // a connection that is stuck may need a moment more
+	case <-ctx.Done(): // a stuck connection may close later
 	}
 	return err
 }
 
-// stop closes the connections and ends all goroutines.
+// stop closes the connections and waits until all goroutines have ended.
 func (r *Relay) stop() {
 	r.cancel(sendq.ErrClosed)
 	for _, nc := range []*nats.Conn{r.nc, r.registry.nc} {
@@ -223,17 +232,17 @@ func (r *Relay) stop() {
 		}
 	}
 	for _, p := range r.allPeers() {
-		r.removePeer(p)
+		r.removePeer(p, errors.New("this node is shutting down"))
 	}
 	r.goroutines.Wait()
 }
 
-// drain waits until the peers have everything that is for them.
+// drain waits until the peers have acknowledged everything.
 func (r *Relay) drain(ctx context.Context, peers []*peer) error {
 	for {
 		nodes, messages := 0, 0
 		for _, p := range peers {
-			if n, isAll := p.unacknowledged(); !isAll {
+			if n, done := p.unacknowledged(); !done {
 				nodes++
 				messages += n
 			}
@@ -244,12 +253,12 @@ func (r *Relay) drain(ctx context.Context, peers []*peer) error {
 		select {
 		case <-r.drained:
 		case <-ctx.Done():
-			return fmt.Errorf("natsrelay: %d nodes have not confirmed %d messages: %w", nodes, messages, context.Cause(ctx))
+			return fmt.Errorf("natsrelay: %d messages not confirmed by %d nodes: %w", messages, nodes, context.Cause(ctx))
 		}
 	}
 }
 
-// wakeDrain wakes drain.
+// wakeDrain makes drain check again.
 func (r *Relay) wakeDrain() {
 	select {
 	case r.drained <- struct{}{}:

@@ -1,31 +1,31 @@
 package natsrelay
 
-// Stats tells what a Relay has done.
+// Stats are the figures of a Relay.
 type Stats struct {
-	Node      string // the name of this node
-	Connected bool   // it reaches NATS; not: for a Lease it has not
-	Names     int    // of this node, those that are being claimed included
-	Malformed int64  // envelopes, and items in them, that were not understood
-	Nodes     map[string]NodeStats
+	Node      string               // name of this node
+	Connected bool                 // whether this node has reached NATS within a Lease
+	Names     int                  // names of this node, including names being registered
+	Malformed int64                // envelopes and items that could not be parsed
+	Nodes     map[string]NodeStats // the other nodes, by name
 }
 
-// NodeStats count messages between this node and another one, each for every time that it is sent to
-// that node. When both are connected and everything has arrived,
+// NodeStats count the messages between this node and another one. A message to several nodes
+// counts once for each. When both nodes are connected and everything has arrived,
 //
-//	Posted + Omitted = Received + Missed
+//	Posted + Dropped = Received + Missed
 //
-// with what the one has posted and omitted and the other received and missed.
+// holds between the sums of the sending node and those of the receiving node.
 type NodeStats struct {
-	Gone      bool  // it is not heard of
-	Posted    int64 // for it
-	Omitted   int64 // not sent: it, or NATS, did not take what was for it already
-	Abandoned int64 // of Posted: when it was gone, it was not known to have them
-	Received  int64 // from it
-	Missed    int64 // from it, that did not arrive
-	Queued    int   // bytes for it, those on the way included
+	Gone        bool  // unreachable for a Lease, or has left
+	Posted      int64 // queued for the node or sent to it
+	Dropped     int64 // to a room or to everyone, while the queue was full or the node unreachable
+	Abandoned   int64 // posted, but unacknowledged when the node became unreachable or left
+	Received    int64 // received from the node
+	Missed      int64 // from the node, but dropped there or lost in transit
+	QueuedBytes int   // bytes waiting to be sent to the node or acknowledged by it
 }
 
-// Stats returns what the Relay has counted so far.
+// Stats returns the current figures.
 func (r *Relay) Stats() Stats {
 	r.registry.mu.Lock()
 	names := len(r.registry.names)
@@ -40,7 +40,7 @@ func (r *Relay) Stats() Stats {
 	for _, p := range r.allPeers() {
 		p.mu.Lock()
 		n := p.counts
-		n.Gone, n.Queued = !p.state.isReachable(), p.outbox.bytes
+		n.Gone, n.QueuedBytes = !p.state.isReachable(), p.outbox.bytes
 		p.mu.Unlock()
 		s.Nodes[p.id] = n
 	}

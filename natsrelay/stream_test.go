@@ -35,7 +35,7 @@ func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{})
 // isAccounted tells whether all that was posted to the other node is accounted for there.
 func isAccounted(from, to *fakeNode) bool {
 	sent, got := from.relay.Stats().Nodes[to.relay.id], to.relay.Stats().Nodes[from.relay.id]
-	return sent.Posted+sent.Omitted == got.Received+got.Missed
+	return sent.Posted+sent.Dropped == got.Received+got.Missed
 }
 
 func waitUntilAllKnow(t *testing.T, nodes ...*fakeNode) {
@@ -122,7 +122,7 @@ func TestServersAreRestarted(t *testing.T) {
 // TestSlowNode makes one of three nodes get nothing any more. The others go on among themselves,
 // and what it does not get it is told.
 func TestSlowNode(t *testing.T) {
-	opts := Options{Lease: time.Minute, MaxQueued: 1 << 20}
+	opts := Options{Lease: time.Minute, MaxQueuedBytes: 1 << 20}
 	p, natsOptions := newProxy(t, servers().url(2))
 	a := newFake(t, servers().url(0), opts)
 	b := newFake(t, servers().url(1), opts)
@@ -134,11 +134,11 @@ func TestSlowNode(t *testing.T) {
 	for range messages {
 		a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, nil)
 	}
-	omitted := a.relay.Stats().Nodes[slow.relay.id].Omitted
+	omitted := a.relay.Stats().Nodes[slow.relay.id].Dropped
 	require.Positive(t, omitted)
 	outcomes := make(chan sendq.Outcome, 1)
 	a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, func(o sendq.Outcome) { outcomes <- o })
-	require.ErrorIs(t, (<-outcomes).Err, sendq.ErrWouldBlock)
+	require.ErrorIs(t, (<-outcomes).Err, ErrNodeBehind)
 	a.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
 	a.postNumbers(b, messages, nil)
 	b.postNumbers(a, messages, nil)

@@ -1,0 +1,97 @@
+package natsrelay
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/sendq-go/sendq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// newPeer returns a peer of a node without NATS, in that state.
+func newPeer(s state) *peer {
+	p := newFakeWithoutNATS().relay.peerFor("other")
+	p.publishing = true // so that no goroutine publishes
+	p.state = s
+	return p
+}
+
+// TestPeerStates checks which event takes a peer from which state to which other one.
+func TestPeerStates(t *testing.T) {
+	full := func(p *peer) {
+		p.relay.opts.MaxQueuedBytes = 0
+		p.announce([]byte{itemEvents})
+	}
+	silentFor := func(leases int) func(*peer) {
+		return func(p *peer) {
+			p.silentTicks = leases * p.relay.opts.ticksIn(p.relay.opts.Lease)
+			p.relay.tick()
+		}
+	}
+	for _, test := range []struct {
+		name string
+		do   func(*peer)
+		want [5]state // from each state
+	}{
+		{"heard", (*peer).markReachable, [...]state{stale, stale, current, departed, stopped}},
+		{"silent for a Lease", silentFor(1), [...]state{unreachable, unreachable, unreachable, departed, stopped}},
+		{"silent for two", silentFor(2), [...]state{unreachable, unreachable, unreachable, stopped, stopped}},
+		{"snapshot", func(p *peer) { p.sendSnapshot(nil) }, [...]state{unreachable, current, current, departed, stopped}},
+		{"event", func(p *peer) { p.announce([]byte{itemEvents}) }, [...]state{unreachable, stale, current, departed, stopped}},
+		{"event while full", full, [...]state{unreachable, stale, stale, departed, stopped}},
+		{"needs a snapshot", func(p *peer) { p.handleAcknowledgement(&header{flags: flagNeedsSnapshot}) }, [...]state{unreachable, stale, stale, departed, stopped}},
+		{"bye", (*peer).handleBye, [...]state{departed, departed, departed, departed, stopped}},
+		{"removed", func(p *peer) { p.relay.removePeer(p, ErrNodeLost) }, [...]state{stopped, stopped, stopped, stopped, stopped}},
+	} {
+		for from := unreachable; from <= stopped; from++ {
+			p := newPeer(from)
+			test.do(p)
+			assert.Equal(t, test.want[from], p.state, "%s in state %d", test.name, from)
+		}
+	}
+	p := newPeer(stopped) // while a tick finds it silent
+	p.markUnreachable(ErrNodeLost)
+	assert.Equal(t, stopped, p.state)
+}
+
+// TestUnconfirmed checks the outcomes of messages that get no answer.
+func TestUnconfirmed(t *testing.T) {
+	for _, test := range []struct {
+		do   func(*peer)
+		want error
+		text string
+	}{
+		{func(p *peer) { p.markUnreachable(ErrNodeLost) }, ErrNodeLost, "node unreachable"},
+		{func(p *peer) { p.tick(1 << 40) }, nil, "no answer from node other in time"},
+		{func(p *peer) { p.handleOutcome(&parser{b: []byte{2, 0, 0}}) }, nil, "the answer of node other was lost"},
+		{func(p *peer) { p.relay.stop() }, nil, "this node is shutting down"},
+	} {
+		p := newPeer(current)
+		var outcomes []sendq.Outcome
+		d := sendq.Delivery{Messages: [][]byte{[]byte("hi")}}
+		require.NoError(t, p.send(d, func(o sendq.Outcome) { outcomes = append(outcomes, o) }))
+		test.do(p)
+		require.Len(t, outcomes, 1, test.text)
+		assert.ErrorIs(t, outcomes[0].Err, sendq.ErrUnconfirmed)
+		assert.Equal(t, test.want != nil, errors.Is(outcomes[0].Err, ErrNodeLost))
+		assert.ErrorContains(t, outcomes[0].Err, test.text)
+	}
+}
+
+// TestNotSent checks the errors of messages that are not sent.
+func TestNotSent(t *testing.T) {
+	d := sendq.Delivery{Messages: [][]byte{[]byte("hi")}}
+	answer := func(sendq.Outcome) {}
+	err := newPeer(unreachable).send(d, answer)
+	assert.ErrorIs(t, err, sendq.ErrUnknownName)
+	assert.ErrorIs(t, err, ErrNodeLost)
+	p := newPeer(current)
+	p.relay.opts.MaxQueuedBytes = 1
+	require.NoError(t, p.send(d, answer))
+	err = p.send(d, answer)
+	assert.ErrorIs(t, err, ErrNodeBehind)
+	assert.NotErrorIs(t, err, sendq.ErrWouldBlock)
+	assert.ErrorContains(t, err, "bytes queued for node other")
+	assert.Equal(t, NodeStats{Posted: 1}, p.counts)
+}
