@@ -10,7 +10,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// twoNodes returns two nodes that know each other, and a user who is on the second, in a room.
+// twoNodes returns two connected nodes, and a user on the second one in a room.
 func twoNodes(b *testing.B) (a, c *brokerNode, u *user) {
 	a = newBrokerNode(b, servers().url(0), Options{}, sendq.BrokerOptions{})
 	c = newBrokerNode(b, servers().url(1), Options{}, sendq.BrokerOptions{})
@@ -22,7 +22,7 @@ func twoNodes(b *testing.B) (a, c *brokerNode, u *user) {
 
 var message = []byte(strings.Repeat("x", 63) + "\n")
 
-// BenchmarkSend sends to a name on another node, and waits for the answer each time.
+// BenchmarkSend sends one message at a time to a name on another node.
 func BenchmarkSend(b *testing.B) {
 	a, _, _ := twoNodes(b)
 	for b.Loop() {
@@ -42,7 +42,7 @@ func BenchmarkPublish(b *testing.B) {
 			p.mu.Lock()
 			isFull := p.isFull()
 			p.mu.Unlock()
-			if !isFull { // or what is dropped would be measured
+			if !isFull { // otherwise dropped messages would be measured
 				break
 			}
 			time.Sleep(time.Millisecond)
@@ -51,7 +51,7 @@ func BenchmarkPublish(b *testing.B) {
 	eventually(b, func() bool { return u.writer.Stats().Written == int64(b.N) })
 }
 
-// BenchmarkClaim registers names, many at once.
+// BenchmarkClaim registers names concurrently.
 func BenchmarkClaim(b *testing.B) {
 	a, _, _ := twoNodes(b)
 	var n atomic.Int64

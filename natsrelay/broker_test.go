@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A brokerNode is a Broker in a cluster, as a process has one.
+// A brokerNode is a node with a Broker.
 type brokerNode struct {
 	*sendq.Broker
 	relay *Relay
@@ -23,7 +23,7 @@ type brokerNode struct {
 
 	mu         sync.Mutex
 	events     []sendq.Event
-	handedBack map[string][]string // by OnUndelivered
+	handedBack map[string][]string // messages passed to OnUndelivered, by name
 }
 
 func newBrokerNode(t testing.TB, url string, opts Options, broker sendq.BrokerOptions, natsOptions ...nats.Option) *brokerNode {
@@ -60,7 +60,7 @@ func newBrokerNode(t testing.TB, url string, opts Options, broker sendq.BrokerOp
 	return c
 }
 
-// waitUntilConnected waits until all know each other.
+// waitUntilConnected waits until each node has the snapshots of all others.
 func waitUntilConnected(t testing.TB, chats ...*brokerNode) {
 	t.Helper()
 	eventually(t, func() bool {
@@ -75,7 +75,7 @@ func waitUntilConnected(t testing.TB, chats ...*brokerNode) {
 	})
 }
 
-// hasSnapshotOf tells whether the snapshot of a node is here.
+// hasSnapshotOf reports whether the snapshot of a node has arrived.
 func (r *Relay) hasSnapshotOf(id string) bool {
 	p := r.peer(id)
 	if p == nil {
@@ -86,14 +86,14 @@ func (r *Relay) hasSnapshotOf(id string) bool {
 	return p.state.isReachable() && p.header.flags&flagNeedsSnapshot == 0
 }
 
-// hasEvent tells whether an event has been told for which is returns true.
+// hasEvent reports whether is returned true for an event so far.
 func (c *brokerNode) hasEvent(is func(sendq.Event) bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.ContainsFunc(c.events, is)
 }
 
-// missed returns how many messages were missed.
+// missed returns the number of messages missed according to the events.
 func (c *brokerNode) missed() (messages int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -105,16 +105,16 @@ func (c *brokerNode) missed() (messages int) {
 	return messages
 }
 
-// hasNames tells whether the Broker knows exactly these names.
+// hasNames reports whether the Broker knows exactly these names.
 func (c *brokerNode) hasNames(names ...string) bool {
 	return slices.Equal(slices.Sorted(c.Names()), names)
 }
 
-// A user is the connection of a Writer, which takes everything.
+// A user is the connection of a Writer. It accepts everything.
 type user struct {
-	net.Conn   // for what a Writer asks a connection
+	net.Conn   // for the methods that a Writer needs
 	writer     *sendq.Writer
-	writeDelay time.Duration // that a Write takes
+	writeDelay time.Duration // of each Write
 
 	mu      sync.Mutex
 	written []byte
@@ -135,7 +135,7 @@ func newUser(writeDelay time.Duration) *user {
 	return u
 }
 
-// join returns a user with a name, in some rooms.
+// join registers a new user and joins rooms.
 func (c *brokerNode) join(t testing.TB, name string, rooms ...string) *user {
 	t.Helper()
 	u := newUser(0)
@@ -146,7 +146,7 @@ func (c *brokerNode) join(t testing.TB, name string, rooms ...string) *user {
 	return u
 }
 
-// lines returns the whole lines that have come.
+// lines returns the complete lines written so far.
 func (u *user) lines() []string {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -21,19 +21,20 @@ type bucket struct {
 	replicas int
 
 	mu     sync.Mutex
-	kv     jetstream.KeyValue // nil: not opened
-	stream jetstream.Stream   // behind kv
+	kv     jetstream.KeyValue // nil if the bucket is not open
+	stream jetstream.Stream   // of kv
 }
 
-// An entry is what a key has: the id of a node.
+// An entry is a key and its value, the id of a node.
 type entry struct {
 	key, node string
 	revision  uint64
 }
 
-// nameKey returns the key for a name. A name may be anything; a key is part of a subject.
+// nameKey returns the key for a name. It encodes the name, because a key is part of a subject and a
+// name can be any string.
 func nameKey(name string) string {
-	if len(name) > 100 { // a subject must not be long
+	if len(name) > 100 { // subjects must be short
 		sum := sha256.Sum256([]byte(name))
 		return "name.h" + hex.EncodeToString(sum[:])
 	}
@@ -42,12 +43,12 @@ func nameKey(name string) string {
 
 func leaseKey(node string) string { return "node." + node }
 
-// maxAttempt bounds a request to NATS, of which the answer may be lost.
+// attemptTimeout bounds a request to NATS, because its answer may be lost.
 const attemptTimeout = time.Second
 
 var errNotOpen = errors.New("JetStream unreachable")
 
-// open makes sure that the bucket is there.
+// open opens the bucket, and creates it first if necessary.
 func (b *bucket) open(ctx context.Context) error {
 	if kv, _ := b.handles(); kv != nil {
 		return nil
@@ -71,8 +72,8 @@ func (b *bucket) open(ctx context.Context) error {
 	return nil
 }
 
-// create makes the stream of the bucket, as jetstream.CreateKeyValue would, but without direct
-// access: what is read comes from the leader, for others may be behind.
+// create creates the stream of the bucket as jetstream.CreateKeyValue would, but without direct
+// access: reads go to the leader, because the other replicas may lag.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 	replicas := b.replicas
 	if replicas == 0 {
@@ -91,27 +92,29 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 		AllowRollup:       true,
 		DenyDelete:        true,
 	})
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node was faster, with other Replicas
+	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // by another node with other Replicas
 		return b.js.Stream(ctx, "KV_"+b.name)
 	}
 	return stream, err
 }
 
-// reset makes the next open look whether the bucket is there.
+// reset closes the bucket, so the next open checks whether it still exists.
 func (b *bucket) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kv, b.stream = nil, nil
 }
 
+// handles returns nil values if the bucket is not open.
 func (b *bucket) handles() (jetstream.KeyValue, jetstream.Stream) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.kv, b.stream
 }
 
-// write enters node at a key, if that has the revision, or nothing if it is 0, and returns the
-// new one. Otherwise isConflict tells of the error.
+// write sets the value of a key to node if the key is at the given revision, and returns the new
+// one. Revision 0 means that the key must not exist. If the key is at another revision, isConflict
+// returns true for the error.
 func (b *bucket) write(ctx context.Context, key, node string, revision uint64) (uint64, error) {
 	kv, _ := b.handles()
 	if kv == nil {
@@ -129,7 +132,7 @@ func isConflict(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
-// read returns what is at a key: an empty node at revision 0 if there is nothing.
+// read returns the value and the revision of a key, or "" and 0 if the key does not exist.
 func (b *bucket) read(ctx context.Context, key string) (node string, revision uint64, err error) {
 	kv, _ := b.handles()
 	if kv == nil {
@@ -147,8 +150,8 @@ func (b *bucket) read(ctx context.Context, key string) (node string, revision ui
 	return string(e.Value()), e.Revision(), nil
 }
 
-// remove removes the entry at a key unless it has been written after that revision. It purges
-// the stream, for a Delete of the bucket would leave a marker, which takes as much memory.
+// remove removes a key unless it was written after the given revision. It purges the stream, because
+// a Delete of the bucket leaves a marker, which takes as much memory as the entry.
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
 	_, stream := b.handles()
 	if stream == nil {
@@ -159,7 +162,7 @@ func (b *bucket) remove(ctx context.Context, key string, revision uint64) error 
 	return stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+b.name+"."+key), jetstream.WithPurgeSequence(revision+1))
 }
 
-// list calls f with all entries whose keys match.
+// list calls f with each entry with a matching key.
 func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	kv, _ := b.handles()
 	if kv == nil {
@@ -173,7 +176,7 @@ func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	for {
 		select {
 		case e := <-w.Updates():
-			if e == nil { // these were all
+			if e == nil { // after the last entry
 				return nil
 			}
 			f(entry{e.Key(), string(e.Value()), e.Revision()})
@@ -183,8 +186,8 @@ func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	}
 }
 
-// backOff waits before an attempt that is not the first, the longer the more there were, and
-// returns an error if ctx is done.
+// backOff waits before each attempt except the first, and longer before later ones. It returns an
+// error if ctx is done.
 func backOff(ctx context.Context, attempt int) error {
 	if attempt > 0 {
 		longest := min(time.Millisecond<<min(attempt, 10), 250*time.Millisecond)

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A natsCluster is three nats-servers in this process.
+// A natsCluster is three NATS servers in this process.
 type natsCluster struct {
 	options []*server.Options
 	servers []*server.Server
@@ -45,13 +45,13 @@ func newNATSCluster(dir string) *natsCluster {
 	}
 	for start := time.Now(); !c.isReady(); time.Sleep(10 * time.Millisecond) {
 		if time.Since(start) > time.Minute {
-			panic("the nats-servers do not come up")
+			panic("the NATS servers do not start")
 		}
 	}
 	return c
 }
 
-// isReady tells whether JetStream has a leader and all servers are well.
+// isReady reports whether JetStream has a leader and all servers are healthy.
 func (c *natsCluster) isReady() bool {
 	hasLeader := false
 	for _, s := range c.servers {
@@ -63,8 +63,8 @@ func (c *natsCluster) isReady() bool {
 	return hasLeader
 }
 
-// freePorts returns ports that were free a moment ago: the servers of a cluster must know each
-// other's before they start. They are none that the system would give to a connection meanwhile.
+// freePorts returns ports that were free a moment ago, because the servers of a cluster must know
+// each other's ports before they start. The system does not choose ports in this range.
 func freePorts(n int) (ports []int) {
 	for len(ports) < n {
 		port := 10000 + rand.IntN(20000)
@@ -76,7 +76,7 @@ func freePorts(n int) (ports []int) {
 	return ports
 }
 
-// start starts a server, which need not be ready then.
+// start starts a server. It does not wait until the server is ready.
 func (c *natsCluster) start(i int) {
 	s, err := server.NewServer(c.options[i].Clone())
 	if err != nil {
@@ -97,7 +97,7 @@ func (c *natsCluster) stopAll() {
 	}
 }
 
-// url returns the addresses of some servers, or of all.
+// url returns the addresses of the given servers, or of all.
 func (c *natsCluster) url(servers ...int) string {
 	if servers == nil {
 		servers = []int{0, 1, 2}
@@ -109,7 +109,7 @@ func (c *natsCluster) url(servers ...int) string {
 	return strings.Join(urls, ",")
 }
 
-// servers is the cluster of the tests that stop no server of it.
+// servers returns the cluster for tests that stop no server.
 var servers = sync.OnceValue(func() *natsCluster {
 	dir, err := os.MkdirTemp("", "natsrelay")
 	if err != nil {
@@ -131,7 +131,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// clusterName returns the name of a cluster that only this run of a test has.
+// clusterName returns a cluster name that is unique to this run of a test.
 func clusterName(t testing.TB) string {
 	name, ok := clusterNames.Load(t)
 	if !ok {
@@ -142,7 +142,7 @@ func clusterName(t testing.TB) string {
 
 var clusterNames sync.Map
 
-// within bounds what is waited for.
+// testTimeout bounds every wait.
 const testTimeout = 30 * time.Second
 
 // eventually waits until f returns true.

@@ -12,12 +12,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Connect returns a Relay that is connected to the NATS servers at url, which may be several
-// with commas between. They need JetStream. opts may be nil; natsOptions are for what NATS has
-// options for: credentials, TLS, a name, handlers. The Relay uses two connections.
+// Connect returns a Relay that is connected to the NATS servers at url, a list of one or more URLs
+// separated by commas. The servers need JetStream. opts may be nil. natsOptions configure both
+// connections of the Relay: credentials, TLS, a name, handlers. Options that limit reconnecting have
+// no effect.
 //
-// Connect fails if NATS, or JetStream, does not answer within Options.Timeout. Later it may go
-// and come back as it likes.
+// Connect fails if an option is invalid, or if NATS or JetStream does not answer within
+// Options.Timeout. Later the Relay reconnects by itself, however long NATS is away.
 func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -62,7 +63,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	}
 	r.pieceSize = min(maxPiece, int(r.nc.MaxPayload())-headerSize(len(r.id)))
 	for _, kind := range []string{"all", "to." + r.id} {
-		// One channel for both, and not a callback for each, keeps what comes in order.
+		// One channel for both subscriptions keeps messages in order; two callbacks would not.
 		if _, err := r.nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
 			return fmt.Errorf("natsrelay: %w", err)
 		}
@@ -74,7 +75,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	g.bucket = bucket{js: js, name: r.opts.Cluster, replicas: r.opts.Replicas}
 	ctx, cancel := context.WithTimeout(r.ctx, r.opts.Timeout)
 	defer cancel()
-	for try := 1; ; try++ { // a cluster that has just been started may not answer yet
+	for try := 1; ; try++ { // a cluster that has just started may not answer yet
 		if err = g.renew(ctx); err == nil {
 			return nil
 		}
@@ -84,8 +85,8 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	}
 }
 
-// dial connects to NATS, and connects again for as long as it takes. What is published while
-// there is no connection fails at once, for the Relay has queues of its own.
+// dial connects to NATS. The connection reconnects for ever, and buffers nothing while it is down,
+// because the Relay has its own queues.
 func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
 	defaults := []nats.Option{
 		nats.Name("sendq"),
@@ -93,12 +94,12 @@ func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.
 		nats.PingInterval(5 * time.Second),
 		nats.FlusherTimeout(5 * time.Second),
 		nats.ReconnectOnFlusherError(),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // the package of NATS prints them
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // nats.go would print them
 	}
 	needed := func(o *nats.Options) error {
 		o.AllowReconnect, o.MaxReconnect, o.ReconnectBufSize = true, -1, -1
-		o.RetryOnFailedConnect = false // Connect has to know the server
-		o.IgnoreAuthErrorAbort = true  // it would be for ever
+		o.RetryOnFailedConnect = false // Connect needs the server for its limits
+		o.IgnoreAuthErrorAbort = true  // otherwise the connection would close for good
 		theirs := o.ReconnectedCB
 		o.ReconnectedCB = func(nc *nats.Conn) {
 			reconnected()
@@ -110,7 +111,7 @@ func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.
 	}
 	nc, err := nats.Connect(servers, append(append(defaults, natsOptions...), needed)...)
 	if bad, ok := errors.AsType[*url.Error](err); ok {
-		err = bad.Err // without the URL, for what is in it
+		err = bad.Err // without the URL, which may contain a password
 	}
 	if err != nil {
 		return nil, fmt.Errorf("natsrelay: connect to %s: %w", redactURLs(servers), err)
@@ -118,12 +119,12 @@ func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.
 	return nc, nil
 }
 
-// redactURLs returns URLs without the users in them, whose names may be tokens.
+// redactURLs returns URLs without users and passwords. A user name may be a token.
 func redactURLs(servers string) string {
 	urls := strings.Split(servers, ",")
 	for i, s := range urls {
 		if s = strings.TrimSpace(s); !strings.Contains(s, "://") {
-			s = "nats://" + s // as the package of NATS has it
+			s = "nats://" + s // as nats.go does
 		}
 		if u, err := url.Parse(s); err == nil {
 			u.User = nil
@@ -135,7 +136,7 @@ func redactURLs(servers string) string {
 	return strings.Join(urls, ",")
 }
 
-// unblock lets all publish again that NATS has not taken.
+// retryPublishing makes all peers publish again after a reconnect.
 func (r *Relay) retryPublishing() {
 	for _, p := range r.allPeers() {
 		p.retry()

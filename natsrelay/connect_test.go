@@ -36,7 +36,7 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// TestOneServer uses a server that is alone, and has a password.
+// TestOneServer uses a single server with a password.
 func TestOneServer(t *testing.T) {
 	s, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
@@ -54,7 +54,7 @@ func TestOneServer(t *testing.T) {
 	require.NoError(t, n.relay.Close(t.Context()))
 }
 
-// TestErrorsShowNoSecrets: what is in a URL to log in with is in no error.
+// TestErrorsShowNoSecrets connects with credentials in the URL, and finds them in no error.
 func TestErrorsShowNoSecrets(t *testing.T) {
 	for servers, shown := range map[string]string{
 		"nats://user:secret@127.0.0.1:1":                     "nats://127.0.0.1:1",

@@ -7,22 +7,22 @@ names and rooms.
 	broker := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
 
 Each such process is a node. Code that registers, sends and publishes stays the same: a name is
-unique among all nodes, a message reaches its recipients on every node, and presence covers all
-nodes. The NATS servers need JetStream; a cluster of three survives the loss of one. All nodes
+unique among all nodes, a message reaches its recipients wherever they are, and events cover
+all nodes. The NATS servers need JetStream; a cluster of three survives the loss of one. All nodes
 must use the same Cluster and Lease.
 
 # What is guaranteed
 
 While two nodes hear from each other at least once in a Lease, every message between them arrives
 once and in order, also while NATS servers stop and restart. Nodes number their messages, keep
-each one until the other node acknowledges it, and send again what NATS loses. The exception is a
-queue that is full; see below. Messages from one sender to one recipient are in order, whether
+each one until the other node acknowledges it, and send again what NATS loses. Only a full queue
+is an exception; see below. Messages from one sender to one recipient are in order, whether
 they are direct, to a room or to everyone. (TestServersAreRestarted, TestGap)
 
 There is no order between nodes: members of a room on different nodes may see the messages of
 several senders in different orders.
 
-# What Send returns
+# What Send and Register return
 
 A direct message to a name on another node waits for that node's answer: accepted, refused or
 unknown. Besides the errors of recipients on this node, Broker.Send can fail with
@@ -36,7 +36,10 @@ unknown. Besides the errors of recipients on this node, Broker.Send can fail wit
 
 Broker.SendTo and Batch report the same errors for each recipient.
 
-# What fails, and how
+Broker.Register fails with sendq.ErrNameTaken if another node has the name. If NATS or that node
+does not answer within Options.Timeout, the error wraps context.DeadlineExceeded.
+
+# Failures
 
 If a node is unreachable for a Lease, the other nodes see its names leave, with ErrNodeLost as the
 cause, and can register them (TestKilledNode). Messages in transit to it are given up. A node
@@ -56,9 +59,10 @@ If all NATS servers restart at once, the bucket with the names is lost. Each nod
 third of a Lease and registers its names again, but loses a name if another node has registered it
 first (TestRegistryIsLost, TestNameInLostRegistry).
 
-A slow node, or a slow NATS server, costs every other node Options.MaxQueuedBytes of memory, and
-no time (TestSlowNode). When the queue for a node is full, direct messages to it fail with
-ErrNodeBehind. Other messages to it are dropped, and that node counts them as missed.
+If a node does not accept messages fast enough, every other node queues Options.MaxQueuedBytes for
+it, and no sender waits (TestSlowNode). If NATS does not, they queue as much for each node. When
+the queue for a node is full, direct messages to it fail with ErrNodeBehind. Other messages to it
+are dropped, and that node counts them as missed.
 
 Broker.Shutdown waits until the other nodes have acknowledged everything and then gives up the
 names, all within its context (TestDrain).

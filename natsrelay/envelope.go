@@ -5,36 +5,35 @@ import (
 	"errors"
 )
 
-// version is the first byte of all that a node publishes. Nodes that speak another one are
-// not understood.
+// version is the first byte of every envelope. Envelopes of another version are malformed.
 const version = 1
 
-// An envelope is what is published at once: a header and a piece of the stream of items from
-// one node to another. A header without such a piece is a ping, which has the number of the
-// last envelope that had one.
+// A header begins an envelope, the unit that a node publishes. A piece of the stream of items from
+// one node to another follows it. An envelope without a piece is a ping, and has the number of the
+// last envelope with a piece.
 //
 //	1 version, 1 flags, 1 length of from, from,
-//	8 number, 8 oldest, 8 messages, 8 received, 4 torn    big endian
+//	8 number, 8 oldest, 8 messages, 8 received, 4 continued    big endian
 type header struct {
 	flags byte
 	from  string
 
 	number    uint64 // of this envelope; the first has 1
-	oldest    uint64 // the lowest number that can be sent again: those before are received, or lost
-	messages  uint64 // for how many the sender accounts in front of this piece
-	received  uint64 // the highest number up to which the sender has everything of the other side
-	continued uint32 // so many bytes belong to an item that began in an earlier envelope
+	oldest    uint64 // lowest number that can be sent again; earlier ones were received or are lost
+	messages  uint64 // all messages of the sender before this piece, including dropped ones
+	received  uint64 // number up to which the sender has received, or given up, every envelope
+	continued uint32 // bytes, here and in later pieces, of an item that began in an earlier one
 }
 
 const (
-	flagNeedsSnapshot byte = 1 << iota // the sender does not know how things are at the other side
-	flagResend                         // the sender has seen a number that was not its turn: go back to received + 1
-	flagBeat                           // to all: the sender lives, and nothing else in it means anything
+	flagNeedsSnapshot byte = 1 << iota // the sender has no snapshot of the receiver
+	flagResend                         // the sender has seen a gap; send again from received + 1 on
+	flagBeat                           // a heartbeat to all nodes; only from has a meaning
 )
 
 const maxNode = 64 // bytes in the id of a node
 
-// headerSize returns the size of a header whose from has n bytes.
+// headerSize returns the size of a header with n bytes in from.
 func headerSize(n int) int { return 3 + n + 4*8 + 4 }
 
 // put writes h to the front of b.
@@ -50,7 +49,7 @@ func (h *header) put(b []byte) {
 
 var errMalformed = errors.New("natsrelay: malformed envelope")
 
-// parseEnvelope returns the header of b and the piece behind it, which is part of b.
+// parseEnvelope returns the header of b and the piece after it, which shares memory with b.
 func parseEnvelope(b []byte) (h header, piece []byte, err error) {
 	if len(b) < 3 || b[0] != version || len(b) < headerSize(int(b[2])) {
 		return h, nil, errMalformed
@@ -69,7 +68,7 @@ func parseEnvelope(b []byte) (h header, piece []byte, err error) {
 	return h, b[4:], nil
 }
 
-// validToken tells whether s can be part of a subject and the name of a bucket.
+// validToken reports whether s can be part of a subject and the name of a bucket.
 func validToken(s string, longest int) bool {
 	for _, c := range []byte(s) {
 		switch {

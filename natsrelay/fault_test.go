@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestCluster does with three nodes what a Broker does.
+// TestCluster registers, sends, publishes and replays on three nodes.
 func TestCluster(t *testing.T) {
 	var nodes []*brokerNode
 	for i := range 3 {
@@ -34,7 +34,7 @@ func TestCluster(t *testing.T) {
 	r := c.SendTo([]string{"alice", "carol", "bob"}, []byte("letter\n"))
 	assert.Equal(t, 2, r.Accepted)
 	assert.Len(t, r.Refused, 1)
-	// What several nodes send may arrive in any order.
+	// Messages from several nodes may arrive in any order.
 	eventually(t, func() bool { return len(alice.lines()) == 1 && len(bob.lines()) == 2 })
 	c.Room("go").Publish([]byte("room\n"))
 	eventually(t, func() bool { return len(alice.lines()) == 2 && len(bob.lines()) == 3 })
@@ -57,7 +57,7 @@ func TestCluster(t *testing.T) {
 	eventually(t, func() bool { return slices.Equal(dave.lines(), []string{"again"}) })
 }
 
-// TestOddNames uses names that mean something to NATS, or that it does not allow.
+// TestOddNames uses names with a special meaning in NATS, and names that NATS does not allow.
 func TestOddNames(t *testing.T) {
 	odd := []string{
 		"", " ", "a b", ".", "..", "a.b", ".a", ">", "*", "a.>", "a.*", "$SYS", "A", "a", "\x00", "\r\n", "ä", "日本", "\xff\xfe",
@@ -88,7 +88,7 @@ func TestOddNames(t *testing.T) {
 	}
 }
 
-// TestKilledNode kills a process with SIGKILL. The others see its names leave, and can have
+// TestKilledNode kills a process with SIGKILL. The other nodes see its names leave, and can register
 // them.
 func TestKilledNode(t *testing.T) {
 	const lease = 2 * time.Second
@@ -96,7 +96,7 @@ func TestKilledNode(t *testing.T) {
 		c := newBrokerNode(t, url, Options{Lease: lease, Cluster: os.Getenv("NATSRELAY_TEST_CLUSTER")}, sendq.BrokerOptions{})
 		c.join(t, "doomed", "go")
 		c.join(t, "doomed too")
-		<-t.Context().Done() // which does not come
+		<-t.Context().Done() // never
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledNode$", "-test.timeout=1m")
 	child.Env = append(os.Environ(), "NATSRELAY_TEST_URL="+servers().url(2), "NATSRELAY_TEST_CLUSTER="+clusterName(t))
@@ -133,11 +133,11 @@ func TestKilledNode(t *testing.T) {
 	eventually(t, func() bool {
 		_, revision, err := a.relay.registry.bucket.read(t.Context(), nameKey("doomed too"))
 		return err == nil && revision == 0
-	}, "what nobody wants is tidied up")
+	}, "entries of the dead node are swept")
 }
 
-// TestPartitionedUser has a name on both sides of a partition that is longer than a lease. When it
-// heals, the first one loses it.
+// TestPartitionedUser registers a name on both sides of a partition that is longer than a Lease. When
+// the partition heals, the first user loses the name.
 func TestPartitionedUser(t *testing.T) {
 	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
@@ -167,8 +167,8 @@ func TestPartitionedUser(t *testing.T) {
 	assert.NoError(t, second.writer.Err())
 }
 
-// TestPartitionUnderLoad publishes to a room while a node is cut off for longer than a lease. What
-// the members there do not get, they are told.
+// TestPartitionUnderLoad publishes to a room while a node is cut off for longer than a Lease. The node
+// learns how many messages its members have missed.
 func TestPartitionUnderLoad(t *testing.T) {
 	opts := Options{Lease: time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
@@ -211,8 +211,8 @@ func requireAscending(t *testing.T, lines []string) {
 	}
 }
 
-// TestTakeover has several users log in again and again under one name, on all nodes, while others
-// send to it. Each message arrives once, and in the order of its sender.
+// TestTakeover registers one name again and again on all nodes while others send to it. Each message
+// arrives once and in the order of its sender.
 func TestTakeover(t *testing.T) {
 	var nodes []*brokerNode
 	for i := range 3 {
@@ -220,7 +220,7 @@ func TestTakeover(t *testing.T) {
 	}
 	var users []*user
 	login := func(n *brokerNode) {
-		u := newUser(100 * time.Microsecond) // so that something is left to the next one
+		u := newUser(100 * time.Microsecond) // so that each user leaves messages to the next one
 		users = append(users, u)
 		require.NoError(t, n.Register("x", u.writer))
 	}
@@ -244,7 +244,7 @@ func TestTakeover(t *testing.T) {
 				err := nodes[i%3].Send("x", fmt.Appendf(nil, "%d:%d\n", i, n))
 				if err == nil {
 					accepted[i] = append(accepted[i], n)
-				} else { // it may be that the name was always gone again when the message came
+				} else { // the name may have moved on each time before the message arrived
 					assert.ErrorIs(t, err, sendq.ErrUnknownName)
 				}
 				if n%50 == 0 {
@@ -282,7 +282,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestDrainOfBroker shuts a node down while it and others publish. What it has accepted arrives.
+// TestDrainOfBroker shuts a node down while it and others publish. All accepted messages arrive.
 func TestDrainOfBroker(t *testing.T) {
 	a := newBrokerNode(t, servers().url(0), Options{}, sendq.BrokerOptions{})
 	b := newBrokerNode(t, servers().url(1), Options{}, sendq.BrokerOptions{})

@@ -5,17 +5,17 @@ import (
 	"encoding/binary"
 )
 
-// An inbox is the receiving side of an outbox: it takes the pieces in the order of their
-// numbers, puts items together again, and knows how many messages were lost for good.
+// An inbox is the receiving side of an outbox. It accepts pieces in the order of their numbers,
+// joins divided items, and counts the messages that are lost for good.
 type inbox struct {
-	number   uint64 // everything up to this one is here, or lost for good
-	messages uint64 // accounted for
-	hasGap   bool   // a later one has been seen
-	partial  []byte // of the items, what is not a whole one yet
+	number   uint64 // every piece up to this one has arrived or is lost for good
+	messages uint64 // all messages so far, including lost ones
+	hasGap   bool   // a piece after the next one has arrived
+	partial  []byte // beginning of an item that is not complete
 }
 
-// accept tells whether an envelope with that header is next, and how many messages, and
-// whether anything at all, are known to be lost for good now.
+// accept reports whether an envelope is the next one. It returns the number of messages that turn
+// out to be lost for good or dropped by the sender. hasLoss reports whether pieces are lost, with or without messages.
 func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, hasLoss bool) {
 	if h.oldest > in.number+1 {
 		in.number, in.partial, hasLoss = h.oldest-1, nil, true
@@ -26,7 +26,7 @@ func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, has
 	}
 	if h.number != turn {
 		in.hasGap = in.hasGap || h.number > turn
-		return false, 0, hasLoss // and what is older has come twice
+		return false, 0, hasLoss // an older envelope is a duplicate
 	}
 	in.number, in.hasGap = turn, false
 	if h.messages > in.messages {
@@ -35,13 +35,13 @@ func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, has
 	return true, missed, hasLoss
 }
 
-// unpack takes the piece of an envelope that is next, and calls item for every item that is
-// whole now. It returns how many messages were in that item.
+// unpack calls item for each item that piece b of the next envelope completes. item returns the
+// number of messages in it.
 func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages int)) {
 	switch {
 	case continued == 0:
 		in.partial = nil
-	case len(in.partial) == 0: // the beginning is lost
+	case len(in.partial) == 0: // the beginning of the item is lost
 		b = b[min(int(continued), len(b)):]
 	default:
 		in.partial = append(in.partial, b...)
@@ -58,6 +58,6 @@ func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages 
 		in.messages += uint64(item(b[begin:whole:whole]))
 	}
 	if whole > 0 || len(in.partial) == 0 {
-		in.partial = bytes.Clone(b[whole:]) // item may have kept what is before
+		in.partial = bytes.Clone(b[whole:]) // a copy, because item may have kept the bytes before
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// renewLoop renews the lease of this node until the end.
+// renewLoop renews the lease of this node until the Relay ends.
 func (g *registry) renewLoop() {
 	hasDiscovered := false
 	for {
@@ -26,9 +26,9 @@ func (g *registry) renewLoop() {
 	}
 }
 
-// renew renews the lease. If it is not there any more, other nodes have found this one dead and
-// may have taken its names, or the bucket is lost with all that was in it; if the revisions
-// have gone back, part of it is. Then every name is entered again.
+// renew renews the lease, or creates it. If the lease is gone, other nodes have found this one dead
+// and may have taken its names, or the bucket is lost. If the new revision is not above all earlier
+// ones, part of the bucket is lost. In these cases renew verifies every name.
 func (g *registry) renew(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, g.relay.opts.Lease)
 	defer cancel()
@@ -44,7 +44,7 @@ func (g *registry) renew(ctx context.Context) error {
 	for isConflict(err) {
 		var holder string
 		if holder, revision, err = g.bucket.read(ctx, leaseKey(g.relay.id)); err == nil {
-			if holder == "" { // otherwise an answer was lost
+			if holder == "" { // otherwise the answer to a write was lost
 				isNew = true
 				g.clearLease()
 			}
@@ -72,15 +72,15 @@ func (g *registry) renew(ctx context.Context) error {
 	return nil
 }
 
-// clearLease notes that the lease is not there any more, until renew has got a new one.
+// clearLease records that this node has no lease.
 func (g *registry) clearLease() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lease = 0
 }
 
-// discover looks which nodes were here before, so that those which are never heard of are found
-// dead.
+// discover adds a peer for each lease in the bucket. If nothing is ever heard of it, its names
+// become free.
 func (g *registry) discover() error {
 	ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.Timeout)
 	defer cancel()
@@ -91,9 +91,8 @@ func (g *registry) discover() error {
 	})
 }
 
-// isDead tells whether a node has no lease any more: it has left, or was not heard of for as
-// long as one lasts, since there was a reason to think that it is there. In this case its
-// lease is removed, so that it finds out.
+// isDead reports whether a node has left or was silent for a Lease. In the second case isDead first
+// removes the lease of that node, so the node notices if it is alive.
 func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 	if hasLeft := p.hasLeft(); hasLeft || p.unansweredBeats.Load() < g.relay.leaseBeats() {
 		return hasLeft, nil
@@ -105,8 +104,8 @@ func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 	return err == nil, err
 }
 
-// sweep removes what nodes that have died have left in the bucket. One node does it, and if it
-// dies too, those who want such a name find out by themselves.
+// sweep removes the entries of dead nodes from the bucket. Only the live node with the lowest id
+// does so. If it dies too, the entries stay until another node claims the names.
 func (g *registry) sweep() {
 	isAlive := map[string]bool{g.relay.id: true}
 	for _, p := range g.relay.allPeers() {
@@ -119,8 +118,8 @@ func (g *registry) sweep() {
 	}
 	ctx, cancel := context.WithTimeout(g.relay.ctx, time.Minute)
 	defer cancel()
-	// First the entries and then who is dead: a node that is not after all writes its
-	// entries again, and they are at other revisions then.
+	// List the entries before checking which nodes are dead. A node that turns out to be alive
+	// writes its entries again, at other revisions, and they are not removed.
 	orphans := make(map[string][]entry)
 	note := func(e entry) {
 		if !isAlive[e.node] {

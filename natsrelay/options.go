@@ -7,26 +7,27 @@ import (
 
 // Options configure a Relay. A zero field means its default.
 type Options struct {
-	// Cluster is the common name of the nodes that share names and rooms: at most 64 letters,
-	// digits, "-" and "_". NATS subjects begin with it, and the bucket is called so. The default
-	// is "sendq".
+	// Cluster is the common name of the nodes that belong together: at most 64 letters, digits,
+	// "-" and "_". It is the prefix of their NATS subjects and the name of their bucket. The
+	// default is "sendq".
 	Cluster string
 
 	// Node is the name of this node in events and statistics: at most 32 letters, digits, "-" and
-	// "_". A random suffix makes it unique, even across restarts, because a restarted process
-	// does not own its previous names. Without a Node the name is random.
+	// "_". A random suffix makes it unique, also after a restart, because a restarted process does
+	// not own its previous names. The default is the random part alone.
 	Node string
 
 	// Lease is how long an unreachable node keeps its names. After that the other nodes see the
-	// names leave and can register them. The minimum is 1 s, the default 10 s.
+	// names leave and can register them. All nodes of a Cluster must use the same Lease. The
+	// minimum is 1 s, the default 10 s.
 	Lease time.Duration
 
 	// Timeout bounds the wait for an answer in Connect, Register, JoinReplay and direct messages.
 	// The default is 5 s.
 	Timeout time.Duration
 
-	// MaxQueuedBytes is how many bytes may wait for each other node, because NATS or that node
-	// does not accept them. At the limit a direct message fails with ErrNodeBehind; any other
+	// MaxQueuedBytes limits the bytes that wait for each other node while NATS or that node does
+	// not accept them. At the limit a direct message fails with ErrNodeBehind; any other
 	// message is dropped, and that node learns the number it has missed. The default is 64 MiB.
 	MaxQueuedBytes int
 

@@ -2,32 +2,31 @@ package natsrelay
 
 import "encoding/binary"
 
-// maxPiece is how many bytes of items an envelope has at most, and window how many envelopes
-// may be on the way to a node before it has said that it has them. So NATS never has more
-// than 4 MiB of one node for another, far from where its servers slow senders down (48 MiB)
-// or give a connection up (64 MiB).
+// These limits keep the bytes in NATS from one node to another below 4 MiB. NATS servers slow a
+// sender down at 48 MiB and give a connection up at 64 MiB.
 const (
-	maxPiece = 64 << 10
-	window   = 64
+	maxPiece = 64 << 10 // bytes of items in an envelope
+	window   = 64       // envelopes in transit to a node without an acknowledgement
 )
 
 // An outbox is the sending side of the stream of items from one node to another. It cuts the
-// stream into numbered pieces, and keeps each until the other side has said that it has it.
+// stream into numbered pieces and keeps each until the other side has acknowledged it.
 type outbox struct {
-	headroom, pieceSize int // for the header in front of a piece, and for the piece
+	headroom  int // bytes in front of each piece, for the header
+	pieceSize int // bytes of items in a piece, at most
 
 	pieces    []*piece
-	oldest    uint64 // the number of pieces[0]
-	next      uint64 // the number of the piece to be published next
-	published uint64 // the highest number that has been published
-	messages  uint64 // so far, those that were omitted among them
-	bytes     int    // in pieces
+	oldest    uint64 // number of pieces[0]
+	next      uint64 // number of the piece to publish next
+	published uint64 // highest number published so far
+	messages  uint64 // all messages so far, including dropped ones
+	bytes     int    // bytes in pieces
 }
 
 type piece struct {
-	messagesBefore uint64 // messages that are accounted for in front of it
-	messages       int    // in items that end in it
-	continued      int    // so many bytes, here and later, belong to an item that began earlier
+	messagesBefore uint64 // all messages before this piece, including dropped ones
+	messages       int    // messages in items that end in this piece
+	continued      int    // bytes, here and in later pieces, of an item that began in an earlier one
 	buf            []byte
 }
 
@@ -35,12 +34,12 @@ func newOutbox(headroom, pieceSize int) outbox {
 	return outbox{headroom: headroom, pieceSize: pieceSize, oldest: 1, next: 1}
 }
 
-// add appends an item that has so many messages in it.
+// add appends an item that contains the given number of messages.
 func (o *outbox) add(item []byte, messages int) {
 	var prefix [binary.MaxVarintLen64]byte
 	n := binary.PutUvarint(prefix[:], uint64(len(item)))
 	if p := o.openPiece(); p == nil || o.free(p) < n+len(item) {
-		o.addPiece(0) // an item begins in a piece of its own rather than be torn
+		o.addPiece(0) // an item is divided only if it is larger than a piece
 	}
 	o.write(prefix[:n], len(item))
 	o.write(item, 0)
@@ -48,16 +47,16 @@ func (o *outbox) add(item []byte, messages int) {
 	o.messages += uint64(messages)
 }
 
-// omit accounts for messages that are not sent. The other side sees how many.
+// drop counts messages that are not sent. The other side learns their number.
 func (o *outbox) drop(messages int) { o.messages += uint64(messages) }
 
-// write appends bytes of an item of which so many follow behind them.
-func (o *outbox) write(b []byte, follow int) {
+// write appends b, a part of an item, which has more bytes after b.
+func (o *outbox) write(b []byte, more int) {
 	o.bytes += len(b)
 	p := o.openPiece()
 	for len(b) > 0 {
 		if o.free(p) == 0 {
-			p = o.addPiece(len(b) + follow)
+			p = o.addPiece(len(b) + more)
 		}
 		n := min(len(b), o.free(p))
 		p.buf = append(p.buf, b[:n]...)
@@ -65,7 +64,7 @@ func (o *outbox) write(b []byte, follow int) {
 	}
 }
 
-// openPiece returns the piece to which bytes can be added: the last, if nobody has seen it yet.
+// openPiece returns the newest piece if bytes can still be added, because it was never published.
 func (o *outbox) openPiece() *piece {
 	if o.newest() == o.published {
 		return nil
@@ -81,11 +80,10 @@ func (o *outbox) addPiece(continued int) *piece {
 	return p
 }
 
-// newest returns the number of the newest piece, which is oldest-1 if there is none.
+// newest returns the number of the newest piece, or oldest-1 if there is none.
 func (o *outbox) newest() uint64 { return o.oldest + uint64(len(o.pieces)) - 1 }
 
-// peek returns the piece that is to be published next, if there is one and the window has
-// room.
+// peek returns the piece to publish next, or nil if there is none or the window is full.
 func (o *outbox) peek() *piece {
 	if o.next > o.newest() || o.next-o.oldest >= window {
 		return nil
@@ -93,13 +91,13 @@ func (o *outbox) peek() *piece {
 	return o.pieces[o.next-o.oldest]
 }
 
-// markPublished says that the piece that peek returns is being published.
+// markPublished moves on to the piece after the one returned by peek.
 func (o *outbox) markPublished() {
 	o.published = max(o.published, o.next)
 	o.next++
 }
 
-// messagesBefore returns how many messages are accounted for in front of the next piece.
+// messagesBefore returns the number of all messages before the next piece.
 func (o *outbox) messagesBefore() uint64 {
 	if o.next > o.newest() {
 		return o.messages
@@ -107,7 +105,7 @@ func (o *outbox) messagesBefore() uint64 {
 	return o.pieces[o.next-o.oldest].messagesBefore
 }
 
-// acknowledge forgets the pieces up to number: the other side has them.
+// acknowledge removes the pieces up to number, because the other side has them.
 func (o *outbox) acknowledge(number uint64) {
 	for len(o.pieces) > 0 && o.oldest <= min(number, o.published) {
 		o.bytes -= len(o.pieces[0].buf) - o.headroom
@@ -118,14 +116,14 @@ func (o *outbox) acknowledge(number uint64) {
 	o.next = max(o.next, o.oldest)
 }
 
-// rewind makes number the next one, if it has been published and can be again.
+// rewind publishes again from number on, if it has been published and is still here.
 func (o *outbox) rewind(number uint64) {
 	if o.oldest <= number && number < o.next {
 		o.next = number
 	}
 }
 
-// unacknowledged returns how many messages the other side is not known to have.
+// unacknowledged returns the number of messages in all pieces.
 func (o *outbox) unacknowledged() (messages int) {
 	for _, p := range o.pieces {
 		messages += p.messages
@@ -133,7 +131,7 @@ func (o *outbox) unacknowledged() (messages int) {
 	return messages
 }
 
-// clear gives up all pieces, and returns how many messages were in them.
+// clear removes all pieces and returns the number of messages in them.
 func (o *outbox) clear() (messages int) {
 	messages = o.unacknowledged()
 	o.oldest = o.newest() + 1

@@ -9,9 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestStream sends items through a network that loses and repeats envelopes, and now and
-// then gives up everything that is under way. Every item arrives once and in order, and the
-// messages in all others are counted.
+// TestStream sends items through a network that loses and repeats envelopes, and sometimes clears
+// the outbox. Each item arrives once and in order, or its messages are counted as missed.
 func TestStream(t *testing.T) {
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 0))

@@ -42,8 +42,8 @@ type peer struct {
 	counts        NodeStats
 }
 
-// The life of a peer, as this node sees it. It only moves down this list, but for two steps back:
-// to stale if the peer needs another snapshot, and to unreachable after a Lease of silence.
+// The life of a peer, as this node sees it. It moves down this list, except that it goes back to
+// stale if the peer needs another snapshot, and to unreachable after a Lease of silence.
 type state uint8
 
 const (

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A proxy stands between a node and a server, and can come between them.
+// A proxy forwards the connections of a node to a server. It can cut or stall them.
 type proxy struct {
 	listener net.Listener
 	server   string
@@ -19,12 +19,11 @@ type proxy struct {
 	mu        sync.Mutex
 	change    *sync.Cond
 	conns     map[net.Conn]bool
-	isCut     bool // no connection, and no new one
-	isStalled bool // nothing moves from the server to the node
+	isCut     bool // connections are closed, also new ones
+	isStalled bool // nothing is forwarded to the node
 }
 
-// newProxy returns a proxy for the server at url, and what a node needs to connect by it and
-// nothing else.
+// newProxy returns a proxy for the server at url, and options for a node that connects through it.
 func newProxy(t *testing.T, url string) (*proxy, []nats.Option) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -93,7 +92,7 @@ func (p *proxy) waitWhileStalled() {
 	}
 }
 
-// cut cuts the node off.
+// cut closes the connections of the node.
 func (p *proxy) cut() {
 	p.set(true, false)
 	p.mu.Lock()
@@ -104,10 +103,10 @@ func (p *proxy) cut() {
 	clear(p.conns)
 }
 
-// stall makes the node get nothing any more.
+// stall stops everything to the node.
 func (p *proxy) stall() { p.set(false, true) }
 
-// restore makes all good again.
+// restore ends a cut or a stall.
 func (p *proxy) restore() { p.set(false, false) }
 
 func (p *proxy) set(isCut, isStalled bool) {

@@ -6,8 +6,8 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// publish publishes what there is for the peer until that is lost, in the order of the numbers:
-// one goroutine for each peer, so that a call of NATS that waits holds up nobody who posts.
+// publish sends snapshots, pieces and pings to the peer while it is reachable or departed. Each peer
+// has its own goroutine, so callers never wait for a call into NATS.
 func (p *peer) publish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -31,8 +31,8 @@ func (p *peer) publish() {
 	}
 }
 
-// publishNext publishes a piece behind its header, or, if it is empty, a ping. mu is held, and not
-// during the call.
+// publishNext publishes an envelope with the next piece, or a ping if that is empty. mu is held,
+// and released during the call into NATS.
 func (p *peer) publishNext(next *piece) {
 	h := p.header
 	h.oldest = p.outbox.oldest
@@ -55,17 +55,16 @@ func (p *peer) publishNext(next *piece) {
 	}
 }
 
-// isFull tells whether the peer is too far behind. mu is held, here and below where it does
-// not say otherwise.
+// isFull reports whether the peer's queue is full. mu is held.
 func (p *peer) isFull() bool { return p.outbox.bytes >= p.relay.opts.MaxQueuedBytes }
 
-// enqueue adds an item with so many messages in it.
+// enqueue adds an item that contains the given number of messages. mu is held.
 func (p *peer) enqueue(item []byte, messages int) {
 	p.outbox.add(item, messages)
 	p.work.Signal()
 }
 
-// sendItem is add without messages. mu is not held.
+// sendItem enqueues an item without messages.
 func (p *peer) sendItem(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,7 +73,7 @@ func (p *peer) sendItem(item []byte) {
 	}
 }
 
-// announce adds events, unless a snapshot will come that has them. mu is not held.
+// announce enqueues events, unless a snapshot that will include them is due.
 func (p *peer) announce(item []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,7 +86,7 @@ func (p *peer) announce(item []byte) {
 	}
 }
 
-// sendSnapshot adds a snapshot. It is called by Node.Snapshot; mu is not held.
+// sendSnapshot enqueues a snapshot. Node.Snapshot calls it.
 func (p *peer) sendSnapshot(events []sendq.Event) {
 	item := appendList([]byte{itemSnapshot}, events, appendEvent)
 	p.mu.Lock()
@@ -98,8 +97,8 @@ func (p *peer) sendSnapshot(events []sendq.Event) {
 	}
 }
 
-// post adds messages, or says why not. If nobody waits for the outcome they count in any
-// case, so that the peer knows how many it has missed. mu is not held.
+// send enqueues messages or returns an error. Messages without an outcome are counted even then, so
+// the peer learns how many it has missed.
 func (p *peer) send(d sendq.Delivery, outcome func(sendq.Outcome)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// receive takes an envelope. It is called by the serving goroutine, as all below.
+// receive handles an envelope. Only the serving goroutine calls receive and the handlers below.
 func (r *Relay) receive(b []byte) {
 	h, b, err := parseEnvelope(b)
 	switch {
@@ -30,8 +30,8 @@ func (r *Relay) receive(b []byte) {
 	}
 }
 
-// handleEcho notes that a beat of this node itself has come back: it reaches NATS, and who was
-// not heard of for enough of them has died, or does not.
+// handleEcho handles a heartbeat of this node itself, which shows that this node can reach NATS. So a
+// peer that was silent for a Lease of such heartbeats is dead or cut off.
 func (r *Relay) handleEcho() {
 	r.lastEcho.Store(r.clock.Load())
 	hasDied := false
@@ -43,10 +43,10 @@ func (r *Relay) handleEcho() {
 	}
 }
 
-// leaseBeats returns how many beats last longer than a lease.
+// leaseBeats returns the number of heartbeats in slightly more than a Lease.
 func (r *Relay) leaseBeats() int64 { return int64(r.opts.ticksIn(r.opts.Lease)) + 1 }
 
-// handleAcknowledgement does what the header asks for.
+// handleAcknowledgement handles the fields of a header about data that this node has sent.
 func (p *peer) handleAcknowledgement(h *header) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -67,7 +67,7 @@ func (p *peer) handleAcknowledgement(h *header) {
 	}
 }
 
-// handlePiece hands on what is in an envelope, if it is its turn, and what is known to be lost.
+// handlePiece delivers the items of an envelope if it is the next one, and reports lost messages.
 func (p *peer) handlePiece(h *header, b []byte) {
 	hadGap := p.inbox.hasGap
 	isNext, missed, hasLoss := p.inbox.accept(h, len(b) == 0)
@@ -100,7 +100,7 @@ func (p *peer) handlePiece(h *header, b []byte) {
 	}
 }
 
-// handleItem takes an item, and returns how many messages were in it.
+// handleItem handles an item, and returns the number of messages in it.
 func (p *peer) handleItem(b []byte) (messages int) {
 	in := parser{b: b}
 	kind := in.byte()
@@ -113,7 +113,7 @@ func (p *peer) handleItem(b []byte) (messages int) {
 		p.deliveries, p.deliveryIDs = append(p.deliveries, d), append(p.deliveryIDs, id)
 		return len(d.Messages)
 	}
-	p.deliver() // in order
+	p.deliver() // first, because the items are in order
 	switch kind {
 	case itemOutcome:
 		p.handleOutcome(&in)
@@ -134,7 +134,7 @@ func (p *peer) handleItem(b []byte) (messages int) {
 	return 0
 }
 
-// deliver delivers the posts that have come together, and answers those who wait.
+// deliver delivers the collected messages together, and enqueues the outcomes.
 func (p *peer) deliver() {
 	if len(p.deliveries) == 0 {
 		return
@@ -152,7 +152,8 @@ func (p *peer) deliver() {
 	p.deliveries, p.deliveryIDs = p.deliveries[:0], p.deliveryIDs[:0]
 }
 
-// handleOutcome tells who waits for it what became of a post. There is an outcome for each, in order.
+// handleOutcome passes an outcome to the sender of its post. Outcomes arrive in the order of posts,
+// so an outcome that is skipped was lost.
 func (p *peer) handleOutcome(in *parser) {
 	id, o := in.uint(), sendq.Outcome{Accepted: in.int(), Err: in.error()}
 	p.mu.Lock()
@@ -160,17 +161,17 @@ func (p *peer) handleOutcome(in *parser) {
 	for n < len(p.pendingPosts) && p.pendingPosts[n].id <= id {
 		n++
 	}
-	ws := p.pendingPosts[:n:n]
+	posts := p.pendingPosts[:n:n]
 	p.pendingPosts = p.pendingPosts[n:]
 	p.mu.Unlock()
-	if n > 0 && ws[n-1].id == id {
+	if n > 0 && posts[n-1].id == id {
 		n--
-		ws[n].outcome(o)
+		posts[n].outcome(o)
 	}
-	p.failPosts(ws[:n], fmt.Errorf("the answer of node %s was lost", p.id))
+	p.failPosts(posts[:n], fmt.Errorf("the answer of node %s was lost", p.id))
 }
 
-// handleEvents hands on events. Without a snapshot to begin with they make no sense.
+// handleEvents handles events or a snapshot. Events are meaningless without an earlier snapshot.
 func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 	events := list(in, in.event)
 	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {

@@ -11,31 +11,34 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A registry says which node has which name. It is a bucket of JetStream's key-value store, with
-// an entry for each name, which has the id of its node, and one for each node, which is its
-// lease. An entry is only ever changed at a revision that is known: of several nodes that
-// try, one wins, and who has lost an entry finds out when it tries to write it.
+// A registry maps each name to one node, in a bucket of JetStream's key-value store. The bucket has
+// an entry for each name and a lease for each node; the values are node ids. Every write names the
+// revision that it replaces. So only one of several concurrent writers wins, and a node that has
+// lost a name notices when it writes the entry.
 //
-// The bucket is in memory, and may be lost. Each node knows what it has, and enters it again.
+// The bucket is in memory and may be lost. Each node knows its own names and enters them again.
 type registry struct {
 	relay   *Relay
-	nc      *nats.Conn // not the one for messages: a flood of them must not cost the lease
+	nc      *nats.Conn // a second connection, so that a flood of messages cannot delay the lease
 	bucket  bucket
 	workers workers
 
 	mu        sync.Mutex
-	lease     uint64            // its revision; 0: there is none
-	renewedAt time.Time         // when the lease was
-	highest   uint64            // revision that this node has written
-	names     map[string]uint64 // its own, with the revisions of their entries, or one of these:
+	lease     uint64            // revision of this node's lease; 0 if it has none
+	renewedAt time.Time         // when the lease was renewed last
+	highest   uint64            // highest revision that this node has written
+	names     map[string]uint64 // names of this node, with the revisions of their entries or one of:
 }
 
 const (
-	claiming        = 0 // it is not this node's own yet
-	unknownRevision = 1 // of its entry; this is the revision of a lease
+	claiming = 0 // the entry is not written yet
+
+	// unknownRevision stands for a revision that is not known. No entry of a name has revision 1,
+	// because the first entry of a bucket is a lease.
+	unknownRevision = 1
 )
 
-// claim makes a name this node's own.
+// claim acquires a name for this node.
 func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq.Estate, error) {
 	if err := g.waitReady(ctx); err != nil {
 		return sendq.Estate{}, err
@@ -49,7 +52,7 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq
 		return e, nil
 	case errors.Is(err, sendq.ErrNameTaken):
 		g.deleteName(name)
-	default: // it may be entered all the same, if an answer was lost
+	default: // the entry may have been written, if an answer was lost
 		g.release(name)
 	}
 	if len(e.Undelivered) > 0 {
@@ -58,7 +61,7 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq
 	return sendq.Estate{}, err
 }
 
-// waitReady waits until this node has a lease and is heard.
+// waitReady waits until this node has a lease and can reach NATS.
 func (g *registry) waitReady(ctx context.Context) error {
 	for try := 0; ; try++ {
 		g.mu.Lock()
@@ -73,9 +76,10 @@ func (g *registry) waitReady(ctx context.Context) error {
 	}
 }
 
-// acquire makes the entry of a name this node's, if it has that revision, or none if it is 0. If
-// not, it looks whose it is, until that is clear or ctx is done. In the end e has what the
-// name has left on other nodes.
+// acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
+// entry is at another revision, acquire tries again at that one, once the node in it is dead or has
+// given the name up. It fails if that node keeps the name, or ctx is done. The Estate holds
+// everything that the name left on other nodes, also if acquire fails.
 func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
 	key := nameKey(name)
 	for failed := 0; ; {
@@ -108,8 +112,8 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 	}
 }
 
-// evictFrom returns nil if an entry that another node has may be overwritten: that node is
-// dead, or has given the name up, and then e gets what it has left.
+// evictFrom returns nil if this node may overwrite the holder's entry of a name, because the holder
+// is dead or has given the name up. In the second case it adds what the name left there to e.
 func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
 	p := g.relay.peerFor(holder)
 	if p == nil {
@@ -119,13 +123,13 @@ func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover 
 	switch {
 	case err != nil || isDead:
 		return err
-	case !p.isReachable(): // its names have left, and are free in a moment, unless it comes back
+	case !p.isReachable(): // its names are about to be free, unless it comes back
 		return fmt.Errorf("%w: %s", ErrNodeLost, holder)
 	case !takeover:
 		return fmt.Errorf("%w: %q on node %s", sendq.ErrNameTaken, name, holder)
 	}
 	a, err := p.request(ctx, itemEvict, name, 0)
-	if err == nil && !a.found { // it is about to have it, or has just given it away
+	if err == nil && !a.found { // it is about to acquire the name, or has just given it up
 		err = fmt.Errorf("node %s does not have name %q", holder, name)
 	}
 	e.Undelivered = append(e.Undelivered, a.messages...)
@@ -133,8 +137,8 @@ func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover 
 	return err
 }
 
-// recordRevision notes the revision at which this node has a name; if it does not want it any more, the
-// name is free again.
+// recordRevision records the revision of a name's entry. If this node has released the name, it
+// removes the entry.
 func (g *registry) recordRevision(name string, revision uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -146,14 +150,14 @@ func (g *registry) recordRevision(name string, revision uint64) {
 	}
 }
 
-// release makes a name free.
+// release gives a name up.
 func (g *registry) release(name string) {
 	if revision, wasOwn := g.deleteName(name); wasOwn {
 		g.removeLater(name, revision)
 	}
 }
 
-// deleteName makes a name not this node's, and returns the revision of its entry.
+// deleteName removes a name from this node's names, and returns the revision of its entry.
 func (g *registry) deleteName(name string) (revision uint64, wasOwn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -162,13 +166,13 @@ func (g *registry) deleteName(name string) (revision uint64, wasOwn bool) {
 	return revision, wasOwn
 }
 
-// removeLater removes the entry of a name, if it is still this node's.
+// removeLater removes the entry of a name unless it has changed. It does not wait.
 func (g *registry) removeLater(name string, revision uint64) {
 	g.workers.do(func() {
 		ctx := g.relay.ctx
 		if revision <= unknownRevision {
-			// A write whose answer was lost may be yet to come, but not behind one that is
-			// answered: have frees the name then.
+			// An earlier write without an answer may still arrive, but not after one with
+			// an answer. After such a write, recordRevision removes the entry.
 			_, _ = g.acquire(ctx, name, 0, false)
 			return
 		}
@@ -180,7 +184,7 @@ func (g *registry) removeLater(name string, revision uint64) {
 	})
 }
 
-// verifyLater makes sure of a name that another node says it has.
+// verifyLater verifies a name that another node has announced. It does not wait.
 func (g *registry) verifyLater(name string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -189,16 +193,16 @@ func (g *registry) verifyLater(name string) {
 	}
 }
 
-// verify enters a name again, which this node has, or loses it.
+// verify writes the entry of a name again, if this node has the name, or finds the name lost.
 func (g *registry) verify(name string, revision uint64) {
 	g.mu.Lock()
 	had := g.names[name]
 	g.mu.Unlock()
-	if had == claiming { // or not this node's at all
+	if had == claiming { // or this node does not have the name
 		return
 	}
 	if _, err := g.acquire(g.relay.ctx, name, revision, false); !errors.Is(err, sendq.ErrNameTaken) {
-		return // it is entered, or all is over
+		return // the entry is written, or the Relay is ending
 	}
 	g.mu.Lock()
 	isLost := g.names[name] == had
@@ -211,7 +215,7 @@ func (g *registry) verify(name string, revision uint64) {
 	}
 }
 
-// close gives up the lease when all names are free. The node is at its end then.
+// close gives up all names and then the lease.
 func (g *registry) close(ctx context.Context) error {
 	g.mu.Lock()
 	for name, revision := range g.names {
@@ -220,7 +224,7 @@ func (g *registry) close(ctx context.Context) error {
 	clear(g.names)
 	g.mu.Unlock()
 	err := g.workers.wait(ctx)
-	g.relay.cancel(sendq.ErrClosed) // or the lease could be renewed
+	g.relay.cancel(sendq.ErrClosed) // so that renewLoop ends
 	if err == nil {
 		err = g.removeLease(ctx)
 	}
@@ -230,8 +234,8 @@ func (g *registry) close(ctx context.Context) error {
 	return nil
 }
 
-// removeLease gives up the lease. It renews it first, for a renewal may be under way that nobody
-// waits for any more: that comes to nothing then, and the revision is known.
+// removeLease removes the lease. It renews the lease first, because an earlier renewal without an
+// answer may still arrive. That one fails afterwards, and the revision is known.
 func (g *registry) removeLease(ctx context.Context) error {
 	for try := 0; ; try++ {
 		if err := backOff(ctx, try); err != nil {

@@ -16,8 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestSimultaneousClaims claims a name on three nodes at once: one of them wins, whatever
-// was there before.
+// TestSimultaneousClaims claims a name on three nodes at once. Exactly one of them wins each round.
 func TestSimultaneousClaims(t *testing.T) {
 	var nodes []*fakeNode
 	for i := range 3 {
@@ -49,8 +48,8 @@ func TestSimultaneousClaims(t *testing.T) {
 	}
 }
 
-// TestRegistryIsLost deletes the bucket with 10,000 names of two nodes in it. They enter all of
-// them again, and nobody else can have one.
+// TestRegistryIsLost deletes the bucket with 10,000 names of two nodes. The nodes enter all names
+// again, and a third node cannot claim one.
 func TestRegistryIsLost(t *testing.T) {
 	opts := Options{Lease: 3 * time.Second}
 	a := newFake(t, servers().url(0), opts)
@@ -94,8 +93,8 @@ func TestRegistryIsLost(t *testing.T) {
 	assert.Empty(t, b.recorded().lost)
 }
 
-// TestNameInLostRegistry deletes the bucket and claims a name of another node before that has
-// entered it again. That node loses it then.
+// TestNameInLostRegistry deletes the bucket and claims a name of another node before that node has
+// entered it again. The other node loses the name.
 func TestNameInLostRegistry(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
@@ -112,7 +111,7 @@ func TestNameInLostRegistry(t *testing.T) {
 	assert.Empty(t, b.recorded().lost)
 }
 
-// TestClaimEndsWithClose closes a node that waits for an answer of JetStream.
+// TestClaimEndsWithClose closes a node while a claim waits for JetStream.
 func TestClaimEndsWithClose(t *testing.T) {
 	p, natsOptions := newProxy(t, servers().url(0))
 	a := newFake(t, p.url(), Options{Lease: time.Hour, Timeout: time.Hour}, natsOptions...)
@@ -123,19 +122,19 @@ func TestClaimEndsWithClose(t *testing.T) {
 		claimed <- err
 	}()
 	eventually(t, func() bool { return a.relay.Stats().Names == 1 })
-	over, cancel := context.WithCancel(t.Context())
+	done, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.Error(t, a.relay.Close(over), "it does not know what became of the name")
+	require.Error(t, a.relay.Close(done), "the name may still be taken")
 	select {
 	case err := <-claimed:
 		require.ErrorIs(t, err, sendq.ErrClosed)
 	case <-time.After(testTimeout):
-		require.Fail(t, "it waits")
+		require.Fail(t, "Claim still waits")
 	}
 }
 
-// TestPartition cuts a node off for longer than a lease. Its names can be had elsewhere then, and
-// when it comes back it learns which it has lost; the others are its own again.
+// TestPartition cuts a node off for longer than a Lease, so that others can claim its names. When the
+// node comes back it loses such names and keeps the rest.
 func TestPartition(t *testing.T) {
 	opts := Options{Lease: time.Second, Timeout: 5 * time.Second}
 	p, natsOptions := newProxy(t, servers().url(0))
@@ -154,10 +153,10 @@ func TestPartition(t *testing.T) {
 	p.cut()
 	eventually(t, func() bool { return !b.knows(a) })
 	_, err = b.relay.Claim("x", false)
-	require.NoError(t, err, "what has left is free")
+	require.NoError(t, err, "the name is free after a Lease")
 	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
 	_, err = a.relay.Claim("z", false)
-	require.Error(t, err, "who is cut off can claim nothing")
+	require.Error(t, err, "a node that is cut off claims no names")
 	b.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
 
 	p.restore()
@@ -173,9 +172,9 @@ func TestPartition(t *testing.T) {
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 }
 
-// TestLateEstate takes over a name from a node that answers too late. What the name has left there
-// is handed back.
-func TestLateEstate(t *testing.T) {
+// TestLateHandover takes over a name from a node that answers too late. The undelivered messages of
+// the name are handed back.
+func TestLateHandover(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
 	waitUntilAllKnow(t, a, b)
@@ -194,8 +193,8 @@ func TestLateEstate(t *testing.T) {
 	})
 }
 
-// TestUnheardNode claims names on nodes of which nothing was heard yet. If something is, they are
-// taken; else they are free a lease later, as those of nodes that have died before this one came.
+// TestUnheardNode claims names of nodes that have not been heard yet. If such a node is heard, the
+// name is taken. Otherwise it is free a Lease later, because the node died before this one started.
 func TestUnheardNode(t *testing.T) {
 	opts := Options{Lease: 2 * time.Second, Timeout: time.Minute, Cluster: clusterName(t)}
 	a := newFake(t, servers().url(0), opts)
@@ -221,8 +220,8 @@ func TestUnheardNode(t *testing.T) {
 	assert.GreaterOrEqual(t, a.relay.peer(silent.id).unansweredBeats.Load(), a.relay.leaseBeats())
 }
 
-// TestLateEntry claims a name while JetStream takes a write, says nothing, and makes it good
-// after all that was asked meanwhile. The name is free in the end.
+// TestLateEntry claims a name while JetStream does not answer, and lets the write happen after all
+// later requests. In the end the name is free.
 func TestLateEntry(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	g := a.relay.registry
@@ -243,7 +242,7 @@ func TestLateEntry(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
-// readKey returns what is at a key, once JetStream answers.
+// readKey returns the value and revision of a key, once JetStream answers.
 func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision uint64) {
 	eventually(t, func() (isRead bool) {
 		var err error
@@ -253,7 +252,7 @@ func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision ui
 	return holder, revision
 }
 
-// TestCloseOnReturn closes a node before it has opened the bucket again. It gives its lease up.
+// TestCloseOnReturn closes a node before it has opened the bucket again. Its lease is removed.
 func TestCloseOnReturn(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	eventually(t, func() bool { return a.relay.lastEcho.Load() > 0 })
@@ -264,7 +263,7 @@ func TestCloseOnReturn(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
-// TestCloseUnused closes a Relay that no Broker has got. Its lease is gone.
+// TestCloseUnused closes a Relay that no Broker uses. Its lease is removed.
 func TestCloseUnused(t *testing.T) {
 	r, err := Connect(servers().url(0), &Options{Cluster: clusterName(t)})
 	require.NoError(t, err)
@@ -276,12 +275,12 @@ func TestCloseUnused(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
-// TestLateRenewal closes a node whose lease was renewed without its knowledge. None is left.
+// TestLateRenewal closes a node after its lease was renewed without its knowledge. The lease is removed.
 func TestLateRenewal(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
 	b := newFake(t, servers().url(1), Options{Lease: time.Hour})
 	key := leaseKey(a.relay.id)
-	eventually(t, func() bool { // unless it renews it itself
+	eventually(t, func() bool { // fails if the node renews it at the same time
 		_, revision := b.readKey(t, key)
 		_, err := b.relay.registry.bucket.write(t.Context(), key, a.relay.id, revision)
 		return err == nil
@@ -291,8 +290,8 @@ func TestLateRenewal(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
-// TestLostAnswer renews a lease that is gone, with the name of its node, and loses the answer. The
-// name is entered again all the same.
+// TestLostAnswer loses the answer to the renewal of a lease that had vanished with a name of its node.
+// The name is entered again nevertheless.
 func TestLostAnswer(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
 	_, err := a.relay.Claim("x", false)
@@ -314,7 +313,7 @@ func TestLostAnswer(t *testing.T) {
 	})
 }
 
-// A deafKV creates what it is told, but does not hear that it has.
+// A deafKV creates keys but loses the answers.
 type deafKV struct{ jetstream.KeyValue }
 
 func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
@@ -322,7 +321,7 @@ func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...j
 	return 0, nats.ErrTimeout
 }
 
-// A lateKV does not answer while it is late, and writes only before the next write.
+// A lateKV does not answer while isLate is set, and delays that write until the next one.
 type lateKV struct {
 	jetstream.KeyValue
 	isLate atomic.Bool

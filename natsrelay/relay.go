@@ -17,8 +17,8 @@ import (
 )
 
 // ErrNodeLost indicates that a node was unreachable for a Lease: it died, or one of the two nodes
-// cannot reach the other. It is the cause when the names of the node leave, and pending requests
-// to the node fail with it.
+// cannot reach the other. The names of the node leave with ErrNodeLost as the cause, and pending
+// requests to the node fail with it.
 var ErrNodeLost = errors.New("natsrelay: node unreachable")
 
 // ErrNodeBehind is returned for a message to a name on another node if Options.MaxQueuedBytes

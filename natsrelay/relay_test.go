@@ -14,22 +14,22 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A fakeNode is what a Relay talks to without a Broker.
+// A fakeNode is a node without a Broker.
 type fakeNode struct {
 	relay      *Relay
-	evictBlock chan struct{} // what Evict waits for, if it is not nil
+	evictBlock chan struct{} // Evict waits until it is closed, if it is not nil
 
-	onEvict func() // is called by Evict, if it is not nil
+	onEvict func() // called by Evict, if it is not nil
 
 	mu     sync.Mutex
-	events []sendq.Event // to be shown
+	events []sendq.Event // for the snapshot
 	calls
 }
 
-// calls is what a fakeNode has been called with.
+// calls records the arguments of calls to a fakeNode.
 type calls struct {
 	got        []string
-	learned    map[string][]string // what was learned of each node
+	learned    map[string][]string // events by node
 	missed     int
 	lost       []string
 	handedBack []string
@@ -110,7 +110,7 @@ func (n *fakeNode) Replay(room string, messages int) [][]byte {
 	return slices.Repeat([][]byte{[]byte(room)}, messages)
 }
 
-// newFake returns a node in a cluster of its own for each test.
+// newFake returns a node in a cluster that only this test uses.
 func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option) *fakeNode {
 	if opts.Cluster == "" {
 		opts.Cluster = clusterName(t)
@@ -134,7 +134,7 @@ func startFake(t *testing.T, r *Relay) *fakeNode {
 	return n
 }
 
-// recorded returns a copy of what n has seen.
+// recorded returns a copy of the calls so far.
 func (n *fakeNode) recorded() (s calls) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -143,7 +143,7 @@ func (n *fakeNode) recorded() (s calls) {
 	return s
 }
 
-// knows tells whether n has heard of all others.
+// knows reports whether n has the snapshots of the others.
 func (n *fakeNode) knows(others ...*fakeNode) bool {
 	view := n.recorded().learned
 	for _, o := range others {
@@ -154,7 +154,7 @@ func (n *fakeNode) knows(others ...*fakeNode) bool {
 	return true
 }
 
-// newFakeWithoutNATS returns a node without NATS.
+// newFakeWithoutNATS returns a node with a Relay that is not connected.
 func newFakeWithoutNATS() *fakeNode {
 	r, err := newRelay(Options{})
 	if err != nil {
@@ -165,7 +165,7 @@ func newFakeWithoutNATS() *fakeNode {
 	return n
 }
 
-// TestNode does with two nodes what a Broker asks of a Relay.
+// TestNode calls the methods of a Relay on two nodes.
 func TestNode(t *testing.T) {
 	c := servers()
 	a := newFake(t, c.url(0), Options{Node: "a"})

@@ -15,7 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// postNumbers posts numbered messages until stop is closed, or so many, and returns how many.
+// postNumbers posts numbered messages until stop is closed or the given number is reached. It
+// returns their number.
 func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{}) int {
 	for i := range messages {
 		select {
@@ -26,13 +27,13 @@ func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{})
 		d := sendq.Delivery{To: sendq.Address{Name: n.relay.id}, Messages: [][]byte{fmt.Append(nil, i)}}
 		n.relay.Post(to.relay.id, d, nil)
 		if i%100 == 0 {
-			time.Sleep(5 * time.Millisecond) // or there is more than anybody wants
+			time.Sleep(5 * time.Millisecond) // to limit the rate
 		}
 	}
 	return messages
 }
 
-// isAccounted tells whether all that was posted to the other node is accounted for there.
+// isAccounted reports whether the other node has received or missed everything posted to it.
 func isAccounted(from, to *fakeNode) bool {
 	sent, got := from.relay.Stats().Nodes[to.relay.id], to.relay.Stats().Nodes[from.relay.id]
 	return sent.Posted+sent.Dropped == got.Received+got.Missed
@@ -50,7 +51,7 @@ func waitUntilAllKnow(t *testing.T, nodes ...*fakeNode) {
 	})
 }
 
-// requireInOrder requires that the numbers from each node go up.
+// requireInOrder requires ascending numbers from each node, and returns how many there are.
 func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
 	t.Helper()
 	next := make(map[string]int)
@@ -66,8 +67,8 @@ func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
 	return len(got)
 }
 
-// TestServersAreRestarted restarts one nats-server after the other while nodes post to each other,
-// and in the end all at once. Nothing is lost.
+// TestServersAreRestarted restarts one NATS server after the other while nodes post to each other,
+// and finally all at once. Nothing is lost.
 func TestServersAreRestarted(t *testing.T) {
 	c := newNATSCluster(t.TempDir())
 	t.Cleanup(c.stopAll)
@@ -119,8 +120,8 @@ func TestServersAreRestarted(t *testing.T) {
 	t.Logf("%d messages", sent)
 }
 
-// TestSlowNode makes one of three nodes get nothing any more. The others go on among themselves,
-// and what it does not get it is told.
+// TestSlowNode stalls one of three nodes. The others go on among themselves, and the slow node learns
+// how many messages it has missed.
 func TestSlowNode(t *testing.T) {
 	opts := Options{Lease: time.Minute, MaxQueuedBytes: 1 << 20}
 	p, natsOptions := newProxy(t, servers().url(2))
@@ -134,8 +135,8 @@ func TestSlowNode(t *testing.T) {
 	for range messages {
 		a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, nil)
 	}
-	omitted := a.relay.Stats().Nodes[slow.relay.id].Dropped
-	require.Positive(t, omitted)
+	dropped := a.relay.Stats().Nodes[slow.relay.id].Dropped
+	require.Positive(t, dropped)
 	outcomes := make(chan sendq.Outcome, 1)
 	a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, func(o sendq.Outcome) { outcomes <- o })
 	require.ErrorIs(t, (<-outcomes).Err, ErrNodeBehind)
@@ -149,12 +150,12 @@ func TestSlowNode(t *testing.T) {
 
 	p.restore()
 	eventually(t, func() bool { return isAccounted(a, slow) })
-	assert.Equal(t, int(omitted), slow.recorded().missed)
-	assert.Len(t, slow.recorded().got, messages-int(omitted))
-	eventually(t, func() bool { return len(slow.recorded().learned[a.relay.id]) == 1 }, "it learns what it was not told")
+	assert.Equal(t, int(dropped), slow.recorded().missed)
+	assert.Len(t, slow.recorded().got, messages-int(dropped))
+	eventually(t, func() bool { return len(slow.recorded().learned[a.relay.id]) == 1 }, "it learns the events that it missed")
 }
 
-// TestGap makes NATS lose messages on the way to a node. They are sent again.
+// TestGap makes NATS lose messages to a node. They are sent again.
 func TestGap(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	r, err := Connect(servers().url(1), &a.relay.opts)
@@ -180,7 +181,7 @@ func TestGap(t *testing.T) {
 	assert.Zero(t, b.recorded().missed)
 }
 
-// TestDrain closes a node that has just posted much. All of it arrives.
+// TestDrain closes a node after it has posted many messages. All of them arrive.
 func TestDrain(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
@@ -196,7 +197,7 @@ func TestDrain(t *testing.T) {
 	defer cancel()
 	require.NoError(t, a.relay.Close(ctx))
 	assert.Len(t, b.recorded().got, messages)
-	assert.NotContains(t, b.recorded().learned, a.relay.id, "it has left")
+	assert.NotContains(t, b.recorded().learned, a.relay.id, "the node has left")
 	for _, key := range []string{nameKey("x"), leaseKey(a.relay.id)} {
 		_, revision := b.readKey(t, key)
 		assert.Zero(t, revision)
@@ -205,15 +206,15 @@ func TestDrain(t *testing.T) {
 	require.ErrorIs(t, err, sendq.ErrClosed)
 }
 
-// TestCloseTogether ends two nodes at once. They do not wait for what the other one, which has taken
-// leave, will never confirm.
+// TestCloseTogether closes two nodes at once. Neither waits for an acknowledgement of the other after
+// its bye.
 func TestCloseTogether(t *testing.T) {
 	opts := Options{Lease: time.Minute}
 	a := newFake(t, servers().url(0), opts)
 	p, natsOptions := newProxy(t, servers().url(1))
 	b := newFake(t, p.url(), opts, natsOptions...)
 	waitUntilAllKnow(t, a, b)
-	p.stall() // so b confirms nothing
+	p.stall() // so b acknowledges nothing
 	a.postNumbers(b, 100, nil)
 	closed := make(chan error)
 	go func() { closed <- a.relay.Close(t.Context()) }()
@@ -225,12 +226,12 @@ func TestCloseTogether(t *testing.T) {
 	case err := <-closed:
 		require.NoError(t, err)
 	case <-time.After(testTimeout):
-		require.Fail(t, "it waits")
+		require.Fail(t, "Close still waits")
 	}
 }
 
-// TestCloseHandsBack closes a node while it gives a name away. What that has left is handed back
-// before Close returns.
+// TestCloseHandsBack closes a node while another one takes a name over from it. The undelivered
+// messages are handed back before Close returns.
 func TestCloseHandsBack(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
@@ -243,7 +244,7 @@ func TestCloseHandsBack(t *testing.T) {
 	go b.relay.Claim("x", true)
 	<-asked
 	go func() {
-		for len(a.relay.allPeers()) > 0 { // until it has taken leave of all
+		for len(a.relay.allPeers()) > 0 { // until it has removed all peers
 			runtime.Gosched()
 		}
 		close(a.evictBlock)
@@ -252,8 +253,7 @@ func TestCloseHandsBack(t *testing.T) {
 	assert.Equal(t, []string{"x"}, a.recorded().handedBack)
 }
 
-// TestLeavesNothing: a node that is dead for the others, and one that is closed, leave no goroutine
-// behind.
+// TestLeavesNothing checks that no goroutine is left for an unreachable node or in a closed one.
 func TestLeavesNothing(t *testing.T) {
 	opts := Options{Lease: time.Second}
 	a := newFake(t, servers().url(0), opts)
@@ -272,7 +272,7 @@ func TestLeavesNothing(t *testing.T) {
 	}
 }
 
-// isRunning tells whether a goroutine is in a function whose name begins so.
+// isRunning reports whether a goroutine is in a function with that prefix.
 func isRunning(function string) bool {
 	var stacks strings.Builder
 	_ = pprof.Lookup("goroutine").WriteTo(&stacks, 2)

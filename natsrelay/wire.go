@@ -8,21 +8,21 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// The items of a stream. Each begins with its kind.
+// Each item of a stream begins with its kind.
 const (
-	itemPost     byte = iota + 1 // messages for the receiver's names
-	itemOutcome                  // what became of a post
-	itemEvents                   // what has happened to names of the sender
-	itemSnapshot                 // how things are at the sender: the receiver knows nothing else of it
-	itemEvict                    // a question: what has a name left, that the sender takes over
-	itemHandover                 // the answer to that
-	itemReplay                   // a question: what does a room keep
-	itemHistory                  // the answer to that
-	itemBye                      // the last one
+	itemPost     byte = iota + 1 // messages for recipients at the receiver
+	itemOutcome                  // the outcome of a post
+	itemEvents                   // events at the sender
+	itemSnapshot                 // the names and rooms of the sender; replaces all earlier events
+	itemEvict                    // request: give up a name, because the sender takes it over
+	itemHandover                 // the response: the name's undelivered messages and rooms
+	itemReplay                   // request: the history of a room
+	itemHistory                  // the response
+	itemBye                      // the last item
 )
 
-// A parser takes an item apart. When something does not fit, bad is set, and all that
-// follows is zero.
+// A parser reads the fields of an item. If one is malformed, the parser sets bad and returns zero
+// values from then on.
 type parser struct {
 	b   []byte
 	bad bool
@@ -59,10 +59,10 @@ func (p *parser) bytes() []byte {
 	return b
 }
 
-// list returns elements, behind their number.
+// list reads a number of elements and then the elements.
 func list[T any](p *parser, element func() T) []T {
 	n := p.uint()
-	if n > uint64(len(p.b)) { // each has a byte at least
+	if n > uint64(len(p.b)) { // an element has at least one byte
 		p.fail()
 		return nil
 	}
@@ -130,14 +130,14 @@ func (p *parser) event() (e sendq.Event) {
 	return e
 }
 
-// sentinels are what errors.Is finds in the error of another node. Their places are part of
-// the protocol.
+// sentinels are the errors that errors.Is finds in an error of another node. The protocol fixes
+// their order.
 var sentinels = []error{
 	sendq.ErrClosed, sendq.ErrSlowConsumer, sendq.ErrDropped, sendq.ErrWouldBlock, sendq.ErrTooLarge,
 	sendq.ErrTakenOver, sendq.ErrNameTaken, sendq.ErrUnknownName, sendq.ErrUnconfirmed, sendq.ErrNameLost,
 }
 
-// A remoteError is the error of another node.
+// A remoteError is an error of another node.
 type remoteError struct {
 	text string
 	is   []error
@@ -147,7 +147,8 @@ func (e *remoteError) Error() string { return e.text }
 
 func (e *remoteError) Unwrap() []error { return e.is }
 
-// appendError appends which errors err is, and its text; or 0 if it is nil.
+// appendError appends a bit set of the sentinels that err wraps, then the text of err. It appends 0
+// if err is nil.
 func appendError(b []byte, err error) []byte {
 	if err == nil {
 		return append(b, 0)

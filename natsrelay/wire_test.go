@@ -66,8 +66,8 @@ func TestItems(t *testing.T) {
 	assert.True(t, in.bad)
 }
 
-// FuzzReceive hands a node two envelopes of another one, which may be anything. It survives, and
-// answers who comes next.
+// FuzzReceive passes two arbitrary envelopes to a node. The node survives, and delivers messages from
+// another node afterwards.
 func FuzzReceive(f *testing.F) {
 	envelope := func(number uint64, item []byte) []byte {
 		h := header{from: "other", number: number, oldest: 1}
@@ -87,7 +87,7 @@ func FuzzReceive(f *testing.F) {
 		n := newFakeWithoutNATS()
 		n.relay.receive(first)
 		n.relay.receive(second)
-		n.relay.receive(envelope(1, post)) // it may have come already, or be of a node that is said to be further
+		n.relay.receive(envelope(1, post)) // it may be a duplicate, or older than the number before
 		h := header{from: "another", number: 1, oldest: 1}
 		b := envelope(1, post)
 		_, piece, err := parseEnvelope(b)

@@ -5,18 +5,18 @@ import (
 	"sync"
 )
 
-// maxWorkers is how many requests about names are under way at once, beside the claims.
+// maxWorkers limits the concurrent requests to the bucket, except for claims.
 const maxWorkers = 64
 
-// workers call functions in some goroutines, which exist while there is something to do.
+// workers call functions in at most maxWorkers goroutines, which end when the queue is empty.
 type workers struct {
 	mu          sync.Mutex
 	queue       []func()
 	running     int
-	idleWaiters []chan struct{} // to be closed when none runs
+	idleWaiters []chan struct{} // closed when no goroutine is running
 }
 
-// do has f called. It does not wait.
+// do queues f. It does not wait.
 func (w *workers) do(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -47,7 +47,7 @@ func (w *workers) work() {
 	}
 }
 
-// wait waits until there is nothing to do, or ctx is done.
+// wait waits until every function has returned, or ctx is done.
 func (w *workers) wait(ctx context.Context) error {
 	idle := make(chan struct{})
 	w.mu.Lock()

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// An answer is what another node replies to a question: what a name has left there, or what a
-// room keeps.
+// A response is the answer of another node to a request: the undelivered messages and the rooms of
+// a name that has moved, or the history of a room.
 type response struct {
 	found    bool
 	messages [][]byte
@@ -26,7 +26,7 @@ func (p *parser) response() (a response) {
 	return a
 }
 
-// request asks the peer about a name or a room, and waits for the answer.
+// request sends a request about a name or a room to the peer, and waits for the response.
 func (p *peer) request(ctx context.Context, kind byte, name string, messages int) (response, error) {
 	c := make(chan response, 1)
 	p.mu.Lock()
@@ -51,7 +51,7 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 	defer p.mu.Unlock()
 	delete(p.requests, id)
 	select {
-	case a, ok := <-c: // at the last moment
+	case a, ok := <-c: // it arrived at the last moment
 		if ok {
 			return a, nil
 		}
@@ -60,7 +60,7 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 	return response{}, fmt.Errorf("no answer from node %s: %w", p.id, context.Cause(ctx))
 }
 
-// handleRequest answers a question of the peer, in a goroutine, for that may take a moment.
+// handleRequest responds to the peer. It does so in a goroutine, because that may take a moment.
 func (p *peer) handleRequest(in *parser, kind byte) {
 	id, name, messages := in.uint(), in.string(), in.int()
 	if in.bad {
@@ -78,8 +78,8 @@ func (p *peer) handleRequest(in *parser, kind byte) {
 	})
 }
 
-// handleResponse gives an answer of the peer to the one who waits for it. What a name has left is
-// handed back if nobody does any more.
+// handleResponse passes a response to the waiting request. If that has given up, the undelivered
+// messages of a name are handed back.
 func (p *peer) handleResponse(in *parser, kind byte) {
 	id, name, a := in.uint(), in.string(), in.response()
 	if in.bad {
@@ -97,24 +97,26 @@ func (p *peer) handleResponse(in *parser, kind byte) {
 	}
 }
 
-// An handover is what this node has given away with a name, kept until the peer has it.
+// A handover holds the undelivered messages of a name that the peer takes over, until the peer has
+// acknowledged them.
 type handover struct {
 	name        string
 	undelivered [][]byte
-	piece       uint64 // of the piece that it ends in
+	piece       uint64 // number of the piece with the end of the response
 }
 
-// sendHandover adds the answer that has e in it. If the peer is lost before it has that, e is handed back.
-func (p *peer) sendHandover(e handover, item []byte) {
+// sendHandover enqueues the response that contains h. If the peer becomes unreachable before it
+// acknowledges the response, the messages are handed back.
+func (p *peer) sendHandover(h handover, item []byte) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state.isReachable() {
+	isReachable := p.state.isReachable()
+	if isReachable {
 		p.enqueue(item, 0)
-		e.piece = p.outbox.newest()
-		p.handovers = append(p.handovers, e)
-		return
+		h.piece = p.outbox.newest()
+		p.handovers = append(p.handovers, h)
 	}
 	p.mu.Unlock()
-	p.relay.node.HandBack(e.name, e.undelivered)
-	p.mu.Lock()
+	if !isReachable {
+		p.relay.node.HandBack(h.name, h.undelivered)
+	}
 }
