@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A natsCluster is three NATS servers in this process. What the first one and the others have to
-// say to each other goes through a wall, which can be shut.
+// A natsCluster is three NATS servers in this process. The first server and the others connect
+// through a wall, so that a test can cut them off from each other.
 type natsCluster struct {
 	dir     string
 	options []*natsserver.Options
@@ -25,7 +25,7 @@ type natsCluster struct {
 	wall    wall
 }
 
-// servers is the one for all tests. It is well when a test begins.
+// servers returns the cluster for all tests. All servers run when a test begins.
 var servers = sync.OnceValue(newNATSCluster)
 
 var stopServers = func() {}
@@ -36,7 +36,7 @@ func newNATSCluster() *natsCluster {
 		panic(err)
 	}
 	c := &natsCluster{dir: dir, servers: make([]*natsserver.Server, 3)}
-	var inside, outside []string // the addresses for other servers, and the same by way of the wall
+	var inside, outside []string // the addresses for other servers, directly and through the wall
 	for range c.servers {
 		inside = append(inside, freeAddr())
 		outside = append(outside, c.wall.gate(inside[len(inside)-1]))
@@ -45,7 +45,7 @@ func newNATSCluster() *natsCluster {
 		o := &natsserver.Options{
 			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: port(freeAddr()), NoLog: true, NoSigs: true,
 			JetStream: true, StoreDir: filepath.Join(dir, fmt.Sprint(i)),
-			// Whoever connects to one of them stays there.
+			// A client stays at the server that it connects to.
 			Cluster: natsserver.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port(inside[i]), Advertise: outside[i], NoAdvertise: true},
 		}
 		for j := range c.servers {
@@ -59,15 +59,15 @@ func newNATSCluster() *natsCluster {
 		}
 		c.options = append(c.options, o)
 	}
-	for i := len(c.servers) - 1; i >= 0; i-- { // the first one last: the others know each other then
+	for i := len(c.servers) - 1; i >= 0; i-- { // the first one last, because the others must know each other by then
 		c.start(i)
 	}
 	stopServers = c.stopAll
 	return c
 }
 
-// freeAddr returns an address that was free a moment ago, and that the system gives to no
-// connection.
+// freeAddr returns an address that was free a moment ago. The system does not choose ports in this
+// range.
 func freeAddr() string {
 	for {
 		if l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", 10000+rand.IntN(20000))); err == nil {
@@ -109,11 +109,11 @@ func (c *natsCluster) stopAll() {
 // url returns the address of a server.
 func (c *natsCluster) url(i int) string { return fmt.Sprint("nats://127.0.0.1:", c.options[i].Port) }
 
-// urls returns those of all.
+// urls returns the addresses of all servers.
 func (c *natsCluster) urls() string { return c.url(0) + "," + c.url(1) + "," + c.url(2) }
 
-// waitUntilWell waits until each server knows the others and has what they have.
-func (c *natsCluster) waitUntilWell(t *testing.T) {
+// waitUntilHealthy waits until all servers are connected and up to date.
+func (c *natsCluster) waitUntilHealthy(t *testing.T) {
 	eventually(t, func() bool {
 		hasLeader := false
 		for _, s := range c.servers {
@@ -131,14 +131,14 @@ func eventually(t *testing.T, f func() bool) {
 	require.Eventually(t, f, patience, 10*time.Millisecond)
 }
 
-// A wall has gates, which are proxies.
+// A wall closes all connections through its gates while it is shut.
 type wall struct {
 	mu     sync.Mutex
 	isShut bool
 	conns  []net.Conn
 }
 
-// gate returns an address that leads to another one.
+// gate starts a proxy for an address and returns the address of the proxy.
 func (w *wall) gate(to string) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -166,7 +166,7 @@ func (w *wall) gate(to string) string {
 	return l.Addr().String()
 }
 
-// pass keeps connections for shut, or closes them if it is.
+// pass registers connections, and reports whether the wall is open. If not, it closes them.
 func (w *wall) pass(conns ...net.Conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -10,17 +10,17 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// embedNATS runs a NATS server at the address in natsURL, and returns what stops it. It keeps
-// nothing for the next time, and is alone: when this process ends, other nodes have no NATS.
+// embedNATS runs a single NATS server at the address in natsURL, and returns a function to stop it.
+// The server stores nothing beyond its end. When this process ends, other nodes have no NATS.
 func embedNATS(natsURL string) (stop func(), err error) {
 	at, err := url.Parse(natsURL)
 	if err != nil || at.Hostname() == "" {
-		return nil, fmt.Errorf("-embed needs one address: -nats nats://127.0.0.1:4222, not %q", natsURL)
+		return nil, fmt.Errorf("-embed needs one address in -nats, such as nats://127.0.0.1:4222, not %q", natsURL)
 	}
 	port := natsserver.DEFAULT_PORT
 	if at.Port() != "" {
 		if port, err = strconv.Atoi(at.Port()); err != nil {
-			return nil, fmt.Errorf("the port in %q: %w", natsURL, err)
+			return nil, fmt.Errorf("port in -nats %q: %w", natsURL, err)
 		}
 	}
 	dir, err := os.MkdirTemp("", "clusterchat-nats-*")
@@ -47,7 +47,7 @@ func embedNATS(natsURL string) (stop func(), err error) {
 	}
 	if !s.ReadyForConnections(5 * time.Second) {
 		stop()
-		return nil, fmt.Errorf("the NATS server does not accept connections at %s:%d; is the address taken?", at.Hostname(), port)
+		return nil, fmt.Errorf("NATS server does not accept connections at %s:%d; is the address in use?", at.Hostname(), port)
 	}
 	return stop, nil
 }

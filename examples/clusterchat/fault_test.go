@@ -9,11 +9,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// threeNodes starts a node at each of three NATS servers, where alice, bob and carol log in and meet
-// in a room.
+// threeNodes starts a node at each of three NATS servers. alice, bob and carol each log in at one of
+// them and join #go.
 func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) {
-	servers().waitUntilWell(t)
-	runs++ // so that no test meets what another one has left at the servers
+	servers().waitUntilHealthy(t)
+	runs++ // so that each test has its own cluster name
 	flags = append([]string{"-cluster", fmt.Sprint(t.Name(), runs)}, flags...)
 	var here []string
 	for i, name := range []string{"alice", "bob", "carol"} {
@@ -34,15 +34,15 @@ func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) 
 
 var runs int
 
-// untilAll has all say the line until the answer is that.
+// untilAll makes each user say the line until that is the answer.
 func untilAll(users []*client, line, answer string) {
 	for _, u := range users {
 		u.until(line, answer)
 	}
 }
 
-// accepted says a line and tells whether it was accepted, or else what the answer was. It skips
-// what others say.
+// accepted says a line and reports whether it was accepted. If not, answer is the error. It skips
+// messages of other users.
 func (c *client) accepted(line string) (isAccepted bool, answer string) {
 	c.say(line)
 	c.say("/who")
@@ -54,8 +54,8 @@ func (c *client) accepted(line string) (isAccepted bool, answer string) {
 	return answer == "", answer
 }
 
-// TestKilledNode: SIGKILL ends one of three nodes. Who is there is gone a lease later, and everybody
-// else goes on.
+// TestKilledNode ends one of three nodes with SIGKILL. Its users are gone a lease later, and all others
+// go on.
 func TestKilledNode(t *testing.T) {
 	nodes, users := threeNodes(t)
 	alice, carol := users[0], users[2]
@@ -78,8 +78,8 @@ func TestKilledNode(t *testing.T) {
 	carol.expect("from alice in #go: two of us")
 }
 
-// TestRestart restarts one NATS server after the other while people talk. Every line arrives once
-// and in order.
+// TestRestart restarts one NATS server after the other while alice talks. Every line arrives once and
+// in order.
 func TestRestart(t *testing.T) {
 	c := servers()
 	_, users := threeNodes(t, "-lease", "30s", "-nats", c.urls())
@@ -99,7 +99,7 @@ func TestRestart(t *testing.T) {
 	for i := range c.servers {
 		c.stop(i)
 		c.start(i)
-		c.waitUntilWell(t)
+		c.waitUntilHealthy(t)
 	}
 	close(stop)
 	last := <-said
@@ -112,9 +112,9 @@ func TestRestart(t *testing.T) {
 	alice.until("/who #go", "names: alice, bob, carol")
 }
 
-// TestPartition cuts a NATS server, and the node that uses it, off from the others for longer than a
-// lease. Each side goes on, and has alice. When it is over, the one who was there first is out,
-// and there is one again.
+// TestPartition cuts a NATS server and its node off from the others for longer than a lease. Both sides
+// go on, each with an alice. After the partition the first alice is disconnected, and the second one
+// keeps the name.
 func TestPartition(t *testing.T) {
 	c := servers()
 	nodes, users := threeNodes(t)
@@ -129,7 +129,7 @@ func TestPartition(t *testing.T) {
 	first.say("dave: can you hear me?")
 	dave.expect("from alice: can you hear me?")
 	var second *client
-	require.Eventually(t, func() bool { // JetStream may need a leader first
+	require.Eventually(t, func() bool { // JetStream may have to elect a leader first
 		second = nodes[1].dial("alice")
 		second.say("/who")
 		answer := second.hear()
@@ -143,7 +143,7 @@ func TestPartition(t *testing.T) {
 	c.wall.open()
 	opened := time.Now()
 	require.Empty(t, first.rest(), "the first one loses the name")
-	t.Logf("lost %v after it was over", time.Since(opened))
+	t.Logf("name lost %v after the partition", time.Since(opened))
 	untilAll([]*client{second, bob, carol, dave}, "/who", "names: alice, bob, carol, dave")
 	dave.say("alice: and who are you?")
 	second.expect("from dave: and who are you?")
@@ -151,8 +151,8 @@ func TestPartition(t *testing.T) {
 	dave.expect("from bob: good to have you back")
 }
 
-// TestDrain ends a node by SIGTERM while people there and elsewhere talk to each other. Whatever
-// was accepted arrives.
+// TestDrain ends a node with SIGTERM while its users and others talk to each other. All accepted
+// messages arrive.
 func TestDrain(t *testing.T) {
 	nodes, users := threeNodes(t)
 	alice, bob, carol := users[0], users[1], users[2]
@@ -161,7 +161,7 @@ func TestDrain(t *testing.T) {
 		fmt.Fprintf(alice.conn, "#go: %d\n", i)
 	}
 	alice.say("/who")
-	require.Contains(t, alice.hear(), "names: ") // so all that was said before has been done
+	require.Contains(t, alice.hear(), "names: ") // so the server has handled all earlier lines
 	terminated := make(chan struct{})
 	accepted := 0
 	for isAccepted := true; isAccepted; accepted++ {

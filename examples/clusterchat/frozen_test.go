@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFrozenNode stops a process for longer than a lease, as a machine may be. The others do not wait
-// for it, and bob comes back elsewhere; when the process goes on, that bob stays.
+// TestFrozenNode suspends a node for longer than a lease. The others do not wait for it, and bob logs
+// in elsewhere. When the node resumes, the new bob stays.
 func TestFrozenNode(t *testing.T) {
 	nodes, users := threeNodes(t)
 	alice, old, carol := users[0], users[1], users[2]
@@ -33,13 +33,13 @@ func TestFrozenNode(t *testing.T) {
 	alice.until("/who", "names: alice, bob, carol")
 	alice.say("bob: still you?")
 	bob.expect("from alice: still you?")
-	dave := nodes[1].connect("dave") // it is one of them again
+	dave := nodes[1].connect("dave") // the node is part of the cluster again
 	alice.until("/who", "names: alice, bob, carol, dave")
 	alice.say("dave: hi")
 	dave.expect("from alice: hi")
 }
 
-// TestSlowNode stops a process for a moment. The others do not wait for it, and it misses nothing.
+// TestSlowNode suspends a node briefly. The others do not wait for it, and it misses nothing.
 func TestSlowNode(t *testing.T) {
 	nodes, users := threeNodes(t, "-lease", "30s")
 	alice, bob, carol := users[0], users[1], users[2]

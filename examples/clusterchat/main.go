@@ -1,10 +1,10 @@
-// Command clusterchat is the chat server of examples/chat on several machines: names and rooms
-// are those of all nodes, which are connected by NATS.
+// Command clusterchat is the chat server of examples/chat on several machines. Its nodes are
+// connected by NATS and share all names and rooms.
 //
 //	go run ./examples/clusterchat -embed                 # with a NATS server inside, to try it
-//	go run ./examples/clusterchat -addr 127.0.0.1:8081   # a second node, which uses that
+//	go run ./examples/clusterchat -addr 127.0.0.1:8081   # a second node, at the same NATS server
 //
-// With NATS servers that have JetStream, every node is started with their addresses, such as
+// In production, run NATS servers with JetStream and give every node their addresses, such as
 // -nats nats://a:4222,nats://b:4222,nats://c:4222.
 package main
 
@@ -48,13 +48,13 @@ func run(chat server.Options, c *cluster) error {
 	}
 	relay, err := natsrelay.Connect(c.url, &c.Options, c.natsOptions()...)
 	if err != nil {
-		return fmt.Errorf("%w; is a NATS server with JetStream there? -nats says where, and -embed runs one", err)
+		return fmt.Errorf("%w (-nats needs the address of a NATS server with JetStream; -embed starts one)", err)
 	}
-	chat.Broker.Relay = relay // which the chat's Broker closes at its end
+	chat.Broker.Relay = relay // the Broker closes it
 	return server.Run(chat)
 }
 
-// A cluster is what the flags say of NATS, and of the other nodes.
+// A cluster holds the flags about NATS and the other nodes.
 type cluster struct {
 	natsrelay.Options
 	url                  string
@@ -63,15 +63,15 @@ type cluster struct {
 }
 
 func (c *cluster) addFlags(f *flag.FlagSet) {
-	f.StringVar(&c.url, "nats", nats.DefaultURL, "connect to the NATS servers at these `URLs`, with commas between; user:password@ may stand in them")
-	f.BoolVar(&c.embed, "embed", false, "run a NATS server in this process, at the address that -nats says")
+	f.StringVar(&c.url, "nats", nats.DefaultURL, "connect to the NATS servers at these `URLs`, separated by commas; a URL may contain user:password@")
+	f.BoolVar(&c.embed, "embed", false, "run a NATS server in this process, at the address in -nats")
 	f.StringVar(&c.creds, "nats-creds", "", "log in to NATS with the credentials in this `file`")
-	f.StringVar(&c.ca, "nats-ca", "", "trust the certificate authorities in this `file` when NATS speaks TLS")
-	f.StringVar(&c.cert, "nats-cert", "", "show NATS the certificate in this `file`; -nats-key goes with it")
-	f.StringVar(&c.key, "nats-key", "", "the key of that certificate is in this `file`")
-	f.StringVar(&c.Cluster, "cluster", "sendq", "belong to the nodes with this `name` in common")
-	f.StringVar(&c.Node, "node", "", "call this node so in logs, with something random behind")
-	f.DurationVar(&c.Lease, "lease", 10*time.Second, "free the names of a node that is not heard of for so long")
+	f.StringVar(&c.ca, "nats-ca", "", "trust the certificate authorities in this `file` for TLS to NATS")
+	f.StringVar(&c.cert, "nats-cert", "", "authenticate to NATS with the client certificate in this `file`; requires -nats-key")
+	f.StringVar(&c.key, "nats-key", "", "use the private key in this `file` for -nats-cert")
+	f.StringVar(&c.Cluster, "cluster", "sendq", "join the cluster with this `name`")
+	f.StringVar(&c.Node, "node", "", "use this `name` for the node in logs, with a random suffix")
+	f.DurationVar(&c.Lease, "lease", 10*time.Second, "free the names of a node that has been unreachable for this long")
 }
 
 func (c *cluster) natsOptions() (options []nats.Option) {

@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain lets the tests start a node as a program: the test binary becomes it when it finds
-// this variable.
+// TestMain runs the program instead of the tests if RUN_CLUSTERCHAT is set. So tests can start nodes
+// as processes.
 func TestMain(m *testing.M) {
 	if os.Getenv("RUN_CLUSTERCHAT") != "" {
 		main()
@@ -29,20 +29,20 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// patience bounds every wait. It is never reached unless something is wrong.
+// patience bounds every wait.
 const patience = 30 * time.Second
 
-// A node is a process that runs as users run it.
+// A node is a running process of this program.
 type node struct {
 	t    *testing.T
 	addr string
 	cmd  *exec.Cmd
 }
 
-// command returns this program with flags.
+// command returns a command that runs this program with flags.
 func command(flags ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], flags...)
-	// The race detector would have it sleep for a second before it exits.
+	// Without this the race detector delays the exit by a second.
 	cmd.Env = append(os.Environ(), "RUN_CLUSTERCHAT=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
@@ -68,7 +68,7 @@ func start(t *testing.T, url string, flags ...string) *node {
 	return n
 }
 
-// stop ends the node as an operator does.
+// stop ends the node with SIGTERM and waits for its exit.
 func (n *node) stop() {
 	require.NoError(n.t, n.cmd.Process.Signal(syscall.SIGTERM))
 	guard := time.AfterFunc(patience, func() { _ = n.cmd.Process.Kill() })
@@ -76,14 +76,14 @@ func (n *node) stop() {
 	require.NoError(n.t, n.cmd.Wait())
 }
 
-// twoNodes starts two, the first with NATS inside.
+// twoNodes starts two nodes. The first one runs the NATS server.
 func twoNodes(t *testing.T, flags ...string) (first, second *node) {
 	url := "nats://" + freeAddr()
 	first = start(t, url, append(flags, "-embed")...)
 	return first, start(t, url, flags...)
 }
 
-// A client is somebody who is connected to a node.
+// A client is a connection to a node.
 type client struct {
 	t     *testing.T
 	name  string
@@ -91,7 +91,7 @@ type client struct {
 	lines *bufio.Reader
 }
 
-// connect logs in, and returns when that is done.
+// connect logs in, and waits until the server has accepted the login.
 func (n *node) connect(name string) *client {
 	c := n.dial(name)
 	c.say("/who")
@@ -121,7 +121,7 @@ func (c *client) hear() string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// rest returns what comes until the connection ends.
+// rest returns everything until the connection ends.
 func (c *client) rest() string {
 	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
 	rest, err := io.ReadAll(c.lines)
@@ -135,7 +135,7 @@ func (c *client) expect(lines ...string) {
 	}
 }
 
-// until says the line again and again until the answer is that.
+// until repeats the line until that is the answer.
 func (c *client) until(line, answer string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		c.say(line)
@@ -186,13 +186,13 @@ func TestTakeoverFromAnotherNode(t *testing.T) {
 	old.expect("* bob joined #go")
 
 	bob := second.connect("bob")
-	require.Empty(t, old.rest(), "the session that is taken over ends")
+	require.Empty(t, old.rest(), "the old session ends")
 	bob.until("/who #go", "names: bob")
 	alice.say("bob: welcome back")
 	bob.expect("from alice: welcome back")
 }
 
-// TestNATSAway: those on one node go on, and who logs in is told what is the matter.
+// TestNATSAway stops NATS. Users on one node go on, and a new login is refused with the reason.
 func TestNATSAway(t *testing.T) {
 	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
 	require.NoError(t, err)
@@ -208,7 +208,7 @@ func TestNATSAway(t *testing.T) {
 	bob.expect("from alice: still here")
 }
 
-// TestSecuredNATS: TLS and a password of NATS, by flags.
+// TestSecuredNATS connects with TLS and a password.
 func TestSecuredNATS(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	s, err := natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(),
@@ -233,11 +233,11 @@ func TestSecuredNATS(t *testing.T) {
 		said, err := command(append(flags, "-addr", "127.0.0.1:0")...).CombinedOutput()
 		require.Error(t, err, "%s", said)
 		require.Contains(t, string(said), "clusterchat: natsrelay: connect to ")
-		require.NotContains(t, string(said), "wrong", "a password is not shown")
+		require.NotContains(t, string(said), "wrong", "no error shows a password")
 	}
 }
 
-func TestFlagsThatMakeNoSense(t *testing.T) {
+func TestInvalidFlags(t *testing.T) {
 	for _, test := range []struct{ flags, want string }{
 		{"-nats nats://127.0.0.1:1", "clusterchat: natsrelay: connect to "},
 		{"-embed -nats nonsense", "-embed needs one address"},
