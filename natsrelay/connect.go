@@ -12,10 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Connect returns a Relay that is connected to the NATS servers at url, a list of one or more URLs
-// separated by commas. The servers need JetStream. opts may be nil. natsOptions configure both
-// connections of the Relay: credentials, TLS, a name, handlers. Options that limit reconnecting have
-// no effect.
+// Connect returns a Relay connected to the NATS servers at url, a list of one or more URLs separated
+// by commas. The servers need JetStream. opts may be nil. natsOptions configure both connections of
+// the Relay: credentials, TLS, a name, handlers. Options that limit reconnecting have no effect.
 //
 // Connect fails if an option is invalid, or if NATS or JetStream does not answer within
 // Options.Timeout. Later the Relay reconnects by itself, however long NATS is away.

@@ -14,8 +14,9 @@ type inbox struct {
 	partial  []byte // beginning of an item that is not complete
 }
 
-// accept reports whether an envelope is the next one. It returns the number of messages that turn
-// out to be lost for good or dropped by the sender. hasLoss reports whether pieces are lost, with or without messages.
+// accept reports whether an envelope is the next one. missed is the number of messages before it
+// that turn out to be lost for good or dropped by the sender. hasLoss reports whether pieces are
+// lost, with or without messages.
 func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, hasLoss bool) {
 	if h.oldest > in.number+1 {
 		in.number, in.partial, hasLoss = h.oldest-1, nil, true

@@ -7,7 +7,7 @@ import (
 
 // Options configure a Relay. A zero field means its default.
 type Options struct {
-	// Cluster is the common name of the nodes that belong together: at most 64 letters, digits,
+	// Cluster is the common name of all nodes of a cluster: at most 64 letters, digits,
 	// "-" and "_". It is the prefix of their NATS subjects and the name of their bucket. The
 	// default is "sendq".
 	Cluster string
@@ -26,9 +26,9 @@ type Options struct {
 	// The default is 5 s.
 	Timeout time.Duration
 
-	// MaxQueuedBytes limits the bytes that wait for each other node while NATS or that node does
-	// not accept them. At the limit a direct message fails with ErrNodeBehind; any other
-	// message is dropped, and that node learns the number it has missed. The default is 64 MiB.
+	// MaxQueuedBytes limits the queue for each other node, which grows while NATS or the node does
+	// not accept messages. At the limit a direct message fails with ErrNodeBehind. Any other
+	// message is dropped, and the node learns how many it has missed. The default is 64 MiB.
 	MaxQueuedBytes int
 
 	// Replicas is the number of NATS servers that store the names. The default is 3 if the

@@ -21,7 +21,7 @@ type peer struct {
 	deliveries  []sendq.Delivery // received, and not delivered yet
 	deliveryIDs []uint64         // for the outcomes of deliveries; 0 if none is wanted
 
-	unansweredBeats atomic.Int64 // heartbeats of this node that came back since anything came from the peer
+	unansweredBeats atomic.Int64 // own heartbeats that came back since anything came from the peer
 
 	mu            sync.Mutex // taken with locks of the Broker held, so never held in a call to node
 	work          sync.Cond  // signaled when there may be something to publish
@@ -210,8 +210,8 @@ func (p *peer) retry() {
 	p.work.Signal()
 }
 
-// unacknowledged returns the number of messages that the peer has not acknowledged. done reports
-// whether nothing is left to wait for, because it has acknowledged every item or is unreachable.
+// unacknowledged returns the number of messages without an acknowledgement. done reports whether
+// drain need not wait, because the peer has acknowledged every item or is unreachable.
 func (p *peer) unacknowledged() (messages int, done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

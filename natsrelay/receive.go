@@ -30,8 +30,8 @@ func (r *Relay) receive(b []byte) {
 	}
 }
 
-// handleEcho handles a heartbeat of this node itself, which shows that this node can reach NATS. So a
-// peer that was silent for a Lease of such heartbeats is dead or cut off.
+// handleEcho handles a heartbeat of this node itself. It proves that this node can reach NATS. A peer
+// is dead or cut off if it was silent for a Lease of such heartbeats.
 func (r *Relay) handleEcho() {
 	r.lastEcho.Store(r.clock.Load())
 	hasDied := false

@@ -13,8 +13,8 @@ import (
 
 // A registry maps each name to one node, in a bucket of JetStream's key-value store. The bucket has
 // an entry for each name and a lease for each node; the values are node ids. Every write names the
-// revision that it replaces. So only one of several concurrent writers wins, and a node that has
-// lost a name notices when it writes the entry.
+// revision that it replaces. So only one of several concurrent writers wins. A node with a lost
+// name notices when it writes the entry.
 //
 // The bucket is in memory and may be lost. Each node knows its own names and enters them again.
 type registry struct {
@@ -79,7 +79,7 @@ func (g *registry) waitReady(ctx context.Context) error {
 // acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
 // entry is at another revision, acquire tries again at that one, once the node in it is dead or has
 // given the name up. It fails if that node keeps the name, or ctx is done. The Estate holds
-// everything that the name left on other nodes, also if acquire fails.
+// whatever the name left on other nodes, also if acquire fails.
 func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
 	key := nameKey(name)
 	for failed := 0; ; {

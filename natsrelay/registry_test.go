@@ -275,7 +275,8 @@ func TestCloseUnused(t *testing.T) {
 	assert.Zero(t, revision)
 }
 
-// TestLateRenewal closes a node after its lease was renewed without its knowledge. The lease is removed.
+// TestLateRenewal closes a node after a renewal of its lease without its knowledge. The lease is
+// removed.
 func TestLateRenewal(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
 	b := newFake(t, servers().url(1), Options{Lease: time.Hour})

@@ -59,7 +59,7 @@ func newNATSCluster() *natsCluster {
 		}
 		c.options = append(c.options, o)
 	}
-	for i := len(c.servers) - 1; i >= 0; i-- { // the first one last, because the others must know each other by then
+	for i := len(c.servers) - 1; i >= 0; i-- { // the first one last, when the others know each other
 		c.start(i)
 	}
 	stopServers = c.stopAll

@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// selfSigned returns the TLS configuration of a server on 127.0.0.1, and writes its certificate to file.
+// selfSigned returns the TLS configuration of a server on 127.0.0.1 and writes its certificate to
+// file.
 func selfSigned(t *testing.T, file string) *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
