@@ -2,7 +2,7 @@ package natsrelay
 
 import "encoding/binary"
 
-// These limits keep the bytes in NATS from one node to another below 4 MiB. NATS servers slow a
+// With these limits NATS holds at most 4 MiB from one node to another. NATS servers slow a
 // sender down at 48 MiB and give a connection up at 64 MiB.
 const (
 	maxPiece = 64 << 10 // bytes of items in an envelope
