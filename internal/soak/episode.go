@@ -28,7 +28,8 @@ type soaker struct {
 // totals are the sums over all episodes.
 type totals struct {
 	accepted, written, arrived, dropped, handedBack, inherited int64 // messages
-	episodes, connections, takeovers, resets, stalls, slow     int64
+	episodes, connections, takeovers, attached                 int64
+	resets, stalls, slow                                       int64
 }
 
 func (s *soaker) fault(format string, args ...any) {
@@ -43,6 +44,7 @@ func (s *soaker) fault(format string, args ...any) {
 type episode struct {
 	*soaker
 	net     network
+	names   sendq.NamePolicy
 	broker  *sendq.Broker
 	room    *sendq.Room
 	opts    sendq.WriterOptions
@@ -54,7 +56,7 @@ type episode struct {
 	ending                 sync.WaitGroup
 }
 
-// A member is a name and its Writers, oldest first.
+// A member is a name and the Writers that had it, one after the other, or several at once with Attach.
 type member struct {
 	name     string
 	mu       sync.Mutex
@@ -67,7 +69,12 @@ func (m *member) current() *session {
 	return m.sessions[len(m.sessions)-1]
 }
 
-const memberRoom = "room"
+const (
+	memberRoom = "room"
+
+	// attached is how many Writers share a name with Attach. If another comes, the oldest closes.
+	attached = 3
+)
 
 // episode makes a number of deliveries, or fewer if 20 s have passed.
 func (s *soaker) episode(ctx context.Context, messages int64) {
@@ -75,7 +82,10 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	rng := rand.New(rand.NewPCG(s.seed, uint64(s.total.episodes)))
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	e := &episode{soaker: s, until: s.delivered.Load() + messages}
+	e := &episode{soaker: s, names: sendq.Takeover, until: s.delivered.Load() + messages}
+	if s.total.episodes%3 == 0 {
+		e.names = sendq.Attach
+	}
 	if err := e.net.listen(); err != nil {
 		s.fault("%v", err)
 		return
@@ -92,12 +102,15 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	if e.opts.Overflow >= sendq.DropNewest {
 		e.opts.MaxPending = pick(rng, 16<<10, e.opts.MaxPending) // a batch exceeds 16 KiB
 	}
-	e.broker = sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: e.takeBack})
+	e.broker = sendq.NewBroker(&sendq.BrokerOptions{Names: e.names, OnUndelivered: e.takeBack})
 	e.room = e.broker.Room(memberRoom)
 	for i := range 40 + rng.IntN(160) {
 		m := &member{name: fmt.Sprint("member ", i)}
 		e.members = append(e.members, m)
 		e.connect(rng, m)
+		if e.names == sendq.Attach {
+			e.connect(rng, m)
+		}
 	}
 
 	var sending, disturbing sync.WaitGroup
@@ -136,7 +149,7 @@ func (e *episode) takeBack(name string, messages iter.Seq[[]byte], _ error) {
 	e.handedBack.Add(s.messages)
 }
 
-// connect gives m a new Writer. The new one takes over from the last one unless that has ended.
+// connect gives m a new Writer. It takes over from the last one unless that has ended, or is attached.
 func (e *episode) connect(rng *rand.Rand, m *member) {
 	l, err := e.net.connect(rng, &e.opts)
 	if err != nil {
@@ -145,8 +158,16 @@ func (e *episode) connect(rng *rand.Rand, m *member) {
 	}
 	e.total.connections++
 	m.mu.Lock()
-	if len(m.sessions) > 0 {
+	switch n := len(m.sessions); {
+	case n == 0:
+	case e.names == sendq.Takeover:
 		e.total.takeovers++
+	default:
+		e.total.attached++
+		if n >= attached {
+			oldest := m.sessions[n-attached]
+			e.ending.Go(func() { _ = oldest.w.Close() })
+		}
 	}
 	m.sessions = append(m.sessions, l)
 	m.mu.Unlock()
@@ -349,9 +370,13 @@ func (e *episode) requireDelivered(err error) {
 			continue
 		}
 		i := slices.IndexFunc(e.members, func(m *member) bool { return m.name == u.Name })
-		at := e.members[i].current()
-		// The Writer may have ended for another reason at the same moment.
-		if errors.Is(err, context.DeadlineExceeded) && !at.lossy.Load() {
+		sessions := e.members[i].sessions // of which the error is one's
+		if e.names == sendq.Takeover {
+			sessions = sessions[len(sessions)-1:]
+		}
+		// Something else may have ended it at the same moment.
+		isLossy := slices.ContainsFunc(sessions, func(l *session) bool { return l.lossy.Load() })
+		if errors.Is(err, context.DeadlineExceeded) && !isLossy {
 			e.fault("Shutdown: %v", err)
 		}
 	}
@@ -360,7 +385,7 @@ func (e *episode) requireDelivered(err error) {
 // account compares the senders' results, the Writers' Stats and the messages received by peers.
 func (e *episode) account() {
 	var sum totals
-	var undelivered int64
+	var accepted, undelivered int64 // by Stats
 	for _, m := range e.members {
 		var before *stream
 		for i, l := range m.sessions {
@@ -382,9 +407,10 @@ func (e *episode) account() {
 			if before != nil && !before.precedes(&l.stream) {
 				e.fault("%s: messages reordered or duplicated by a takeover", name)
 			}
-			if l.stream.messages > 0 {
+			if l.stream.messages > 0 && e.names == sendq.Takeover {
 				before = l.stream.after(before)
 			}
+			accepted += s.Accepted
 			sum.written += s.Written
 			sum.arrived += l.stream.messages
 			sum.dropped += s.Dropped
@@ -394,12 +420,14 @@ func (e *episode) account() {
 	sum.accepted, sum.handedBack = e.accepted.Load(), e.handedBack.Load()
 	sum.inherited = undelivered - sum.handedBack
 
-	// later counts messages accepted first and dropped afterwards by DropOldest.
-	later := sum.accepted - sum.written - sum.handedBack
-	atOnce := sum.dropped - later
-	if later < 0 || atOnce < 0 || atOnce > e.maybeDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
-		e.fault("%v: %d accepted, %d written, %d handed back, %d dropped, %d of them perhaps at once",
-			e.opts.Overflow, sum.accepted, sum.written, sum.handedBack, sum.dropped, e.maybeDropped.Load())
+	switch e.names {
+	case sendq.Takeover:
+		sum.accepted += e.droppedAtOnce(sum) // as Stats counts
+	case sendq.Attach: // each message that one call has accepted, one Writer or several have
+		if sum.inherited != 0 || accepted < sum.accepted {
+			e.fault("attached: %d accepted by calls, %d by Writers, %d neither written nor handed back", sum.accepted, accepted, sum.inherited)
+		}
+		sum.accepted = accepted
 	}
 	s := e.broker.Stats()
 	if s.Names+s.Rooms+s.Writers > 0 || s.Written != sum.written || s.Dropped != sum.dropped || s.Undelivered != undelivered {
@@ -408,7 +436,6 @@ func (e *episode) account() {
 	if b := e.opts.Budget; b != nil && b.Pending() != 0 {
 		e.fault("the Budget still has %d bytes", b.Pending())
 	}
-	sum.accepted += atOnce // Stats counts them as accepted
 	t := &e.total
 	t.accepted += sum.accepted
 	t.written += sum.written
@@ -417,6 +444,19 @@ func (e *episode) account() {
 	t.handedBack += sum.handedBack
 	t.inherited += sum.inherited
 	t.slow += s.Ends.SlowConsumer.Writers
+}
+
+// droppedAtOnce returns how many messages were dropped and not accepted before. Each message that
+// was accepted must be in sum.
+func (e *episode) droppedAtOnce(sum totals) int64 {
+	// later counts the accepted messages that DropOldest dropped afterwards.
+	later := sum.accepted - sum.written - sum.handedBack
+	atOnce := sum.dropped - later
+	if later < 0 || atOnce < 0 || atOnce > e.maybeDropped.Load() || later > 0 && e.opts.Overflow != sendq.DropOldest {
+		e.fault("%v: %d accepted, %d written, %d handed back, %d dropped, %d of them perhaps at once",
+			e.opts.Overflow, sum.accepted, sum.written, sum.handedBack, sum.dropped, e.maybeDropped.Load())
+	}
+	return atOnce
 }
 
 // checkUndelivered returns the number of messages a Writer did not write. They must follow the

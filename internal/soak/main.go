@@ -4,7 +4,8 @@
 //
 // A run is a series of episodes. In each, a Broker has about a hundred members over TCP, Unix
 // sockets and TLS, with random limits. Several goroutines send to the room, to names and to
-// Writers, while members stall, are reset, end and are taken over.
+// Writers, while members stall, are reset, end and are taken over. In every third episode, several Writers
+// share each name.
 //
 // At the end of an episode every accepted message must have been written, dropped or handed back.
 // Each written message must have arrived whole, in order and once, unless its connection was reset.
@@ -97,7 +98,7 @@ func (s *soaker) table(out io.Writer, took time.Duration, before, after usage) {
 	}{
 		{"accepted", t.accepted}, {"written", t.written}, {"arrived", t.arrived}, {"written, but lost by a reset", t.written - t.arrived},
 		{"dropped", t.dropped}, {"undelivered and handed back", t.handedBack}, {"undelivered and taken over", t.inherited},
-		{"episodes", t.episodes}, {"connections", t.connections}, {"takeovers", t.takeovers}, {"resets", t.resets}, {"stalls", t.stalls},
+		{"episodes", t.episodes}, {"connections", t.connections}, {"takeovers", t.takeovers}, {"attached", t.attached}, {"resets", t.resets}, {"stalls", t.stalls},
 		{"ended by a limit", t.slow},
 	} {
 		fmt.Fprintf(out, "| %s | %d |\n", row.name, row.n)

@@ -23,6 +23,16 @@ func TestSoakInterrupted(t *testing.T) {
 	require.Contains(t, out.String(), "| faults | 0 |")
 }
 
+// TestSoakAttach makes an episode in which several Writers share each name.
+func TestSoakAttach(t *testing.T) {
+	s := &soaker{seed: 1}
+	s.total.episodes = 2
+	s.episode(t.Context(), 10_000)
+	require.Empty(t, s.faults)
+	require.Positive(t, s.total.attached)
+	require.Greater(t, s.total.accepted, s.delivered.Load(), "a message is several Writers'")
+}
+
 func TestStream(t *testing.T) {
 	message := func(sender int, number uint32, body int) []byte { return appendMessage(nil, sender, number, body) }
 	a, b, c := message(0, 1, 0), message(0, 3, 8), message(1, 1, 5000)
