@@ -142,3 +142,71 @@ func TestBudgetMemoryComesBack(t *testing.T) {
 	w.mu.Unlock()
 	require.NoError(t, w.Close())
 }
+
+// The memory of the list refers to nothing but what is in the list: otherwise it would keep blocks
+// alive which are written or dropped by now.
+func TestBacklogForgetsWhatHasLeft(t *testing.T) {
+	var l backlog
+	for i := range 200 {
+		l.append(queue.Lone([]byte("message")).Block)
+		if i%50 > 10 {
+			l.remove(l.blocks[l.head])
+		}
+		for j, kept := range l.blocks[:cap(l.blocks)] {
+			require.Equal(t, l.head <= j && j < len(l.blocks), kept != nil)
+		}
+	}
+}
+
+// A segment of a shared block that was split counts once, until both parts have left.
+func TestBudgetOfASplitSegment(t *testing.T) {
+	b := NewBudget(1 << 20)
+	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
+	shared := newSharedBlock()
+	require.NoError(t, b.reserve(w, charge{alone: sharedCost, blocks: []*queue.Block{shared}}))
+	l := &w.limits.backlog
+	l.hold(shared)
+	require.Equal(t, queue.MinBlock+sharedCost, b.Pending())
+	l.letGo(shared)
+	require.Equal(t, queue.MinBlock+sharedCost, b.Pending())
+	l.letGo(shared)
+	require.Zero(t, b.Pending())
+}
+
+// Nothing is counted for a Writer that its Budget has just ended.
+func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
+	b := NewBudget(1000)
+	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
+	l := &w.limits.backlog
+	b.close(l, ErrSlowConsumer)
+	require.Equal(t, 2, b.reserveLast(w, []charge{{alone: 100}, {alone: 100}}))
+	require.Equal(t, ErrSlowConsumer, b.reserve(w, charge{alone: 100}))
+	l.hold(newSharedBlock())
+	require.Zero(t, b.Pending())
+	require.Zero(t, b.shared.Len())
+}
+
+// A backlog that was large at the last look at all, and has become small, is spared.
+func TestBudgetSparesWhoHasCaughtUp(t *testing.T) {
+	b := NewBudget(1 << 30)
+	var all []*backlog
+	for i := range 2000 {
+		l := new(backlog)
+		b.grow(l, int64(1000+i))
+		all = append(all, l)
+	}
+	require.Same(t, all[1999], b.takeLargest().backlog)
+	b.grow(all[1998], 10-all[1998].alone)
+	b.grow(all[1997], -all[1997].alone)
+	require.Same(t, all[1996], b.takeLargest().backlog)
+	for _, l := range all {
+		b.grow(l, -l.alone)
+	}
+	require.Zero(t, b.Pending())
+	require.Less(t, cap(b.holders), 100, "the list goes with its backlogs")
+}
+
+func newSharedBlock() *queue.Block {
+	var log queue.Log
+	return log.Append([][]byte{[]byte("message")}).Block
+}

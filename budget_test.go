@@ -221,3 +221,30 @@ func TestTakeoverIntoASmallBudget(t *testing.T) {
 	require.Equal(t, 6+64, budget.Pending())
 	_ = b.Close()
 }
+
+// If the Writer that must make room is the only one that refers to a block, the block counts for
+// the next one.
+func TestBudgetCountsABlockAgain(t *testing.T) {
+	const limit = 100_000
+	budget := sendq.NewBudget(limit)
+	opts := &sendq.WriterOptions{Budget: budget}
+	b := sendq.NewBroker(nil)
+	room := b.Room("room")
+	large, small := sendq.NewWriter(stalledPeer(), opts), sendq.NewWriter(stalledPeer(), opts)
+	require.NoError(t, b.Register("large", large))
+	require.NoError(t, room.Join("large"))
+	room.Publish([]byte("hello\n"))
+	shared := budget.Pending()
+	require.NoError(t, large.Send(counted(limit-2*shared-10)))
+	require.NoError(t, b.Register("small", small))
+	other := b.Room("other")
+	require.NoError(t, other.Join("large"))
+	require.NoError(t, other.Join("small"))
+	require.Equal(t, 2, other.Publish([]byte("hello\n")))
+	<-large.Done()
+	require.ErrorIs(t, large.Err(), sendq.ErrSlowConsumer)
+	require.NoError(t, small.Err())
+	require.Equal(t, shared, budget.Pending())
+	_ = b.Close()
+	require.Zero(t, budget.Pending())
+}

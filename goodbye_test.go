@@ -1,12 +1,14 @@
 package sendq_test
 
 import (
+	"bufio"
 	"io"
 	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
@@ -52,6 +54,36 @@ func (c *politeConn) CloseWrite() error {
 	c.early = c.arrived.Load()
 	close(c.bye)
 	return nil
+}
+
+// If the peer resets the connection when a wrapper has just written what it had kept, Close does not
+// take that for delivered.
+func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
+	needAcknowledgements(t)
+	const size = 200 << 10
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(&abandoned{
+		gatherer: &gatherer{conn, bufio.NewWriterSize(conn, 2*size)},
+		flushed: func() {
+			reset(t, peer)
+			_, err := io.Copy(io.Discard, conn)
+			assert.Error(t, err, "the reset has come")
+		},
+	}, patient)
+	require.NoError(t, w.Send(make([]byte, size)))
+	require.NoError(t, w.Flush(t.Context()))
+	require.ErrorContains(t, w.Close(), "not acknowledged")
+}
+
+// An abandoned is a gatherer that calls flushed when it has written what it had kept.
+type abandoned struct {
+	*gatherer
+	flushed func()
+}
+
+func (c *abandoned) CloseWrite() error {
+	defer c.flushed()
+	return c.gatherer.CloseWrite()
 }
 
 // A counter counts what is written to it.

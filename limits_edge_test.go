@@ -137,3 +137,20 @@ func TestAgeAfterDrops(t *testing.T) {
 		require.NoError(t, w.Close())
 	})
 }
+
+// A write of DropOldest takes a small part of what is pending, so that a message which comes
+// meanwhile finds something to drop.
+func TestDropOldestDuringAWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 8000, Overflow: sendq.DropOldest})
+		w.WriteString("0")
+		synctest.Wait() // it is being written
+		for range 15 {
+			require.NoError(t, second(w.Write(counted(500))))
+		}
+		requireTake(t, peer, "0")
+		synctest.Wait() // the next write has begun
+		require.NoError(t, second(w.Write(counted(1000))))
+		w.CloseNow()
+	})
+}

@@ -238,3 +238,66 @@ func TestRelayRegisterFailsUnseen(t *testing.T) {
 		require.Empty(t, stop())
 	})
 }
+
+// A snapshot of a node replaces all that the node has told, also who was about to take a name
+// over from it.
+func TestSnapshotReplacesMoves(t *testing.T) {
+	node, b := alone(t, nil)
+	node.Learn("one", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
+	node.Learn("two", nil, true)
+	node.Learn("one", []sendq.Event{{Kind: sendq.Left, Name: "bob", Node: "two", Cause: sendq.ErrTakenOver}}, false)
+	require.Equal(t, 1, b.Len(), "it is about to be there")
+	node.Learn("one", nil, true)
+	require.Zero(t, b.Len())
+	require.ErrorIs(t, b.Send("bob", []byte("hello\n")), sendq.ErrUnknownName)
+}
+
+// Nobody asks the Relay for a name that cannot be given: it would fail in its own way.
+func TestRegisterThatNeedsNoClaim(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &talkative{fail: true}})
+	ended := sendq.NewWriter(readingPeer(), nil)
+	require.NoError(t, ended.CloseNow())
+	require.ErrorIs(t, b.Register("bob", ended), sendq.ErrClosed)
+	require.NoError(t, b.Close())
+	require.ErrorIs(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
+}
+
+// claiming is a Relay that calls a function during Claim, and keeps which names are released.
+type claiming struct {
+	solitude
+	during   func()
+	released []string
+}
+
+func (r *claiming) Claim(string, bool) (sendq.Estate, error) {
+	r.during()
+	return sendq.Estate{}, nil
+}
+
+func (r *claiming) Release(name string) { r.released = append(r.released, name) }
+
+// A name is released if its Writer has ended during the claim.
+func TestWriterEndsDuringClaim(t *testing.T) {
+	w := sendq.NewWriter(readingPeer(), nil)
+	relay := &claiming{during: func() { w.CloseNow() }}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+	require.ErrorIs(t, b.Register("bob", w), sendq.ErrClosed)
+	require.Equal(t, []string{"bob"}, relay.released)
+	require.NoError(t, b.Close())
+}
+
+// Close waits for a claim that the Relay has not ended.
+func TestCloseWaitsForAClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &claiming{during: func() { <-gate }}})
+		registered := async(func() error { return b.Register("bob", sendq.NewWriter(readingPeer(), nil)) })
+		synctest.Wait()
+		closed := async(b.Close)
+		synctest.Wait()
+		require.Empty(t, closed)
+		close(gate)
+		require.ErrorIs(t, <-registered, sendq.ErrClosed)
+		require.NoError(t, <-closed)
+	})
+}

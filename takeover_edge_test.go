@@ -1,6 +1,7 @@
 package sendq_test
 
 import (
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -79,4 +80,62 @@ func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 		require.NoError(t, <-closed)
 		require.Zero(t, time.Since(began))
 	})
+}
+
+// What comes of a takeover never counts at MaxPending, also when the message in front of it, which
+// was being written, has gone.
+func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
+	inTakeoverBy(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u underWay) {
+		require.NoError(t, u.w.Send(make([]byte, 500)))
+		synctest.Wait()
+		u.begin()
+		u.end()
+		take(t, u.peer, 500)
+		synctest.Wait()
+		require.NoError(t, u.w.Send(counted(1000)))
+		require.NoError(t, u.w.CloseNow())
+	})
+}
+
+// A Broker that is being shut down lets nobody take over from a Writer that is not done yet.
+func TestNoTakeoverDuringShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, _ := newBroker(sendq.Takeover)
+		conn := stalledPeer()
+		w := register(t, b, "bob", conn)
+		require.NoError(t, b.Send("bob", []byte("hello\n")))
+		down := async(func() error { return b.Shutdown(t.Context()) })
+		synctest.Wait()
+		require.ErrorIs(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
+		requireHas(t, b, "bob", w)
+		conn.Release()
+		require.NoError(t, <-down)
+	})
+}
+
+// A node that takes a name over during a takeover here gets what both Writers leave.
+func TestEvictionDuringTakeover(t *testing.T) {
+	var returned handBacks
+	node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
+	conn, letGo := lingering()
+	old := register(t, b, "bob", conn)
+	require.NoError(t, b.Send("bob", []byte("old\n")))
+	w := sendq.NewWriter(stalledPeer(), nil)
+	registered := async(func() error { return b.Register("bob", w) })
+	for old.Err() == nil {
+		runtime.Gosched()
+	}
+	require.NoError(t, b.Send("bob", []byte("new\n")))
+	evicted := async(func() (e sendq.Estate) {
+		e, _ = node.Evict("bob", "other")
+		return e
+	})
+	for range 1000 {
+		runtime.Gosched() // Evict could return now, and must not
+	}
+	letGo()
+	require.Equal(t, [][]byte{[]byte("old\n"), []byte("new\n")}, (<-evicted).Undelivered)
+	require.NoError(t, <-registered)
+	require.NoError(t, b.Close())
+	require.Empty(t, returned.all())
 }

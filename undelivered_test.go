@@ -67,3 +67,40 @@ func TestOnUndeliveredOfTwoBrokersIsCalledOnce(t *testing.T) {
 		require.Len(t, append(returnedByOne.all(), returnedByTwo.all()...), 1)
 	})
 }
+
+// Close of the Broker waits for what a lost name leaves, although its Writer takes long to end.
+func TestCloseWaitsForALostName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		node, b := alone(t, &sendq.BrokerOptions{OnUndelivered: returned.add})
+		conn, letGo := lingering()
+		register(t, b, "bob", conn)
+		require.NoError(t, b.Send("bob", []byte("hello\n")))
+		node.Lose("bob")
+		synctest.Wait()
+		closed := async(b.Close)
+		synctest.Wait()
+		require.Empty(t, closed)
+		letGo()
+		require.NoError(t, <-closed)
+		require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrNameLost}}, returned.all())
+	})
+}
+
+// What a Writer with two names leaves goes with the name that another node takes over, and the
+// other name does not hand it back here.
+func TestEvictedWriterWithTwoNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
+		w := register(t, b, "bob", stalledPeer())
+		require.NoError(t, b.Register("robert", w))
+		require.NoError(t, b.Send("robert", []byte("hello\n")))
+		estate, ok := node.Evict("bob", "other")
+		require.True(t, ok)
+		require.Equal(t, [][]byte{[]byte("hello\n")}, estate.Undelivered)
+		synctest.Wait()
+		require.Zero(t, b.Len())
+		require.Empty(t, returned.all())
+	})
+}

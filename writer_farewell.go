@@ -89,7 +89,7 @@ func (w *Writer) lookForGathered() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := w.audience.farewell
-	if end := s.Acknowledged + uint64(s.Unacknowledged); !s.Gone && int64(end-f.end) > longestGoodbye {
+	if end := s.Acknowledged + uint64(s.Unacknowledged); int64(end-f.end) > longestGoodbye {
 		f.end, f.lost = end, s.Unacknowledged
 	}
 }

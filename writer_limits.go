@@ -21,7 +21,7 @@ type limits struct {
 	WriterOptions // never changed
 
 	dropped, droppedBytes int64
-	blocked               list.List // of *blockedSend: senders that wait for room, in turn
+	blocked               list.List // of *blockedSend: senders that wait for room, in turn; empty unless the Writer is open
 	watch                 watch
 	backlog               backlog // in the eyes of the Budget
 	tracker               queue.Tracker
@@ -264,7 +264,7 @@ func (w *Writer) giveUp(e *list.Element) bool {
 
 // admitBlocked accepts the messages of blocked senders as long as there is room.
 func (w *Writer) admitBlocked() {
-	for w.state == open {
+	for {
 		first := w.limits.blocked.Front()
 		if first == nil || !w.hasRoom(costOf(1, first.Value.(*blockedSend).message.size())) {
 			return

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -114,23 +115,27 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 // when everything has arrived.
 func TestIdleWriterIsNotWatched(t *testing.T) {
 	tcp, peer := tcpPair(t)
-	conn := &countedConn{Conn: tcp}
-	const timeout = 80 * time.Millisecond
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
-	for range 3 {
-		before := conn.looks.Load()
-		require.NoError(t, w.Send([]byte("message")))
-		_, err := io.ReadFull(peer, make([]byte, 7))
-		require.NoError(t, err)
-		for conn.looks.Load() == before {
-			time.Sleep(timeout / 8)
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 8 * time.Second
+		conn := &countedConn{Conn: tcp}
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
+		for range 3 {
+			before := conn.looks.Load()
+			require.NoError(t, w.Send([]byte("message")))
+			_, err := io.ReadFull(peer, make([]byte, 7))
+			require.NoError(t, err)
+			for outQueue(t, tcp) > 0 { // the clock of the bubble stands still
+				runtime.Gosched()
+			}
+			time.Sleep(timeout)
+			looks := conn.looks.Load()
+			require.Greater(t, looks, before)
+			time.Sleep(time.Hour)
+			require.Equal(t, looks, conn.looks.Load())
 		}
-		for last := before; last != conn.looks.Load(); time.Sleep(5 * timeout) {
-			last = conn.looks.Load()
-		}
-	}
-	require.NoError(t, w.Err())
-	w.CloseNow()
+		require.NoError(t, w.Err())
+		w.CloseNow()
+	})
 }
 
 type countedConn struct {

@@ -280,3 +280,39 @@ func TestQueueThatWasEmptyGetsLongBlocks(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, len(q.own.buf), 4*MinBlock)
 }
+
+// A connection that has taken nothing yet may be one that stalls, so the first blocks are short. When
+// it takes one, the next are long.
+func TestQueueGetsLongBlocksWhenOneIsWritten(t *testing.T) {
+	var q Queue
+	for q.bytes < 4*MinBlock {
+		q.CopyIn(make([]byte, 64))
+	}
+	require.Len(t, q.own.buf, MinBlock)
+	first := q.segments[q.head]
+	q.Advance(first.end())
+	last := q.own
+	for q.own == last {
+		q.CopyIn(make([]byte, 64))
+	}
+	require.Len(t, q.own.buf, 2*MinBlock)
+}
+
+// The memory of the list refers to nothing but what is in the list: otherwise it would keep blocks
+// alive which are written or dropped by now.
+func TestQueueForgetsWhatHasLeft(t *testing.T) {
+	var q Queue
+	for i := range 200 {
+		q.Push(Lone([]byte("message")))
+		if i%50 > 10 {
+			if i%2 == 0 {
+				q.Advance(len("message"))
+			} else {
+				q.DropOldest()
+			}
+		}
+		for j, kept := range q.segments[:cap(q.segments)] {
+			require.Equal(t, int(q.head) <= j && j < len(q.segments), kept.Block != nil)
+		}
+	}
+}
