@@ -71,7 +71,7 @@ type Broker struct {
 	all       *group                  // the members that Broadcast reaches: every one
 	closed    bool                    // no new names
 	observers set.Set[*observer]
-	returned  returned
+	handbacks handbacks
 	cluster   *cluster // nil without a Relay
 
 	letters struct { // to several names
@@ -96,7 +96,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	}
 	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
 	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
-	b.returned.none = sync.NewCond(&b.mu)
+	b.handbacks.idle = sync.NewCond(&b.mu)
 	if b.opts.Relay != nil {
 		if b.opts.Names == Attach {
 			panic("sendq: NewBroker: Attach and Relay do not go together")
@@ -283,10 +283,10 @@ func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
 		})
 	}
 	_ = g.Wait()
-	b.waitReturned()
+	b.waitHandbacks()
 	if b.cluster != nil {
 		errs = append(errs, b.closeRelay(ctx))
-		b.waitReturned()
+		b.waitHandbacks()
 	}
 	return errors.Join(errs...)
 }

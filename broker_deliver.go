@@ -18,7 +18,7 @@ func (n *named) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 	var slow error // m may be what ended the Writer, and the name may be free by now
 	for {
 		writers := n.current()
-		took, refused := rest.post(*writers, idle)
+		took, refused := rest.deliverTo(*writers, idle)
 		accepted += took
 		rest.run.First += int32(took)
 		left -= took
@@ -44,18 +44,18 @@ func (n *named) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 	}
 }
 
-// post posts m to those that have a name, up to the first message that none of them accepts.
+// deliverTo posts m to those that have a name, up to the first message that none of them accepts.
 // It returns how many come before that, and why it was not accepted.
-func (m *payload) post(writers []*Writer, idle *wakeList) (accepted int, err error) {
+func (m *payload) deliverTo(writers []*Writer, idle *wakeList) (accepted int, err error) {
 	if len(writers) == 1 {
-		return writers[0].post(m, idle)
+		return writers[0].tryEnqueue(m, idle)
 	}
 	for ; accepted < m.len(); accepted++ {
 		one := m.message(accepted)
 		err = nil
 		isAccepted := false
 		for _, w := range writers {
-			_, refused := w.post(&one, idle)
+			_, refused := w.tryEnqueue(&one, idle)
 			switch {
 			case refused == nil:
 				isAccepted = true
@@ -79,10 +79,10 @@ func (m *payload) message(i int) payload {
 	return payload{run: queue.Run{Block: m.run.Block, First: first, Last: first + 1}}
 }
 
-// post accepts what m brings, up to the first message that it refuses. It returns how many
+// tryEnqueue accepts what m brings, up to the first message that it refuses. It returns how many
 // come before that, and why it was refused. It never waits. If idle is not nil, it gets the
 // Writer if its flusher must be started.
-func (w *Writer) post(m *payload, idle *wakeList) (accepted int, err error) {
+func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -140,7 +140,7 @@ func (w *Writer) wakeBy(idle *wakeList) {
 	switch {
 	case idle == nil:
 		w.wake()
-	case !w.queue.Empty() && w.startFlushing():
+	case !w.queue.Empty() && w.claimFlusher():
 		idle.writers = append(idle.writers, w)
 	}
 }

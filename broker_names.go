@@ -265,7 +265,7 @@ func (b *Broker) detach(n *named, w *Writer) bool {
 func (b *Broker) ended(n *named, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.remove(n, w, w.Err()) && b.claim(w) {
+	if b.remove(n, w, w.Err()) && b.takeLeftovers(w) {
 		b.handBackOf(n.name, w)
 	}
 }

@@ -13,9 +13,9 @@ func (b *Broker) takeOver(n *named, w *Writer) error {
 	if err != nil {
 		return err
 	}
-	defer b.doneExpecting()
-	defer w.letGo()
-	claimed := old.claim() // before its end, which other names of old hear of too
+	defer b.handbackSettled()
+	defer w.resume()
+	claimed := old.takeLeftovers() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
 	if claimed && !w.inherit(&old.queue) {
 		b.mu.Lock()
@@ -37,15 +37,15 @@ func (b *Broker) replace(n *named, w *Writer) (old *Writer, err error) {
 		return nil, errChanged
 	case n.first.writer == w:
 		return nil, fmt.Errorf("%w: %q", ErrNameTaken, n.name)
-	case !w.hold(): // before follow, because a Writer that is refused does not count
+	case !w.pause(): // before follow, because a Writer that is refused does not count
 		return nil, fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", n.name, ErrClosed)
 	}
 	h, err := b.follow(n, w)
 	if err != nil {
-		w.letGo()
+		w.resume()
 		return nil, err
 	}
-	b.returned.expected++
+	b.handbacks.expected++
 	old = n.first.writer
 	n.remove(n.first)
 	n.add(h)

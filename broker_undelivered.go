@@ -5,17 +5,19 @@ import (
 	"sync"
 )
 
-// returned is what Broker.handBack has yet to hand back. Broker.mu guards it.
-type returned struct {
+// handbacks is what Broker.handBack has yet to hand back. Broker.mu guards it.
+type handbacks struct {
 	calls    []func()
 	calling  bool
 	expected int        // takeovers under way, which may hand something back
-	none     *sync.Cond // when there is nothing any more
+	idle     *sync.Cond // when there is nothing any more
 }
 
-// claim reports whether the Broker is the one to hand back what w leaves. A Broker that hands
+// takeLeftovers reports whether the Broker is the one to hand back what w leaves. A Broker that hands
 // nothing back leaves that to others in which w has a name.
-func (b *Broker) claim(w *Writer) bool { return b.opts.OnUndelivered != nil && w.claim() }
+func (b *Broker) takeLeftovers(w *Writer) bool {
+	return b.opts.OnUndelivered != nil && w.takeLeftovers()
+}
 
 // handBackOf hands the messages that w, which has ended, did not write to OnUndelivered. mu
 // is held, and not during the call.
@@ -30,22 +32,22 @@ func (b *Broker) handBack(name string, messages iter.Seq[[]byte], cause error) {
 	if b.opts.OnUndelivered == nil {
 		return
 	}
-	b.returned.calls = append(b.returned.calls, func() { b.opts.OnUndelivered(name, messages, cause) })
-	if !b.returned.calling {
-		b.returned.calling = true
-		go b.callBack()
+	b.handbacks.calls = append(b.handbacks.calls, func() { b.opts.OnUndelivered(name, messages, cause) })
+	if !b.handbacks.calling {
+		b.handbacks.calling = true
+		go b.runHandbacks()
 	}
 }
 
-// callBack makes the calls, until there are no more.
-func (b *Broker) callBack() {
+// runHandbacks makes the calls, until there are no more.
+func (b *Broker) runHandbacks() {
 	over := false
 	defer func() {
 		if !over { // a call has ended this goroutine, by runtime.Goexit
-			go b.callBack()
+			go b.runHandbacks()
 		}
 	}()
-	r := &b.returned
+	r := &b.handbacks
 	for {
 		b.mu.Lock()
 		if len(r.calls) == 0 {
@@ -59,24 +61,24 @@ func (b *Broker) callBack() {
 		call()
 	}
 	r.calling, over = false, true
-	r.none.Broadcast()
+	r.idle.Broadcast()
 	b.mu.Unlock()
 }
 
-// doneExpecting ends what was counted in returned.expected. mu is not held.
-func (b *Broker) doneExpecting() {
+// handbackSettled ends what was counted in returned.expected. mu is not held.
+func (b *Broker) handbackSettled() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.returned.expected--
-	b.returned.none.Broadcast()
+	b.handbacks.expected--
+	b.handbacks.idle.Broadcast()
 }
 
-// waitReturned waits until all calls have been made. mu is not held.
-func (b *Broker) waitReturned() {
+// waitHandbacks waits until all calls have been made. mu is not held.
+func (b *Broker) waitHandbacks() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := &b.returned
+	r := &b.handbacks
 	for r.calling || r.expected > 0 {
-		r.none.Wait()
+		r.idle.Wait()
 	}
 }

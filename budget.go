@@ -48,7 +48,7 @@ type backlog struct {
 	writer *Writer
 	alone  int64 // what it adds to Budget.pending, shared blocks aside
 	index  int   // in Budget.holders, while alone is not 0
-	over   error // why it counts no more; nil while it does
+	closed error // why it counts no more; nil while it does
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
 	// segment, almost in the queue's order. The first counted of them count in alone.
@@ -126,8 +126,8 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := &w.limits.backlog
-	if l.over != nil { // another sender has just ended w
-		return l.over
+	if l.closed != nil { // another sender has just ended w
+		return l.closed
 	}
 	cost := b.cost(&c)
 	if b.pending+cost > int64(b.limit) {
@@ -136,15 +136,15 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // more, when nobody else refers to its blocks
 		if cost > int64(b.limit) { // of a takeover; what is sent has been checked
 			b.close(l, fmt.Errorf("%w: the Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost))
-			return l.over
+			return l.closed
 		}
 		last := b.takeLargest()
 		b.close(last.backlog, fmt.Errorf("%w: the Budget of %d bytes is spent, and this backlog was the largest: %d",
 			ErrSlowConsumer, b.limit, last.size))
 		if last.backlog == l {
-			return l.over
+			return l.closed
 		}
-		go last.writer.abort(last.over) // takes its lock, and then closes its connection
+		go last.writer.abort(last.closed) // takes its lock, and then closes its connection
 	}
 	b.add(l, &c, cost)
 	return nil
@@ -214,7 +214,7 @@ func (b *Budget) reserveLast(w *Writer, cs []charge) (left int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := &w.limits.backlog
-	for left = len(cs); left > 0 && l.over == nil; left-- {
+	for left = len(cs); left > 0 && l.closed == nil; left-- {
 		c := &cs[left-1]
 		cost := b.cost(c)
 		if b.pending+cost > int64(b.limit-b.limit/8) {
@@ -232,7 +232,7 @@ func (b *Budget) release(w *Writer, r queue.Removed) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := &w.limits.backlog; l.over == nil {
+	if l := &w.limits.backlog; l.closed == nil {
 		b.grow(l, -costOf(r.OwnMessages, r.OwnSize))
 	}
 }
@@ -244,7 +244,7 @@ func (b *Budget) leave(w *Writer) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l := &w.limits.backlog; l.over == nil {
+	if l := &w.limits.backlog; l.closed == nil {
 		b.close(l, ErrClosed)
 	}
 }
@@ -254,7 +254,7 @@ func (l *backlog) hold(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l.over == nil {
+	if l.closed == nil {
 		l.prepend(shared)
 		b.refer(shared)
 	}
@@ -265,7 +265,7 @@ func (l *backlog) letGo(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l.over != nil {
+	if l.closed != nil {
 		return
 	}
 	l.remove(shared)
@@ -389,7 +389,7 @@ func (b *Budget) grow(l *backlog, alone int64) {
 
 // close makes l count no more, because of cause.
 func (b *Budget) close(l *backlog, cause error) {
-	l.over = cause
+	l.closed = cause
 	for _, shared := range l.blocks[l.head:] {
 		b.drop(shared)
 	}

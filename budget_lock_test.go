@@ -100,7 +100,7 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 	refs := make(map[*queue.Block]int)
 	var alone, references int64
 	for _, w := range writers {
-		if w.limits.backlog.over != nil {
+		if w.limits.backlog.closed != nil {
 			continue
 		}
 		for r := range w.queue.Runs() {

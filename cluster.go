@@ -202,7 +202,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 	c.closed = true
 	b.dropAll(ErrClosed, func(*remote) bool { return true })
 	for c.claims.Len() > 0 {
-		b.returned.none.Wait()
+		b.handbacks.idle.Wait()
 	}
 	return c.err
 }

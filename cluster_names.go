@@ -61,7 +61,7 @@ func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err erro
 	defer b.mu.Unlock()
 	defer func() {
 		close(cl.over)
-		b.returned.none.Broadcast()
+		b.handbacks.idle.Broadcast()
 	}()
 	b.cluster.claims.Remove(name)
 	isOurs := err == nil
@@ -89,10 +89,10 @@ func (b *Broker) enter(name string, w *Writer, cl *claim, e *Estate) error {
 		return fmt.Errorf("sendq: register %q: %w", name, ErrNameLost)
 	}
 	if len(e.Undelivered) > 0 {
-		if !w.hold() {
+		if !w.pause() {
 			return fmt.Errorf("sendq: register %q: Writer is closing: %w", name, ErrClosed)
 		}
-		defer w.letGo()
+		defer w.resume()
 	}
 	if err := b.add(nil, name, w); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
 	if w == nil {
 		return e, false
 	}
-	claimed := w.claim() // before its end, which other names of w hear of too
+	claimed := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
 	if claimed {
 		e.Undelivered = slices.Collect(w.Undelivered())
@@ -182,10 +182,10 @@ func (b *Broker) lose(name string) {
 	w := n.first.writer
 	b.detach(n, w)
 	b.vacate(n, Event{Kind: Left, Name: name, Cause: ErrNameLost})
-	b.returned.expected++
+	b.handbacks.expected++
 	go func() {
-		defer b.doneExpecting()
-		claimed := b.claim(w)
+		defer b.handbackSettled()
+		claimed := b.takeLeftovers(w)
 		_ = w.abort(ErrNameLost)
 		if claimed {
 			b.mu.Lock()

@@ -36,8 +36,8 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	require.Error(t, err)
 	conn := &lookedAt{Conn: inner, after: 12, do: func() { _, _ = io.Copy(io.Discard, peer) }}
 	w := NewWriter(conn, nil)
-	w.attend().farewell = &farewell{aborted: make(chan struct{}), isKnown: true, end: math.MaxInt64} // the first look lowers it
-	w.finish()
+	w.watch().linger = &linger{aborted: make(chan struct{}), isKnown: true, end: math.MaxInt64} // the first look lowers it
+	w.deliverRest()
 	s, err := sock.StateOf(inner)
 	require.NoError(t, err)
 	require.Zero(t, s.Unacknowledged)

@@ -80,6 +80,6 @@ func TestClaimOfANameThatIsTaken(t *testing.T) {
 // The count of takeovers by one Writer does not overflow.
 func TestHoldIsBounded(t *testing.T) {
 	w := NewWriter(faultconn.New(), nil)
-	w.held = math.MaxInt16
-	require.False(t, w.hold())
+	w.paused = math.MaxInt16
+	require.False(t, w.pause())
 }

@@ -30,9 +30,9 @@ func TestRefusedWriterDoesNotCount(t *testing.T) {
 
 	held := newIdleWriter()
 	defer held.CloseNow()
-	held.held = 1<<15 - 1 // it is taking over as many names as it can
+	held.paused = 1<<15 - 1 // it is taking over as many names as it can
 	require.ErrorIs(t, b.Register("bob", held), ErrClosed)
-	held.held = 0
+	held.paused = 0
 	require.Equal(t, TallyStats{Writers: 1}, b.Stats().TallyStats)
 	w, _ := b.Lookup("bob")
 	require.Equal(t, open, w.currentState())

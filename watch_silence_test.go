@@ -25,9 +25,9 @@ func TestSilence(t *testing.T) {
 		{"none were read", sock.State{Unread: 9}, sock.State{Unread: 9}, true, true},
 		{"a write", sock.State{}, sock.State{}, true, true},
 	} {
-		l := &limits{watch: watch{peer: tt.last}}
+		l := &limits{deadlines: deadlines{peer: tt.last}}
 		require.Equal(t, tt.want, l.isSilent(tt.now, tt.isWriting), tt.name)
-		l.watch.begun++ // a write has begun since, and the one before has returned
+		l.deadlines.begun++ // a write has begun since, and the one before has returned
 		require.Equal(t, tt.want && tt.last.Unacknowledged > 0, l.isSilent(tt.now, tt.isWriting), tt.name)
 	}
 }

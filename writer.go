@@ -35,7 +35,7 @@ type Writer struct {
 	keepsNothing  bool // conn has no buffer that its Close could discard; never changed
 	state         state
 	flushing      bool  // the flusher runs, or is about to: it alone writes to conn
-	held          int16 // how many takeovers keep the flusher from running
+	paused        int16 // how many takeovers keep the flusher from running
 	queue         queue.Queue
 
 	// Whole messages; those dropped are counted by limits, and the bytes of what is neither
@@ -48,36 +48,36 @@ type Writer struct {
 	restedAt    time.Duration // when the flusher was last done
 
 	err      error     // why the Writer ended or is about to; nil if by Close alone
-	audience *audience // who waits for something or wants to know of the end; nil if nobody
+	watchers *watchers // who waits for something or wants to know of the end; nil if nobody
 }
 
-// An audience is who waits for something of a Writer. Most of the time there is none, which
+// An watchers is who waits for something of a Writer. Most of the time there is none, which
 // keeps an idle Writer small. Writer.mu guards it.
-type audience struct {
-	waiters  *waiters      // calls of Flush and WaitPending; nil if there are none
-	farewell *farewell     // made by Shutdown
-	done     chan struct{} // closed when the Writer has ended; made when asked for
-	onEnd    *endHook      // what to call then
-	claimed  bool          // a Broker sees to what will be undelivered
+type watchers struct {
+	waiters        *waiters      // calls of Flush and WaitPending; nil if there are none
+	linger         *linger       // made by Shutdown
+	done           chan struct{} // closed when the Writer has ended; made when asked for
+	onEnd          *endHook      // what to call then
+	leftoversTaken bool          // a Broker sees to what will be undelivered
 }
 
-// attend returns the audience, which there is from now on. mu is held.
-func (w *Writer) attend() *audience {
-	if w.audience == nil {
-		w.audience = new(audience)
+// watch returns the audience, which there is from now on. mu is held.
+func (w *Writer) watch() *watchers {
+	if w.watchers == nil {
+		w.watchers = new(watchers)
 	}
-	return w.audience
+	return w.watchers
 }
 
 // The life of a Writer. It only ever moves down this list.
 type state uint8
 
 const (
-	open     state = iota
-	closing        // accepts no more; the flusher writes what is queued, then ends
-	aborting       // writes no more; the flusher ends as soon as it can
-	ended          // the connection is closed, the queue is what was undelivered
-	over           // and who waits for that has been told
+	open      state = iota
+	closing         // accepts no more; the flusher writes what is queued, then ends
+	aborting        // writes no more; the flusher ends as soon as it can
+	ended           // the connection is closed, the queue is what was undelivered
+	announced       // and who waits for that has been told
 )
 
 // NewWriter returns a Writer for conn, with default options if opts is nil; opts is
@@ -244,7 +244,7 @@ func (w *Writer) accept(messages, size int) {
 	w.accepted += int64(messages)
 	w.acceptedBytes += int64(size)
 	if w.limits != nil {
-		w.limits.startWatch(w)
+		w.limits.startDeadlines(w)
 	}
 }
 
@@ -258,11 +258,11 @@ func (w *Writer) accept(messages, size int) {
 func (w *Writer) wake() {
 	switch {
 	case w.queue.Empty() && w.state != closing:
-	case !w.startFlushing():
+	case !w.claimFlusher():
 	case w.socket.CanSend() && w.queue.Bytes() <= maxTry && !w.isBurst():
 		w.tryFlush()
 	default:
-		w.startFlusher()
+		w.goFlush()
 	}
 }
 
@@ -275,9 +275,9 @@ const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.restedAt <= burst }
 
-// startFlushing tells whether the flusher must be started, which the caller promises to do.
-func (w *Writer) startFlushing() bool {
-	if w.flushing || w.held > 0 {
+// claimFlusher tells whether the flusher must be started, which the caller promises to do.
+func (w *Writer) claimFlusher() bool {
+	if w.flushing || w.paused > 0 {
 		return false
 	}
 	w.flushing = true

@@ -51,7 +51,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	w.mu.Lock()
 	if w.state == open {
 		w.state = closing
-		w.attend().farewell = &farewell{aborted: make(chan struct{})}
+		w.watch().linger = &linger{aborted: make(chan struct{})}
 		w.refuseBlocked()
 		w.wake()
 	}
@@ -90,53 +90,61 @@ func (w *Writer) undeliveredError() error {
 // would wait for a Read or Write that is stuck. Behind a wrapper without NetConn it is not found.
 func (w *Writer) CloseNow() error { return w.abort(ErrClosed) }
 
-// abort ends the Writer with cause, unless something ended it before, and waits for
-// the end.
+// abort ends the Writer with cause, unless something ended it before, and waits until it has
+// ended.
 func (w *Writer) abort(cause error) (err error) {
 	w.mu.Lock()
-	carryOut := w.fail(cause)
+	isFirst := w.setAborting(cause)
 	w.mu.Unlock()
-	err = asPanicError(carryOut())
+	if isFirst {
+		err = w.interrupt()
+	}
 	<-w.Done()
 	if sock.IsClosed(err) {
 		return nil
 	}
-	return err
+	return asPanicError(err)
 }
 
-// fail makes the Writer end with cause, unless something ended it before. mu is held;
-// when it is released, the function that fail returns must be called, and may take as
-// long as closing the connection.
-func (w *Writer) fail(cause error) (carryOut func() error) {
+// setAborting makes cause why the Writer ends, unless something ended it before. Then it returns
+// false. Otherwise interrupt must follow, without mu, unless the flusher calls setAborting: it
+// finds the state when its write returns. mu is held.
+func (w *Writer) setAborting(cause error) bool {
 	if w.state >= aborting {
-		return func() error { return nil }
+		return false
 	}
-	// If all is written already, it is up to the peer whether this is an error.
-	isWritten := w.state == closing && w.queue.Empty()
-	w.state = aborting
-	if isWritten {
-		w.audience.farewell.giveUp(cause)
+	l := w.lingering()
+	if w.state == closing && w.queue.Empty() {
+		l.abandon(cause) // all is written: the peer decides whether this is an error
 	} else {
 		w.err = cause
 	}
-	if w.audience != nil && w.audience.farewell != nil {
-		close(w.audience.farewell.aborted)
+	w.state = aborting
+	if l != nil {
+		close(l.aborted)
 	}
 	w.refuseBlocked()
 	if w.limits != nil {
 		w.limits.Budget.leave(w)
 	}
-	if w.flushing {
-		// Interrupts the flusher, which then ends the Writer.
-		return func() error {
-			if isWritten {
-				_, _, _ = w.lookAtPeer() // the last chance
-			}
-			return sock.CloseNow(w.conn)
-		}
+	return true
+}
+
+// interrupt makes the flusher end the Writer, or ends it if there is no flusher. It takes as long
+// as closing the connection.
+func (w *Writer) interrupt() error {
+	w.mu.Lock()
+	isFlushing := w.flushing
+	w.flushing = true // from now on nobody else becomes the flusher
+	isWritten := w.err == nil
+	w.mu.Unlock()
+	if !isFlushing {
+		return w.end()
 	}
-	w.flushing = true // so nobody else is, or becomes, the flusher
-	return w.end
+	if isWritten {
+		_, _, _ = w.checkPeer() // the last chance
+	}
+	return sock.CloseNow(w.conn)
 }
 
 // Done returns a channel that is closed when the Writer has ended: the connection is
@@ -144,10 +152,10 @@ func (w *Writer) fail(cause error) (carryOut func() error) {
 func (w *Writer) Done() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.attend()
+	a := w.watch()
 	switch {
 	case a.done != nil:
-	case w.state == over:
+	case w.state == announced:
 		a.done = closedChan
 	default:
 		a.done = make(chan struct{})
@@ -197,33 +205,11 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 	}
 }
 
-// end closes the connection and tells everyone who waits that the Writer has ended.
-// It is called once, by the flusher or in its stead.
+// end closes the connection and announces that the Writer has ended. It is called once, by the
+// flusher or in its place.
 func (w *Writer) end() error {
+	err := w.closeConn()
 	w.mu.Lock()
-	f := new(farewell)
-	if w.audience != nil && w.audience.farewell != nil {
-		f = w.audience.farewell
-		if w.state == aborting && w.err == nil {
-			w.mu.Unlock()
-			_, _, _ = w.lookAtPeer() // fails if fail has closed conn, and has looked before
-			w.mu.Lock()
-		}
-		w.judge(f)
-	}
-	graceful := w.state == closing && w.err == nil
-	w.mu.Unlock()
-	var err error
-	if graceful {
-		err = sock.CloseGently(w.conn)
-	} else {
-		err = sock.CloseNow(w.conn)
-	}
-
-	w.mu.Lock()
-	if graceful {
-		w.err = f.closeError(err)
-	}
 	w.state = ended
 	if w.queue.Empty() {
 		w.queue.Release()
@@ -231,13 +217,13 @@ func (w *Writer) end() error {
 		w.queue.Share()
 	}
 	if w.limits != nil {
-		w.limits.stopWatch()
+		w.limits.stopDeadlines()
 		w.limits.Budget.leave(w)
 	}
 	w.tellWaiters()
 	var hooks *endHook
-	if w.audience != nil {
-		hooks, w.audience.onEnd = w.audience.onEnd, nil
+	if w.watchers != nil {
+		hooks, w.watchers.onEnd = w.watchers.onEnd, nil
 	}
 	w.mu.Unlock()
 	for h := hooks; h != nil; h = h.next {
@@ -247,10 +233,34 @@ func (w *Writer) end() error {
 	// Last, so that whoever sees Done finds the hooks' work done.
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.state = over
-	if w.audience != nil && w.audience.done != nil {
-		close(w.audience.done)
+	w.state = announced
+	if w.watchers != nil && w.watchers.done != nil {
+		close(w.watchers.done)
 	}
+	return err
+}
+
+// closeConn decides whether the Writer ends with an error, and closes the connection.
+func (w *Writer) closeConn() error {
+	w.mu.Lock()
+	l := w.lingering()
+	if l != nil && w.state == aborting && w.err == nil {
+		w.mu.Unlock()
+		_, _, _ = w.checkPeer() // fails if interrupt has closed conn, and has looked before
+		w.mu.Lock()
+	}
+	if l != nil {
+		w.decide(l)
+	}
+	isGraceful := w.state == closing && w.err == nil
+	w.mu.Unlock()
+	if !isGraceful {
+		return sock.CloseNow(w.conn)
+	}
+	err := sock.CloseGently(w.conn)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = l.closeError(err)
 	return err
 }
 
@@ -274,7 +284,7 @@ func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 		return false
 	}
 	for _, h := range hooks {
-		a := w.attend()
+		a := w.watch()
 		h.next, h.prev = a.onEnd, &a.onEnd
 		if h.next != nil {
 			h.next.prev = &h.next

@@ -28,7 +28,7 @@ func (w *Writer) flush() {
 	w.mu.Lock()
 	for w.mayWrite() {
 		if err := w.writeSome((*Writer).write); err != nil {
-			w.fail(err) // not carried out: no write is under way, and end follows
+			w.setAborting(err)
 		}
 	}
 	if w.rest() {
@@ -39,7 +39,7 @@ func (w *Writer) flush() {
 	w.mu.Unlock()
 
 	if drained {
-		w.finish()
+		w.deliverRest()
 	}
 	w.end()
 }
@@ -49,24 +49,24 @@ func (w *Writer) flush() {
 func (w *Writer) tryFlush() {
 	if w.socket.CanSend() && w.state == open && w.mayWrite() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
-			w.fail(err) // not carried out: the flusher does
+			w.setAborting(err)
 		}
 		if w.state == open && w.queue.Empty() && w.rest() {
 			return
 		}
 	}
-	w.startFlusher()
+	w.goFlush()
 }
 
-// startFlusher starts the flusher, when flushing has been set. mu is held.
-func (w *Writer) startFlusher() { go w.flush() }
+// goFlush starts the flusher, when flushing has been set. mu is held.
+func (w *Writer) goFlush() { go w.flush() }
 
 // mayWrite tells whether there is something that may be written. mu is held, here and below.
-func (w *Writer) mayWrite() bool { return w.state < aborting && w.held == 0 && !w.queue.Empty() }
+func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
 
 // rest ends the work of the flusher, and returns false if it has to end the Writer instead.
 func (w *Writer) rest() bool {
-	if w.state >= aborting || w.state == closing && w.held == 0 {
+	if w.state >= aborting || w.state == closing && w.paused == 0 {
 		return false
 	}
 	if w.queue.Empty() {
@@ -96,7 +96,7 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	}
 	w.ages.Sample(w.pending(), queue.Now())
 	if w.limits != nil {
-		w.limits.watch.begun++
+		w.limits.deadlines.begun++
 	}
 	w.mu.Unlock()
 	n, err := write(w, next)
@@ -130,7 +130,7 @@ func (w *Writer) write(p []byte) (n int, err error) {
 			n, err = 0, &PanicError{"Write", r, debug.Stack()}
 		} else if !returned { // runtime.Goexit, as t.FailNow calls it: this goroutine ends
 			w.mu.Lock()
-			w.fail(&PanicError{"Write", sock.ErrGoexit, debug.Stack()})
+			w.setAborting(&PanicError{"Write", sock.ErrGoexit, debug.Stack()})
 			w.mu.Unlock()
 			go w.end()
 		}

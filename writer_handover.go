@@ -7,34 +7,34 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// claim tells its first caller that it is the one to see to what w does not deliver.
-func (w *Writer) claim() bool {
+// takeLeftovers tells its first caller that it is the one to see to what w does not deliver.
+func (w *Writer) takeLeftovers() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.attend()
-	first := !a.claimed
-	a.claimed = true
+	a := w.watch()
+	first := !a.leftoversTaken
+	a.leftoversTaken = true
 	return first
 }
 
-// hold keeps the flusher from running until letGo, but for the write under way. It fails
+// pause keeps the flusher from running until letGo, but for the write under way. It fails
 // unless the Writer is open, or if it takes over more names than anybody has.
-func (w *Writer) hold() bool {
+func (w *Writer) pause() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state != open || w.held == math.MaxInt16 {
+	if w.state != open || w.paused == math.MaxInt16 {
 		return false
 	}
-	w.held++
+	w.paused++
 	return true
 }
 
-func (w *Writer) letGo() {
+func (w *Writer) resume() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.held--
-	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.startFlushing() {
-		w.startFlusher() // and not wake, which may write: other locks are held
+	w.paused--
+	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.claimFlusher() {
+		w.goFlush() // and not wake, which may write: other locks are held
 	}
 }
 
@@ -60,7 +60,7 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.ages.Shift(int64(begun), int64(messages))
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
-		w.limits.startWatch(w)
+		w.limits.startDeadlines(w)
 		w.limits.given += costOf(begun, size) + inherited.Bytes() + messageOverhead*int64(messages)
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)

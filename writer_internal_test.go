@@ -28,12 +28,12 @@ func TestQueueForgetsCanceledFlushes(t *testing.T) {
 			go func() { result <- w.Flush(ctx) }()
 		}
 		synctest.Wait()
-		require.NotNil(t, w.audience)
+		require.NotNil(t, w.watchers)
 		cancel()
 		for _, result := range flushed {
 			require.ErrorIs(t, <-result, context.Canceled)
 		}
-		require.Nil(t, w.audience)
+		require.Nil(t, w.watchers)
 		conn.Release()
 		require.NoError(t, w.Close())
 	})

@@ -22,7 +22,7 @@ type limits struct {
 
 	dropped, droppedBytes int64
 	blocked               list.List // of *blockedSend: senders that wait for room, in turn; empty unless the Writer is open
-	watch                 watch
+	deadlines             deadlines
 	backlog               backlog // in the eyes of the Budget
 	tracker               queue.Tracker
 
@@ -157,8 +157,9 @@ func (w *Writer) reserve(m *payload) error {
 
 // disconnect ends the Writer, and returns what to tell the sender whose message did it.
 func (w *Writer) disconnect(slow error) error {
-	closeConn := w.fail(slow)
-	go closeConn() // nobody who sends waits for that
+	if w.setAborting(slow) {
+		go w.interrupt() // no sender waits for that
+	}
 	return w.refusal()
 }
 

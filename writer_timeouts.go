@@ -10,7 +10,7 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// A watch holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
+// A deadlines holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
 // the shorter of the two apart: neither a message nor a write costs a timer. It starts with the
 // first message, and stops when nothing is pending, nothing that was written is
 // unacknowledged, and no message was written since the last look. Writer.mu guards it.
@@ -19,7 +19,7 @@ import (
 // the looks at which it has are added up, until they come to WriteTimeout or the peer takes
 // something. So the first silence counts from the look after it began, and is noticed by a
 // look: the Writer ends a quarter late at most, and never early.
-type watch struct {
+type deadlines struct {
 	timer *time.Timer // nil until it is needed
 	every time.Duration
 	runs  bool
@@ -28,44 +28,44 @@ type watch struct {
 	silence time.Duration // of the peer, as of the last look
 
 	// What the last look has found.
-	lookedAt  time.Duration
+	checkedAt time.Duration
 	peer      sock.State
 	lastBegun int64
 	written   int64
 }
 
-const watchesPerDeadline = 8
+const checksPerDeadline = 8
 
 // timersLate is how late a timer may be although the process runs.
 const timersLate = 20 * time.Millisecond
 
-// startWatch starts the timer if there is anything to watch and it does not run.
-func (l *limits) startWatch(w *Writer) {
-	if l.watch.runs || l.MaxAge == 0 && l.WriteTimeout == 0 {
+// startDeadlines starts the timer if there is anything to watch and it does not run.
+func (l *limits) startDeadlines(w *Writer) {
+	if l.deadlines.runs || l.MaxAge == 0 && l.WriteTimeout == 0 {
 		return
 	}
-	l.watch.runs = true
-	l.watch.peer, l.watch.silence, l.watch.lookedAt = sock.State{}, 0, queue.Now()
-	if l.watch.timer != nil {
-		l.watch.timer.Reset(l.watch.every)
+	l.deadlines.runs = true
+	l.deadlines.peer, l.deadlines.silence, l.deadlines.checkedAt = sock.State{}, 0, queue.Now()
+	if l.deadlines.timer != nil {
+		l.deadlines.timer.Reset(l.deadlines.every)
 		return
 	}
 	shorter := l.MaxAge
 	if shorter == 0 || l.WriteTimeout > 0 && l.WriteTimeout < shorter {
 		shorter = l.WriteTimeout
 	}
-	l.watch.every = max(shorter/watchesPerDeadline, 1)
-	l.watch.timer = time.AfterFunc(l.watch.every, w.look)
+	l.deadlines.every = max(shorter/checksPerDeadline, 1)
+	l.deadlines.timer = time.AfterFunc(l.deadlines.every, w.checkDeadlines)
 }
 
-func (l *limits) stopWatch() {
-	if l.watch.timer != nil {
-		l.watch.timer.Stop()
+func (l *limits) stopDeadlines() {
+	if l.deadlines.timer != nil {
+		l.deadlines.timer.Stop()
 	}
 }
 
-// look ends the Writer if a time limit has passed.
-func (w *Writer) look() {
+// checkDeadlines ends the Writer if a time limit has passed.
+func (w *Writer) checkDeadlines() {
 	l := w.limits
 	var peer sock.State // stays zero where it is not known
 	var err error
@@ -78,20 +78,20 @@ func (w *Writer) look() {
 		return
 	}
 	at := queue.Now()
-	passed := at - l.watch.lookedAt
-	if passed > 2*l.watch.every+timersLate {
+	passed := at - l.deadlines.checkedAt
+	if passed > 2*l.deadlines.every+timersLate {
 		// The process did not run, and what it did not do is nobody's fault.
-		w.ages.Skip(passed-l.watch.every, at)
-		passed = l.watch.every
+		w.ages.Skip(passed-l.deadlines.every, at)
+		passed = l.deadlines.every
 	}
 	w.ages.Sample(w.pending(), at)
 	if l.isSilent(peer, w.queue.IsInFlight()) {
-		l.watch.silence += passed
+		l.deadlines.silence += passed
 	} else {
-		l.watch.silence = 0
+		l.deadlines.silence = 0
 	}
-	isIdle := w.pending() == 0 && peer.Unacknowledged == 0 && w.written == l.watch.written
-	l.watch.lookedAt, l.watch.peer, l.watch.lastBegun, l.watch.written = at, peer, l.watch.begun, w.written
+	isIdle := w.pending() == 0 && peer.Unacknowledged == 0 && w.written == l.deadlines.written
+	l.deadlines.checkedAt, l.deadlines.peer, l.deadlines.lastBegun, l.deadlines.written = at, peer, l.deadlines.begun, w.written
 
 	_, panicked := errors.AsType[*sock.PanicError](err)
 	age := w.ages.Age(at)
@@ -100,31 +100,31 @@ func (w *Writer) look() {
 		err = asPanicError(err)
 	case l.MaxAge > 0 && age >= l.MaxAge:
 		err = fmt.Errorf("%w: the oldest message has waited for %v, and MaxAge is %v", ErrSlowConsumer, age, l.MaxAge)
-	case l.WriteTimeout > 0 && l.watch.silence >= l.WriteTimeout:
+	case l.WriteTimeout > 0 && l.deadlines.silence >= l.WriteTimeout:
 		err = fmt.Errorf("%w: the peer has taken nothing for %v, and WriteTimeout is %v: %w",
-			ErrSlowConsumer, l.watch.silence, l.WriteTimeout, os.ErrDeadlineExceeded)
+			ErrSlowConsumer, l.deadlines.silence, l.WriteTimeout, os.ErrDeadlineExceeded)
 	default:
-		if l.watch.runs = !isIdle; l.watch.runs {
-			l.watch.timer.Reset(l.watch.every)
+		if l.deadlines.runs = !isIdle; l.deadlines.runs {
+			l.deadlines.timer.Reset(l.deadlines.every)
 		}
 		w.mu.Unlock()
 		return
 	}
-	closeConn := w.fail(err)
+	w.setAborting(err) // is the first: see above
 	w.mu.Unlock()
-	_ = closeConn()
+	_ = w.interrupt()
 }
 
 // isSilent reports whether the peer has taken nothing since the last look although there was
 // something to take: bytes that it has not acknowledged, or, if there are none or that is not
 // known, a write that has not returned.
 func (l *limits) isSilent(peer sock.State, isWriting bool) bool {
-	last := l.watch.peer
+	last := l.deadlines.peer
 	switch {
 	case peer.Acknowledged != last.Acknowledged || peer.Unread != last.Unread:
 		return false
 	case peer.Unacknowledged > 0:
 		return last.Unacknowledged > 0
 	}
-	return isWriting && l.watch.begun == l.watch.lastBegun
+	return isWriting && l.deadlines.begun == l.deadlines.lastBegun
 }

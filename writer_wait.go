@@ -21,7 +21,8 @@ func (w *Writer) Flush(ctx context.Context) error {
 		w.mu.Unlock()
 		return nil
 	}
-	return w.await(ctx, done, &waiter{end: w.written + w.pending()})
+	ws := w.watch().makeWaiters()
+	return w.await(ctx, done, &ws.flushes, &waiter{end: w.written + w.pending()})
 }
 
 // WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
@@ -36,7 +37,8 @@ func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 		w.mu.Unlock()
 		return nil
 	}
-	return w.await(ctx, done, &waiter{end: math.MaxInt64, bytes: int64(limit)})
+	ws := w.watch().makeWaiters()
+	return w.await(ctx, done, &ws.pending, &waiter{bytes: int64(limit)})
 }
 
 // doneOf returns ctx.Done(), for which no lock may be held: a Context may be anybody's.
@@ -45,41 +47,49 @@ func doneOf(ctx context.Context) <-chan struct{} {
 	return ctx.Done()
 }
 
-// A waiter is a call of Flush, which waits until the messages before end are written, or
-// of WaitPending, which waits until at most so many bytes are queued.
+// A waiter is a call of Flush or WaitPending.
 type waiter struct {
-	end   int64         // counted as Writer.written counts, dropped ones left out
-	bytes int64         // if end is math.MaxInt64
-	over  chan struct{} // closed when the wait is over, or the Writer has ended
-	met   bool          // it was not the Writer's end
+	end   int64         // Flush: the value of Writer.written to wait for, dropped messages left out
+	bytes int64         // WaitPending: the most bytes that may be queued
+	done  chan struct{} // closed when the wait is over, or the Writer has ended
+	met   bool          // the condition was met, so it was not the Writer's end
 }
 
-// waiters are the calls that wait.
+// waiters are the calls that wait. A nil *waiters has none.
 type waiters struct {
 	flushes list.List // of *waiter, in the order of their ends
-	others  list.List
+	pending list.List // of *waiter, for WaitPending
 }
 
-// await waits until me is met, ctx is done, or the Writer has ended. mu is held, and released
-// when await returns.
-func (w *Writer) await(ctx context.Context, done <-chan struct{}, me *waiter) error {
+// makeWaiters returns the waiters, which there are from now on.
+func (ws *watchers) makeWaiters() *waiters {
+	if ws.waiters == nil {
+		ws.waiters = new(waiters)
+	}
+	return ws.waiters
+}
+
+// waiters returns the calls that wait, or nil. mu is held.
+func (w *Writer) waiters() *waiters {
+	if w.watchers == nil {
+		return nil
+	}
+	return w.watchers.waiters
+}
+
+// await waits in a list until me is met, ctx is done, or the Writer has ended. mu is held, and
+// released when await returns.
+func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List, me *waiter) error {
 	if w.state >= ended {
 		defer w.mu.Unlock()
+		w.tellWaiters() // forgets the empty lists
 		return w.undeliveredError()
 	}
-	a := w.attend()
-	if a.waiters == nil {
-		a.waiters = new(waiters)
-	}
-	in := &a.waiters.flushes
-	if me.end == math.MaxInt64 {
-		in = &a.waiters.others
-	}
-	me.over = make(chan struct{})
+	me.done = make(chan struct{})
 	element := in.PushBack(me)
 	w.mu.Unlock()
 	select {
-	case <-me.over:
+	case <-me.done:
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if me.met {
@@ -102,8 +112,8 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, me *waiter) er
 // flushTarget returns how many messages of the queue may be written together: those that
 // a Flush waits for must not share a write with later ones, for which it would wait too.
 func (w *Writer) flushTarget() int64 {
-	if w.audience != nil && w.audience.waiters != nil {
-		if first := w.audience.waiters.flushes.Front(); first != nil {
+	if ws := w.waiters(); ws != nil {
+		if first := ws.flushes.Front(); first != nil {
 			return first.Value.(*waiter).end - w.written
 		}
 	}
@@ -112,31 +122,31 @@ func (w *Writer) flushTarget() int64 {
 
 // tellWaiters ends the calls whose wait is over, all if the Writer has ended.
 func (w *Writer) tellWaiters() {
-	if w.audience == nil || w.audience.waiters == nil {
+	ws := w.waiters()
+	if ws == nil {
 		return
 	}
-	flushes, others := &w.audience.waiters.flushes, &w.audience.waiters.others
-	for e := flushes.Front(); e != nil; e = flushes.Front() {
+	for e := ws.flushes.Front(); e != nil; e = ws.flushes.Front() {
 		me := e.Value.(*waiter)
 		if me.met = me.end <= w.written; !me.met && w.state < ended {
 			break // as are those behind it
 		}
-		flushes.Remove(e)
-		close(me.over)
+		ws.flushes.Remove(e)
+		close(me.done)
 	}
 	var next *list.Element
-	for e := others.Front(); e != nil; e = next {
+	for e := ws.pending.Front(); e != nil; e = next {
 		next = e.Next()
 		me := e.Value.(*waiter)
 		if me.met = w.queue.Bytes() <= me.bytes; me.met || w.state >= ended {
-			others.Remove(e)
-			close(me.over)
+			ws.pending.Remove(e)
+			close(me.done)
 		}
 	}
-	if flushes.Len()+others.Len() == 0 {
-		w.audience.waiters = nil
-		if *w.audience == (audience{}) {
-			w.audience = nil
+	if ws.flushes.Len()+ws.pending.Len() == 0 {
+		w.watchers.waiters = nil
+		if *w.watchers == (watchers{}) {
+			w.watchers = nil
 		}
 	}
 }
@@ -144,10 +154,11 @@ func (w *Writer) tellWaiters() {
 // moveFlushes says that n messages have come behind the first i of the queue, or have gone
 // if n is negative: the ends of the calls that wait for more than i move.
 func (w *Writer) moveFlushes(i int, n int64) {
-	if w.audience == nil || w.audience.waiters == nil {
+	ws := w.waiters()
+	if ws == nil {
 		return
 	}
-	for e := w.audience.waiters.flushes.Back(); e != nil; e = e.Prev() {
+	for e := ws.flushes.Back(); e != nil; e = e.Prev() {
 		me := e.Value.(*waiter)
 		if me.end <= w.written+int64(i) {
 			break

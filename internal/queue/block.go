@@ -34,9 +34,9 @@ type Block struct {
 	shared bool  // messages to many are in it; never changed
 
 	// Owned by whoever appends.
-	behind int32 // how many blocks of the queue were begun since one was written, for nextBlock
-	used   int   // bytes of messages
-	n      int   // messages
+	sinceWritten int32 // how many blocks of the queue were begun since one was written, for nextBlock
+	used         int   // bytes of messages
+	n            int   // messages
 }
 
 // Classes of blocks that come from no pool.
@@ -80,7 +80,7 @@ func (b *Block) Recycle() {
 	blockPools[b.class].Put(b)
 }
 
-func (b *Block) reset() { b.used, b.n, b.behind = 0, 0, 0 }
+func (b *Block) reset() { b.used, b.n, b.sinceWritten = 0, 0, 0 }
 
 // fits tells whether a message of n bytes can be appended.
 func (b *Block) fits(n int) bool {

@@ -26,8 +26,8 @@ const keptSegments = 64
 // again and again, and touches cold memory.
 type Queue struct {
 	segments []segment  // segments[head:] are queued, the oldest first
-	one      [1]segment // where segments starts: a short queue allocates no list
-	own      *Block     // the block that copied messages are appended to, or nil
+	inline   [1]segment // where segments starts: a short queue allocates no list
+	tail     *Block     // the block that copied messages are appended to, or nil
 	bytes    int64      // in queued messages, including one that is partly written
 	tracker  *Tracker   // nil if nobody follows which blocks the queue shares
 	head     int32      // the slots before it are zero, so they keep no block alive
@@ -100,14 +100,14 @@ func (q *Queue) queued() []segment { return q.segments[q.head:] }
 
 // Extend queues a copy of p if it fits behind the last message, and tells whether it did.
 func (q *Queue) Extend(p []byte) bool {
-	if q.own == nil || q.Empty() || !q.own.fits(len(p)) || len(p) > MaxCopied {
+	if q.tail == nil || q.Empty() || !q.tail.fits(len(p)) || len(p) > MaxCopied {
 		return false
 	}
 	tail := &q.segments[len(q.segments)-1]
-	if tail.Block != q.own {
+	if tail.Block != q.tail {
 		return false
 	}
-	q.own.append(p)
+	q.tail.append(p)
 	tail.Last++
 	q.bytes += int64(len(p))
 	return true
@@ -116,14 +116,14 @@ func (q *Queue) Extend(p []byte) bool {
 // CopyIn queues a copy of p, of at most maxCopied bytes.
 func (q *Queue) CopyIn(p []byte) {
 	switch {
-	case q.own == nil:
-		q.own = newBlock(len(p) + endSize)
-		q.own.behind = stalledBlocks
-	case !q.own.fits(len(p)):
-		q.own = q.nextBlock(len(p) + endSize)
+	case q.tail == nil:
+		q.tail = newBlock(len(p) + endSize)
+		q.tail.sinceWritten = stalledBlocks
+	case !q.tail.fits(len(p)):
+		q.tail = q.nextBlock(len(p) + endSize)
 	}
-	i := int32(q.own.append(p))
-	q.Push(Run{q.own, i, i + 1})
+	i := int32(q.tail.append(p))
+	q.Push(Run{q.tail, i, i + 1})
 }
 
 // nextBlock returns the block behind the own one, which is full: of twice its size, if the
@@ -135,11 +135,11 @@ func (q *Queue) CopyIn(p []byte) {
 // into the writes.
 func (q *Queue) nextBlock(atLeast int) *Block {
 	share := int64(8)
-	if q.own.behind < stalledBlocks {
+	if q.tail.sinceWritten < stalledBlocks {
 		share = 2
 	}
-	b := newBlock(max(atLeast, int(min(int64(2*len(q.own.buf)), q.bytes/share, maxBlock))))
-	b.behind = q.own.behind + 1
+	b := newBlock(max(atLeast, int(min(int64(2*len(q.tail.buf)), q.bytes/share, maxBlock))))
+	b.sinceWritten = q.tail.sinceWritten + 1
 	return b
 }
 
@@ -149,10 +149,10 @@ func (q *Queue) nextBlock(atLeast int) *Block {
 const burstBlock = 64 << 10
 
 // ExpectBurst makes the block that copied messages go to a large one. There is none yet.
-func (q *Queue) ExpectBurst() { q.own = newBlock(burstBlock) }
+func (q *Queue) ExpectBurst() { q.tail = newBlock(burstBlock) }
 
 // HasBlock reports whether there is a block that copied messages go to.
-func (q *Queue) HasBlock() bool { return q.own != nil }
+func (q *Queue) HasBlock() bool { return q.tail != nil }
 
 // stalledBlocks is how many blocks are begun while none is written when a connection stalls.
 const stalledBlocks = 4
@@ -166,7 +166,7 @@ func (q *Queue) Push(r Run) (size int) {
 		return size
 	}
 	if q.segments == nil {
-		q.segments = q.one[:0]
+		q.segments = q.inline[:0]
 	}
 	if len(q.segments) == cap(q.segments) && int(q.head) > len(q.segments)/2 {
 		// Mostly popped slots: move down rather than grow.
@@ -192,25 +192,25 @@ func (q *Queue) EndsBefore(r Run) bool {
 // forgetOne is called when the list has grown: if it has moved away from q.one, that must
 // keep no block alive.
 func (q *Queue) forgetOne() {
-	if len(q.segments) > len(q.one) {
-		q.one[0] = segment{}
+	if len(q.segments) > len(q.inline) {
+		q.inline[0] = segment{}
 	}
 }
 
 // Shrink moves what is queued into a smaller block, if it is little beside the one that
 // it is in: a peer that stalls now would keep that. Nothing is in flight.
 func (q *Queue) Shrink() {
-	if q.own == nil || len(q.own.buf) < 16*MinBlock || len(q.queued()) != 1 {
+	if q.tail == nil || len(q.tail.buf) < 16*MinBlock || len(q.queued()) != 1 {
 		return
 	}
 	s := &q.segments[q.head]
 	n := s.Last - s.First
 	size := q.bytes + endSize*int64(n)
-	little := len(q.own.buf) / 8
-	if len(q.own.buf) <= burstBlock { // which may be the first of a backlog, and is soon copied
-		little = len(q.own.buf) / 2
+	little := len(q.tail.buf) / 8
+	if len(q.tail.buf) <= burstBlock { // which may be the first of a backlog, and is soon copied
+		little = len(q.tail.buf) / 2
 	}
-	if s.Block != q.own || size > int64(little) {
+	if s.Block != q.tail || size > int64(little) {
 		return
 	}
 	b := newBlock(int(size))
@@ -218,8 +218,8 @@ func (q *Queue) Shrink() {
 		b.append(s.Block.message(int(i)))
 	}
 	*s = segment{Run{b, 0, n}, s.written - s.start()}
-	q.own.Recycle()
-	q.own = b
+	q.tail.Recycle()
+	q.tail = b
 }
 
 // Peek returns the next bytes to write: at most limit of them, and of at most the given
@@ -408,10 +408,10 @@ func (q *Queue) pop() {
 	q.segments[q.head] = segment{}
 	q.head++
 	q.tracker.letGo(s.Block)
-	if s.Block != q.own && s.Block.pooled() && int(s.Last) == s.Block.n {
+	if s.Block != q.tail && s.Block.pooled() && int(s.Last) == s.Block.n {
 		s.Block.Recycle()
-		if q.own != nil {
-			q.own.behind = 0
+		if q.tail != nil {
+			q.tail.sinceWritten = 0
 		}
 	}
 	if q.Empty() {
@@ -425,16 +425,16 @@ func (q *Queue) emptied() {
 	if cap(q.segments) > keptSegments {
 		q.segments = nil
 	}
-	if q.own != nil {
-		q.own.reset() // nothing refers to its messages any more
+	if q.tail != nil {
+		q.tail.reset() // nothing refers to its messages any more
 	}
 }
 
 // Release gives back what an empty queue has kept for the next message.
 func (q *Queue) Release() {
-	if q.own != nil {
-		q.own.Recycle()
-		q.own = nil
+	if q.tail != nil {
+		q.tail.Recycle()
+		q.tail = nil
 	}
 	q.segments = nil
 }

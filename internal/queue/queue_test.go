@@ -215,9 +215,9 @@ func TestQueueShrinks(t *testing.T) {
 		q.CopyIn(make([]byte, 64))
 	}
 	q.Advance(int(q.bytes) - 1000)
-	require.Equal(t, maxBlock, len(q.own.buf))
+	require.Equal(t, maxBlock, len(q.tail.buf))
 	q.Shrink()
-	require.LessOrEqual(t, len(q.own.buf), 4*MinBlock)
+	require.LessOrEqual(t, len(q.tail.buf), 4*MinBlock)
 	require.Len(t, slices.Collect(q.All()), 16)
 }
 
@@ -231,7 +231,7 @@ func TestQueueStaysSmall(t *testing.T) {
 			q.Advance(10)
 		}
 	}
-	require.LessOrEqual(t, len(q.own.buf), 4*MinBlock)
+	require.LessOrEqual(t, len(q.tail.buf), 4*MinBlock)
 }
 
 // Dropping moves the list, of which nothing must stay behind.
@@ -256,12 +256,12 @@ func TestQueueOfABurstThatStalls(t *testing.T) {
 	message := bytes.Repeat([]byte("x"), 64)
 	for n := 1; n < burstBlock/(64+endSize); n += 50 {
 		var q Queue
-		q.own = newBlock(burstBlock)
+		q.tail = newBlock(burstBlock)
 		for range n {
 			q.CopyIn(message)
 		}
 		q.Shrink()
-		require.LessOrEqual(t, len(q.own.buf), max(MinBlock, 2*n*(64+endSize)), "%d messages", n)
+		require.LessOrEqual(t, len(q.tail.buf), max(MinBlock, 2*n*(64+endSize)), "%d messages", n)
 		require.Equal(t, n, len(slices.Collect(q.All())))
 		for m := range q.All() {
 			require.Equal(t, message, m)
@@ -278,7 +278,7 @@ func TestQueueThatWasEmptyGetsLongBlocks(t *testing.T) {
 	for q.bytes < 6*MinBlock {
 		q.CopyIn(make([]byte, 64))
 	}
-	require.GreaterOrEqual(t, len(q.own.buf), 4*MinBlock)
+	require.GreaterOrEqual(t, len(q.tail.buf), 4*MinBlock)
 }
 
 // A connection that has taken nothing yet may be one that stalls, so the first blocks are short. When
@@ -288,14 +288,14 @@ func TestQueueGetsLongBlocksWhenOneIsWritten(t *testing.T) {
 	for q.bytes < 4*MinBlock {
 		q.CopyIn(make([]byte, 64))
 	}
-	require.Len(t, q.own.buf, MinBlock)
+	require.Len(t, q.tail.buf, MinBlock)
 	first := q.segments[q.head]
 	q.Advance(first.end())
-	last := q.own
-	for q.own == last {
+	last := q.tail
+	for q.tail == last {
 		q.CopyIn(make([]byte, 64))
 	}
-	require.Len(t, q.own.buf, 2*MinBlock)
+	require.Len(t, q.tail.buf, 2*MinBlock)
 }
 
 // The memory of the list refers to nothing but what is in the list: otherwise it would keep blocks

@@ -11,9 +11,9 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// A farewell is what comes of the messages of a Writer that is closing once they are all
+// A linger is what comes of the messages of a Writer that is closing once they are all
 // written. Writer.mu guards it.
-type farewell struct {
+type linger struct {
 	aborted chan struct{} // closed when nothing is to be waited for any more
 	cause   error         // of that: the Writer's error unless all is delivered
 
@@ -27,15 +27,23 @@ type farewell struct {
 	isWaited bool // nothing is known, and the last wait has begun
 }
 
-func (f *farewell) giveUp(cause error) {
-	if f.cause == nil {
-		f.cause = cause
+// lingering returns the linger of a Writer that is or was closing, or nil. mu is held.
+func (w *Writer) lingering() *linger {
+	if w.watchers == nil {
+		return nil
+	}
+	return w.watchers.linger
+}
+
+func (l *linger) abandon(cause error) {
+	if l.cause == nil {
+		l.cause = cause
 	}
 }
 
-// lookAtPeer asks the kernel how far the peer has got. What comes after the first look is
+// checkPeer asks the kernel how far the peer has got. What comes after the first look is
 // goodbye, in TLS and in TCP, and no loss.
-func (w *Writer) lookAtPeer() (s sock.State, lost int, err error) {
+func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 	var broken error
 	s, err = sock.StateOf(w.conn)
 	if s.Gone {
@@ -43,18 +51,18 @@ func (w *Writer) lookAtPeer() (s sock.State, lost int, err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f := w.audience.farewell
+	l := w.watchers.linger
 	if err != nil {
 		if !errors.Is(err, errors.ErrUnsupported) {
-			f.giveUp(asPanicError(err))
+			l.abandon(asPanicError(err))
 		}
-		return s, f.lost, err
+		return s, l.lost, err
 	}
-	f.note(s, broken)
-	if s.Gone && f.lost > 0 {
-		f.giveUp(cmp.Or(broken, error(sock.ErrBroken))) // the reader may have got the cause
+	l.note(s, broken)
+	if s.Gone && l.lost > 0 {
+		l.abandon(cmp.Or(broken, error(sock.ErrBroken))) // the reader may have got the cause
 	}
-	return s, f.lost, nil
+	return s, l.lost, nil
 }
 
 // note keeps what a look has found. A slower one may have looked before.
@@ -62,25 +70,25 @@ func (w *Writer) lookAtPeer() (s sock.State, lost int, err error) {
 // Of an MPTCP socket that has fallen back to TCP the kernel's answers are odd. At first it counts
 // too much as unacknowledged. When both sides have closed the connection, it counts nothing any
 // more; after a reset it still knows what was acknowledged.
-func (f *farewell) note(s sock.State, broken error) {
-	if f.isKnown && s.Gone && broken == nil && s.Acknowledged < f.acknowledged {
-		f.lost = 0
+func (l *linger) note(s sock.State, broken error) {
+	if l.isKnown && s.Gone && broken == nil && s.Acknowledged < l.acknowledged {
+		l.lost = 0
 		return
 	}
-	f.acknowledged = max(f.acknowledged, s.Acknowledged)
+	l.acknowledged = max(l.acknowledged, s.Acknowledged)
 	end := s.Acknowledged + uint64(s.Unacknowledged)
 	switch {
-	case !f.isKnown:
-		f.isKnown, f.end, f.lost = true, end, math.MaxInt
-	case !s.Gone && int64(end-f.end) < 0:
-		f.end = end
+	case !l.isKnown:
+		l.isKnown, l.end, l.lost = true, end, math.MaxInt
+	case !s.Gone && int64(end-l.end) < 0:
+		l.end = end
 	}
-	f.lost = min(f.lost, int(max(0, int64(f.end-s.Acknowledged))))
+	l.lost = min(l.lost, int(max(0, int64(l.end-s.Acknowledged))))
 }
 
-// lookForGathered makes what a wrapper has kept until it was half-closed part of the messages.
+// countGathered makes what a wrapper has kept until it was half-closed part of the messages.
 // More than a goodbye must be that.
-func (w *Writer) lookForGathered() {
+func (w *Writer) countGathered() {
 	const longestGoodbye = 256 // of TLS it is 31 bytes
 	s, err := sock.StateOf(w.conn)
 	if err != nil {
@@ -88,28 +96,28 @@ func (w *Writer) lookForGathered() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	f := w.audience.farewell
-	if end := s.Acknowledged + uint64(s.Unacknowledged); int64(end-f.end) > longestGoodbye {
-		f.end, f.lost = end, s.Unacknowledged
+	l := w.watchers.linger
+	if end := s.Acknowledged + uint64(s.Unacknowledged); int64(end-l.end) > longestGoodbye {
+		l.end, l.lost = end, s.Unacknowledged
 	}
 }
 
-// awaitPeer waits until the peer's kernel has acknowledged all messages, and then at most for
+// awaitAcknowledgement waits until the peer's kernel has acknowledged all messages, and then at most for
 // the given time until it has acknowledged the goodbye too. It gives up when the peer
-// is gone, or the farewell is aborted. It returns how many bytes may not have arrived.
-func (w *Writer) awaitPeer(goodbye time.Duration) (lost int) {
+// is gone, or the linger is aborted. It returns how many bytes may not have arrived.
+func (w *Writer) awaitAcknowledgement(goodbye time.Duration) (lost int) {
 	// Polled, because no kernel tells when the acknowledgement comes: in less than a
 	// round trip as a rule, and otherwise whenever the peer likes.
 	const shortest, longest = 50 * time.Microsecond, 50 * time.Millisecond
 	for pause := shortest; ; pause = min(2*pause, longest) {
-		s, lost, err := w.lookAtPeer()
+		s, lost, err := w.checkPeer()
 		switch {
 		case err != nil || s.Gone || s.Unacknowledged == 0 || lost == 0 && goodbye <= 0:
 			return lost
 		case lost == 0:
 			goodbye -= pause
 		}
-		if !sleep(pause, w.audience.farewell.aborted) {
+		if !sleep(pause, w.watchers.linger.aborted) {
 			return lost
 		}
 	}
@@ -125,15 +133,15 @@ const (
 	blindWait = 500 * time.Millisecond
 )
 
-// finish sees to it that what conn has taken reaches the peer although conn is about
+// deliverRest sees to it that what conn has taken reaches the peer although conn is about
 // to be closed. The flusher calls it when the Writer is closing and the queue is empty.
 //
 // Close alone does not: while input is unread, or comes later, the kernel resets the
 // connection and throws away what it has not sent. Nor does a half-close before it. So
-// finish half-closes, waits until the peer's kernel has acknowledged everything, and takes
+// deliverRest half-closes, waits until the peer's kernel has acknowledged everything, and takes
 // the unread input away.
-func (w *Writer) finish() {
-	_, lost, err := w.lookAtPeer()
+func (w *Writer) deliverRest() {
+	_, lost, err := w.checkPeer()
 	isKnown := err == nil
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return // closed by somebody else
@@ -141,7 +149,7 @@ func (w *Writer) finish() {
 	_, isWrapper := w.conn.(interface{ NetConn() net.Conn })
 	if isWrapper && lost > 0 {
 		// TLS gives up its goodbye when the kernel has no room for it in time.
-		if w.awaitPeer(0) > 0 {
+		if w.awaitAcknowledgement(0) > 0 {
 			return
 		}
 	}
@@ -150,11 +158,11 @@ func (w *Writer) finish() {
 		return
 	}
 	if isKnown && isWrapper {
-		w.lookForGathered()
+		w.countGathered()
 	}
 	if !isKnown {
 		w.waitBlindly()
-	} else if w.awaitPeer(goodbyeWait) == 0 {
+	} else if w.awaitAcknowledgement(goodbyeWait) == 0 {
 		sock.DiscardUnread(w.conn)
 	}
 }
@@ -163,11 +171,11 @@ func (w *Writer) finish() {
 // the peer.
 func (w *Writer) waitBlindly() {
 	w.mu.Lock()
-	f := w.audience.farewell
-	f.isWaited = true
+	l := w.watchers.linger
+	l.isWaited = true
 	w.mu.Unlock()
 	if !w.keepsNothing {
-		sleep(blindWait, f.aborted)
+		sleep(blindWait, l.aborted)
 	}
 }
 
@@ -180,27 +188,27 @@ func (w *Writer) endWith(err error) {
 	}
 }
 
-// judge decides, once and before the connection is closed, whether a closing Writer ends with
+// decide decides, once and before the connection is closed, whether a closing Writer ends with
 // an error. mu is held.
-func (w *Writer) judge(f *farewell) {
+func (w *Writer) decide(l *linger) {
 	switch {
 	case w.err != nil:
-	case f.isKnown && f.lost > 0:
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", f.lost, cmp.Or(f.cause, error(sock.ErrBroken)))
-	case !f.isKnown && !f.isWaited:
-		w.err = f.cause
+	case l.isKnown && l.lost > 0:
+		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", l.lost, cmp.Or(l.cause, error(sock.ErrBroken)))
+	case !l.isKnown && !l.isWaited:
+		w.err = l.cause
 	}
 }
 
 // closeError returns the error of a Writer that has ended well but for err, that of the
 // connection's Close. If everything has arrived, no more than a goodbye has failed.
-func (f *farewell) closeError(err error) error {
+func (l *linger) closeError(err error) error {
 	_, panicked := errors.AsType[*sock.PanicError](err)
 	switch {
-	case err == nil || f.isKnown && !panicked:
+	case err == nil || l.isKnown && !panicked:
 		return nil
 	case sock.IsClosed(err):
-		return f.cause // what interrupted Close, if anything
+		return l.cause // what interrupted Close, if anything
 	}
 	return fmt.Errorf("sendq: closing the connection: %w", asPanicError(err))
 }
