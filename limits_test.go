@@ -357,6 +357,7 @@ func TestWriteTimeoutIsAboutProgress(t *testing.T) {
 // The kernel tells of progress that no Write shows, beneath TLS and a wrapper too; and
 // of its lack.
 func TestWriteTimeoutOverSockets(t *testing.T) {
+	t.Parallel()
 	for _, tr := range bounded(sockets) {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel() // each takes the whole timeout
@@ -379,6 +380,7 @@ func TestWriteTimeoutOverSockets(t *testing.T) {
 // the peer reads 4 KiB now and then. Only a Unix socket tells of such small steps.
 func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	conn, peer := unixPair(t)
 	require.NoError(t, conn.(*net.UnixConn).SetWriteBuffer(100<<10))
 	const timeout = time.Second

@@ -1,7 +1,6 @@
 package sendq_test
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -14,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,11 +24,14 @@ import (
 
 // TestMain fails the run if a goroutine or a socket is left over at its end.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(m.Run()) // fuzzing leaves a goroutine for signals
+	}
+	// Parallel tests wait for a kernel's or a peer's time to pass. They wait together.
+	flag.Set("test.parallel", "32")
 	goroutines, sockets := runtime.NumGoroutine(), openSockets()
 	code := m.Run()
-	if flag.Lookup("test.fuzz").Value.String() != "" {
-		os.Exit(code) // fuzzing leaves a goroutine for signals
-	}
 	// What has been told to end may take a moment.
 	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
 		if time.Now().After(deadline) {
@@ -212,9 +215,9 @@ func async[T any](f func() T) <-chan T {
 
 // letters returns n bytes of text that repeats nowhere near.
 func letters(n int) []byte {
-	var b bytes.Buffer
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%x.", i)
+	var b []byte
+	for i := int64(0); len(b) < n; i++ {
+		b = append(strconv.AppendInt(b, i, 16), '.')
 	}
-	return b.Bytes()[:n:n]
+	return b[:n:n]
 }

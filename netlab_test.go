@@ -213,6 +213,7 @@ var labs = map[string]func(*testing.T) lab{
 
 // With everything acknowledged there is nothing left to wait for but a goodbye.
 func TestNetlabCloseAcknowledgedThenCut(t *testing.T) {
+	t.Parallel()
 	for name, connect := range labs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -253,6 +254,7 @@ func TestNetlabCloseTellsTheKernelsCause(t *testing.T) {
 
 // What Close says is how it is at the end, not at its last look.
 func TestNetlabCloseCutShortTellsHowItIs(t *testing.T) {
+	t.Parallel()
 	const size = 300 << 10
 	// shutDown returns when the kernel has everything, and Shutdown waits for the peer, which
 	// reads nothing.
@@ -306,6 +308,7 @@ func TestNetlabCloseCutShortTellsHowItIs(t *testing.T) {
 }
 
 func TestNetlabWriteTimeoutNoticesAVanishedPeer(t *testing.T) {
+	t.Parallel()
 	const timeout = time.Second
 	little := make([]byte, 1000)
 	for _, tt := range []struct {
@@ -348,6 +351,7 @@ func TestNetlabWriteTimeoutNoticesAVanishedPeer(t *testing.T) {
 }
 
 func TestNetlabWriteTimeoutSpares(t *testing.T) {
+	t.Parallel()
 	t.Run("an idle peer that is not there", func(t *testing.T) {
 		t.Parallel()
 		n := netlab.New(t, 1)
@@ -404,7 +408,7 @@ func TestNetlabWriteTimeoutSparesASlowLink(t *testing.T) {
 	n.Paths[0].Set(netlab.Conditions{Delay: 250 * time.Millisecond, Loss: 0.05, Rate: 8000, Queue: 16 << 10})
 	w := newWriter(t, conn, &sendq.WriterOptions{WriteTimeout: 10 * time.Second})
 	require.NoError(t, w.Send(make([]byte, 4<<20)))
-	deadline := time.Now().Add(max(25*time.Second, *stress))
+	deadline := time.Now().Add(max(15*time.Second, *stress))
 	require.NoError(t, peer.SetReadDeadline(deadline))
 	read, silence, last := 0, time.Duration(0), time.Now()
 	for p := make([]byte, 4096); ; {

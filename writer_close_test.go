@@ -48,6 +48,7 @@ func returns[T any](t testing.TB, call <-chan T) T {
 
 // Close of a socket does not interrupt what waits in a system call.
 func TestBlockingSocketCanBeClosed(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" {
 		t.Skip("has no such sockets")
 	}
@@ -236,6 +237,7 @@ func TestCloseIsAboutMessages(t *testing.T) {
 // Close that has delivered.
 func TestCloseNowAtEOF(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
 		w := sendq.NewWriter(conn, patient)
 		go func() {
@@ -257,6 +259,7 @@ func TestCloseNowAtEOF(t *testing.T) {
 // error any more.
 func TestCloseLooksOnceMore(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	for range 3 {
 		conn, peer := narrow(tcpPair)(t)
 		w := sendq.NewWriter(conn, nil)
@@ -268,7 +271,7 @@ func TestCloseLooksOnceMore(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // until the looks are far apart
 		require.Equal(t, content{string(farewell), nil}, readAll(peer))
 		for outQueue(t, conn) > 0 { // the last acknowledgement may be a delayed one
-			runtime.Gosched()
+			time.Sleep(time.Millisecond)
 		}
 		cancel()
 		require.NoError(t, <-shut)
@@ -279,6 +282,7 @@ func TestCloseLooksOnceMore(t *testing.T) {
 // What it says is lost is what the kernel has not got acknowledged by then.
 func TestCloseCountsWhatIsLost(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	conn, peer := narrow(tcpPair)(t)
 	w := sendq.NewWriter(conn, nil)
 	require.NoError(t, w.Send(make([]byte, 300<<10)))
@@ -309,6 +313,7 @@ func outQueue(t testing.TB, conn net.Conn) (n int) {
 
 func TestCloseTellsTheKernelsCause(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	conn, _ := narrow(tcpPair)(t)
 	w := sendq.NewWriter(conn, patient)
 	require.NoError(t, w.Send(make([]byte, 300<<10)))
@@ -415,6 +420,7 @@ type loop struct {
 func (c loop) NetConn() net.Conn { return *c.next }
 
 func TestNetConnThatLeadsNowhere(t *testing.T) {
+	t.Parallel()
 	for name, wrap := range map[string]func(net.Conn) net.Conn{
 		"itself": func(conn net.Conn) net.Conn {
 			var self net.Conn
@@ -451,6 +457,7 @@ func TestNetConnThatLeadsNowhere(t *testing.T) {
 // the connection, although the reader has taken the kernel's error.
 func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	connectMPTCP := func(t *testing.T) (conn, peer net.Conn) {
 		var plain net.ListenConfig
 		plain.SetMultipathTCP(false)
@@ -509,6 +516,7 @@ func (c *gatherer) CloseWrite() error           { return c.kept.Flush() }
 // What a wrapper writes in CloseWrite is part of the messages, and no goodbye: Close waits for it.
 func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	const size = 200 << 10
 	conn, peer := narrow(tcpPair)(t)
 	w := sendq.NewWriter(&gatherer{conn, bufio.NewWriterSize(conn, 2*size)}, patient)
@@ -550,6 +558,7 @@ func (c *selfish) NetConn() net.Conn {
 
 // CloseNow interrupts a stuck write also where the wrapper's methods wait for that write.
 func TestCloseNowOfASelfishConn(t *testing.T) {
+	t.Parallel()
 	conn, peer := narrow(tcpPair)(t)
 	w := sendq.NewWriter(&selfish{TCPConn: conn.(*net.TCPConn)}, nil)
 	require.NoError(t, w.Send(make([]byte, 64<<20)))

@@ -25,6 +25,7 @@ import (
 // A peer that empties its queue now and then finds it full again, to the byte.
 func TestWriteTimeoutSparesAUnixPeerThatEmptiesItsQueue(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	const timeout = 2 * time.Second
 	wraps := map[string]func(t testing.TB, conn, peer net.Conn) net.Conn{
 		"direct":  func(_ testing.TB, conn, _ net.Conn) net.Conn { return conn },
@@ -63,6 +64,7 @@ func TestWriteTimeoutSparesAUnixPeerThatEmptiesItsQueue(t *testing.T) {
 // The kernel has taken everything, so no Write waits, and the peer acknowledges nothing.
 func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 	needAcknowledgements(t)
+	t.Parallel()
 	const timeout = 500 * time.Millisecond
 	for _, tr := range []transport{{"TCP", narrow(tcpPair)}, {"TLS", narrow(tlsPair)}, {"Wrapped", narrow(wrappedPair)}} {
 		t.Run(tr.name, func(t *testing.T) {
@@ -114,6 +116,7 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 // What looks at the connection, beneath a wrapper, while something is under way stops
 // when everything has arrived.
 func TestIdleWriterIsNotWatched(t *testing.T) {
+	t.Parallel()
 	tcp, peer := tcpPair(t)
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 8 * time.Second
@@ -197,6 +200,7 @@ func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 
 // The time for which a whole process is stopped is held against nobody.
 func TestPauseOfTheProcess(t *testing.T) {
+	t.Parallel()
 	if address := os.Getenv("SENDQ_PAUSED"); address != "" {
 		pausedSender(t, address)
 		return
