@@ -48,13 +48,13 @@ func TestSimultaneousClaims(t *testing.T) {
 	}
 }
 
-// TestRegistryIsLost deletes the bucket with 10,000 names of two nodes. The nodes enter all names
+// TestRegistryIsLost deletes the bucket with 2,000 names of two nodes. The nodes enter all names
 // again, and a third node cannot claim one.
 func TestRegistryIsLost(t *testing.T) {
 	opts := Options{Lease: 3 * time.Second}
 	a := newFake(t, servers().url(0), opts)
 	b := newFake(t, servers().url(1), opts)
-	const names = 5000 // of each
+	const names = 1000 // of each
 	claim := func(n *fakeNode, prefix string) {
 		var wg sync.WaitGroup
 		for w := range 50 {

@@ -18,6 +18,10 @@ import (
 // postNumbers posts numbered messages until stop is closed or the given number is reached. It
 // returns their number.
 func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{}) int {
+	run := 100 // limits the rate
+	if stop != nil {
+		run = 10 // the servers need the time
+	}
 	for i := range messages {
 		select {
 		case <-stop:
@@ -26,8 +30,8 @@ func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{})
 		}
 		d := sendq.Delivery{To: sendq.Address{Name: n.relay.id}, Messages: [][]byte{fmt.Append(nil, i)}}
 		n.relay.Post(to.relay.id, d, nil)
-		if i%100 == 0 {
-			time.Sleep(5 * time.Millisecond) // to limit the rate
+		if i%run == 0 {
+			time.Sleep(5 * time.Millisecond)
 		}
 	}
 	return messages
