@@ -33,7 +33,7 @@ var brokerSeed = flag.Uint64("brokerseed", 0, "the seed of TestBrokerModel; 0: o
 func TestBrokerModel(t *testing.T) {
 	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover, sendq.Attach} {
 		t.Run(policy.String(), func(t *testing.T) {
-			for range 8 {
+			for range max(1, *modelRuns/20) {
 				seed := cmp.Or(*brokerSeed, rand.Uint64())
 				synctest.Test(t, func(t *testing.T) {
 					defer func() {

@@ -126,14 +126,14 @@ func TestBrokerNameMapsUntilEnd(t *testing.T) {
 func TestRoomOneOrder(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
-	peers := joinMany(t, b, 100)
+	peers := joinMany(t, b, 40)
 	publishAtOnce(200, room.Publish, func(p []byte) int { return room.PublishFrom("nobody", p) })
 	requireSameLines(t, b, peers, 200*publishers)
 }
 
 func TestBrokerBroadcastOneOrder(t *testing.T) {
 	b := sendq.NewBroker(nil)
-	peers := joinMany(t, b, 100)
+	peers := joinMany(t, b, 40)
 	publishAtOnce(200, b.Broadcast, func(p []byte) int { return b.BroadcastFrom("nobody", p) })
 	requireSameLines(t, b, peers, 200*publishers)
 }
@@ -142,7 +142,7 @@ func TestBrokerBroadcastOneOrder(t *testing.T) {
 // also when the room empties in between.
 func TestRoomOneOrderWhileMembersComeAndGo(t *testing.T) {
 	const members = 16
-	for _, test := range []struct{ stay, rounds int }{{2, 2}, {0, 20}} {
+	for _, test := range []struct{ stay, rounds int }{{2, 2}, {0, 6}} {
 		t.Run(fmt.Sprintf("%d stay", test.stay), func(t *testing.T) {
 			for range test.rounds {
 				b := sendq.NewBroker(nil)
@@ -161,7 +161,7 @@ func TestRoomOneOrderWhileMembersComeAndGo(t *testing.T) {
 						}
 					}
 				})
-				publishAtOnce(1000, room.Publish)
+				publishAtOnce(200, room.Publish)
 				stop()
 				moving.Wait()
 
@@ -236,7 +236,7 @@ func TestBrokerFanOutCopiesOnce(t *testing.T) {
 }
 
 func testCopiesOnce(t *testing.T, fanOut func(b *sendq.Broker, p []byte) int) {
-	const members, size = 1000, 1 << 20
+	const members, size = 300, 1 << 20
 	b := sendq.NewBroker(nil)
 	var writers []*sendq.Writer
 	for i := range members {
@@ -729,7 +729,7 @@ func TestBrokerOddNames(t *testing.T) {
 // 16 names come and go over TCP, in every way, while others send to them. Nobody stays
 // on as a ghost, and nobody is found after the end.
 func TestBrokerChurn(t *testing.T) {
-	const names, lives = 16, 24
+	const names, lives = 16, 12
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
 	line := []byte("hello\n")
@@ -1095,7 +1095,7 @@ func TestSenderLearnsThatItHasEndedASlowConsumer(t *testing.T) {
 	var senders sync.WaitGroup
 	for g := range 8 {
 		senders.Go(func() {
-			for i := range 2000 {
+			for i := range 600 {
 				name := fmt.Sprint(g, " ", i)
 				w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 100})
 				assert.NoError(t, b.Register(name, w))

@@ -35,7 +35,7 @@ func TestBudgetSparesACrowd(t *testing.T) {
 
 // Members that stall share one backlog. The Budget bounds its memory, and ends only them.
 func TestBudgetOfStalledMembers(t *testing.T) {
-	const members, stalled, size, limit = 200, 20, 12_000, 4 << 20
+	const members, stalled, size, limit = 60, 20, 12_000, 4 << 20
 	budget := sendq.NewBudget(limit)
 	b := sendq.NewBroker(nil)
 	conns := joinCrowd(t, b, members, &sendq.WriterOptions{Budget: budget})

@@ -89,7 +89,7 @@ func TestCostIsNoSquare(t *testing.T) {
 				runtime.ReadMemStats(&after)
 				return int(after.TotalAlloc - before.TotalAlloc)
 			}
-			const few, times = 500, 16
+			const few, times = 300, 8
 			once, often := cost(few), cost(times*few)
 			require.Less(t, often, 3*times*once, "%d bytes for %d, %d for %d", once, few, often, times*few)
 		})
@@ -98,7 +98,8 @@ func TestCostIsNoSquare(t *testing.T) {
 
 // What a crowd has needed is given back when it has gone.
 func TestBrokerMemoryComesBack(t *testing.T) {
-	const n = 20_000
+	const n = 5000
+	warmUp(1000)
 	for name, run := range map[string]func(t *testing.T) (come, leave func()){
 		"names": func(t *testing.T) (come, leave func()) {
 			b, w := sendq.NewBroker(nil), idleWriters(t, 1)[0]

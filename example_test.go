@@ -87,7 +87,7 @@ func ExampleBudget() {
 	broker.Register("stuck", stuck)
 	broker.Register("healthy", healthy)
 	message := make([]byte, 1<<20)
-	for range 256 {
+	for range 64 {
 		broker.Broadcast(message)
 		// The source of the messages keeps pace with those who read.
 		healthy.WaitPending(context.Background(), 8<<20)
@@ -96,7 +96,7 @@ func ExampleBudget() {
 	fmt.Println(healthy.Close(), healthy.Stats().WrittenBytes>>20, "MiB")
 	fmt.Println("slow consumer:", errors.Is(stuck.Err(), sendq.ErrSlowConsumer))
 	// Output:
-	// <nil> 256 MiB
+	// <nil> 64 MiB
 	// slow consumer: true
 }
 
@@ -203,12 +203,13 @@ func ExampleBrokerOptions_onUndelivered() {
 	broker.Register("bob", bob)
 	broker.Send("bob", []byte("one"))
 	broker.Send("bob", []byte("two"))
-	fmt.Println(errors.Is(broker.Send("bob", []byte("three")), sendq.ErrSlowConsumer))
+	err := broker.Send("bob", []byte("three"))
 	broker.Shutdown(context.Background()) // returns when all that came back has been handed over
+	fmt.Println(errors.Is(err, sendq.ErrSlowConsumer))
 	// Output:
-	// true
 	// for bob: "one": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
 	// for bob: "two": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
+	// true
 }
 
 // A reader passes on what one read has brought, and wakes each recipient once.

@@ -21,10 +21,10 @@ func TestStalledMembersShareOneBacklog(t *testing.T) {
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
 	for _, tt := range []struct{ members, stalled, size int }{
-		{1000, 10, 64}, {500, 500, 64}, {100, 100, 10 << 10}, {100, 100, 40 << 10},
+		{200, 10, 64}, {100, 100, 64}, {50, 50, 10 << 10}, {50, 50, 40 << 10},
 	} {
 		t.Run(fmt.Sprint(tt), func(t *testing.T) {
-			const backlog = 16 << 20
+			const backlog = 4 << 20
 			warmUp(tt.members)
 			b := sendq.NewBroker(nil)
 			room := b.Room("room")
@@ -72,7 +72,7 @@ func TestStalledMembersShareOneBacklog(t *testing.T) {
 
 // A room that is quiet keeps nothing of what was published.
 func TestQuietRoomKeepsNothing(t *testing.T) {
-	const rooms = 1000
+	const rooms = 300
 	b := sendq.NewBroker(nil)
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
@@ -98,7 +98,7 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 // Nor does a peer with one message pending keep those of others: neither what a room keeps for
 // replay nor what was sent to several names is in large blocks.
 func TestFewMessagesCostLittle(t *testing.T) {
-	const n = 100
+	const n = 20
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
 	message := make([]byte, 64)
@@ -190,16 +190,13 @@ func TestMassJoinIsNotQuadratic(t *testing.T) {
 		}
 		return int(after.TotalAlloc - before.TotalAlloc)
 	}
-	few, many := cost(2_000), cost(20_000)
+	few, many := cost(500), cost(5_000)
 	require.Less(t, many, 10*few*3/2)
 }
 
-// 100,000 names and 10,000 rooms in use from many goroutines at once.
+// 100,000 names and 10,000 rooms are in use from many goroutines at once.
 func TestBrokerScale(t *testing.T) {
-	names, rooms, workers := 100_000, 10_000, 8
-	if testing.Short() || underRace {
-		names, rooms = 10_000, 1000
-	}
+	names, rooms, workers := sized(100_000), sized(10_000), 8
 	discard := &sink{open: make(chan struct{})}
 	close(discard.open)
 	b := sendq.NewBroker(nil)

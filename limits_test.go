@@ -396,24 +396,23 @@ func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 }
 
 func TestBudget(t *testing.T) {
-	const limit, writers, stalled = 16 << 20, 1000, 50
+	const limit, writers, stalled = 4 << 20, 200, 20
 	warmUp(writers)
-	discard := &sink{open: make(chan struct{})}
-	close(discard.open)
+	discard := discarded()
 	before := heap()
 	budget := sendq.NewBudget(limit)
 	opts := &sendq.WriterOptions{Budget: budget}
 	all := make([]*sendq.Writer, writers)
 	for i := range all {
-		conn := faultconn.Wrap(discard)
+		conn := net.Conn(discard) // which takes no notes, so no memory
 		if i < stalled {
-			conn.Stall()
+			conn = stalledPeer()
 		}
 		all[i] = sendq.NewWriter(conn, opts)
 	}
 	message := make([]byte, 3000)
 	ended := 0
-	for range 30 {
+	for range 15 {
 		for i, w := range all {
 			for n := 0; n < 10 && all[i] != nil; n++ {
 				if _, err := w.Write(message); err != nil {
@@ -483,7 +482,7 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 // With many small backlogs and a spent Budget each message costs one of them, and not a look
 // at all.
 func TestBudgetOfManyWriters(t *testing.T) {
-	const writers = 10_000
+	writers := sized(10_000)
 	budget := sendq.NewBudget(writers * 80)
 	opts := &sendq.WriterOptions{Budget: budget}
 	discard := &sink{open: make(chan struct{})}

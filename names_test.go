@@ -691,7 +691,7 @@ func TestTakeoverUnderLoad(t *testing.T) {
 }
 
 func takeOverUnderLoad(t *testing.T, tr transport) {
-	const senders, messages = 4, 500
+	const senders, messages = 4, 300
 	b, returned := newBroker(sendq.Takeover)
 	var accepted [senders][]int
 	var sending sync.WaitGroup
@@ -1475,7 +1475,7 @@ func lingering() (conn *faultconn.Conn, letGo func()) {
 
 // The names of one Writer go one by one as fast as they came.
 func TestWriterWithManyNames(t *testing.T) {
-	const names = 100_000
+	names := sized(100_000)
 	b := sendq.NewBroker(nil)
 	w := sendq.NewWriter(readingPeer(), nil)
 	for i := range names {

@@ -98,7 +98,7 @@ func TestReplayGoesWithTheRoom(t *testing.T) {
 // Those who join while messages are being published get some last ones and everything
 // after them: no gap, no double.
 func TestReplayHasNoGap(t *testing.T) {
-	const messages, publishers = 3000, 3
+	const messages, publishers = 1500, 3
 	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 50})
 	room := b.Room("room")
 	first := readingPeer()

@@ -91,7 +91,7 @@ func TestTallyMost(t *testing.T) {
 
 // Whatever Writers come and go meanwhile, no counter ever goes back, and every snapshot adds up.
 func TestTallyNeverGoesBack(t *testing.T) {
-	const workers, each = 4, 500
+	const workers, each = 4, 300
 	var tally sendq.Tally
 	var work sync.WaitGroup
 	var mu sync.Mutex

@@ -57,7 +57,7 @@ func TestWriterInOrder(t *testing.T) {
 		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 			w := sendq.NewWriter(conn, nil)
 			arrived := async(func() arrival { return receive(peer) })
-			const senders, messages = 8, 500
+			const senders, messages = 8, 300
 			var wg sync.WaitGroup
 			for sender := range senders {
 				wg.Go(func() {
@@ -81,7 +81,7 @@ func TestWriterInOrder(t *testing.T) {
 		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 			w := sendq.NewWriter(conn, nil)
 			arrived := async(func() arrival { return receive(peer) })
-			const senders, messages = 8, 200
+			const senders, messages = 8, 100
 			var (
 				mu   sync.Mutex // makes the order of acceptance known
 				next int
@@ -219,7 +219,7 @@ func TestWriterOneFlusher(t *testing.T) {
 
 func TestWriterAccountedFor(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-		const senders, limit = 32, 3_000_000
+		const senders, limit = 32, 1_500_000
 		faulty := faultconn.Wrap(conn)
 		faulty.Fault = faultconn.FailAt(limit, errBroken)
 		w := sendq.NewWriter(faulty, nil)
@@ -512,20 +512,20 @@ func TestWriterMemoryComesBack(t *testing.T) {
 	copied := func(w *sendq.Writer, n int) { w.Write(zeros[:n]) }
 	given := func(w *sendq.Writer, n int) { w.Send(make([]byte, n)) }
 	both := func(w *sendq.Writer, n int) { copied(w, n/2); given(w, n/2) }
-	const total = 64 << 20
-	warmUp(10_000)
+	const total = 8 << 20
+	warmUp(1000)
 	for _, tt := range []struct {
 		name    string
 		writers int
 		send    func(w *sendq.Writer, n int)
 		size    int // of a message
 	}{
-		{"short messages, 1000 Writers", 1000, copied, 64},
+		{"short messages, 100 Writers", 100, copied, 64},
 		{"short messages, one Writer", 1, copied, 64},
-		{"by reference, 1000 Writers", 1000, given, 4 << 10},
+		{"by reference, 100 Writers", 100, given, 4 << 10},
 		{"by reference, one Writer", 1, given, 4 << 10},
-		{"both, 1000 Writers", 1000, both, 4 << 10},
-		{"long messages, 100 Writers", 100, both, 100 << 10},
+		{"both, 100 Writers", 100, both, 4 << 10},
+		{"long messages, 10 Writers", 10, both, 100 << 10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			goroutines := runtime.NumGoroutine()
@@ -546,7 +546,7 @@ func TestWriterMemoryComesBack(t *testing.T) {
 
 	for _, backlog := range []int{64, 1 << 10, 10 << 10, 40 << 10, 100 << 10, 1 << 20} {
 		t.Run(fmt.Sprintf("a backlog of %d bytes costs no multiple", backlog), func(t *testing.T) {
-			writers := min(10_000, 16<<20/backlog)
+			writers := min(1000, 1<<20/backlog)
 			before := heap()
 			all, release := stalled(writers, backlog, 64, copied)
 			cost := (heap() - before) / writers
