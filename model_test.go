@@ -130,7 +130,7 @@ func TestNeverTearsOnSockets(t *testing.T) {
 	}
 }
 
-var modelRuns = flag.Int("modelruns", 60, "how many inputs TestWriterModel tries")
+var modelRuns = flag.Int("modelruns", 60, "how many inputs TestWriterModel tries; TestBrokerModel tries a twentieth with each policy")
 
 // TestWriterModel is FuzzWriter with random inputs. A thousand take a minute:
 //
