@@ -135,11 +135,11 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 	}
 	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // more, when nobody else refers to its blocks
 		if cost > int64(b.limit) { // of a takeover; what is sent has been checked
-			b.close(l, fmt.Errorf("%w: the Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost))
+			b.close(l, fmt.Errorf("%w: Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost))
 			return l.closed
 		}
 		last := b.takeLargest()
-		b.close(last.backlog, fmt.Errorf("%w: the Budget of %d bytes is spent, and this backlog was the largest: %d",
+		b.close(last.backlog, fmt.Errorf("%w: Budget of %d bytes exceeded; this Writer had the largest backlog (%d bytes)",
 			ErrSlowConsumer, b.limit, last.size))
 		if last.backlog == l {
 			return l.closed

@@ -4,52 +4,75 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// ErrClosed is returned for what comes too late: a message to a Writer that is
-// closing or has ended, a name for a Broker that has been shut down. It wraps
-// net.ErrClosed.
-var ErrClosed = fmt.Errorf("sendq: closed: %w", net.ErrClosed)
+// ErrClosed is returned by operations on a Writer that is closing or has ended, and on a Broker
+// that was shut down. errors.Is reports that it is net.ErrClosed too.
+var ErrClosed error = closedByUs{}
 
-// ErrSlowConsumer is why a Writer ended when a limit ended it: MaxPending with
-// Disconnect, MaxAge, WriteTimeout, or a Budget.
+type closedByUs struct{}
+
+func (closedByUs) Error() string { return "sendq: closed" }
+
+func (closedByUs) Is(target error) bool { return target == net.ErrClosed }
+
+// ErrSlowConsumer is why a Writer ended that reached a limit: MaxPending with Disconnect,
+// MaxAge, WriteTimeout, or a Budget.
 var ErrSlowConsumer = errors.New("sendq: slow consumer")
 
-// ErrDropped is returned for a message that was given up at MaxPending at once. It
-// counts as accepted and dropped.
+// ErrDropped is returned for a message that was dropped at once because of MaxPending. It counts
+// as accepted and dropped.
 var ErrDropped = errors.New("sendq: message dropped")
 
-// ErrWouldBlock is returned for a message of a Broker to a Writer that is at
-// MaxPending with Block: a Broker waits for nobody. The message was not accepted.
-var ErrWouldBlock = errors.New("sendq: no room, and a Broker does not wait")
+// ErrWouldBlock is returned for a message of a Broker to a Writer that is at MaxPending with
+// Block, because a Broker does not wait for room. The message was not accepted.
+var ErrWouldBlock = errors.New("sendq: would block")
 
-// ErrTooLarge is returned for a message that MaxPending, or a Budget, could never
-// hold. It was not accepted; the Writer lives on.
+// ErrTooLarge is returned for a message that is larger than MaxPending or the Budget. The message
+// was not accepted, and the Writer lives on.
 var ErrTooLarge = errors.New("sendq: message too large")
 
-// ErrTakenOver is why a Writer ended when another one took its name over.
-var ErrTakenOver = errors.New("sendq: another Writer has taken the name over")
+// ErrTakenOver is why a Writer ended whose name another Writer took over.
+var ErrTakenOver = errors.New("sendq: name taken over by another Writer")
 
-// ErrNameTaken is returned by Broker.Register when another Writer has the name.
-var ErrNameTaken = errors.New("sendq: name is taken")
+// ErrNameTaken is returned by Broker.Register if another Writer has the name.
+var ErrNameTaken = errors.New("sendq: name taken")
 
-// ErrUnknownName is returned when no Writer has the name.
+// ErrUnknownName is returned if no Writer has the name.
 var ErrUnknownName = errors.New("sendq: unknown name")
 
-// ErrUnconfirmed is returned for a message to a name on another node from which no answer has
-// come in time: it may have been accepted, or not.
+// ErrUnconfirmed is returned for a message to a name on another node if no reply came in time. The
+// message may have been accepted.
 var ErrUnconfirmed = errors.New("sendq: not confirmed by the other node")
 
-// ErrNameLost is why a Writer ended whose name turned out to be another node's, as it happens
-// when nodes that could not reach each other do so again.
-var ErrNameLost = errors.New("sendq: name is lost to another node")
+// ErrNameLost is why a Writer ended whose name another node has. That happens when nodes that
+// could not reach each other reach each other again.
+var ErrNameLost = errors.New("sendq: name lost to another node")
+
+// A failure says what failed, and why. It names the package once.
+type failure struct {
+	what  string
+	cause error
+}
+
+// failed returns an error that wraps cause, and says what failed because of it.
+func failed(cause error, format string, args ...any) error {
+	return &failure{fmt.Sprintf(format, args...), cause}
+}
+
+func (f *failure) Error() string {
+	return "sendq: " + f.what + ": " + strings.TrimPrefix(f.cause.Error(), "sendq: ")
+}
+
+func (f *failure) Unwrap() error { return f.cause }
 
 // endedError refuses a message to a Writer that has failed.
 type endedError struct{ cause error }
 
-func (e *endedError) Error() string { return "sendq: Writer has ended: " + e.cause.Error() }
+func (e *endedError) Error() string { return failed(e.cause, "Writer has ended").Error() }
 
 func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
@@ -68,23 +91,53 @@ func (e *closedError) Error() string { return e.err.Error() }
 
 func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
 
-// An UndeliveredError tells whose messages a Broker could not deliver when it was shut down.
-type UndeliveredError struct {
-	Name            string
-	Messages, Bytes int64 // accepted and not written
-	Err             error // why, as Writer.Shutdown has it
+// A ShutdownError says what a Broker could not deliver when it was shut down or closed.
+type ShutdownError struct {
+	// Undelivered has one element for each name whose Writer did not deliver everything.
+	Undelivered []*UndeliveredError
+
+	// Relay is the error of closing BrokerOptions.Relay, or nil.
+	Relay error
 }
 
-func (e *UndeliveredError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *ShutdownError) Error() string {
+	lines := make([]string, 0, len(e.Undelivered)+1)
+	for _, err := range e.Unwrap() {
+		lines = append(lines, err.Error())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap returns all errors.
+func (e *ShutdownError) Unwrap() []error {
+	var errs []error
+	for _, u := range e.Undelivered {
+		errs = append(errs, u)
+	}
+	if e.Relay != nil {
+		errs = append(errs, e.Relay)
+	}
+	return errs
+}
+
+// An UndeliveredError says what the Writer of a name did not deliver.
+type UndeliveredError struct {
+	Name     string
+	Messages int64 // accepted, but not written
+	Bytes    int64 // of these messages
+	Err      error // the error of Writer.Shutdown
+}
+
+func (e *UndeliveredError) Error() string { return fmt.Sprintf("%q: %v", e.Name, e.Err) }
 
 func (e *UndeliveredError) Unwrap() error { return e.Err }
 
-// A PanicError is why a Writer ended when a method of its connection panicked, or called
+// A PanicError is why a Writer ended if a method of its connection panicked or called
 // runtime.Goexit.
 type PanicError struct {
 	Method string // of the connection, such as "Write"
-	Value  any    // what it panicked with
-	Stack  []byte // where, as debug.Stack tells
+	Value  any    // the argument of panic
+	Stack  []byte // the stack of the panic, as debug.Stack formats it
 }
 
 // Unwrap returns Value if it is an error.

@@ -183,7 +183,7 @@ func ExampleNamePolicy_takeover() {
 	received, _ := io.ReadAll(peer)
 	fmt.Printf("%s", received)
 	// Output:
-	// sendq: another Writer has taken the name over
+	// sendq: name taken over by another Writer
 	// one
 	// two
 	// three
@@ -207,8 +207,8 @@ func ExampleBrokerOptions_onUndelivered() {
 	broker.Shutdown(context.Background()) // returns when all that came back has been handed over
 	fmt.Println(errors.Is(err, sendq.ErrSlowConsumer))
 	// Output:
-	// for bob: "one": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
-	// for bob: "two": sendq: slow consumer: no room for 5 bytes more, counted as 69: 6 are pending, counted as 134, and MaxPending is 160
+	// for bob: "one": sendq: slow consumer: MaxPending of 160 bytes exceeded: 134 pending, 69 more
+	// for bob: "two": sendq: slow consumer: MaxPending of 160 bytes exceeded: 134 pending, 69 more
 	// true
 }
 
@@ -260,7 +260,7 @@ func ExampleBroker_Events() {
 	// RoomJoined bob gophers
 	// RoomLeft bob gophers
 	// Left bob
-	// sendq: closed: use of closed network connection
+	// sendq: closed
 }
 
 // The figures of a Broker, where the rest of a program's are: package expvar serves them at

@@ -3,6 +3,7 @@ package sendq
 import (
 	"context"
 	"errors"
+	"math"
 	"math/bits"
 	"net"
 	"sync"
@@ -196,13 +197,20 @@ type BrokerStats struct {
 	FanOuts FanOutStats
 }
 
-// FanOutStats count the messages to rooms and to all that had a recipient.
+// FanOutStats counts the messages to rooms and to all names that had a recipient.
 type FanOutStats struct {
-	Recipients int64 // of all of them together, whether they accepted or not
+	// Recipients is the sum of the recipients of all messages, whether they accepted or not.
+	Recipients int64
 
-	// Sizes[i] is how many had at most 4^i recipients, but more than 4^(i-1); the
-	// last element, how many had more than 4^10.
-	Sizes [12]int64
+	// Sizes counts the messages by their number of recipients, in ascending buckets.
+	Sizes []FanOutBucket
+}
+
+// A FanOutBucket counts the messages that had at most UpTo recipients, and too many for the
+// bucket before.
+type FanOutBucket struct {
+	UpTo     int64 // math.MaxInt64 in the last bucket
+	Messages int64
 }
 
 // Stats returns the Broker's figures. It holds nothing up, however many Writers there are:
@@ -215,13 +223,13 @@ func (b *Broker) Stats() BrokerStats {
 	return s
 }
 
-// A fanOuts counts fan-outs.
+// A fanOuts counts fan-outs. Bucket i has those with at most 4^i recipients, the last all others.
 type fanOuts struct {
 	recipients atomic.Int64
-	sizes      [len(FanOutStats{}.Sizes)]atomic.Int64
+	sizes      [12]atomic.Int64
 }
 
-// count counts so many messages to the members of a group but one, unless that is nil.
+// count counts messages to the members of a group, except one of them unless that is nil.
 func (f *fanOuts) count(messages, members int, except *named) {
 	if except != nil {
 		members--
@@ -235,9 +243,10 @@ func (f *fanOuts) count(messages, members int, except *named) {
 }
 
 func (f *fanOuts) stats() FanOutStats {
-	s := FanOutStats{Recipients: f.recipients.Load()}
+	s := FanOutStats{Recipients: f.recipients.Load(), Sizes: make([]FanOutBucket, len(f.sizes))}
 	for i := range f.sizes {
-		s.Sizes[i] = f.sizes[i].Load()
+		s.Sizes[i] = FanOutBucket{1 << (2 * i), f.sizes[i].Load()}
 	}
+	s.Sizes[len(s.Sizes)-1].UpTo = math.MaxInt64
 	return s
 }

@@ -12,7 +12,7 @@ import (
 // at most for CloseTimeout. It is Shutdown with that bound.
 func (w *Writer) Close() error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), w.closeTimeout,
-		fmt.Errorf("CloseTimeout of %v is over: %w", w.closeTimeout, context.DeadlineExceeded))
+		fmt.Errorf("CloseTimeout of %v exceeded: %w", w.closeTimeout, context.DeadlineExceeded))
 	defer cancel()
 	return w.Shutdown(ctx)
 }
@@ -72,7 +72,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 // has ended.
 func (w *Writer) undeliveredError() error {
 	if n := w.pending(); n > 0 {
-		return fmt.Errorf("sendq: messages not delivered: %d (%d bytes): %w", n, w.queue.Bytes(), w.err)
+		return failed(w.err, "messages not delivered: %d (%d bytes)", n, w.queue.Bytes())
 	}
 	return w.err
 }

@@ -77,9 +77,9 @@ func (w *Writer) offerLimited(m *payload) error {
 	case w.state != open:
 		return w.refusal()
 	case l.MaxPending > 0 && cost > int64(l.MaxPending):
-		return fmt.Errorf("%w: %d bytes, counted as %d, but MaxPending is %d", ErrTooLarge, m.size(), cost, l.MaxPending)
+		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, cost, l.MaxPending)
 	case l.Budget != nil && cost > int64(l.Budget.limit):
-		return fmt.Errorf("%w: %d bytes, counted as %d, but the Budget is %d", ErrTooLarge, m.size(), cost, l.Budget.limit)
+		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, cost, l.Budget.limit)
 	case w.isWithinLimits(cost):
 		return w.admit(m)
 	}
@@ -102,8 +102,8 @@ func (w *Writer) offerLimited(m *payload) error {
 		l.droppedBytes += int64(m.size())
 		return ErrDropped
 	}
-	return w.disconnect(fmt.Errorf("%w: no room for %d bytes more, counted as %d: %d are pending, counted as %d, and MaxPending is %d",
-		ErrSlowConsumer, m.size(), cost, w.queue.Bytes(), w.pendingCost(), l.MaxPending))
+	return w.disconnect(fmt.Errorf("%w: MaxPending of %d bytes exceeded: %d pending, %d more",
+		ErrSlowConsumer, l.MaxPending, w.pendingCost(), cost))
 }
 
 // isWithinLimits reports whether messages may be accepted that MaxPending counts as cost. They
@@ -248,7 +248,7 @@ func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 	if !w.giveUp(element) {
 		return <-b.outcome // accepted or refused at the same time
 	}
-	return fmt.Errorf("sendq: no room for the message: %w", context.Cause(ctx))
+	return failed(context.Cause(ctx), "no room for the message")
 }
 
 // giveUp ends the wait of a blocked sender, and returns false if it is over already.

@@ -3,7 +3,6 @@ package sendq
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"net"
 	"time"
@@ -194,7 +193,7 @@ func (w *Writer) decide(l *linger) {
 	switch {
 	case w.err != nil:
 	case l.isKnown && l.lost > 0:
-		w.err = fmt.Errorf("sendq: bytes not acknowledged by the peer: %d: %w", l.lost, cmp.Or(l.cause, error(sock.ErrBroken)))
+		w.err = failed(cmp.Or(l.cause, error(sock.ErrBroken)), "bytes not acknowledged by the peer: %d", l.lost)
 	case !l.isKnown && !l.isWaited:
 		w.err = l.cause
 	}
@@ -210,7 +209,7 @@ func (l *linger) closeError(err error) error {
 	case sock.IsClosed(err):
 		return l.cause // what interrupted Close, if anything
 	}
-	return fmt.Errorf("sendq: closing the connection: %w", asPanicError(err))
+	return failed(asPanicError(err), "closing the connection")
 }
 
 // sleep waits for d, and returns false at once when aborted is closed.

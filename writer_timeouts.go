@@ -99,10 +99,10 @@ func (w *Writer) checkDeadlines() {
 	case panicked:
 		err = asPanicError(err)
 	case l.MaxAge > 0 && age >= l.MaxAge:
-		err = fmt.Errorf("%w: the oldest message has waited for %v, and MaxAge is %v", ErrSlowConsumer, age, l.MaxAge)
+		err = fmt.Errorf("%w: MaxAge of %v exceeded: the oldest message waited %v", ErrSlowConsumer, l.MaxAge, age)
 	case l.WriteTimeout > 0 && l.deadlines.silence >= l.WriteTimeout:
-		err = fmt.Errorf("%w: the peer has taken nothing for %v, and WriteTimeout is %v: %w",
-			ErrSlowConsumer, l.deadlines.silence, l.WriteTimeout, os.ErrDeadlineExceeded)
+		err = fmt.Errorf("%w: WriteTimeout of %v exceeded: the peer took nothing for %v: %w",
+			ErrSlowConsumer, l.WriteTimeout, l.deadlines.silence, os.ErrDeadlineExceeded)
 	default:
 		if l.deadlines.runs = !isIdle; l.deadlines.runs {
 			l.deadlines.timer.Reset(l.deadlines.every)

@@ -3,7 +3,6 @@ package sendq
 import (
 	"container/list"
 	"context"
-	"fmt"
 	"math"
 )
 
@@ -106,7 +105,7 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List,
 	if met {
 		return nil
 	}
-	return fmt.Errorf("sendq: still pending: %d messages (%d bytes): %w", messages, bytes, context.Cause(ctx))
+	return failed(context.Cause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
 }
 
 // flushTarget returns how many messages of the queue may be written together: those that

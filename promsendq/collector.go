@@ -134,12 +134,13 @@ func (out sink) tally(s *sendq.TallyStats) {
 }
 
 func (out sink) fanOuts(s *sendq.FanOutStats) {
-	var upTo uint64
+	var messages uint64
 	buckets := make(map[float64]uint64)
-	last := len(s.Sizes) - 1
-	for i, n := range s.Sizes[:last] {
-		upTo += uint64(n)
-		buckets[math.Pow(4, float64(i))] = upTo
+	for _, b := range s.Sizes {
+		messages += uint64(b.Messages)
+		if b.UpTo < math.MaxInt64 { // otherwise it is the histogram's own last bucket
+			buckets[float64(b.UpTo)] = messages
+		}
 	}
-	out <- prometheus.MustNewConstHistogram(fanOutRecipients, upTo+uint64(s.Sizes[last]), float64(s.Recipients), buckets)
+	out <- prometheus.MustNewConstHistogram(fanOutRecipients, messages, float64(s.Recipients), buckets)
 }
