@@ -35,7 +35,8 @@ const (
 // written to it are frames already; what is read from it are lines.
 type browser struct {
 	net.Conn
-	w *sendq.Writer
+	refused error // the reason, if the address has too many connections
+	w       *sendq.Writer
 
 	// Of what is read.
 	frames   frames
@@ -59,7 +60,10 @@ func (b *browser) NetConn() net.Conn { return b.Conn }
 func (b *browser) SyscallConn() (syscall.RawConn, error) { return socketOf(b.Conn) }
 
 // Begin is called before the first Read.
-func (b *browser) Begin(w *sendq.Writer) { b.w = w }
+func (b *browser) Begin(w *sendq.Writer) error {
+	b.w = w
+	return b.refused
+}
 
 // SetReadDeadline makes it silence from now, and from everything that comes, if t is zero.
 func (b *browser) SetReadDeadline(t time.Time) error {
@@ -244,7 +248,9 @@ func (f *farewell) sayInTheEnd(code ws.StatusCode, reason string) {
 	}
 }
 
+// frame returns the close frame. The server has stopped if it has no cause yet.
 func (f *farewell) frame() []byte {
+	f.sayInTheEnd(ws.StatusGoingAway, server.ErrStopped.Error())
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.close

@@ -129,12 +129,7 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	go func() {
 		defer a.release()
-		b := &browser{Conn: conn}
-		if a.refused != nil {
-			s.chat.Refuse(s.ctx, b, a.refused)
-			return
-		}
-		s.chat.Handle(s.ctx, b)
+		s.chat.Handle(s.ctx, &browser{Conn: conn, refused: a.refused})
 	}()
 }
 

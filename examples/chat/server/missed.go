@@ -9,62 +9,66 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// maxMissed bounds what is kept, in bytes, for all users who are away.
+// maxMissed bounds the bytes in all mailboxes.
 const maxMissed = 64 << 20
 
-// mailboxes keep the lines that users did not get because their connections broke, until
-// they come back. It is the oldest boxes that are given up when there is too much. A nil
-// *mailboxes has none.
+// mailboxes keep the lines that users did not get because their connections broke, until they come
+// back. When there are too many, the oldest boxes are given up. A nil *mailboxes keeps nothing.
 type mailboxes struct {
 	mu    sync.Mutex
-	lines map[string][][]byte
-	order []string // whose box is the oldest
-	size  int      // in bytes
+	lines map[string][][]byte // by user
+	order []string            // the users, the oldest box first
+	size  int                 // in bytes
 }
 
 func newMailboxes() *mailboxes { return &mailboxes{lines: make(map[string][][]byte)} }
 
-// put keeps the messages for the user. One who is back already gets them at once, though behind
-// what came since.
-func (m *mailboxes) put(b *sendq.Broker, name string, messages iter.Seq[[]byte]) {
+// keep is the Broker's OnUndelivered. A user who is back already gets the messages at once, though
+// after newer ones.
+func (s *Server) keep(user string, messages iter.Seq[[]byte], _ error) {
+	m, broker := s.missed, s.core.Broker
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, isBack := b.Lookup(name)
+	_, isBack := broker.Lookup(user)
 	for message := range messages {
-		if isBack && b.Send(name, message) == nil {
-			continue
+		if !isBack || broker.Send(user, message) != nil {
+			m.put(user, message)
 		}
-		if m.lines[name] == nil {
-			m.order = append(m.order, name)
-		}
-		m.lines[name] = append(m.lines[name], bytes.Clone(message))
-		m.size += len(message)
 	}
 	for m.size > maxMissed {
 		m.take(m.order[0])
 	}
 }
 
-// deliver writes what was kept for a user who is back.
-func (m *mailboxes) deliver(name string, w *sendq.Writer) {
+// put keeps a message. mu is held.
+func (m *mailboxes) put(user string, message []byte) {
+	if m.lines[user] == nil {
+		m.order = append(m.order, user)
+	}
+	m.lines[user] = append(m.lines[user], bytes.Clone(message))
+	m.size += len(message)
+}
+
+// deliver writes the messages kept for a user.
+func (m *mailboxes) deliver(user string, w *sendq.Writer) {
 	if m == nil {
 		return
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, message := range m.take(name) {
-		_, _ = w.Write(message) // fails if they have gone again: then it is lost
+	for _, message := range m.take(user) {
+		_, _ = w.Write(message) // if it fails, the message is lost: the user has left again
 	}
 }
 
 // take empties the box of a user. mu is held.
-func (m *mailboxes) take(name string) [][]byte {
-	lines := m.lines[name]
+func (m *mailboxes) take(user string) [][]byte {
+	lines := m.lines[user]
 	if lines == nil {
 		return nil
 	}
-	delete(m.lines, name)
-	m.order = slices.DeleteFunc(m.order, func(other string) bool { return other == name })
+	delete(m.lines, user)
+	m.order = slices.DeleteFunc(m.order, func(other string) bool { return other == user })
 	for _, line := range lines {
 		m.size -= len(line)
 	}

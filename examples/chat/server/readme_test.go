@@ -13,6 +13,7 @@ import (
 // The README shows what two users of nc type and see, in two columns. It is what they
 // would see.
 func TestReadmeTranscript(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("nc"); err != nil {
 		t.Skip("needs nc, from the package netcat-openbsd")
 	}
@@ -55,7 +56,7 @@ func TestReadmeTranscript(t *testing.T) {
 				users[i].typed.Write([]byte(line + "\n"))
 				if !strings.ContainsAny(line, ":/") { // a login, which has no answer
 					loggedIn++
-					for strings.Count(observer.ask("/who"), ",") < loggedIn {
+					for strings.Count(observer.Ask("/who"), ",") < loggedIn {
 					}
 				}
 			}

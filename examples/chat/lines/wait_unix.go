@@ -1,6 +1,6 @@
 //go:build unix
 
-package server
+package lines
 
 import (
 	"cmp"
@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// waitFor returns a function that waits until r has something to read, its end included, and
-// takes no buffer meanwhile, as Read of r would. It returns nil if that cannot be had: r must
-// be a socket, or have the SyscallConn of the one from which it reads, and keep nothing itself.
+// waitFor returns a function that waits until r has input, or its end, without a buffer. It returns
+// nil if that is impossible: r must be a socket, or must have the SyscallConn of the socket that it
+// reads from, and must keep no input itself.
 func waitFor(r io.Reader) func() error {
 	conn, ok := r.(syscall.Conn)
 	if !ok {
@@ -30,7 +30,7 @@ func waitFor(r io.Reader) func() error {
 			case syscall.EAGAIN:
 				return false
 			case nil, syscall.EINTR: // Read asks again
-			default: // a reset, of which Read would not hear any more
+			default: // a reset; a later Read would not report it
 				failed = os.NewSyscallError("read", err)
 			}
 			return true

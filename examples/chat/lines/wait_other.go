@@ -1,8 +1,8 @@
 //go:build !unix
 
-package server
+package lines
 
 import "io"
 
-// Here a buffer is held while a Read waits.
+// waitFor returns nil, so a buffer is held while Read waits.
 func waitFor(io.Reader) func() error { return nil }

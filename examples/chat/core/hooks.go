@@ -1,0 +1,55 @@
+package core
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/lines"
+)
+
+// Hooks are the places where armour goes on. The zero value leaves all of them bare.
+type Hooks struct {
+	Writer sendq.WriterOptions          // for the Writer of each session
+	Replay int                          // how many lines of a room its newest member gets
+	Frame  func(line []byte) []byte     // encodes a line, once for all connections
+	Why    func(sendq.Refusal) string   // explains why a user did not get a message
+	Armour func(*Session) lines.Handler // takes the place of a session; it embeds the *Session, and overrides some methods
+}
+
+// ErrQuit is the cause of the end after /quit.
+var ErrQuit = errors.New("the user has quit")
+
+// IsFault reports whether the cause of an end is a fault, which the user is told.
+func IsFault(cause error) bool { return cause != ErrQuit && !errors.Is(cause, lines.ErrEnd) }
+
+// End is Leave with a log. Armour logs more.
+func (c *Session) End(cause error) {
+	if err := c.Leave(cause); err != nil {
+		slog.Warn("not all lines were delivered", "user", c.Name, "error", err)
+	}
+}
+
+// Line returns a line for any connection.
+func (h *Hooks) Line(format string, args ...any) []byte {
+	line := append(fmt.Appendf(nil, format, args...), '\n')
+	if h.Frame == nil {
+		return line
+	}
+	return h.Frame(line)
+}
+
+func (h *Hooks) why(r sendq.Refusal) string {
+	if h.Why == nil {
+		return r.Name + " has just left"
+	}
+	return h.Why(r)
+}
+
+func (h *Hooks) armour(c *Session) lines.Handler {
+	if h.Armour == nil {
+		return c
+	}
+	return h.Armour(c)
+}

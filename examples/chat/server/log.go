@@ -1,0 +1,31 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/lines"
+)
+
+// log writes the cause of a session's end. The error is that of its Writer.
+func (s *Server) log(c *session, cause, err error) {
+	level, message := slog.LevelInfo, "session ended"
+	switch {
+	case c.Name == "":
+		message = "connection without login ended"
+	case errors.Is(err, sendq.ErrTakenOver):
+		cause = err
+	case err != nil:
+		level, message, cause = slog.LevelWarn, "connection lost", err
+	case errors.Is(cause, lines.ErrEnd) && !errors.Is(cause, io.EOF):
+		level, message = slog.LevelWarn, "connection lost"
+	}
+	stats := c.W.Stats()
+	s.opts.Log.Log(context.Background(), level, message, "user", c.Name, "peer", c.Conn.RemoteAddr(),
+		"cause", cause, "after", time.Since(c.start).Round(time.Millisecond),
+		"messages", stats.Written, "bytes", stats.WrittenBytes, "peak", stats.PeakPendingBytes)
+}

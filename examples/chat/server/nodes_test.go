@@ -1,0 +1,101 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
+)
+
+// A program can serve in its own way, with a Broker of its own choice.
+func TestServeOtherwise(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error)
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{Names: sendq.Attach}})
+	go func() { served <- s.Serve(ctx, l) }()
+
+	server := &process{addr: l.Addr().String()}
+	alice, bob, again := server.login(t, "alice"), server.login(t, "bob"), server.login(t, "bob")
+	alice.Say("bob: hi")
+	bob.Expect("from alice: hi")
+	again.Expect("from alice: hi")
+	stop()
+	require.NoError(t, <-served)
+	bob.ExpectEnd()
+}
+
+// TestRelayLoses: what is lost between servers is told.
+func TestRelayLoses(t *testing.T) {
+	t.Parallel()
+	r, logged := new(lossyRelay), make(logLines, 100)
+	s := New(Options{Log: slog.New(slog.NewTextHandler(logged, nil)), Broker: sendq.BrokerOptions{Relay: r}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- s.Serve(ctx, l) }()
+	require.Eventually(t, func() bool {
+		r.node.Missed("b", 3)
+		return logged.have("node=b messages=3")
+	}, chattest.Patience, 10*time.Millisecond)
+	cancel()
+	require.NoError(t, <-served)
+	require.True(t, logged.have("not confirmed"))
+}
+
+// A lossyRelay is alone, and cannot tell whether what it has sent has arrived.
+type lossyRelay struct {
+	sendq.Relay
+	node *sendq.Node
+}
+
+func (r *lossyRelay) Start(node *sendq.Node) string {
+	r.node = node
+	return "a"
+}
+
+func (r *lossyRelay) Close(context.Context) error { return errors.New("not confirmed") }
+
+// logLines are what was logged, a Write each.
+type logLines chan string
+
+func (c logLines) Write(p []byte) (int, error) {
+	c <- string(p)
+	return len(p), nil
+}
+
+// have tells whether a line has it, and takes those up to that one.
+func (c logLines) have(what string) bool {
+	for {
+		select {
+		case line := <-c:
+			if strings.Contains(line, what) {
+				return true
+			}
+		default:
+			return false
+		}
+	}
+}
+
+// Users are told why somebody did not get a message.
+func TestWhy(t *testing.T) {
+	for err, want := range map[error]string{
+		sendq.ErrClosed:      "bob has just left",
+		sendq.ErrUnconfirmed: "the server of bob does not answer: the message may have arrived, or not",
+		sendq.ErrWouldBlock:  "the server of bob is too far behind: the message was not sent",
+	} {
+		require.Equal(t, want, why(sendq.Refusal{Name: "bob", Err: err}))
+	}
+}

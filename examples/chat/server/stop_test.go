@@ -1,0 +1,62 @@
+package server
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestStopDeliversWhatIsQueued(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	alice, bob := server.login(t, "alice"), server.login(t, "bob")
+	alice.Say("/join #go")
+	alice.Expect("* alice joined #go")
+	server.connect(t) // somebody who has not logged in holds nothing up
+
+	text := strings.Repeat("x", 60_000)
+	const size = 10 << 20
+	messages := size/len(text) + 1
+	for range messages {
+		alice.Say("bob: " + text)
+	}
+	alice.ExpectSilence() // all are accepted; bob has read none
+
+	stopped := make(chan string)
+	go func() { stopped <- server.stop(t) }()
+	alice.ExpectEnd()
+	for i := range messages { // slowly
+		bob.Expect("from alice: " + text)
+		if i%10 == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	bob.ExpectEnd()
+	require.NotContains(t, <-stopped, "lost")
+}
+
+func TestStopSaysWhatIsLost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the server gives a client to take what is queued")
+	}
+	t.Parallel()
+	server := start(t)
+	alice, bob := server.login(t, "alice"), server.login(t, "bob")
+	text := strings.Repeat("x", 60_000)
+	for range 200 {
+		alice.Say("bob: " + text)
+	}
+	alice.ExpectSilence()
+	said := server.stop(t) // bob never reads
+	require.Contains(t, said, "user=bob")
+	require.Contains(t, said, "messages not delivered")
+	require.NotContains(t, said, `WARN connection lost user=alice`)
+	bob.Close()
+}
+
+func TestStopWithNobodyThere(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, start(t).stop(t))
+}

@@ -1,0 +1,81 @@
+package server
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/examples/chat/core"
+	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
+)
+
+// dialTLS connects to a server that has made its own certificate.
+func (p *process) dialTLS(t *testing.T) *chattest.Client {
+	c := p.connect(t)
+	conn := tls.Client(chattest.Patient{TCPConn: c.TCPConn}, &tls.Config{InsecureSkipVerify: true})
+	c.Lines, c.Out = bufio.NewReader(conn), conn
+	return c
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	server := start(t, "-tls-self-signed")
+	alice, bob := server.dialTLS(t), server.dialTLS(t)
+	bob.Say("bob")
+	bob.Ask("/who")
+	alice.Say("alice")
+	alice.Ask("/who")
+	text := strings.Repeat("x", core.MaxLine-len("bob: "))
+	const messages = 100 // more than the kernel buffers
+	for range messages {
+		alice.Say("bob: " + text)
+	}
+	alice.ExpectSilence()
+	bob.Say("/quit")
+	for range messages {
+		bob.Expect("from alice: " + text)
+	}
+	bob.ExpectEnd()
+	alice.Say("alice: " + text + "x")
+	alice.ExpectError("longer than")
+	alice.ExpectEnd()
+}
+
+func TestTLSHandshakeThatNeverEnds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the server gives a client for its login")
+	}
+	t.Parallel()
+	server := start(t, "-tls-self-signed")
+	silent, slow := server.connect(t), server.connect(t)
+	hello, err := io.ReadAll(io.LimitReader(clientHello(), 100))
+	require.NoError(t, err)
+	_, err = slow.Write(hello) // a part of it
+	require.NoError(t, err)
+	silent.ExpectEnd()
+	slow.ExpectEnd()
+	require.Contains(t, server.stop(t), "within 10s")
+}
+
+// clientHello reads what a TLS client says first.
+func clientHello() io.Reader {
+	conn, peer := net.Pipe()
+	go tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	return peer
+}
+
+func TestLoginTakesTooLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the server gives a client for its login")
+	}
+	t.Parallel()
+	c := start(t).connect(t)
+	c.Write([]byte("ali")) // not a line
+	c.ExpectError("within 10s")
+	c.ExpectEnd()
+}
