@@ -23,8 +23,8 @@ func dial(addr string, config *tls.Config) (net.Conn, error) {
 	return tls.Dial("tcp", addr, config)
 }
 
-// runClient logs in at addr, over TLS unless config is nil, sends the lines of in and shows on
-// out what arrives, until either ends.
+// runClient logs in at addr, over TLS unless config is nil. It sends the lines of in and copies the
+// server's lines to out, until one of the two ends.
 func runClient(addr string, config *tls.Config, name string, in io.Reader, out io.Writer) error {
 	conn, err := dial(addr, config)
 	if err != nil {
@@ -41,7 +41,7 @@ func runClient(addr string, config *tls.Config, name string, in io.Reader, out i
 		received <- err
 	}()
 	typed := make(chan struct{})
-	var quits atomic.Bool // the user has said so
+	var quits atomic.Bool // the last line was /quit
 	go func() {
 		defer close(typed)
 		for lines := bufio.NewReader(in); ; {
@@ -68,8 +68,7 @@ func runClient(addr string, config *tls.Config, name string, in io.Reader, out i
 		return errors.New("the server closed the connection")
 	case <-typed:
 	}
-	// Told to quit, the server answers what was sent before, and closes
-	// within 10 seconds.
+	// The server answers all earlier lines before it obeys /quit, and closes within 10 seconds.
 	fmt.Fprintln(w, "/quit")
 	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
 	if err := <-received; err != nil {

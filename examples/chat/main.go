@@ -6,9 +6,11 @@
 //	go run ./examples/chat -tls-self-signed              # serves over TLS, to try it
 //	go run ./examples/chat -connect 127.0.0.1:8080 -name carol -tls-insecure
 //
-// Any program that sends lines will do as a client, such as nc 127.0.0.1 8080; the
-// first line is the login. The server is in a package of its own, which is the place to see
-// how a Writer and a Broker work together.
+// Any program can be a client if it sends lines, such as nc 127.0.0.1 8080. The first line is the
+// login.
+//
+// To learn how a Writer and a Broker work together, read package core: the whole protocol in one
+// file of 200 lines. Package server puts armour on it, and is the server of this command.
 package main
 
 import (
@@ -26,7 +28,7 @@ func main() {
 	connect := flag.String("connect", "", "be a client of the server at this `address`")
 	name := flag.String("name", "", "log in as this `user`, with -connect")
 	overTLS := flag.Bool("tls", false, "speak TLS with the server, with -connect")
-	insecure := flag.Bool("tls-insecure", false, "as -tls, but whoever has made the server's certificate, as with -tls-self-signed")
+	insecure := flag.Bool("tls-insecure", false, "like -tls, but accept any certificate of the server, as with -tls-self-signed")
 	flag.Parse()
 	var config *tls.Config
 	if *overTLS || *insecure {

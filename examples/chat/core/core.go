@@ -5,8 +5,8 @@
 //     and no two lines mix.
 //   - The Broker sends to users by name, to rooms and to all, and reports each user it did not reach.
 //
-// A server on the internet needs armour too: TLS, limits, rates, users who come back, a log. That
-// is package server, beside this one. The file hooks.go has the places where it goes on.
+// On the internet a server needs armour too: TLS, limits, rates, mailboxes, a log. All of it is in
+// package server, beside this one. The file hooks.go has the places where it goes on.
 package core
 
 import (
@@ -53,7 +53,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Handle runs a session: Begin, Do for each line, Flush when all that have arrived are done, and Leave.
+// Handle runs a session: Begin, Do for each line, Flush when no more lines are there, and Leave.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
 	lines.Serve(conn, MaxLine, s.armour(&Session{Server: s, Ctx: ctx, Conn: conn}))
 }
@@ -65,12 +65,12 @@ type Session struct {
 	Conn  net.Conn
 	W     *sendq.Writer // nothing else writes to Conn
 	Name  string        // empty before the login
-	Rooms []string      // all that the user is in
+	Rooms []string      // the rooms of the user
 	batch *sendq.Batch  // messages of lines that arrived together
 	stop  func() bool   // ends the wait for Ctx
 }
 
-// Begin waits for the first line. When the server stops, Close delivers what is queued for the user.
+// Begin waits for the first line. When the server stops, Close delivers the queued lines.
 func (c *Session) Begin() error {
 	c.W, c.batch = sendq.NewWriter(c.Conn, &c.Writer), c.Broker.NewBatch()
 	c.stop = context.AfterFunc(c.Ctx, func() { c.W.Close() })
@@ -167,7 +167,7 @@ func (c *Session) sendTo(users string, message []byte) {
 // Flush sends the messages in the batch.
 func (c *Session) Flush() { c.report(c.batch.Flush()) }
 
-// report tells the user which names did not get a message.
+// report tells the user about names without a Writer, and about Writers that refused a message.
 func (c *Session) report(r sendq.Report) {
 	for _, refused := range r.Refused {
 		if errors.Is(refused.Err, sendq.ErrUnknownName) {
@@ -184,7 +184,7 @@ func (c *Session) Reply(format string, args ...any) {
 	c.W.Write(c.Line(format, args...)) // an error means that the session is about to end
 }
 
-// Leave is the end: it tells the rooms, delivers what is queued for the user, and closes the connection.
+// Leave is the end: it tells the rooms, delivers the queued lines, and closes the connection.
 func (c *Session) Leave(cause error) error {
 	c.stop()
 	c.Broker.Unregister(c.Name, c.W)

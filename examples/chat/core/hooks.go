@@ -15,13 +15,13 @@ type Hooks struct {
 	Replay int                          // how many lines of a room its newest member gets
 	Frame  func(line []byte) []byte     // encodes a line, once for all connections
 	Why    func(sendq.Refusal) string   // explains why a user did not get a message
-	Armour func(*Session) lines.Handler // takes the place of a session; it embeds the *Session, and overrides some methods
+	Armour func(*Session) lines.Handler // returns a replacement of a session; it embeds the *Session
 }
 
 // ErrQuit is the cause of the end after /quit.
 var ErrQuit = errors.New("the user has quit")
 
-// IsFault reports whether the cause of an end is a fault, which the user is told.
+// IsFault reports whether the cause of an end is the user's fault. If so, the user is told.
 func IsFault(cause error) bool { return cause != ErrQuit && !errors.Is(cause, lines.ErrEnd) }
 
 // End is Leave with a log. Armour logs more.

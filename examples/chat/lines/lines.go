@@ -1,5 +1,5 @@
-// Package lines reads lines of text from clients that nobody trusts. A connection that is idle costs
-// one goroutine with the smallest stack, and no buffer.
+// Package lines reads lines of text from untrusted clients. An idle connection costs one goroutine
+// with the smallest stack, and no buffer.
 package lines
 
 import (
@@ -19,13 +19,13 @@ var ErrEnd = errors.New("the connection has ended")
 type Handler interface {
 	Begin() error         // is called before anything is read
 	Do(line string) error // is called for each line
-	Flush()               // is called after all lines that have arrived
+	Flush()               // is called before Serve waits for more lines, and at the end
 	End(cause error)      // is called when another method has failed, or at the end of the input
 }
 
-// Serve calls h for the lines of r. A line is at most max bytes long; a longer one is an error. It is
-// valid UTF-8 without control characters or characters that change the direction of writing. A last
-// line without an end is left out, because the client may have been cut off in the middle of it.
+// Serve calls h for the lines of r. A line of more than max bytes is an error. Harmful characters are
+// replaced by U+FFFD: control characters, invalid UTF-8, and changes of the direction of writing. A
+// last line without an end is left out, because the client may have been cut off in the middle of it.
 func Serve(r io.Reader, max int, h Handler) {
 	in := &input{r: r, max: max, h: h}
 	aside(in.begin)
@@ -36,8 +36,8 @@ func Serve(r io.Reader, max int, h Handler) {
 	aside(in.end)
 }
 
-// aside calls f in another goroutine and waits for it. A stack hardly ever shrinks, so the goroutine
-// that waits for input, maybe for hours, does nothing else.
+// aside calls f in another goroutine and waits for it. A stack hardly ever shrinks. The caller waits
+// for input, maybe for hours, so its stack must not grow.
 func aside(f func()) {
 	done := make(chan struct{})
 	go func() {

@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// waitFor returns a function that waits until r has input, or its end, without a buffer. It returns
-// nil if that is impossible: r must be a socket, or must have the SyscallConn of the socket that it
-// reads from, and must keep no input itself.
+// waitFor returns a function that waits without a buffer until r has input, or its end. It returns nil
+// if r is neither a socket nor a wrapper with the SyscallConn of its socket. A wrapper must not keep
+// input.
 func waitFor(r io.Reader) func() error {
 	conn, ok := r.(syscall.Conn)
 	if !ok {

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// patient is a listener that outlives errors such as too many open files, which pass when users
-// leave.
+// patient is a listener that outlives errors. Too many open files, for example, become fewer when
+// users leave.
 type patient struct {
 	net.Listener
 	log *slog.Logger
@@ -28,9 +28,9 @@ func (p patient) Accept() (net.Conn, error) {
 	}
 }
 
-// Admit counts a connection from addr until release is called, once. An error is for the client,
-// and means that addr has too many connections; release must be called nevertheless. Sessions call
-// Admit, except on a Conn.
+// Admit counts a connection from addr until release is called, once. It fails if addr has too many
+// connections; release must be called nevertheless. The error is for the client. A session calls Admit
+// unless its connection is a Conn.
 func (s *Server) Admit(addr net.Addr) (release func(), err error) { return s.addresses.add(addr) }
 
 // addresses count connections.
@@ -66,12 +66,12 @@ func (a *addresses) remove(ip netip.Addr) {
 	}
 }
 
-// ipOf returns the address that counts for addr. For IPv6 that is the network of 64 bits, the
-// least that one customer has.
+// ipOf returns the address to count for addr. For IPv6 it is the network of 64 bits, because every
+// customer has at least one.
 func ipOf(addr net.Addr) netip.Addr {
 	at, err := netip.ParseAddrPort(addr.String())
 	if err != nil {
-		return netip.Addr{} // such as a Unix socket
+		return netip.Addr{} // for example a Unix socket
 	}
 	ip := at.Addr().Unmap().WithZone("")
 	if ip.Is6() {

@@ -8,8 +8,8 @@ import (
 	"github.com/sendq-go/sendq/examples/chat/core"
 )
 
-// A Conn is a connection that takes part in its session, such as one that speaks another protocol
-// below the lines. Other connections are fine as well.
+// A Conn is a connection with a part in its session, because it speaks another protocol below the
+// lines. Other connections are fine as well.
 type Conn interface {
 	net.Conn
 
@@ -17,8 +17,8 @@ type Conn interface {
 	// to the connection. An error refuses the session, and is shown to the client.
 	Begin(w *sendq.Writer) error
 
-	// End is called before the last delivery, with ErrStopped, the user's fault, or nil. When
-	// the server stops, the last delivery may have begun before.
+	// End is called before the queued lines are delivered, with ErrStopped, the user's fault, or
+	// nil. If the server stops, the delivery may have begun earlier.
 	End(cause error)
 }
 

@@ -12,8 +12,8 @@ import (
 // maxMissed bounds the bytes in all mailboxes.
 const maxMissed = 64 << 20
 
-// mailboxes keep the lines that users did not get because their connections broke, until they come
-// back. When there are too many, the oldest boxes are given up. A nil *mailboxes keeps nothing.
+// mailboxes keep the undelivered lines of broken connections until their users come back. When there
+// are too many lines, the oldest boxes are given up. A nil *mailboxes keeps nothing.
 type mailboxes struct {
 	mu    sync.Mutex
 	lines map[string][][]byte // by user
@@ -23,7 +23,7 @@ type mailboxes struct {
 
 func newMailboxes() *mailboxes { return &mailboxes{lines: make(map[string][][]byte)} }
 
-// keep is the Broker's OnUndelivered. A user who is back already gets the messages at once, though
+// keep is the Broker's OnUndelivered. If the user is back already, it sends the messages at once, though
 // after newer ones.
 func (s *Server) keep(user string, messages iter.Seq[[]byte], _ error) {
 	m, broker := s.missed, s.core.Broker

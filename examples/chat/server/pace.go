@@ -2,14 +2,14 @@ package server
 
 import "time"
 
-// burst is how long a user may have been silent to say what they did not say then at once.
+// burst is the longest silence to count: its lines may all come at once afterwards.
 const burst = 4 * time.Second
 
-// A pace is how fast a user says lines. A nil *pace allows any number.
+// A pace limits the lines of a user. A nil *pace allows any number.
 type pace struct {
-	each       time.Duration // the time of one line
-	spent      time.Time     // up to when lines have been said; it is ahead by burst at most
-	complained time.Time     // when the user was told last
+	each       time.Duration // the time for one line
+	spent      time.Time     // the time that lines have used up; at most burst from now
+	complained time.Time     // the time of the last complaint
 }
 
 func newPace(linesPerSecond int) *pace {
@@ -19,7 +19,7 @@ func newPace(linesPerSecond int) *pace {
 	return &pace{each: time.Second / time.Duration(linesPerSecond)}
 }
 
-// allows counts a line, unless there were too many.
+// allows reports whether another line is within the limit, and counts it if so.
 func (p *pace) allows() bool {
 	if p == nil {
 		return true
@@ -36,8 +36,8 @@ func (p *pace) allows() bool {
 	return true
 }
 
-// mayComplain tells whether the user may be told of it, once a second: the answers must not
-// become the flood that the limit keeps away.
+// mayComplain reports whether the user may be told, which is once a second. Otherwise the complaints
+// would be a flood themselves.
 func (p *pace) mayComplain() bool {
 	now := time.Now()
 	if now.Sub(p.complained) < time.Second {

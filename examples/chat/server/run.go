@@ -10,20 +10,19 @@ import (
 	"syscall"
 )
 
-// AddFlags lets the command line choose options: it adds flags for them to f. What the options
-// are by then is the default.
+// AddFlags adds flags for the options to f. Their current values are the defaults.
 func (o *Options) AddFlags(f *flag.FlagSet) {
 	f.StringVar(&o.Addr, "addr", cmp.Or(o.Addr, "127.0.0.1:8080"), "serve on this `address`; port 0 takes a free one")
-	f.BoolVar(&o.Takeover, "takeover", o.Takeover, "let a second login take the name over, and get what the first has missed")
-	f.IntVar(&o.Replay, "replay", o.Replay, "give those who join a room its last `N` lines")
-	f.IntVar(&o.PerAddress, "per-address", o.PerAddress, "let an IP address have at most `N` connections; 0: any number")
-	f.IntVar(&o.Rate, "rate", o.Rate, "let a user say at most `N` lines a second, after a burst of four seconds' worth; 0: any number")
-	f.StringVar(&o.tls.file, "tls-cert", "", "serve over TLS, with the certificate in this `file`; -tls-key goes with it")
-	f.StringVar(&o.tls.key, "tls-key", "", "the key of that certificate is in this `file`")
-	f.BoolVar(&o.tls.selfSigned, "tls-self-signed", false, "serve over TLS, with a certificate made at the start, to try it")
+	f.BoolVar(&o.Takeover, "takeover", o.Takeover, "let a second login take the name over, and get the lines that the first has missed")
+	f.IntVar(&o.Replay, "replay", o.Replay, "send the last `N` lines of a room to each new member")
+	f.IntVar(&o.PerAddress, "per-address", o.PerAddress, "allow at most `N` connections from an IP address; 0: any number")
+	f.IntVar(&o.Rate, "rate", o.Rate, "allow at most `N` lines a second from a user, after a burst of 4N; 0: any number")
+	f.StringVar(&o.tls.file, "tls-cert", "", "serve over TLS with the certificate in this `file`; needs -tls-key")
+	f.StringVar(&o.tls.key, "tls-key", "", "read the key of the certificate from this `file`")
+	f.BoolVar(&o.tls.selfSigned, "tls-self-signed", false, "serve over TLS with a new certificate, for a trial")
 }
 
-// check tells what makes no sense of what the flags have said.
+// check returns an error if a flag has a senseless value.
 func (o *Options) check() error {
 	for flag, n := range map[string]int{"-replay": o.Replay, "-per-address": o.PerAddress, "-rate": o.Rate} {
 		if n < 0 {
@@ -33,8 +32,8 @@ func (o *Options) check() error {
 	return nil
 }
 
-// Run says on standard error where it listens, and serves until the first SIGINT or SIGTERM. A
-// second one ends the process at once.
+// Run prints its address to standard error, and serves until the first SIGINT or SIGTERM. A second
+// signal ends the process at once.
 func Run(o Options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

@@ -1,15 +1,16 @@
-// Package server is the chat server as it is deployed: package core in armour. Read core first, in
-// one sitting. Here each file is one piece of armour, and server.go puts them on:
+// Package server is the chat server as it is deployed: package core in armour. Read core first. Here
+// each file is one piece of armour. The first two put them on:
 //
-//   - tls.go: TLS
-//   - accept.go: connections that are too many for their address, or for the machine
-//   - session.go: what a session has beyond the protocol; uses the next three
-//   - pace.go: lines a second
-//   - missed.go: lines for users who come back, with Takeover
-//   - log.go: a line in the log for each connection
-//   - conn.go: connections that speak another protocol below the lines, such as WebSocket
-//   - nodes.go: other servers, with a Relay
-//   - run.go: flags and signals
+//   - server.go: hooks and limits of the whole server.
+//   - session.go: the steps of a session that are more than the protocol.
+//   - pace.go: a limit on lines a second.
+//   - missed.go: mailboxes for users without a connection.
+//   - conn.go: connections with another protocol below the lines, such as WebSocket.
+//   - log.go: a line in the log for each connection.
+//   - accept.go: limits on connections, and errors of the listener.
+//   - tls.go: TLS.
+//   - nodes.go: other servers in a cluster.
+//   - run.go: flags and signals.
 //
 // The package is an example: it may change in any version.
 package server
@@ -34,23 +35,23 @@ const (
 	maxReplay     = 256 << 10        // bytes of a room's last lines
 )
 
-// Options are what a program chooses. The zero value of each field is its default. With both
-// Takeover and Replay, a user who comes back may get some lines of a room twice.
+// Options configure a Server. The zero value of each field is its default. With both Takeover and
+// Replay, users may get some lines of a room twice when they come back.
 type Options struct {
 	Addr     string       // where Run listens
-	Takeover bool         // let a second login take the name over, with the lines that the first has missed
-	Replay   int          // the number of its last lines that a room replays to a new member
+	Takeover bool         // a second login takes the name over, and gets the lines that the first has missed
+	Replay   int          // lines of a room for a new member
 	Log      *slog.Logger // gets a line at the end of each connection; nil: slog.Default()
 
 	PerAddress int // connections from an IP address; 0: no limit
 	Rate       int // lines a second from a user, after a burst; 0: no limit
 	MaxPending int // bytes queued for a user before they are disconnected; 0: 64 MiB
 
-	// Frame, unless nil, encodes a line with its end. The result is written to all connections.
+	// Frame, unless nil, encodes each line with its end, once for all connections.
 	Frame func(line []byte) []byte
 
-	// Command, unless nil, is called first for each line that begins with a slash. It returns
-	// false if the line is not for it.
+	// Command, unless nil, is called for each line that begins with a slash, before the server
+	// looks at it. It reports whether the line was its own.
 	Command func(user string, conn net.Conn, words []string) bool
 
 	tls certificate // set by flags
@@ -98,9 +99,8 @@ func New(o Options) *Server {
 // Broker returns the Broker of the users.
 func (s *Server) Broker() *sendq.Broker { return s.core.Broker }
 
-// Serve accepts connections until ctx is done, and closes l. Then it delivers what is queued for
-// each user, for at most 10 seconds, and returns when the last session has ended. Nobody can log
-// in after that.
+// Serve accepts connections until ctx is done, and closes l. Then it delivers the queued lines, for at
+// most 10 seconds, and returns after the last session. Nobody can log in after that.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.opts.Broker.Relay != nil {
 		go s.watch(ctx)
@@ -118,8 +118,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Handle runs a session on a connection that did not come by Serve, and closes conn. The context
-// is that of Serve, which waits for the session when it stops.
+// Handle runs a session on a connection from elsewhere, and closes conn. The context must be the one
+// of Serve. When Serve stops, it waits for the session.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
 	if !s.handled.TryRLock() { // the Server has stopped
 		conn.Close()

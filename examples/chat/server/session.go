@@ -61,19 +61,18 @@ func (c *session) Do(line string) error {
 	return c.Session.Do(line)
 }
 
-// login delivers what the user has missed. After a takeover the user is in the rooms of the
-// session before.
+// login delivers the missed lines. After a takeover, the user is in the rooms of the session before.
 func (c *session) login(name string) error {
 	c.armour.missed.deliver(name, c.W) // before anything newer
 	if err := c.Session.Do(name); err != nil {
 		return err
 	}
-	c.armour.missed.deliver(name, c.W) // what was kept during the login
+	c.armour.missed.deliver(name, c.W) // lines that were kept during the login
 	c.Rooms = slices.Collect(c.Broker.RoomsOf(name))
 	return nil
 }
 
-// End writes the log. With Takeover, a login takes over what the user has not got yet.
+// End writes the log. With Takeover, a new login gets the lines that are still queued.
 func (c *session) End(cause error) {
 	if c.release != nil {
 		defer c.release()
@@ -95,8 +94,8 @@ func (c *session) End(cause error) {
 	c.armour.log(c, cause, err)
 }
 
-// deliver delivers what is queued before the user leaves the rooms. If a login takes the name over
-// first, the user is still in them.
+// deliver delivers the queued lines before the user leaves the rooms. If a login takes the name over
+// first, the user stays there.
 func (c *session) deliver(cause error) {
 	if core.IsFault(cause) {
 		c.Reply("error: %v", cause)

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// A certificate is what the command line says of TLS.
+// A certificate has the flags for TLS.
 type certificate struct {
 	file, key  string
 	selfSigned bool
 }
 
-// Listen listens at addr, with TLS if the command line says so. It fails as well if another
-// option makes no sense.
+// Listen listens at addr, over TLS if a flag says so. It also fails if another option has a senseless
+// value.
 func (o *Options) Listen(addr string) (net.Listener, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -36,10 +36,10 @@ func (o *Options) Listen(addr string) (net.Listener, error) {
 	return tls.NewListener(l, config), nil
 }
 
-// IsTLS tells whether Listen brings TLS.
+// IsTLS reports whether Listen uses TLS.
 func (o *Options) IsTLS() bool { return o.tls != certificate{} }
 
-// config returns what a server at addr needs, or nil if there is to be no TLS.
+// config returns the configuration for a server at addr, or nil if TLS is not wanted.
 func (c *certificate) config(addr string) (*tls.Config, error) {
 	var cert tls.Certificate
 	var err error
@@ -56,13 +56,13 @@ func (c *certificate) config(addr string) (*tls.Config, error) {
 		cert, err = tls.LoadX509KeyPair(c.file, c.key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the certificate for TLS: %w", err)
+		return nil, fmt.Errorf("certificate for TLS: %w", err)
 	}
 	return &tls.Config{Certificates: []tls.Certificate{cert}}, nil
 }
 
-// selfSigned makes a certificate for this machine, and for the host in addr. Nobody has a
-// reason to trust it, and it is gone with the process.
+// selfSigned makes a certificate for this machine and for the host in addr. Nobody has a reason to
+// trust it. It is lost at the end of the process.
 func selfSigned(addr string) (tls.Certificate, error) {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()),

@@ -174,7 +174,7 @@ func testLoginThatIsRefused(t *testing.T, addr string) {
 		"alice":                             "taken",
 	} {
 		c := Dial(t, addr)
-		// What the client has said meanwhile, unread, must not cost it the answer.
+		// Lines that the server has not read must not cost the client its answer.
 		c.Say(login, "alice: hi", strings.Repeat("more ", 1000))
 		c.ExpectError(about)
 		c.ExpectEnd()
@@ -256,7 +256,7 @@ func testLines(t *testing.T, addr string) {
 	})
 }
 
-// Lines that come together have the effect of lines that come one by one.
+// Lines in one read have the same effect as lines in several reads.
 func testLinesThatComeTogether(t *testing.T, addr string) {
 	alice, bob := Login(t, addr, "alice"), Login(t, addr, "bob")
 	bob.Say("/join #go")
