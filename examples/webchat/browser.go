@@ -17,35 +17,34 @@ import (
 )
 
 const (
-	// maxMessage is how long a message of a browser may be, in all its fragments, as a line of
-	// the chat may.
+	// maxMessage bounds a message of a browser, in bytes and with all its fragments. It is the
+	// bound of a line too.
 	maxMessage = 64 << 10
 
-	// silence is how long nothing may come from a browser, which answers pings, and pingEvery
-	// is how often it gets them.
+	// A browser gets a ping every 25 seconds, and answers it. It is gone after 60 seconds of
+	// silence.
 	silence   = 60 * time.Second
 	pingEvery = 25 * time.Second
 
-	// farewellTimeout is how long the close frame may take where the system does not tell
-	// whether there is room for it.
+	// farewellTimeout bounds the write of the close frame.
 	farewellTimeout = 5 * time.Second
 )
 
-// A browser is the connection of a user whose lines are the messages of a WebSocket. What is
-// written to it are frames already; what is read from it are lines.
+// A browser is the WebSocket of a user. Each of its messages is a line. Writes take frames, and reads
+// return lines.
 type browser struct {
 	net.Conn
 	refused error // the reason, if the address has too many connections
 	w       *sendq.Writer
 
-	// Of what is read.
+	// The state of reading.
 	frames   frames
-	inside   bool   // a message, which goes on in another frame
-	message  int64  // how long it is so far
-	unmasked int    // how much of the payload of the frame has been read
+	inside   bool   // a message continues in the next frame
+	message  int64  // bytes of the message so far
+	unmasked int    // bytes of the frame's payload so far
 	control  []byte // the payload of a control frame so far
-	err      error  // why no more is read
-	patient  bool   // the deadline is silence from now
+	err      error  // the cause of the end of reading
+	patient  bool   // each read moves the deadline
 
 	farewell
 	stall
@@ -56,7 +55,7 @@ var _ server.Conn = (*browser)(nil)
 // NetConn lets sendq see the socket.
 func (b *browser) NetConn() net.Conn { return b.Conn }
 
-// SyscallConn lets the chat wait for input without a buffer: Read keeps none.
+// SyscallConn lets the chat wait for input without a buffer: Read keeps no input.
 func (b *browser) SyscallConn() (syscall.RawConn, error) { return socketOf(b.Conn) }
 
 // Begin is called before the first Read.
@@ -65,7 +64,7 @@ func (b *browser) Begin(w *sendq.Writer) error {
 	return b.refused
 }
 
-// SetReadDeadline makes it silence from now, and from everything that comes, if t is zero.
+// SetReadDeadline sets the deadline to t. If t is zero, each input moves the deadline by silence.
 func (b *browser) SetReadDeadline(t time.Time) error {
 	if b.patient = t.IsZero(); b.patient {
 		t = time.Now().Add(silence)
@@ -73,8 +72,8 @@ func (b *browser) SetReadDeadline(t time.Time) error {
 	return b.Conn.SetReadDeadline(t)
 }
 
-// Read reads frames, and leaves in p the text in them, with an end of line behind each
-// message. It may return 0, nil, when no text has come.
+// Read reads frames and leaves their text in p, with an end of line after each message. It may return
+// 0, nil if the frames have no text.
 func (b *browser) Read(p []byte) (int, error) {
 	if b.err != nil || len(p) < 2 {
 		return 0, b.err
@@ -87,12 +86,11 @@ func (b *browser) Read(p []byte) (int, error) {
 	if b.err = broken; broken == nil {
 		b.err = err
 	}
-	return len(text), b.err // both: the peer may send nothing more that would wake a reader
+	return len(text), b.err // both, because the peer may send nothing more to wake a reader
 }
 
-// decode appends to text what is in the frames that p is the next part of. The text may be in
-// the same array, if it begins a byte before p: a frame is longer than the text in it, with the
-// end of the line.
+// decode appends the text of frames to text. The frames continue with p. Text may share the array of p
+// if it begins a byte before p, because a frame is longer than its text with an end of line.
 func (b *browser) decode(text, p []byte) ([]byte, error) {
 	for len(p) > 0 {
 		if b.frames.left == 0 {
@@ -159,7 +157,7 @@ func (b *browser) begin() error {
 	return nil
 }
 
-// obey does what a control frame says.
+// obey obeys a control frame.
 func (b *browser) obey() error {
 	switch b.frames.OpCode {
 	case ws.OpPing:
@@ -187,7 +185,7 @@ var (
 	errBinary   = errors.New("messages must be text")
 )
 
-// refuse remembers what to tell a browser that broke the rules, and returns err.
+// refuse sets the close frame for a browser that broke a rule, and returns err.
 func (b *browser) refuse(err error) error {
 	switch _, violation := err.(ws.ProtocolError); {
 	case err == errTooLarge:
@@ -200,8 +198,8 @@ func (b *browser) refuse(err error) error {
 	return err
 }
 
-// End is called when the session ends. If the browser has broken the rules, or begun to close,
-// the close frame is that of then.
+// End is called when the session ends. If the browser has broken a rule or sent a close frame, the
+// answer to that stands.
 func (b *browser) End(cause error) {
 	switch {
 	case cause == nil:
@@ -232,7 +230,7 @@ func (b *browser) Close() error {
 	return b.Conn.Close()
 }
 
-// A farewell is what the close frame will say: the first that it is told.
+// A farewell is the close frame. The first cause decides what it says.
 type farewell struct {
 	mu    sync.Mutex
 	close []byte
@@ -248,7 +246,7 @@ func (f *farewell) sayInTheEnd(code ws.StatusCode, reason string) {
 	}
 }
 
-// frame returns the close frame. The server has stopped if it has no cause yet.
+// frame returns the close frame. Without a cause, the server is shutting down.
 func (f *farewell) frame() []byte {
 	f.sayInTheEnd(ws.StatusGoingAway, server.ErrStopped.Error())
 	f.mu.Lock()

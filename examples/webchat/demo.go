@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// demoMaxPending is how many bytes may be queued for a user, so that one can see what
-	// happens then.
+	// demoMaxPending is maxPending in the demo. It is small, so that users can watch a queue
+	// reach it.
 	demoMaxPending = 256 << 10
 
 	longestStall = 5 * time.Minute
@@ -26,14 +26,14 @@ const (
 	robotPause           = 50 * time.Millisecond
 )
 
-// A demo lets users see what a stalled connection does. A nil *demo does not.
+// A demo lets users stall their connection. A nil *demo does not.
 type demo struct {
 	mu      sync.Mutex
-	stalled map[string]staller // by the user's name
-	changed chan struct{}      // has a value if somebody has been stalled
+	stalled map[string]staller // by user
+	changed chan struct{}      // has a value after a new stall
 }
 
-// A staller is a connection that can be stalled.
+// A staller can stall its writes.
 type staller interface {
 	start(time.Duration)
 	isOn() bool
@@ -43,7 +43,7 @@ func newDemo() *demo {
 	return &demo{stalled: make(map[string]staller), changed: make(chan struct{}, 1)}
 }
 
-// command does /stall SECONDS. It is the Command of the chat.
+// command does /stall SECONDS. It is the Command of server.Options.
 func (d *demo) command(user string, conn net.Conn, words []string) bool {
 	if len(words) != 2 || words[0] != "/stall" {
 		return false
@@ -64,7 +64,7 @@ func (d *demo) command(user string, conn net.Conn, words []string) bool {
 	return true
 }
 
-// names returns who is stalled, in no order.
+// names returns the stalled users, in no order.
 func (d *demo) names() []string {
 	if d == nil {
 		return []string{}
@@ -75,7 +75,7 @@ func (d *demo) names() []string {
 	return slices.AppendSeq([]string{}, maps.Keys(d.stalled))
 }
 
-// addRobot makes the robot a user, who says nothing yet.
+// addRobot registers the robot, and puts it in its room.
 func addRobot(b *sendq.Broker) error {
 	conn, peer := net.Pipe()
 	go io.Copy(io.Discard, peer)
@@ -85,7 +85,7 @@ func addRobot(b *sendq.Broker) error {
 	return b.Room(robotRoom).Join(robotName)
 }
 
-// runRobot talks while somebody is stalled, so that there is something that they do not get.
+// runRobot talks while a user is stalled, to fill the queue of that user.
 func (d *demo) runRobot(ctx context.Context, b *sendq.Broker) error {
 	for n := 1; ; n++ {
 		if len(d.names()) == 0 {

@@ -15,17 +15,17 @@ func compile(f ws.Frame) []byte {
 	return frame.Bytes()
 }
 
-// frames goes through a stream of frames that may be cut anywhere.
+// frames parses a stream of frames in pieces of any size.
 type frames struct {
-	ws.Header       // of the last frame that has begun
-	left      int64 // how much of its payload is still to come
+	ws.Header       // of the current frame
+	left      int64 // the rest of its payload, in bytes
 
-	head     [ws.MaxHeaderSize]byte // what there is of the next header
+	head     [ws.MaxHeaderSize]byte // the beginning of the next header
 	headSize int
 }
 
-// header takes from p what belongs to the header of the next frame, and tells whether that is
-// complete now. The payload of the last frame must have been taken.
+// header takes bytes of the next frame's header from p, and reports whether the header is complete.
+// The payload of the current frame must have been taken before.
 func (f *frames) header(p []byte) (rest []byte, complete bool, err error) {
 	for f.headSize < 2 || f.headSize < headerSize(f.head[1]) {
 		if len(p) == 0 {
@@ -40,7 +40,7 @@ func (f *frames) header(p []byte) (rest []byte, complete bool, err error) {
 	return p, true, err
 }
 
-// headerSize returns how long a header is whose second byte is b.
+// headerSize returns the size of a header with b as its second byte.
 func headerSize(b byte) int {
 	h := ws.Header{Length: int64(b & 0x7f), Masked: b&0x80 != 0}
 	switch h.Length {
@@ -52,7 +52,7 @@ func headerSize(b byte) int {
 	return ws.HeaderSize(h)
 }
 
-// payload takes from p what belongs to the payload of the frame.
+// payload takes bytes of the frame's payload from p.
 func (f *frames) payload(p []byte) (payload, rest []byte) {
 	n := min(f.left, int64(len(p)))
 	f.left -= n

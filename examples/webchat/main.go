@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// maxPending is how many bytes may be queued for a user before they are disconnected.
+	// maxPending bounds the bytes queued for a user. Beyond it, the user is disconnected.
 	maxPending = 8 << 20
 
-	// shutdownTimeout is how long a request may take when the server stops.
+	// shutdownTimeout bounds the requests in progress when the server stops.
 	shutdownTimeout = 5 * time.Second
 )
 
@@ -42,7 +42,7 @@ func main() {
 	}
 }
 
-// options are what the flags say.
+// options are set by flags.
 type options struct {
 	chat    server.Options
 	http    string
@@ -53,14 +53,14 @@ type options struct {
 func (o *options) addFlags(f *flag.FlagSet) {
 	o.chat.AddFlags(f)
 	f.StringVar(&o.http, "http", "127.0.0.1:8080", "serve the page at this `address`; port 0 takes a free one")
-	f.Func("origin", "let pages from this `origin`, such as https://example.org, use the chat too; may be repeated", func(origin string) error {
+	f.Func("origin", "let pages from this `origin`, such as https://example.org, use the chat; may be repeated", func(origin string) error {
 		o.origins = append(o.origins, strings.TrimSuffix(origin, "/"))
 		return nil
 	})
-	f.BoolVar(&o.demo, "demo", false, "let users try /stall 30, disconnect those who are 256 KiB behind, and let a robot talk meanwhile")
+	f.BoolVar(&o.demo, "demo", false, "let users try /stall 30, disconnect users with a backlog of 256 KiB, and let a robot talk while users are stalled")
 }
 
-// run serves until the first SIGINT or SIGTERM. A second one ends the process at once.
+// run serves until the first SIGINT or SIGTERM. A second signal ends the process at once.
 func run(o options) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -103,7 +103,7 @@ func run(o options) error {
 	return g.Wait()
 }
 
-// serveWeb serves until ctx is done, and ends the requests that are under way then.
+// serveWeb serves until ctx is done, and then ends the requests in progress.
 func serveWeb(ctx context.Context, web *http.Server, l net.Listener) error {
 	context.AfterFunc(ctx, func() { l.Close() })
 	if err := web.Serve(l); ctx.Err() == nil {
@@ -115,8 +115,8 @@ func serveWeb(ctx context.Context, web *http.Server, l net.Listener) error {
 	return nil
 }
 
-// ping sends all users a ping now and then. Their browsers answer, and those of which nothing
-// is heard for a time are gone.
+// ping sends a ping to all users at intervals. Browsers answer it. A browser without an answer reaches
+// its read deadline.
 func ping(ctx context.Context, b *sendq.Broker) error {
 	frame := compile(ws.NewPingFrame(nil))
 	for tick := time.NewTicker(pingEvery); ; {

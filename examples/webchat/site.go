@@ -19,30 +19,30 @@ import (
 )
 
 const (
-	requestTimeout = 10 * time.Second // for a request, and a body that nobody wants
-	idleTimeout    = 30 * time.Second // between two of them
-	writeTimeout   = 30 * time.Second // for what is answered
-	maxHeader      = 8 << 10          // bytes of a request, about
+	requestTimeout = 10 * time.Second // for a request with its body
+	idleTimeout    = 30 * time.Second // between two requests
+	writeTimeout   = 30 * time.Second // for an answer
+	maxHeader      = 8 << 10          // bytes of a request's header, about
 )
 
 //go:embed page
 var pageFiles embed.FS
 
-// A site is what browsers get: the page, the status and the WebSocket.
+// A site serves the page, the status and the WebSocket.
 type site struct {
 	ctx     context.Context // of the chat
 	chat    *server.Server
-	origins []string // from where else WebSockets may come
-	conns   sync.Map // of net.Conn to *admission: those that speak HTTP
+	origins []string // further origins of WebSockets
+	conns   sync.Map // net.Conn to *admission, while it speaks HTTP
 }
 
-// An admission is what a connection was told when it came.
+// An admission is the result of Admit for a connection.
 type admission struct {
 	release func()
 	refused error
 }
 
-// admissionKey is that of a request's *admission in its context.
+// admissionKey is the key of the *admission in a request's context.
 type admissionKey struct{}
 
 // server returns the HTTP server of the site.
@@ -76,7 +76,7 @@ func (s *site) admit(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, admissionKey{}, a)
 }
 
-// leave counts one less when it is closed. One that has become a WebSocket is on its own.
+// leave releases the admission of a closed connection. The session of a WebSocket does so itself.
 func (s *site) leave(conn net.Conn, state http.ConnState) {
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
@@ -86,8 +86,8 @@ func (s *site) leave(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// guard sets what all answers have in common, and refuses connections that are too many, but
-// for a WebSocket, which is refused in its own way.
+// guard sets the headers of all answers, and refuses the connections of an address with too many. It
+// leaves WebSockets to serveWebSocket.
 func (s *site) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -96,7 +96,7 @@ func (s *site) guard(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache")
 		if refused := admissionOf(r).refused; refused != nil {
-			h.Set("Connection", "close") // whatever the answer is, if /ws is no WebSocket
+			h.Set("Connection", "close") // also for /ws, in case it is no WebSocket
 			if r.URL.Path != "/ws" {
 				http.Error(w, refused.Error(), http.StatusServiceUnavailable)
 				return
@@ -108,11 +108,11 @@ func (s *site) guard(next http.Handler) http.Handler {
 
 func admissionOf(r *http.Request) *admission { return r.Context().Value(admissionKey{}).(*admission) }
 
-// serveWebSocket makes the connection that of a user, and returns: the session needs nothing
-// of what served the request.
+// serveWebSocket starts a session on the connection, and returns, so that the memory of the request is
+// freed.
 func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !s.isAllowed(r) {
-		http.Error(w, "this origin may not use the chat: "+r.Header.Get("Origin")+"; the server's -origin allows others", http.StatusForbidden)
+		http.Error(w, "this origin may not use the chat: "+r.Header.Get("Origin")+"; start the server with -origin to allow it", http.StatusForbidden)
 		return
 	}
 	a := admissionOf(r)
@@ -120,8 +120,7 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if conn == nil {
 		return
 	}
-	// What comes before the answer to the handshake is against the rules, and would be in a
-	// buffer that we do not want to keep.
+	// Input before the end of the handshake breaks the rules, and would be in a buffer.
 	if err != nil || rw.Reader.Buffered() > 0 {
 		conn.Close()
 		a.release()
@@ -133,8 +132,8 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}()
 }
 
-// isAllowed tells whether the page from which the request comes is ours, or -origin names it.
-// Only browsers say from where they come.
+// isAllowed reports whether the request comes from our page or from an origin of -origin. Only browsers
+// send their origin.
 func (s *site) isAllowed(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" || slices.Contains(s.origins, origin) {

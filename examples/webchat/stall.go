@@ -6,15 +6,14 @@ import (
 	"time"
 )
 
-// A stall makes a connection behave for a time as if its peer did not read. It is there for
-// -demo.
+// A stall makes a connection behave for some time as if its peer did not read. It is for -demo.
 type stall struct {
 	mu     sync.Mutex
-	ctx    context.Context // done when it is over; nil if there was none yet
+	ctx    context.Context // done at the end of the stall; nil before the first
 	cancel context.CancelFunc
 }
 
-// start lets no write begin for so long.
+// start holds up all writes for d.
 func (s *stall) start(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -24,7 +23,7 @@ func (s *stall) start(d time.Duration) {
 	s.ctx, s.cancel = context.WithTimeout(context.Background(), d)
 }
 
-// end ends it early.
+// end ends the stall early.
 func (s *stall) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,7 +32,7 @@ func (s *stall) end() {
 	}
 }
 
-// over returns a channel that is closed when it is over, or nil if there was none.
+// over returns a channel that is closed at the end of the stall, or nil before the first.
 func (s *stall) over() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,14 +42,14 @@ func (s *stall) over() <-chan struct{} {
 	return s.ctx.Done()
 }
 
-// wait waits until it is over.
+// wait waits for the end of the stall.
 func (s *stall) wait() {
 	if over := s.over(); over != nil {
 		<-over
 	}
 }
 
-// isOn tells whether there is one.
+// isOn reports whether the stall is on.
 func (s *stall) isOn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

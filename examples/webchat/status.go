@@ -13,10 +13,10 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// most is how many backlogs the status shows.
+// most bounds the number of backlogs in a snapshot.
 const most = 10
 
-// A snapshot is what /status/events tells each second.
+// A snapshot is an event of /status/events.
 type snapshot struct {
 	Time        int64 `json:"time"` // Unix, in milliseconds
 	Connections int   `json:"connections"`
@@ -37,7 +37,7 @@ type snapshot struct {
 	Demo         bool             `json:"demo"`
 }
 
-// A backlog is what is queued for a user.
+// A backlog describes the queue of a user.
 type backlog struct {
 	Name            string `json:"name"`
 	PendingBytes    int64  `json:"pendingBytes"`
@@ -47,7 +47,7 @@ type backlog struct {
 	MaxPending      int    `json:"maxPending"`
 }
 
-// A status tells how the chat is, to any number of viewers.
+// A status sends snapshots of the chat to any number of viewers.
 type status struct {
 	broker     *sendq.Broker
 	maxPending int
@@ -55,24 +55,23 @@ type status struct {
 
 	mu      sync.Mutex
 	viewers map[chan []byte]bool
-	stop    context.CancelFunc // of what tells them; nil while there is nobody
+	stop    context.CancelFunc // stops send; set while there are viewers
 }
 
 func newStatus(b *sendq.Broker, maxPending int, d *demo) *status {
 	return &status{broker: b, maxPending: maxPending, demo: d, viewers: make(map[chan []byte]bool)}
 }
 
-// watch returns a channel that gets an event each second, until ctx is done. One who is late
-// misses some.
+// watch returns a channel with an event each second, until ctx is done. A slow viewer misses events.
 func (s *status) watch(ctx context.Context) <-chan []byte {
 	events := make(chan []byte, 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.viewers[events] = true
 	if len(s.viewers) == 1 {
-		var tell context.Context
-		tell, s.stop = context.WithCancel(context.Background())
-		go s.tell(tell)
+		var watched context.Context
+		watched, s.stop = context.WithCancel(context.Background())
+		go s.send(watched)
 	}
 	context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -85,8 +84,8 @@ func (s *status) watch(ctx context.Context) <-chan []byte {
 	return events
 }
 
-// tell makes an event each second for all viewers together, until ctx is done.
-func (s *status) tell(ctx context.Context) {
+// send sends an event to all viewers each second, until ctx is done.
+func (s *status) send(ctx context.Context) {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	for {
@@ -107,7 +106,7 @@ func (s *status) tell(ctx context.Context) {
 	}
 }
 
-// now returns how things are.
+// now returns a snapshot.
 func (s *status) now() snapshot {
 	stats := s.broker.Stats()
 	n := snapshot{
@@ -134,7 +133,7 @@ func (s *status) now() snapshot {
 	return n
 }
 
-// backlogs returns the largest.
+// backlogs returns the largest backlogs.
 func (s *status) backlogs() []backlog {
 	all := []backlog{}
 	for name := range s.broker.Names() {
@@ -150,11 +149,11 @@ func (s *status) backlogs() []backlog {
 	return all[:min(len(all), most)]
 }
 
-// ServeHTTP sends the events until the viewer goes, or takes nothing for a time.
+// ServeHTTP sends events until the viewer leaves, or takes nothing for writeTimeout.
 func (s *status) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	if r.Method == http.MethodHead {
-		return // nothing would be written, by which to notice that the viewer has gone
+		return // without writes, the server would not notice that the viewer has left
 	}
 	control := http.NewResponseController(w)
 	events := s.watch(r.Context())

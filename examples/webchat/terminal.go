@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// A terminal is the connection of a user who speaks the chat's protocol over TCP, or TLS. It
-// takes frames, as all connections here do, and writes the lines that are in them.
+// A terminal is the connection of a user with lines over TCP or TLS. Like all connections here it takes
+// frames, and it writes the lines in them.
 type terminal struct {
 	net.Conn
 	frames frames
@@ -17,12 +17,12 @@ type terminal struct {
 // NetConn lets sendq see the socket.
 func (t *terminal) NetConn() net.Conn { return t.Conn }
 
-// SyscallConn lets the chat wait for input without a buffer: it is read as it comes.
+// SyscallConn lets the chat wait for input without a buffer: Read keeps no input.
 func (t *terminal) SyscallConn() (syscall.RawConn, error) { return socketOf(t.Conn) }
 
 var lineBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
-// Write writes the lines in the frames, or parts of frames, that p is.
+// Write writes the lines in p, which may begin and end within frames.
 func (t *terminal) Write(p []byte) (n int, err error) {
 	t.wait()
 	buf := lineBuffers.Get().(*[32 << 10]byte)
@@ -33,7 +33,7 @@ func (t *terminal) Write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		if len(lines) > 0 { // else there was a ping, which is not for this user
+		if len(lines) > 0 { // otherwise it was a ping, and a terminal gets none
 			if written, err := t.Conn.Write(lines); err != nil {
 				_, taken, _ = before.strip(buf[:0], p[n:], written)
 				return n + taken, err
@@ -50,8 +50,8 @@ func (t *terminal) Close() error {
 	return t.Conn.Close()
 }
 
-// strip appends to lines, until there are so many bytes, the payload of the frames that p is
-// the next part of, but not that of control frames. It returns how much of p that took.
+// strip appends the payload of frames to lines, up to size bytes, and leaves out control frames. The
+// frames continue with p. It returns the number of bytes that it took from p.
 func (f *frames) strip(lines, p []byte, size int) (_ []byte, taken int, err error) {
 	rest := p
 	for len(rest) > 0 && len(lines) < size && err == nil {
@@ -70,7 +70,7 @@ func (f *frames) strip(lines, p []byte, size int) (_ []byte, taken int, err erro
 	return lines, len(p) - len(rest), err
 }
 
-// terminals accepts them.
+// terminals accepts terminals.
 type terminals struct{ net.Listener }
 
 func (t terminals) Accept() (net.Conn, error) {
@@ -81,7 +81,7 @@ func (t terminals) Accept() (net.Conn, error) {
 	return &terminal{Conn: conn}, nil
 }
 
-// socketOf returns the socket of conn if it is one itself.
+// socketOf returns the socket of conn, which must be a socket itself.
 func socketOf(conn net.Conn) (syscall.RawConn, error) {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {

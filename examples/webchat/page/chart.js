@@ -3,9 +3,8 @@
 const span = 120_000; // milliseconds
 const left = 64, right = 10, top = 10, bottom = 24; // pixels around the lines
 
-// A Chart draws into an svg element. Each series is {name, css, of(point)}; a point has a
-// time in milliseconds. ceiling(value) is the least scale that is good for a value, and
-// label(value) tells it.
+// A Chart draws into an svg element. Each series is {name, css, of(point)}. A point has a time in
+// milliseconds. ceiling(value) returns the smallest scale for a value. label(value) returns its text.
 export class Chart {
   #svg;
   #legend;
@@ -57,7 +56,7 @@ export class Chart {
     }
     if (points.length) {
       for (const { css, of } of this.#series) {
-        if (!points.some(of)) continue; // it would only hide the axis
+        if (!points.some(of)) continue; // a line of zeros would hide the axis
         const line = points.map((p) => `${x(p.time).toFixed(1)},${y(of(p)).toFixed(1)}`).join("L");
         const area = `M${x(points[0].time)},${y(0)}L${line}L${x(now)},${y(0)}Z`;
         parts.push(draw("path", { class: `area ${css}`, d: area }), draw("path", { class: `line ${css}`, d: `M${line}` }));
@@ -78,7 +77,7 @@ function draw(tag, attributes, text = "") {
   return element;
 }
 
-// within returns the points of the time that a chart shows, and one before.
+// within returns the points within the time of a chart, and the one before.
 export function within(points) {
   const since = points.at(-1).time - span;
   const first = points.findIndex((p) => p.time >= since);

@@ -1,26 +1,26 @@
-// What a user has heard and said: the conversations, who is in them, and what the lines of the
-// server change. Nothing here knows how it is shown.
+// The model of a chat: conversations, their members, and the effects of the server's lines. It knows
+// nothing of the page.
 
 import { isRoom, parse } from "./lines.js";
 
-const keptMessages = 1_000; // the last ones of each conversation
-const keptDirects = 50; // conversations with users, the last that something was said in
-const answerWithin = 60_000; // milliseconds, or an answer of the server is given up
-const askAgainAfter = 1_500; // milliseconds, if the server has refused a line
-const knownFor = 2_000; // milliseconds, for which the server is not asked again
-const maxLines = 20; // that are sent at once
-const home = "#lobby"; // the room that everybody is in at first
+const keptMessages = 1_000; // in each conversation, the last ones
+const keptDirects = 50; // conversations with users, the most recent ones
+const answerWithin = 60_000; // milliseconds
+const askAgainAfter = 1_500; // milliseconds after the server has refused a line
+const knownFor = 2_000; // milliseconds before the server is asked again
+const maxLines = 20; // sent at once
+const home = "#lobby"; // the first room of every user
 
 // A Conversation is with the members of a room, or with one user.
 class Conversation {
-  messages = []; // {from, text, time} or {note, time, bad}; without a time if it was before one came
-  total = 0; // how many there have been
-  unread = 0; // how many of them the user has not seen
-  unreadFrom = 0; // the number of the first of those
-  touched = 0; // when something was said here last
-  draft = ""; // what the user was about to say
-  joined = false; // of a room: the server has said that the user is in it
-  members = null; // of a room: a Set of names, once they are known
+  messages = []; // {from, text, time} or {note, time, bad}; replayed ones have no time
+  total = 0; // messages so far
+  unread = 0; // messages that the user has not seen
+  unreadFrom = 0; // the number of the first unread message
+  touched = 0; // the time of the last message
+  draft = ""; // unsent text
+  joined = false; // the server has confirmed that the user is in the room
+  members = null; // a Set of names, if known; null for a user
 
   constructor(name) {
     this.name = name;
@@ -30,12 +30,12 @@ class Conversation {
   add(message) {
     this.messages.push(message);
     this.total++;
-    // Not at each message, for it moves all.
+    // Not at each message, because it moves them all.
     if (this.messages.length > 1.1 * keptMessages) this.messages = this.messages.slice(-keptMessages);
   }
 
-  // missed returns those of some messages that are not here already. The server repeats the
-  // last ones to those who come back.
+  // missed returns the messages that are not here yet. The server replays the last messages to users
+  // who come back.
   missed(messages) {
     const key = ({ from, text, note }) => note ?? `${from}: ${text}`;
     const here = new Map();
@@ -50,25 +50,25 @@ class Conversation {
   }
 }
 
-// A Problem is why something that was typed could not be done, for the one who typed it.
+// A Problem tells the user why the text they typed could not be sent or obeyed.
 export class Problem extends Error {}
 
-// A Chat is a user's. It sends with send(line), which returns whether there is a connection,
-// and calls changed() whenever something has changed.
+// A Chat has the conversations of one user. It sends with send(line), which returns false without a
+// connection, and calls changed() after each change.
 export class Chat {
   conversations = new Map(); // by name
   current = null; // the Conversation that is open
-  everyone = []; // who was logged in when last asked, sorted
-  problem = ""; // why the last thing that was typed could not be done
-  seen = true; // the user sees what is in the current conversation
+  everyone = []; // all names at the last answer, sorted
+  problem = ""; // the last Problem
+  seen = true; // the user sees the current conversation
 
   #send;
   #changed;
-  #joining = new Map(); // of room to what was said there since the user asked to join
-  #leaving = new Set(); // rooms of which lines may be under way still
-  #asked = []; // {room, done}: each /who that has no answer yet; room is "" for everybody
-  #askedAt = new Map(); // of room to when
-  #giveUp; // the timer of the first of them
+  #joining = new Map(); // room to its lines since the user asked to join
+  #leaving = new Set(); // rooms that may still send lines
+  #asked = []; // {room, done}: each /who without an answer; room is "" for everyone
+  #askedAt = new Map(); // room to the time of its last /who
+  #giveUp; // the timer of the first /who
 
   constructor(me, send, changed) {
     this.me = me;
@@ -76,7 +76,7 @@ export class Chat {
     this.#changed = changed;
   }
 
-  // rooms and directs are the conversations in the order in which they are shown.
+  // rooms and directs are the conversations, in the order of the page.
   get rooms() {
     return [...this.conversations.values()].filter((c) => c.isRoom).sort(byName);
   }
@@ -84,18 +84,18 @@ export class Chat {
     return [...this.conversations.values()].filter((c) => !c.isRoom).sort(byName);
   }
 
-  // up is for when the user is logged in: they join the rooms where they were before.
+  // up is called after a login. The user joins the same rooms as before.
   up() {
     this.problem = "";
     const rooms = this.rooms.map((room) => room.name);
-    // This one the link has asked, to see whether the login is done.
+    // The link has sent this /who, to see whether the login is done.
     this.#asked = [{ room: "", done: (names) => (this.everyone = names ?? []) }];
     if (!this.conversations.size) this.#join(home, true);
     for (const room of rooms) this.#join(room, false);
     this.#changed();
   }
 
-  // lost is for when the connection is.
+  // lost is called when the connection is lost.
   lost() {
     clearTimeout(this.#giveUp);
     this.#asked = [];
@@ -108,7 +108,7 @@ export class Chat {
     this.#changed();
   }
 
-  // receive takes in a line of the server.
+  // receive handles a line of the server.
   receive(line) {
     const said = parse(line);
     switch (said.kind) {
@@ -124,14 +124,14 @@ export class Chat {
       case "names":
         this.#answer(said.names);
         break;
-      case "alreadyIn": // as with a login that was taken over; the answer of who is there comes next
+      case "alreadyIn": // after a takeover; the answer to /who comes next
         break;
       case "notIn":
       case "unheard":
         this.problem = said.text;
         this.conversations.get(said.about)?.add({ note: `not delivered: ${said.text}`, time: Date.now(), bad: true });
         break;
-      case "tooFast": // perhaps it was the question of which an answer is awaited
+      case "tooFast": // the refused line may be the /who
         this.problem = said.text;
         clearTimeout(this.#giveUp);
         this.#giveUp = setTimeout(() => this.#askNext(), askAgainAfter);
@@ -145,10 +145,10 @@ export class Chat {
     this.#changed();
   }
 
-  // #hear takes in what is said or done in a room.
+  // #hear handles a message, a join or a leave in a room.
   #hear(said) {
     const conversation = this.#conversation(said.room);
-    if (!conversation.joined) { // by an earlier login, which was taken over
+    if (!conversation.joined) { // an earlier login joined, and was taken over
       conversation.joined = true;
       this.refresh(said.room);
     }
@@ -157,7 +157,7 @@ export class Chat {
     this.#add(conversation, { ...this.#shown(said), time: Date.now() });
   }
 
-  // #shown returns what of a line is shown.
+  // #shown returns a line as a message.
   #shown({ kind, from, text, who, room }) {
     if (kind === "inRoom") return { from, text };
     return { note: who === this.me ? `you ${kind} ${room}` : `${who} ${kind}` };
@@ -171,15 +171,15 @@ export class Chat {
     else this.#join(room, true);
   }
 
-  // #join joins a room. The server repeats what was said there, and maybe that the user had
-  // joined it before; it is over when the answer comes of who is there.
+  // #join joins a room. The server replays the room's last lines, perhaps with earlier joins of the
+  // user. The replay ends before the answer to /who.
   #join(room, open) {
     if (!this.#send(`/join ${room}`)) throw notConnected();
     this.#joining.set(room, []);
     this.ask(room, (names) => {
       const lines = this.#joining.get(room);
       this.#joining.delete(room);
-      if (!lines || (names && !names.includes(this.me))) return; // there was an error, which is shown
+      if (!lines || (names && !names.includes(this.me))) return; // an error, and the page shows it
       const conversation = this.#conversation(room);
       conversation.joined = true;
       conversation.members = names && new Set(names);
@@ -191,14 +191,14 @@ export class Chat {
     });
   }
 
-  // ask asks the server who is in a room, or who is logged in if room is "". Answers do not
-  // tell what was asked, so it is one at a time. Names are undefined if there is no answer.
+  // ask asks for the names in a room, or for all names if room is "". It asks one question at a time,
+  // because answers do not name their question. Names are undefined if no answer comes.
   ask(room, done = (names) => this.#know(room, names)) {
     this.#askedAt.set(room, Date.now());
     if (this.#asked.push({ room, done }) === 1) this.#askNext();
   }
 
-  // refresh asks, unless it was asked just now.
+  // refresh asks, unless it asked a moment ago.
   refresh(room) {
     if (Date.now() - (this.#askedAt.get(room) ?? 0) > knownFor) this.ask(room);
   }
@@ -222,7 +222,7 @@ export class Chat {
     if (!room) this.everyone = names;
   }
 
-  // open shows a conversation, which may be new.
+  // open shows a conversation, old or new.
   open(name) {
     this.problem = "";
     this.current = this.#conversation(name);
@@ -251,7 +251,7 @@ export class Chat {
     this.#changed();
   }
 
-  // say does what the user has typed, or throws the Problem with it.
+  // say sends or obeys the typed text, or throws a Problem.
   say(typed) {
     this.problem = "";
     const text = typed.trim();
@@ -276,22 +276,22 @@ export class Chat {
           this.current?.add({ note, time: Date.now() });
         });
       case "/msg":
-        if (!rest.length) throw new Problem("To whom, and what? Type /msg name text.");
+        if (!rest.length) throw new Problem("The name or the text is missing. Type /msg name text.");
         this.open(first);
         return this.#speak(this.current, text.slice(text.indexOf(first, verb.length) + first.length));
       case "/stall":
         if (!this.#send(`/stall ${first ?? ""}`)) throw notConnected();
         return;
       default:
-        throw new Problem(`There is no command ${verb}. The button ? lists them all.`);
+        throw new Problem(`There is no command ${verb}. The button ? lists all commands.`);
     }
   }
 
-  // #speak sends each line of text as a message, and shows it: the server repeats no message
-  // to its sender.
+  // #speak sends each line of text as a message, and shows it, because the server does not send it
+  // back.
   #speak(conversation, text) {
     const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
-    if (lines.length > maxLines) throw new Problem(`These are more than ${maxLines} lines: send fewer at once.`);
+    if (lines.length > maxLines) throw new Problem(`Send at most ${maxLines} lines at once.`);
     for (const line of lines) {
       if (!this.#send(`${conversation.name}: ${line}`)) throw notConnected();
       this.#add(conversation, { from: this.me, text: line, time: Date.now() });
@@ -299,8 +299,8 @@ export class Chat {
     this.#changed();
   }
 
-  // #conversation returns one that may be new. Strangers can begin any number: the one that
-  // was quiet for longest makes room.
+  // #conversation returns a conversation, old or new. Strangers can begin any number, so the one with
+  // the longest silence makes room.
   #conversation(name) {
     let conversation = this.conversations.get(name);
     if (conversation) return conversation;
@@ -327,6 +327,6 @@ function check(room) {
   if (!isRoom(room)) throw new Problem("A room is # and 1 to 32 letters (a-z), digits, _, - or .");
 }
 
-const notConnected = () => new Problem("There is no connection at the moment. What you typed stays here until you send it again.");
+const notConnected = () => new Problem("There is no connection at the moment. Your text stays here. Send it again later.");
 
 const byName = (a, b) => (a.name < b.name ? -1 : 1);

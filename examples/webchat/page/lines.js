@@ -3,7 +3,7 @@
 const name = "[A-Za-z0-9_.-]{1,32}";
 const room = `#${name}`;
 
-// Each is a kind of line, how it looks, and what its parts are. The first that fits counts.
+// Each entry is a kind of line, its pattern, and the names of its parts. The first match counts.
 const kinds = [
   ["inRoom", `from (${name}) in (${room}): (.*)`, ["from", "room", "text"]],
   ["direct", `from (${name}): (.*)`, ["from", "text"]],
@@ -21,10 +21,10 @@ const kinds = [
 
 const roomPattern = new RegExp(`^${room}$`);
 
-// isRoom tells whether a name is that of a room, not of a user.
+// isRoom reports whether a name is the name of a room.
 export const isRoom = (name) => roomPattern.test(name);
 
-// parse returns what a line says: its kind, and its parts by their names.
+// parse returns the kind of a line, and its parts by name.
 export function parse(line) {
   line = line.replace(/\r?\n$/, "");
   for (const { kind, pattern, parts } of kinds) {

@@ -1,5 +1,5 @@
-// The log shows the messages of one conversation, and follows the newest of them unless the
-// user has scrolled back. Texts are only ever put in as text.
+// The log shows the messages of one conversation. It follows the newest message unless the user has
+// scrolled back. Texts are never markup.
 
 const shown = 1_000; // messages at most
 
@@ -8,11 +8,11 @@ const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeSty
 
 export class Log {
   #element;
-  #newest; // the button that leads back to the newest message
+  #newest; // the button back to the newest message
   #conversation = null;
-  #drawn = 0; // the number of the first message that is not shown yet
+  #drawn = 0; // the number of the next message to show
   #last = null; // the message shown last
-  #following = true; // the newest message is, or should be, in sight
+  #following = true; // the newest message stays in sight
 
   constructor(element, newest) {
     this.#element = element;
@@ -23,16 +23,16 @@ export class Log {
       this.#following = scrollHeight - scrollTop - clientHeight < 40;
       if (this.#following) newest.hidden = true;
     };
-    // As when the keyboard of a phone comes up.
+    // For example, the keyboard of a phone comes up.
     new ResizeObserver(() => this.#following && this.#follow()).observe(element);
   }
 
-  // show draws what is new in the conversation, or all if another one was shown before. What
-  // the user, who is me, has not seen begins with a line that says so.
+  // show draws the new messages of the conversation, or all if another one was shown before. A line
+  // marks the first unread message. The user is me.
   show(conversation, me) {
     const fresh = conversation !== this.#conversation || conversation.unread > 0;
     if (fresh) {
-      // A screen reader reads what is added, but should not read all that is here.
+      // A screen reader should read new messages only.
       this.#element.setAttribute("aria-live", "off");
       this.#element.replaceChildren();
       this.#conversation = conversation;
@@ -80,7 +80,7 @@ export class Log {
     return entry;
   }
 
-  // #goesOn tells whether a message continues the one before it.
+  // #goesOn reports whether a message continues the one before it.
   #goesOn({ from, time }) {
     return this.#last?.from === from && !(time - this.#last.time > 5 * 60_000);
   }
@@ -91,7 +91,7 @@ export class Log {
   }
 }
 
-// stamp shows a time; one that is not known was before the user came.
+// stamp shows a time. A message without a time is from before the user came.
 function stamp(time) {
   if (!time) return make("span", "time", "earlier");
   const element = make("time", "time", clock.format(time));

@@ -1,4 +1,4 @@
-// The chat page: from what the user does to the Chat, and from the Chat to what is shown.
+// The chat page: it passes input to the Chat, and shows the Chat.
 
 import { Chat, Problem } from "./chat.js";
 import { connect } from "./link.js";
@@ -12,14 +12,14 @@ const wide = matchMedia("(min-width: 900px)");
 const log = new Log($("log"), $("newest"));
 let chat, link;
 let loggedIn = false;
-let everyone = false; // the list of people shows those who are not here too
+let everyone = false; // the list of people shows everyone
 let drawing; // the timer of the next draw
 
 // --- Logging in and out
 
 try {
   $("name").value = localStorage.getItem("name") ?? "";
-} catch {} // no storage is allowed: it was only for comfort
+} catch {} // without storage, the page works the same
 
 $("login-form").onsubmit = (event) => {
   event.preventDefault();
@@ -75,7 +75,7 @@ $("quit").onclick = () => link.close();
 
 $("composer").onsubmit = (event) => {
   event.preventDefault();
-  if (drawn !== chat.current) draw(); // or it would go where it was not typed
+  if (drawn !== chat.current) draw(); // otherwise the text would go to another conversation
   const typed = $("text").value;
   if (typed.trim() === "/quit") return link.close();
   if (typed.trim() === "/help") {
@@ -109,7 +109,7 @@ $("join").onsubmit = (event) => {
 $("leave").onclick = () => attempt(() => chat.close(chat.current.name));
 $("show-help").onclick = () => $("help").showModal();
 
-// attempt does something that may be a Problem of the user's.
+// attempt does an action of the user, and shows its Problem.
 function attempt(something) {
   try {
     something();
@@ -120,7 +120,7 @@ function attempt(something) {
   }
 }
 
-// open opens a conversation, and keeps what was typed in the other.
+// open opens a conversation, and keeps the draft of the other.
 function open(name) {
   chat.open(name);
   closeDrawer();
@@ -159,7 +159,7 @@ for (const list of document.querySelectorAll(".side ul")) {
   };
 }
 
-// --- Drawers, where there is no room for the lists beside the messages
+// --- Drawers, for lists without room beside the messages
 
 function openDrawer(id) {
   closeDrawer();
@@ -195,7 +195,7 @@ function showEveryone(yes) {
 
 document.onvisibilitychange = changed;
 
-// changed draws soon: once for many changes, and also while the page is hidden, for the title.
+// changed draws soon, once for many changes. It also draws a hidden page, because of its title.
 function changed() {
   drawing ??= setTimeout(() => {
     drawing = undefined;
@@ -203,7 +203,7 @@ function changed() {
   }, 16);
 }
 
-let drawn = null; // the conversation that is shown
+let drawn = null; // the conversation on the page
 
 function draw() {
   const { current } = chat;
@@ -221,7 +221,7 @@ function draw() {
   $("log").hidden = !current?.messages.length;
   $("empty").hidden = !$("log").hidden;
   $("empty").textContent = !current
-    ? "No conversation is open. Join a room, or choose somebody to talk to."
+    ? "No conversation is open. Join a room, or choose a name."
     : `Nothing was said here yet. Say hello to ${name}!`;
   if (current && chat.seen) log.show(current, chat.me);
   $("text-label").textContent = $("text").placeholder = current ? `Message ${name}` : "/join #room";
@@ -271,7 +271,7 @@ function drawPeople() {
     const button = make("button", "row");
     button.append(make("span", "label", name));
     if (name === me) button.append(make("span", "hint", "you"));
-    else button.title = `Talk to ${name} alone`;
+    else button.title = `Talk to ${name} in private`;
     button.disabled = name === me;
     button.onclick = () => open(name);
     return button;
@@ -281,8 +281,7 @@ function drawPeople() {
 
 const many = (n) => (n > 99 ? "99+" : String(n));
 
-// sync makes a list have an item for each key, in order. Those that are there already stay,
-// and so does the focus.
+// sync gives a list an item for each key, in order. Items with a known key stay, and so does the focus.
 function sync(list, keys, content) {
   const wanted = new Set(keys);
   const there = new Map();

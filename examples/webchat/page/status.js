@@ -1,4 +1,4 @@
-// The status page shows what the server tells once a second.
+// The status page shows the server's snapshots, one a second.
 
 import { Chart, within } from "./chart.js";
 import { bytes, count, duration, roundBytes, roundCount } from "./units.js";
@@ -20,11 +20,11 @@ const waiting = new Chart($("waiting"), $("waiting-legend"), {
   label: bytes,
 });
 
-let last; // what the server told last
-let points = []; // of the charts
+let last; // the last snapshot
+let points = []; // for the charts
 
 function tell(now) {
-  // One that counts from less than before is a server that was started anew.
+  // If the count or the time went back, the server was restarted.
   if (last && (now.accepted < last.accepted || now.time <= last.time)) {
     last = undefined;
     points = [];
@@ -54,7 +54,7 @@ function tell(now) {
   showEnds(now.ends);
 }
 
-// showBacklogs keeps the bar of a name that is there still, so that it grows and does not jump.
+// showBacklogs keeps the bar of a name, so that it grows and does not jump.
 function showBacklogs(backlogs, stalled) {
   const list = $("backlogs");
   const old = new Map([...list.children].map((item) => [item.dataset.name, item]));
@@ -101,7 +101,7 @@ function listen() {
   source.onmessage = ({ data }) => tell(JSON.parse(data));
   source.onerror = () => {
     tellLink("Connection lost, trying again…", true);
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3_000); // else it tries by itself
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 3_000); // otherwise it tries again by itself
   };
 }
 

@@ -19,8 +19,7 @@ export function duration(milliseconds) {
   return seconds < 60 ? `${tenths.format(seconds)} s` : `${whole.format(seconds / 60)} min`;
 }
 
-// roundCount and roundBytes return the least round number that is not below n, and that a
-// scale can have in halves.
+// roundCount and roundBytes return the smallest round number from n up with a round half.
 export function roundCount(n) {
   const power = 10 ** Math.floor(Math.log10(Math.max(n, 10)));
   return [1, 2, 4, 10].find((step) => step * power >= n) * power;
