@@ -9,17 +9,17 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// Coder serves WebSockets of github.com/coder/websocket. Each is registered in b, by the name in
-// the URL; what it says goes to all.
+// Coder serves WebSockets of github.com/coder/websocket. It registers each in b, by the name in
+// the URL, and sends the messages of each to all.
 func Coder(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		ws, err := websocket.Accept(rw, r, nil)
 		if err != nil {
-			return // the client has been told
+			return // Upgrade has answered the client
 		}
-		// Not the context of r: what ends it, ends the connection.
+		// Not the context of r: its end would end the connection.
 		conn := websocket.NetConn(context.Background(), ws, websocket.MessageText)
-		ws.SetReadLimit(32 << 10) // NetConn has lifted it
+		ws.SetReadLimit(32 << 10) // NetConn has removed the limit
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true, MaxPending: 4 << 20})
 		defer w.Close()
 
@@ -27,7 +27,7 @@ func Coder(b *sendq.Broker) http.HandlerFunc {
 			return
 		}
 		for {
-			// Not conn.Read: Close would break it off, and the connection with it.
+			// Not conn.Read: Close would interrupt it and break the connection.
 			_, p, err := ws.Read(context.Background())
 			if err != nil {
 				return

@@ -1,5 +1,5 @@
 /*
-Package websocket shows how a server of WebSockets sends with sendq: for each of three libraries, a
-handler that registers its connections in a Broker. README.md tells why it is written so.
+Package websocket shows how a server sends to WebSockets with sendq. It has a handler for each of
+three libraries. The handlers register their connections in a Broker. README.md explains them.
 */
 package websocket

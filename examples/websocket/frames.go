@@ -10,18 +10,17 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// Text returns a text message as the frame that a server sends. Made once, it goes to any number
-// of Writers.
+// Text returns a text message as a frame of a server. One frame can go to any number of Writers.
 func Text(p []byte) []byte { return ws.MustCompileFrame(ws.NewTextFrame(p)) }
 
-// A frameConn is what a Writer of frames writes to. It ends with the close handshake.
+// A frameConn is a connection for a Writer of frames. It ends with the close handshake.
 type frameConn struct {
 	net.Conn
-	answered atomic.Bool   // the peer has closed first, and the answer is among the frames
-	read     chan struct{} // closed when nobody reads any more
+	answered atomic.Bool   // the peer has closed first, and the answer is in the queue
+	read     chan struct{} // closed when reading has ended
 }
 
-// CloseWrite is called when all frames have arrived. It says goodbye, and waits for the answer.
+// CloseWrite is called after all frames have arrived. It says goodbye, and waits for the answer.
 func (c *frameConn) CloseWrite() error {
 	if c.answered.Load() {
 		return nil
@@ -31,11 +30,11 @@ func (c *frameConn) CloseWrite() error {
 	return err
 }
 
-// NetConn lets sendq see what the socket's peer has acknowledged.
+// NetConn lets sendq see the acknowledgements of the peer.
 func (c *frameConn) NetConn() net.Conn { return c.Conn }
 
-// A queuedConn is the connection as a library sees it: the frames that it writes of its own
-// accord, pongs and the answer to a close, are queued like all others.
+// A queuedConn is the connection for a library. The library's own frames are queued like all others:
+// pongs, and the answer to a close.
 type queuedConn struct {
 	*frameConn
 	w *sendq.Writer
@@ -46,7 +45,7 @@ func (c queuedConn) Write(p []byte) (int, error) {
 	if err == nil && p[0] == ws.CompiledClose[0] {
 		c.answered.Store(true)
 	}
-	// A Writer that is closing accepts no more. That is no reason to stop reading.
+	// A closing Writer accepts no more frames. Reading goes on.
 	return len(p), nil
 }
 

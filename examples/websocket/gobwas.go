@@ -10,21 +10,21 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// Gobwas serves WebSockets of github.com/gobwas/ws. Each is registered in b, by the name in the
-// URL; what it says goes to all. What is sent through b or its Writers are frames.
+// Gobwas serves WebSockets of github.com/gobwas/ws. It registers each in b, by the name in the
+// URL, and sends the messages of each to all. All messages through b and its Writers are frames.
 func Gobwas(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		socket, buf, _, err := ws.UpgradeHTTP(r, rw)
 		if err != nil {
 			if socket != nil {
-				socket.Close() // which is ours, although the request was no handshake
+				socket.Close() // Upgrade leaves it to us, although the request was no handshake
 			}
-			return // the client has been told
+			return // Upgrade has answered the client
 		}
 		conn := &frameConn{Conn: socket, read: make(chan struct{})}
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 4 << 20})
 		defer w.Close()
-		defer close(conn.read) // before it, or Close would wait for an answer that nobody reads
+		defer close(conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
 		if err := b.Register(r.FormValue("name"), w); err != nil {
 			return

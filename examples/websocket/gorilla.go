@@ -10,11 +10,11 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A gorillaConn is a net.Conn on which each Write is a text message.
+// A gorillaConn is a net.Conn. Each Write sends a text message.
 type gorillaConn struct {
 	net.Conn // beneath ws
 	ws       *websocket.Conn
-	read     chan struct{} // closed when nobody reads ws any more
+	read     chan struct{} // closed when reading ws has ended
 }
 
 func (c *gorillaConn) Write(p []byte) (int, error) {
@@ -24,7 +24,7 @@ func (c *gorillaConn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// CloseWrite is called when all messages have arrived. It says goodbye, and waits for the answer.
+// CloseWrite is called after all messages have arrived. It says goodbye, and waits for the answer.
 func (c *gorillaConn) CloseWrite() error {
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	err := c.ws.WriteControl(websocket.CloseMessage, bye, time.Time{})
@@ -32,29 +32,29 @@ func (c *gorillaConn) CloseWrite() error {
 	return err
 }
 
-// NetConn lets sendq see what the socket's peer has acknowledged.
+// NetConn lets sendq see the acknowledgements of the peer.
 func (c *gorillaConn) NetConn() net.Conn { return c.Conn }
 
 var gorillaUpgrader websocket.Upgrader
 
-// Gorilla serves WebSockets of github.com/gorilla/websocket. Each is registered in b, by the name
-// in the URL; what it says goes to all.
+// Gorilla serves WebSockets of github.com/gorilla/websocket. It registers each in b, by the name
+// in the URL, and sends the messages of each to all.
 func Gorilla(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		ws, err := gorillaUpgrader.Upgrade(rw, r, nil)
 		if err != nil {
-			return // the client has been told
+			return // Upgrade has answered the client
 		}
 		ws.SetReadLimit(32 << 10)
 		ws.SetPingHandler(func(data string) error {
-			// With a deadline, a pong that has to wait would be left out, or break the connection.
+			// With a deadline, a pong could time out, and be left out or break the connection.
 			_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})
 			return nil
 		})
 		conn := &gorillaConn{ws.NetConn(), ws, make(chan struct{})}
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true, MaxPending: 4 << 20})
 		defer w.Close()
-		defer close(conn.read) // before it, or Close would wait for an answer that nobody reads
+		defer close(conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
 		if err := b.Register(r.FormValue("name"), w); err != nil {
 			return

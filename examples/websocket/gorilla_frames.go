@@ -8,7 +8,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A hijacker has the connection that it gives away write through a Writer.
+// A hijacker hijacks a connection, and puts a Writer in front of it.
 type hijacker struct {
 	http.ResponseWriter
 	conn queuedConn
@@ -24,16 +24,16 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, buf, nil
 }
 
-// GorillaFrames is like Gorilla, but what is sent through b or its Writers are frames.
+// GorillaFrames is like Gorilla, but all messages through b and its Writers are frames.
 func GorillaFrames(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		h := &hijacker{ResponseWriter: rw}
 		ws, err := gorillaUpgrader.Upgrade(h, r, nil)
 		if err != nil {
-			return // the client has been told
+			return // Upgrade has answered the client
 		}
 		defer h.conn.w.Close()
-		defer close(h.conn.read) // before it, or Close would wait for an answer that nobody reads
+		defer close(h.conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
 		ws.SetReadLimit(32 << 10)
 		if err := b.Register(r.FormValue("name"), h.conn.w); err != nil {
