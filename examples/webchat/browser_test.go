@@ -23,6 +23,7 @@ import (
 // step waits for a time, but for what the page shows. A page that writes an error to the
 // console, as for a violation of the Content-Security-Policy, has failed.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	c := startChromium(t)
 	for name, test := range map[string]func(*testing.T){
 		"Talk":         c.testTalk,
@@ -296,9 +297,12 @@ func (c *chromium) testStall(t *testing.T) {
 	status.picture("status")
 	carol.until(`text("#log").includes("so much to say")`)
 
+	dave := login(p.dial(), "dave")
+	for range 9 { // the robot takes longer to fill the queue
+		dave.say("bob: " + strings.Repeat("x", 30_000))
+	}
 	status.until(`text("#slow_consumer td") == "1" && !%s`, row)
 	bob.until(`text("#log").split("you joined #lobby").length == 3 && !text("#link")`) // back again
-	dave := login(p.dial(), "dave")
 	dave.say("carol: as ever")
 	carol.until(`list("#directs") == "dave, 1"`)
 }

@@ -199,6 +199,7 @@ func FuzzBrowserBytes(f *testing.F) {
 // TestLastMessageAndClose: a browser whose last message and close frame come together waits for the
 // answer, and sends nothing more.
 func TestLastMessageAndClose(t *testing.T) {
+	t.Parallel()
 	p := start(t)
 	for name, test := range map[string]struct {
 		last []byte
@@ -236,6 +237,7 @@ func readFrame(t *testing.T, r io.Reader) (ws.OpCode, []byte) {
 
 // TestRefusals: what breaks the rules, and what the close frame says then.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	long := bytes.Repeat([]byte("x"), maxMessage)
 	header := func(length int64) []byte { // of a frame whose payload never comes
 		var b bytes.Buffer

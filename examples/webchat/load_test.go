@@ -12,12 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLoad: 50 browsers talk at once, in fragments and with pings between, to a browser and a
+// TestLoad: 20 browsers talk at once, in fragments and with pings between, to a browser and a
 // TCP user, who get every line, each sender's in order. Another library than that of the server
 // looks at the frames.
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-rate", "0")
-	const senders, lines = 50, 100
+	const senders, lines = 20, 100
 	web, tcp := login(p.open(), "web"), login(p.dial(), "tcp")
 	for _, u := range []user{web, tcp} {
 		u.say("/join #load")
@@ -92,6 +93,7 @@ func fill(p *process, name string) (lines int, text string) {
 
 // TestQuitDeliversBeforeTheCloseFrame: what is queued comes first, whoever ends the session.
 func TestQuitDeliversBeforeTheCloseFrame(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-rate", "0")
 	bob := login(p.open(), "bob")
 	lines, text := fill(p, "bob")
@@ -105,6 +107,7 @@ func TestQuitDeliversBeforeTheCloseFrame(t *testing.T) {
 
 // TestStop: users of both kinds get what is queued, and then a goodbye.
 func TestStop(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-rate", "0")
 	bob, carol := login(p.open(), "bob"), login(p.dial(), "carol")
 	p.open() // one who is not logged in holds nothing up

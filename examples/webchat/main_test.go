@@ -164,6 +164,7 @@ func expect(t *testing.T, u user, lines ...string) {
 
 // TestTwoKinds: users of both kinds have the same names and rooms.
 func TestTwoKinds(t *testing.T) {
+	t.Parallel()
 	p := start(t)
 	alice, bob := login(p.open(), "alice"), login(p.dial(), "bob")
 	alice.say("bob: hi")

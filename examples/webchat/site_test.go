@@ -37,6 +37,7 @@ func (p *process) dialOrigin(origin string) (*http.Response, error) {
 }
 
 func TestOrigins(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-origin", "https://friend.example")
 	for _, origin := range []string{p.page, "https://friend.example"} {
 		_, err := p.dialOrigin(origin)
@@ -53,6 +54,7 @@ func TestOrigins(t *testing.T) {
 }
 
 func TestPlainHTTP(t *testing.T) {
+	t.Parallel()
 	p := start(t)
 	for path, kind := range map[string]string{"/": "text/html", "/status": "text/html", "/style.css": "text/css", "/main.js": "text/javascript"} {
 		answer, _ := p.get(http.DefaultClient, path, nil)
@@ -75,6 +77,7 @@ func TestPlainHTTP(t *testing.T) {
 }
 
 func TestPerAddress(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-per-address", "2")
 	alice := login(p.open(), "alice")
 	login(p.dial(), "bob") // counts as well
@@ -104,6 +107,7 @@ func TestPerAddress(t *testing.T) {
 }
 
 func TestRate(t *testing.T) {
+	t.Parallel()
 	p := start(t) // with the default
 	bob := login(p.open(), "bob")
 	for range 100 {
@@ -115,6 +119,7 @@ func TestRate(t *testing.T) {
 
 // TestMessageTooLong: by its header, by its fragments, and one that is just not.
 func TestMessageTooLong(t *testing.T) {
+	t.Parallel()
 	p := start(t)
 	bob := login(p.open(), "bob")
 	text := strings.Repeat("x", maxMessage-len("bob: "))
@@ -162,6 +167,7 @@ func TestSilence(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-tls-self-signed", "-rate", "0")
 	require.True(t, strings.HasPrefix(p.page, "https://"))
 	trusting := &tls.Config{InsecureSkipVerify: true}
@@ -196,6 +202,7 @@ func TestTLS(t *testing.T) {
 // TestDemo: who is stalled gets further and further behind, until the limit, as the status
 // tells; others do not notice.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	p := start(t, "-demo", "-rate", "0")
 	alice, bob := login(p.open(), "alice"), login(p.open(), "bob")
 	status := p.status()
@@ -221,6 +228,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestNoDemo(t *testing.T) {
+	t.Parallel()
 	p := start(t)
 	bob := login(p.dial(), "bob")
 	bob.say("/stall 30")
