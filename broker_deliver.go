@@ -86,10 +86,17 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case m.run.Block != nil && w.limits != nil && w.limits.Budget.isSmallFor(m.run.Block):
+	case w.state != open:
+		return 0, w.refusal()
+	case w.limits == nil:
+		w.enqueue(m)
+		accepted = m.len()
+	case m.run.Block != nil && w.limits.Budget.isSmallFor(m.run.Block):
 		accepted, err = w.offerCopies(m)
-	case w.limits == nil || m.len() > 1 && w.isWithinLimits(costOf(m.len(), m.size())):
-		accepted, err = w.offerRun(m)
+	case m.len() > 1 && w.isWithinLimits(costOf(m.len(), m.size())):
+		if err = w.admit(m); err == nil {
+			accepted = m.len()
+		}
 	default:
 		accepted, err = w.offerEach(m)
 	}
@@ -97,23 +104,7 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 	return accepted, err
 }
 
-// offerRun accepts all that m brings at once, because no limit of the Writer stands against it.
-// mu is held, here and below.
-func (w *Writer) offerRun(m *payload) (accepted int, err error) {
-	switch {
-	case w.state != open:
-		return 0, w.refusal()
-	case w.limits == nil:
-		w.enqueue(m)
-	default:
-		if err := w.admit(m); err != nil {
-			return 0, err
-		}
-	}
-	return m.len(), nil
-}
-
-// offerEach accepts what m brings one by one.
+// offerEach accepts what m brings one by one. mu is held, here and below.
 func (w *Writer) offerEach(m *payload) (accepted int, err error) {
 	for ; accepted < m.len(); accepted++ {
 		one := m.message(accepted)

@@ -47,7 +47,7 @@ func TestMaxPendingDisconnect(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 	<-w.Done() // although the write was stuck
 	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-	require.ErrorContains(t, w.Err(), "MaxPending is 1000")
+	require.ErrorContains(t, w.Err(), "MaxPending of 1000 bytes exceeded")
 	require.ErrorIs(t, conn.Close(), net.ErrClosed)
 	stats := w.Stats()
 	assertConserved(t, stats)
@@ -273,7 +273,7 @@ func TestMaxAge(t *testing.T) {
 		time.Sleep(maxAge / 8)
 		synctest.Wait()
 		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-		require.ErrorContains(t, w.Err(), "MaxAge is 8s")
+		require.ErrorContains(t, w.Err(), "MaxAge of 8s exceeded")
 		require.EqualValues(t, 2, w.Stats().Undelivered)
 	})
 }

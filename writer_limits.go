@@ -31,6 +31,8 @@ type limits struct {
 	// not disconnect.
 	given int64
 
+	maxCost int64 // MaxPending, or no bound if that is 0
+
 	// These bound one conn.Write.
 	maxWrite    int // in bytes
 	maxMessages int64
@@ -41,7 +43,10 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	if o.MaxPending == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
 		return nil
 	}
-	l := &limits{WriterOptions: o, maxWrite: maxWrite, maxMessages: math.MaxInt64}
+	l := &limits{WriterOptions: o, maxCost: math.MaxInt64, maxWrite: maxWrite, maxMessages: math.MaxInt64}
+	if o.MaxPending > 0 {
+		l.maxCost = int64(o.MaxPending)
+	}
 	if o.WriteTimeout > 0 {
 		l.maxWrite = sock.ProgressWrite(conn, maxWrite, maxUnseenWrite)
 	}
@@ -67,7 +72,7 @@ func (w *Writer) pending() int64 {
 func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
 
 // pendingCost returns what is pending by the measure of MaxPending.
-func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + messageOverhead*w.pending() }
+func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + w.pending()*messageOverhead }
 
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
@@ -76,7 +81,7 @@ func (w *Writer) offerLimited(m *payload) error {
 	switch {
 	case w.state != open:
 		return w.refusal()
-	case l.MaxPending > 0 && cost > int64(l.MaxPending):
+	case cost > l.maxCost:
 		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, cost, l.MaxPending)
 	case l.Budget != nil && cost > int64(l.Budget.limit):
 		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, cost, l.Budget.limit)
@@ -88,7 +93,7 @@ func (w *Writer) offerLimited(m *payload) error {
 		return ErrWouldBlock
 	case DropOldest:
 		// A message that is begun must be finished, so it may leave no room.
-		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= int64(l.MaxPending) {
+		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= l.maxCost {
 			for !w.hasRoom(cost) {
 				w.dropOldest()
 			}
@@ -109,7 +114,7 @@ func (w *Writer) offerLimited(m *payload) error {
 // isWithinLimits reports whether messages may be accepted that MaxPending counts as cost. They
 // must not overtake those of blocked senders.
 func (w *Writer) isWithinLimits(cost int64) bool {
-	return w.limits.blocked.Len() == 0 && w.hasRoom(cost)
+	return w.hasRoom(cost) && w.limits.blocked.Len() == 0
 }
 
 // extendsFreely reports whether a message of size bytes may be queued behind another without
@@ -120,13 +125,10 @@ func (w *Writer) extendsFreely(size int) bool {
 
 func (w *Writer) hasRoom(cost int64) bool {
 	l := w.limits
-	if l.MaxPending == 0 {
-		return true
-	}
 	if l.Overflow == Disconnect {
 		cost -= l.given
 	}
-	return w.pendingCost()+cost <= int64(l.MaxPending)
+	return w.pendingCost()+cost <= l.maxCost
 }
 
 // admit accepts m if the Budget has room. Otherwise it ends the Writer.
@@ -142,17 +144,14 @@ func (w *Writer) admit(m *payload) error {
 
 // reserve reserves room for m in the Budget.
 func (w *Writer) reserve(m *payload) error {
-	var c charge
-	var referred [1]*queue.Block
 	switch b := m.run.Block; {
 	case b == nil || !b.IsShared():
-		c.alone = costOf(m.len(), m.size())
+		return w.limits.Budget.reserve(w, charge{alone: costOf(m.len(), m.size())})
 	case w.queue.EndsBefore(m.run): // the segment that refers to b gets longer
+		return w.limits.Budget.reserve(w, charge{})
 	default:
-		referred[0] = b
-		c.alone, c.blocks = sharedCost, referred[:]
+		return w.limits.Budget.reserve(w, charge{alone: sharedCost, blocks: []*queue.Block{b}})
 	}
-	return w.limits.Budget.reserve(w, c)
 }
 
 // disconnect ends the Writer, and returns what to tell the sender whose message did it.

@@ -159,7 +159,7 @@ const stalledBlocks = 4
 
 // Push queues the messages of r by reference, and returns their size.
 func (q *Queue) Push(r Run) (size int) {
-	size = r.Size()
+	size = r.end() - r.start()
 	q.bytes += int64(size)
 	if q.EndsBefore(r) {
 		q.segments[len(q.segments)-1].Last = r.Last
