@@ -2,8 +2,6 @@ package sendq_test
 
 import (
 	"fmt"
-	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -95,9 +93,6 @@ func TestBatchWakesOnce(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// all reports that so many messages were all accepted.
-func all(accepted int) sendq.Report { return sendq.Report{Accepted: accepted} }
-
 // Messages of every length come through a Batch and its log whole and in order, those
 // that have blocks of their own among them.
 func TestBatchOfAllLengths(t *testing.T) {
@@ -188,83 +183,4 @@ func TestBatchMeetsTheEndOfOneOfSeveralWriters(t *testing.T) {
 			require.Equal(t, [][]byte{[]byte("1"), []byte("3")}, slices.Collect(w.Undelivered()))
 		}
 	}
-}
-
-func TestSendTo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := sendq.NewBroker(nil)
-		alice := readingPeer()
-		register(t, b, "alice", alice)
-		closing := register(t, b, "closing", stalledPeer())
-		closing.WriteString("stuck\n")
-		go closing.Close()
-		block := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
-		require.NoError(t, b.Register("full", block))
-		require.NoError(t, block.Send(counted(100)))
-		synctest.Wait()
-
-		message := []byte("hello\n")
-		report := b.SendTo([]string{"alice", "nobody", "closing", "full", "alice"}, message)
-		clear(message)
-		require.Equal(t, 2, report.Accepted)
-		require.Len(t, report.Refused, 3)
-		for i, want := range []struct {
-			name string
-			err  error
-		}{{"nobody", sendq.ErrUnknownName}, {"closing", sendq.ErrClosed}, {"full", sendq.ErrWouldBlock}} {
-			require.Equal(t, want.name, report.Refused[i].Name)
-			require.ErrorIs(t, report.Refused[i].Err, want.err)
-		}
-		require.Equal(t, sendq.Report{}, b.SendTo(nil, message))
-		closing.CloseNow()
-		block.CloseNow()
-		require.NoError(t, b.Shutdown(t.Context()))
-		require.Equal(t, []string{"hello\n", "hello\n"}, linesOf(alice))
-	})
-}
-
-// A report costs nothing when all goes well, nor does a recipient of a fan-out.
-func TestFanOutAllocatesNothing(t *testing.T) {
-	b := sendq.NewBroker(nil)
-	names := make([]string, 20)
-	for i := range names {
-		names[i] = memberName(i)
-		conn := faultconn.New()
-		waiting := conn.Stall()
-		register(t, b, names[i], conn).WriteString("stuck")
-		<-waiting
-		require.NoError(t, b.Room("room").Join(names[i]))
-	}
-	message := make([]byte, 64)
-	fanOuts := map[string]func(){
-		"SendTo":      func() { b.SendTo(names, message) },
-		"Send":        func() { b.Send(names[0], message) },
-		"Publish":     func() { b.Room("room").Publish(message) },
-		"PublishFrom": func() { b.Room("room").PublishFrom(names[3], message) },
-		"Broadcast":   func() { b.Broadcast(message) },
-	}
-	for _, name := range slices.Sorted(maps.Keys(fanOuts)) {
-		for range 1000 {
-			fanOuts[name]() // until the lists of segments are long
-		}
-		if name != "SendTo" { // whose blocks are short, and with them the segments
-			// A block for some thousand messages is all.
-			require.Less(t, bytesPerRun(1000, fanOuts[name]), float64(3*64), name)
-		}
-		require.Zero(t, testing.AllocsPerRun(1000, fanOuts[name]), name)
-	}
-	for _, name := range names {
-		w, _ := b.Lookup(name)
-		w.CloseNow()
-	}
-}
-
-func bytesPerRun(runs int, f func()) float64 {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range runs {
-		f()
-	}
-	runtime.ReadMemStats(&after)
-	return float64(after.TotalAlloc-before.TotalAlloc) / float64(runs)
 }

@@ -1,14 +1,160 @@
 package sendq_test
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
+
+func TestBudget(t *testing.T) {
+	const limit, writers, stalled = 4 << 20, 200, 20
+	warmUp(writers)
+	discard := discarded()
+	before := heap()
+	budget := sendq.NewBudget(limit)
+	opts := &sendq.WriterOptions{Budget: budget}
+	all := make([]*sendq.Writer, writers)
+	for i := range all {
+		conn := net.Conn(discard) // which takes no notes, so no memory
+		if i < stalled {
+			conn = stalledPeer()
+		}
+		all[i] = sendq.NewWriter(conn, opts)
+	}
+	message := make([]byte, 3000)
+	ended := 0
+	for range 15 {
+		for i, w := range all {
+			for n := 0; n < 10 && all[i] != nil; n++ {
+				if _, err := w.Write(message); err != nil {
+					require.ErrorIs(t, err, sendq.ErrSlowConsumer)
+					require.Less(t, i, stalled, "only stalled Writers end")
+					all[i] = nil // as a service forgets them
+					ended++
+				}
+			}
+			assert.LessOrEqual(t, budget.Pending(), limit)
+			if i >= stalled {
+				require.NoError(t, w.Flush(t.Context()))
+			}
+		}
+	}
+	require.NotZero(t, ended)
+	used := heap() - before
+	t.Logf("%d Writers ended; %d bytes are pending, and the process uses %d", ended, budget.Pending(), used)
+	require.Greater(t, budget.Pending(), limit/2, "stalled Writers are left")
+	require.LessOrEqual(t, used, limit*5/4)
+	for _, w := range all {
+		if w != nil {
+			w.CloseNow()
+		}
+	}
+	require.Zero(t, budget.Pending(), "ended Writers take nothing")
+}
+
+func TestBudgetTooLarge(t *testing.T) {
+	w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: sendq.NewBudget(1000)})
+	require.ErrorIs(t, w.Send(counted(1001)), sendq.ErrTooLarge)
+	require.NoError(t, w.Send(counted(1000)))
+	require.NoError(t, w.Close())
+	require.Panics(t, func() { sendq.NewBudget(0) })
+}
+
+// Only a message that is queued, and then the largest backlog, may cost a Writer its life.
+func TestBudgetSparesTheInnocent(t *testing.T) {
+	budget := sendq.NewBudget(10_000)
+	bystander, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, bystander.Send(counted(8000)))
+
+	ended := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	ended.CloseNow()
+	require.ErrorIs(t, ended.Send(counted(5000)), net.ErrClosed)
+	full, _ := stuck(t, &sendq.WriterOptions{Budget: budget, MaxPending: 5000, Overflow: sendq.DropNewest})
+	require.Equal(t, sendq.ErrDropped, full.Send(counted(5000)))
+	require.NoError(t, bystander.Err())
+
+	// It is the largest that ends, however much the message of another brings.
+	idle := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, idle.Send(counted(9000)))
+	<-bystander.Done()
+	require.ErrorIs(t, bystander.Err(), sendq.ErrSlowConsumer)
+	require.ErrorContains(t, bystander.Err(), "8100")
+	require.NoError(t, idle.Close())
+
+	// Also when it is the one that gets the message.
+	require.NoError(t, full.Send(counted(4000)))
+	greedy, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, greedy.Send(counted(5500)))
+	require.ErrorIs(t, greedy.Send(counted(1000)), sendq.ErrSlowConsumer)
+	<-greedy.Done()
+	require.NoError(t, full.Err())
+}
+
+// With many small backlogs and a spent Budget each message costs one of them, and not a look
+// at all.
+func TestBudgetOfManyWriters(t *testing.T) {
+	writers := sized(10_000)
+	budget := sendq.NewBudget(writers * 80)
+	opts := &sendq.WriterOptions{Budget: budget}
+	discard := &sink{open: make(chan struct{})}
+	all := make([]*sendq.Writer, 2*writers)
+	for i := range all {
+		all[i] = sendq.NewWriter(discard, opts)
+		require.NoError(t, all[i].Send(counted(80)))
+		require.LessOrEqual(t, budget.Pending(), writers*80)
+	}
+	close(discard.open)
+	ended := 0
+	for _, w := range all {
+		w.Close()
+		if w.Err() != nil {
+			ended++
+		}
+	}
+	require.Equal(t, writers, ended)
+}
+
+// Senders of many Writers that end one another's are no deadlock, and the sum comes out.
+func TestBudgetUnderPressure(t *testing.T) {
+	budget := sendq.NewBudget(20_000)
+	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
+		var senders sync.WaitGroup
+		var all []*sendq.Writer
+		for i := range 30 {
+			conn := faultconn.New()
+			if i%3 == 0 {
+				conn.Stall()
+			}
+			w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget, MaxPending: 5000, Overflow: overflow})
+			all = append(all, w)
+			for range 2 {
+				senders.Go(func() {
+					ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+					defer cancel()
+					for range 300 {
+						w.WriteContext(ctx, make([]byte, 100))
+						assert.LessOrEqual(t, budget.Pending(), 20_000)
+					}
+				})
+			}
+		}
+		senders.Wait()
+		for _, w := range all {
+			w.CloseNow()
+			assertConserved(t, w.Stats())
+		}
+		require.Zero(t, budget.Pending(), overflow)
+	}
+}
 
 // A crowd that reads as fast as it can is not ended because one of it says much at once: the
 // members share one copy of it. By the measure of each backlog alone it is 3 GB.
@@ -116,13 +262,6 @@ func release(conns []*faultconn.Conn) {
 	}
 }
 
-// discarded returns a connection that takes everything and keeps nothing.
-func discarded() *sink {
-	s := &sink{open: make(chan struct{})}
-	close(s.open)
-	return s
-}
-
 // One message that is a large part of the Budget is one copy for all.
 func TestBudgetOfALargeMessage(t *testing.T) {
 	budget := sendq.NewBudget(1 << 20)
@@ -176,50 +315,6 @@ func TestBudgetForgetsWhoEnds(t *testing.T) {
 	require.Zero(t, budget.Pending())
 	letGo()
 	<-w.Done()
-}
-
-// A takeover that the Budget of the new Writer cannot hold ends that Writer, whatever others in
-// the Budget share with the old one.
-func TestTakeoverThatABudgetCannotHold(t *testing.T) {
-	budget := sendq.NewBudget(1 << 20)
-	b, returned := newBroker(sendq.Takeover)
-	register(t, b, "old", stalledPeer()) // in no Budget
-	other := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
-	require.NoError(t, b.Register("other", other))
-	room := b.Room("room")
-	require.NoError(t, room.Join("old"))
-	require.NoError(t, room.Join("other"))
-	for range 50 {
-		room.Publish(make([]byte, 16000))
-	}
-	require.NoError(t, b.Send("old", make([]byte, 600<<10)))
-	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
-	require.NoError(t, b.Register("old", w))
-	<-w.Done()
-	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-	_ = b.Close()
-	require.Zero(t, budget.Pending())
-	require.NotEmpty(t, returned.all())
-}
-
-// In a Budget smaller than a shared block, a takeover brings the messages and not the block.
-func TestTakeoverIntoASmallBudget(t *testing.T) {
-	b, _ := newBroker(sendq.Takeover)
-	register(t, b, "bob", stalledPeer())
-	register(t, b, "keeper", stalledPeer())
-	room := b.Room("room")
-	require.NoError(t, room.Join("keeper"))
-	for range 100 {
-		room.Publish(make([]byte, 2000))
-	}
-	require.NoError(t, room.Join("bob"))
-	room.Publish([]byte("hello\n"))
-	budget := sendq.NewBudget(100_000)
-	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
-	require.NoError(t, b.Register("bob", w))
-	require.NoError(t, w.Err())
-	require.Equal(t, 6+64, budget.Pending())
-	_ = b.Close()
 }
 
 // If the Writer that must make room is the only one that refers to a block, the block counts for

@@ -196,5 +196,3 @@ func (p *moodyPeer) Read(b []byte) (int, error) {
 	}
 	return p.Conn.Read(b)
 }
-
-func oneOf[T any](choices ...T) T { return choices[rand.IntN(len(choices))] }

@@ -2,15 +2,20 @@ package sendq
 
 import (
 	"context"
+	"errors"
+	"io"
+	"math"
 	"net"
 	"path/filepath"
 	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // What no longer waits must not be remembered, which only memory would tell outside.
@@ -63,5 +68,107 @@ func TestWriterIsSmall(t *testing.T) {
 			each := (after.TotalAlloc - before.TotalAlloc) / uint64(len(writers))
 			require.LessOrEqual(t, each, uint64(256))
 		})
+	}
+}
+
+// A Writer that is closing or has ended keeps no message of a sender that waited for room.
+func TestRefusedSendersAreForgotten(t *testing.T) {
+	for name, end := range map[string]func(w *Writer){
+		"Shutdown": func(w *Writer) { _ = w.Shutdown(context.Background()) },
+		"CloseNow": func(w *Writer) { _ = w.CloseNow() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn := faultconn.New()
+			conn.Stall()
+			w := NewWriter(conn, &WriterOptions{MaxPending: 100, Overflow: Block})
+			require.NoError(t, w.Send(make([]byte, 36)))
+			refused := make(chan error, 1)
+			go func() { refused <- w.Send(make([]byte, 36)) }()
+			waiting := func() int {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return w.limits.blocked.Len()
+			}
+			for waiting() == 0 {
+				runtime.Gosched()
+			}
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				end(w)
+			}()
+			require.ErrorIs(t, <-refused, ErrClosed)
+			require.Zero(t, waiting())
+			conn.Release()
+			<-ended
+		})
+	}
+}
+
+// Close waits until the peer's kernel has acknowledged the goodbye too, although all messages have
+// arrived.
+func TestFinishWaitsForTheGoodbye(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	inner, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer inner.Close()
+	peer, err := l.Accept()
+	require.NoError(t, err)
+	defer peer.Close()
+	if _, err := sock.StateOf(inner); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("this platform does not tell what is acknowledged")
+	}
+
+	// The kernel is full of what the Writer did not send, and the goodbye is behind that.
+	require.NoError(t, inner.(*net.TCPConn).SetWriteBuffer(1))
+	require.NoError(t, inner.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
+	_, err = inner.Write(make([]byte, 64<<20))
+	require.Error(t, err)
+	conn := &lookedAt{Conn: inner, after: 12, do: func() { _, _ = io.Copy(io.Discard, peer) }}
+	w := NewWriter(conn, nil)
+	w.watch().linger = &linger{aborted: make(chan struct{}), isKnown: true, end: math.MaxInt64} // the first look lowers it
+	w.deliverRest()
+	s, err := sock.StateOf(inner)
+	require.NoError(t, err)
+	require.Zero(t, s.Unacknowledged)
+}
+
+// A lookedAt calls do at one of the looks at what it wraps.
+type lookedAt struct {
+	net.Conn
+	looks, after int
+	do           func()
+}
+
+func (c *lookedAt) NetConn() net.Conn {
+	if c.looks++; c.looks == c.after {
+		c.do()
+	}
+	return c.Conn
+}
+
+// A peer is silent from the look on that has found something to take, and until it takes some.
+func TestSilence(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		last, now sock.State
+		isWriting bool // since before the last look
+		want      bool
+	}{
+		{"nothing to take", sock.State{Acknowledged: 5}, sock.State{Acknowledged: 5}, false, false},
+		{"bytes that are new", sock.State{Acknowledged: 5}, sock.State{Acknowledged: 5, Unacknowledged: 1}, true, false},
+		{"the same bytes", sock.State{Acknowledged: 5, Unacknowledged: 1}, sock.State{Acknowledged: 5, Unacknowledged: 1}, false, true},
+		{"more bytes", sock.State{Acknowledged: 5, Unacknowledged: 1}, sock.State{Acknowledged: 5, Unacknowledged: 9}, false, true},
+		{"some were acknowledged", sock.State{Acknowledged: 5, Unacknowledged: 9}, sock.State{Acknowledged: 6, Unacknowledged: 8}, true, false},
+		{"some were read", sock.State{Unread: 9}, sock.State{Unread: 8}, true, false},
+		{"none were read", sock.State{Unread: 9}, sock.State{Unread: 9}, true, true},
+		{"a write", sock.State{}, sock.State{}, true, true},
+	} {
+		l := &limits{deadlines: deadlines{peer: tt.last}}
+		require.Equal(t, tt.want, l.isSilent(tt.now, tt.isWriting), tt.name)
+		l.deadlines.begun++ // a write has begun since, and the one before has returned
+		require.Equal(t, tt.want && tt.last.Unacknowledged > 0, l.isSilent(tt.now, tt.isWriting), tt.name)
 	}
 }

@@ -2,7 +2,7 @@ package sendq_test
 
 import (
 	"bytes"
-	"crypto/tls"
+	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -164,59 +166,6 @@ func TestWriterNeverInTheWay(t *testing.T) {
 	})
 }
 
-func TestWriterOneFlusher(t *testing.T) {
-	t.Run("at a time", func(t *testing.T) {
-		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-			watched := faultconn.Wrap(conn)
-			w := sendq.NewWriter(watched, nil)
-			arrived := async(func() arrival { return receive(peer) })
-			var wg sync.WaitGroup
-			for sender := range 32 {
-				wg.Go(func() {
-					for i := range 50 {
-						assert.NoError(t, send(w, i, frame(sender, i, i)))
-						if i%10 == 0 {
-							assert.NoError(t, w.Flush(t.Context())) // let the queue run empty
-						}
-					}
-				})
-			}
-			wg.Wait()
-			require.NoError(t, w.Close())
-			require.NoError(t, (<-arrived).err)
-			require.Equal(t, 1, watched.Together())
-		})
-	})
-
-	t.Run("none while idle", func(t *testing.T) {
-		// A bubble does not end before its goroutines do: the test fails if one is
-		// parked, though the Writer lives on.
-		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
-			w := sendq.NewWriter(conn, nil)
-			require.NoError(t, w.Send([]byte("message")))
-			require.NoError(t, w.Flush(t.Context()))
-			synctest.Wait()
-		})
-	})
-
-	t.Run("none is missed", func(t *testing.T) {
-		// Each message comes just when the flusher of the one before it leaves.
-		w := sendq.NewWriter(faultconn.New(), nil)
-		var wg sync.WaitGroup
-		for range 4 {
-			wg.Go(func() {
-				for range 5000 {
-					assert.NoError(t, w.Send([]byte("m")))
-					assert.NoError(t, w.Flush(t.Context()))
-				}
-			})
-		}
-		wg.Wait()
-		require.NoError(t, w.Close())
-	})
-}
-
 func TestWriterAccountedFor(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 		const senders, limit = 32, 1_500_000
@@ -299,215 +248,6 @@ func TestWriterAccountedFor(t *testing.T) {
 	})
 }
 
-func TestWriterNeverTorn(t *testing.T) {
-	write := func(w *sendq.Writer, _ int, p []byte) error { return send(w, 0, p) }
-	give := func(w *sendq.Writer, _ int, p []byte) error { return w.Send(p) }
-	small := [][]byte{[]byte("a"), nil, []byte("bc"), []byte("d"), nil, nil, []byte("efghi"), []byte("jk"), nil}
-	large := [][]byte{[]byte("a"), letters(20 << 10), nil, []byte("bc"), letters(300 << 10), letters(16 << 10), nil}
-	for _, tt := range []struct {
-		name     string
-		send     func(*sendq.Writer, int, []byte) error
-		messages [][]byte
-	}{
-		{"copied", write, small},
-		{"by reference", give, small},
-		{"both", send, small},
-		{"large, copied", write, large},
-		{"large, by reference", give, large},
-		{"large, both", send, large},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			stream := bytes.Join(tt.messages, nil)
-			for _, n := range interestingOffsets(tt.messages) {
-				conn := faultconn.New()
-				conn.Fault = faultconn.FailAt(n, errBroken)
-				w := sendq.NewWriter(conn, nil)
-				// The first message goes out alone, the others all wait behind it.
-				waiting := conn.Stall()
-				for i, p := range tt.messages {
-					require.NoError(t, tt.send(w, i, slices.Clone(p)))
-					if i == 0 {
-						<-waiting
-					}
-				}
-				flushed := async(func() error { return w.Flush(t.Context()) })
-				conn.Release()
-				<-w.Done()
-
-				first, writtenBytes := 0, 0
-				for writtenBytes+len(tt.messages[first]) <= n {
-					writtenBytes += len(tt.messages[first])
-					first++
-				}
-				require.Equal(t, string(stream[:n]), string(conn.Bytes()), "fails at byte %d", n)
-				require.Zero(t, conn.Late(), "fails at byte %d", n)
-				requireMessages(t, tt.messages[first:], w.Undelivered())
-				stats := w.Stats()
-				stats.Writes, stats.PeakPendingBytes = 0, 0
-				require.Equal(t, sendq.WriterStats{
-					Accepted: int64(len(tt.messages)), AcceptedBytes: int64(len(stream)),
-					Written: int64(first), WrittenBytes: int64(writtenBytes),
-					Undelivered:      int64(len(tt.messages) - first),
-					UndeliveredBytes: int64(len(stream) - writtenBytes),
-				}, stats)
-				require.Equal(t, errBroken, w.Err())
-				require.ErrorIs(t, <-flushed, errBroken)
-				require.ErrorIs(t, w.Close(), errBroken)
-				require.ErrorIs(t, conn.Close(), net.ErrClosed, "the Writer has closed it")
-			}
-		})
-	}
-
-	t.Run("the reader wakes", func(t *testing.T) {
-		over(t, transports, func(t *testing.T, conn, _ net.Conn) {
-			faulty := faultconn.Wrap(conn)
-			faulty.Fault = faultconn.FailAt(0, errBroken)
-			read := async(func() error { _, err := faulty.Read(make([]byte, 1)); return err })
-			w := sendq.NewWriter(faulty, nil)
-			require.NoError(t, w.Send([]byte("message")))
-			require.Error(t, <-read)
-			<-w.Done()
-			require.Equal(t, errBroken, w.Err())
-		})
-	})
-
-	t.Run("beneath TLS", func(t *testing.T) {
-		// The connection fails within a record, after n bytes.
-		for n := range 120 {
-			inner, innerPeer := tcpPair(t)
-			faulty := faultconn.Wrap(inner)
-			conn, peer := tls.Server(faulty, tlsConfig()), tls.Client(innerPeer, tlsConfig())
-			handshake := async(conn.Handshake)
-			require.NoError(t, peer.Handshake())
-			require.NoError(t, <-handshake)
-			faulty.Fault = faultconn.FailAt(n, errBroken)
-			w := sendq.NewWriter(conn, nil)
-			arrived := async(func() content { return readAll(peer) })
-
-			waiting := faulty.Stall()
-			messages := [][]byte{[]byte("a"), []byte("bcd"), letters(100)}
-			for i, p := range messages {
-				require.NoError(t, send(w, i, slices.Clone(p)))
-				if i == 0 {
-					<-waiting
-				}
-			}
-			faulty.Release()
-			<-w.Done()
-			require.ErrorIs(t, w.Err(), errBroken)
-			// Beyond the records that went out whole the peer has nothing.
-			s := w.Stats()
-			require.Equal(t, string(bytes.Join(messages[:s.Written], nil)), (<-arrived).bytes)
-			requireMessages(t, messages[s.Written:], w.Undelivered())
-		}
-	})
-}
-
-func TestWriterCloseDelivers(t *testing.T) {
-	t.Run("a long farewell", func(t *testing.T) {
-		over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
-			// The peer has sent what nobody reads, more than one byte of which has
-			// surely arrived: that makes the kernel reset a connection that is just
-			// closed.
-			unread := letters(16 << 10)
-			_, err := peer.Write(unread)
-			require.NoError(t, err)
-			_, err = conn.Read(make([]byte, 1))
-			require.NoError(t, err)
-
-			w := sendq.NewWriter(conn, patient)
-			farewell := letters(2 << 20)
-			require.NoError(t, w.Send(farewell))
-			closed := async(w.Close)
-			// And it goes on sending, until it cannot.
-			chatter := async(func() error {
-				for {
-					if _, err := peer.Write(unread); err != nil {
-						return err
-					}
-				}
-			})
-			got := readAll(peer)
-			require.NoError(t, got.err)
-			require.Len(t, got.bytes, len(farewell))
-			require.Equal(t, string(farewell), got.bytes)
-			require.NoError(t, <-closed)
-			require.NoError(t, w.Err())
-			peer.Close()
-			require.Error(t, <-chatter)
-		})
-	})
-
-	t.Run("while senders are sending", func(t *testing.T) {
-		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-			w := sendq.NewWriter(conn, patient)
-			arrived := async(func() arrival { return receive(peer) })
-			const senders = 8
-			accepted := make([]int, senders)
-			midway := make(chan struct{}, senders)
-			var wg sync.WaitGroup
-			for sender := range senders {
-				wg.Go(func() {
-					for i := 0; ; i++ {
-						if err := send(w, i, frame(sender, i, size(i)>>6)); err != nil {
-							assert.ErrorIs(t, err, net.ErrClosed)
-							accepted[sender] = i
-							return
-						}
-						if i == 50 {
-							midway <- struct{}{}
-						}
-						if i > 50 {
-							w.Flush(t.Context()) // keeps the backlog short
-						}
-					}
-				})
-			}
-			for range senders {
-				<-midway
-			}
-			require.NoError(t, w.Close())
-			wg.Wait()
-			got := <-arrived
-			require.NoError(t, got.err)
-			for sender := range senders {
-				require.Equal(t, upTo(accepted[sender]), got.order[sender])
-			}
-			require.Empty(t, slices.Collect(w.Undelivered()))
-		})
-	})
-
-	t.Run("CloseNow interrupts", func(t *testing.T) {
-		over(t, bounded(transports), func(t *testing.T, conn, _ net.Conn) {
-			w := sendq.NewWriter(conn, patient)
-			for range 64 {
-				require.NoError(t, w.Send(make([]byte, 256<<10)))
-			}
-			closed := async(w.Close)
-			for w.Send(nil) == nil { // until Close has begun
-				runtime.Gosched()
-			}
-			require.NoError(t, w.CloseNow())
-			require.ErrorIs(t, <-closed, net.ErrClosed)
-			require.Equal(t, sendq.ErrClosed, w.Err())
-			s := w.Stats()
-			require.Positive(t, s.Undelivered)
-			require.EqualValues(t, len(slices.Collect(w.Undelivered())), s.Undelivered)
-		})
-	})
-
-	t.Run("CloseNow interrupts a TLS handshake", func(t *testing.T) {
-		inner, _ := tcpPair(t)
-		faulty := faultconn.Wrap(inner)
-		begun := faulty.Stall()
-		w := sendq.NewWriter(tls.Client(faulty, tlsConfig()), patient)
-		require.NoError(t, w.Send([]byte("message")))
-		<-begun
-		require.NoError(t, w.CloseNow())
-		requireMessages(t, [][]byte{[]byte("message")}, w.Undelivered())
-	})
-}
-
 func TestWriterMemoryComesBack(t *testing.T) {
 	copied := func(w *sendq.Writer, n int) { w.Write(zeros[:n]) }
 	given := func(w *sendq.Writer, n int) { w.Send(make([]byte, n)) }
@@ -561,57 +301,115 @@ func TestWriterMemoryComesBack(t *testing.T) {
 	}
 }
 
-// stalled returns Writers on connections that take nothing until release is called, each
-// with a backlog of messages of the given size.
-func stalled(writers, backlog, size int, send func(w *sendq.Writer, n int)) (all []*sendq.Writer, release func()) {
-	conn := &sink{open: make(chan struct{})}
-	all = make([]*sendq.Writer, writers)
-	for i := range all {
-		all[i] = sendq.NewWriter(conn, nil)
-		for range max(backlog/size, 1) {
-			send(all[i], size)
+func TestWriterCopies(t *testing.T) {
+	for _, length := range []int{1, 100, 16 << 10, 16<<10 + 1, 100 << 10} {
+		conn := faultconn.New()
+		conn.Stall()
+		w := sendq.NewWriter(conn, nil)
+		mine, given := letters(length), letters(length)
+		n, err := w.Write(mine)
+		require.NoError(t, err)
+		require.Equal(t, length, n)
+		clear(mine)
+		require.NoError(t, w.Send(given))
+		n, err = w.WriteString(string(given))
+		require.NoError(t, err)
+		require.Equal(t, length, n)
+		require.NoError(t, w.CloseNow())
+
+		got := slices.Collect(w.Undelivered())
+		require.Len(t, got, 3)
+		require.Equal(t, string(given), string(got[0]), "Write copies")
+		require.Same(t, unsafe.SliceData(given), unsafe.SliceData(got[1]), "Send does not")
+		require.Equal(t, string(given), string(got[2]))
+		for _, p := range got {
+			require.Equal(t, len(p), cap(p), "appending to one message must not change the next")
 		}
 	}
-	return all, func() { close(conn.open) }
 }
 
-var zeros [128 << 10]byte
-
-// A sink takes everything once it is open. It keeps nothing, so that what is left of
-// a Writer's memory can be measured.
-type sink struct {
-	net.Conn
-	open chan struct{}
+func TestWriterEmptyMessages(t *testing.T) {
+	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
+		watched := faultconn.Wrap(conn)
+		w := sendq.NewWriter(watched, patient)
+		for i := range 1000 {
+			require.NoError(t, send(w, i, nil))
+			if i < 100 {
+				require.NoError(t, w.Flush(t.Context())) // one alone
+			}
+		}
+		// Nobody reads yet: on a pipe a write of nothing would wait.
+		require.NoError(t, w.Flush(t.Context()))
+		require.Empty(t, watched.Sizes())
+		arrived := async(func() content { return readAll(peer) })
+		require.NoError(t, w.Close())
+		require.Equal(t, content{}, <-arrived)
+		require.EqualValues(t, 1000, w.Stats().Written)
+	})
 }
 
-func (s *sink) Write(p []byte) (int, error) { <-s.open; return len(p), nil }
-func (s *sink) LocalAddr() net.Addr         { return pipeAddr{} }
-func (s *sink) Close() error                { return nil }
+func TestNewWriterPanics(t *testing.T) {
+	require.PanicsWithValue(t, "sendq: NewWriter: conn is nil", func() { sendq.NewWriter(nil, nil) })
+	require.PanicsWithValue(t, "sendq: NewWriter: CloseTimeout is negative: -1s", func() {
+		sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{CloseTimeout: -time.Second})
+	})
+}
 
-// A pipeAddr is that of a net.Pipe: Close does not wait for a peer.
-type pipeAddr struct{}
+func TestWriterCopiesOptions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := faultconn.New()
+		conn.Stall()
+		opts := &sendq.WriterOptions{CloseTimeout: time.Second}
+		w := sendq.NewWriter(conn, opts)
+		opts.CloseTimeout = time.Hour
+		require.NoError(t, w.Send([]byte("message")))
+		start := time.Now()
+		require.Error(t, w.Close())
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
 
-func (pipeAddr) Network() string { return "pipe" }
-func (pipeAddr) String() string  { return "pipe" }
+// panickingContext is a Context that somebody has made badly.
+type panickingContext struct{ context.Context }
 
-// warmUp has n goroutines at a time, so that what the runtime keeps of them for the
-// next ones is not counted as some Writer's.
-func warmUp(n int) {
-	var wg sync.WaitGroup
-	end := make(chan struct{})
-	for range n {
-		wg.Go(func() { <-end })
+func (panickingContext) Done() <-chan struct{} { panic("Done") }
+
+// lateContext is one that panics when it is asked for the cause.
+type lateContext struct{ context.Context }
+
+func (lateContext) Value(any) any { panic("Value") }
+
+// The message of a call that has panicked is not accepted later.
+func TestContextPanicsLate(t *testing.T) {
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Panics(t, func() { w.WriteContext(lateContext{ctx}, counted(500)) })
+	require.Panics(t, func() { w.Flush(lateContext{ctx}) })
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Len(t, conn.Bytes(), 36)
+}
+
+// A nil Context panics with a message, and a Context that panics does no more than that: the
+// Writer goes on, and no lock is left in a state that ends the process.
+func TestBadContexts(t *testing.T) {
+	for name, call := range map[string]func(w *sendq.Writer, ctx context.Context){
+		"WriteContext": func(w *sendq.Writer, ctx context.Context) { w.WriteContext(ctx, counted(500)) },
+		"Flush":        func(w *sendq.Writer, ctx context.Context) { w.Flush(ctx) },
+		"WaitPending":  func(w *sendq.Writer, ctx context.Context) { w.WaitPending(ctx, 0) },
+		"Shutdown":     func(w *sendq.Writer, ctx context.Context) { w.Shutdown(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
+			require.PanicsWithValue(t, "sendq: nil Context", func() { call(w, nil) })
+			require.PanicsWithValue(t, "Done", func() { call(w, panickingContext{t.Context()}) })
+			conn.Release()
+			require.NoError(t, w.Close())
+		})
 	}
-	close(end)
-	wg.Wait()
-}
-
-// heap returns how many bytes are reachable.
-func heap() int {
-	for range 3 { // a sync.Pool lasts for two
-		runtime.GC()
-	}
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
+	b := sendq.NewBroker(nil)
+	var none context.Context
+	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Shutdown(none) })
+	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Events(none) })
 }

@@ -20,6 +20,139 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
+func TestMaxAge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = 8 * time.Second
+		w, _ := stuck(t, &sendq.WriterOptions{MaxAge: maxAge})
+		time.Sleep(maxAge - time.Nanosecond)
+		require.NoError(t, w.Send([]byte("more")))
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(maxAge / 8)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		require.ErrorContains(t, w.Err(), "MaxAge of 8s exceeded")
+		require.EqualValues(t, 2, w.Stats().Undelivered)
+	})
+}
+
+// A queue that never gets empty is no matter, as long as each message leaves in time.
+func TestMaxAgeIsAboutTheOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: 10 * time.Second})
+		for range 10 {
+			w.Write([]byte("1"))
+		}
+		for range 1000 {
+			_, err := io.ReadFull(peer, make([]byte, 1))
+			require.NoError(t, err)
+			time.Sleep(500 * time.Millisecond)
+			_, err = w.Write([]byte("1"))
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Err())
+		w.CloseNow()
+	})
+}
+
+// The backlog of a peer that is too slow grows older, and then the peer stalls.
+func TestMaxAgeOfALongBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = time.Second
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: maxAge, MessageFramed: true})
+		began := time.Now()
+		go func() {
+			for range 90 { // until the age is 900 ms
+				time.Sleep(20 * time.Millisecond)
+				io.ReadFull(peer, make([]byte, 1))
+			}
+		}()
+		for w.Err() == nil { // message i at 10i ms
+			w.Write([]byte("1"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		age := time.Since(began) - time.Duration(w.Stats().Written)*10*time.Millisecond
+		require.GreaterOrEqual(t, age, maxAge)
+		require.LessOrEqual(t, age, maxAge+maxAge/4+20*time.Millisecond)
+		w.CloseNow()
+	})
+}
+
+func TestWriteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const timeout = 8 * time.Second
+		w, _ := stuck(t, &sendq.WriterOptions{WriteTimeout: timeout})
+		time.Sleep(timeout - time.Nanosecond)
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(timeout / 4)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		require.ErrorIs(t, w.Err(), os.ErrDeadlineExceeded)
+	})
+}
+
+// A peer that takes 4 KiB now and then is alive, however long the whole takes.
+func TestWriteTimeoutIsAboutProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 10 * time.Second})
+		w.Write(make([]byte, 1<<20))
+		for range 256 {
+			time.Sleep(9 * time.Second)
+			_, err := io.ReadFull(peer, make([]byte, 4<<10))
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Flush(t.Context()))
+		time.Sleep(time.Hour) // nothing to write is no lack of progress
+		require.NoError(t, w.Err())
+		w.CloseNow()
+	})
+}
+
+// The kernel tells of progress that no Write shows, beneath TLS and a wrapper too; and
+// of its lack.
+func TestWriteTimeoutOverSockets(t *testing.T) {
+	t.Parallel()
+	for _, tr := range bounded(sockets) {
+		t.Run(tr.name, func(t *testing.T) {
+			t.Parallel() // each takes the whole timeout
+			conn, peer := tr.pair(t)
+			w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 2 * time.Second})
+			const size = 16 << 20
+			require.NoError(t, w.Send(make([]byte, size)))
+			_, err := io.ReadFull(peer, make([]byte, size/2)) // then it stops reading
+			require.NoError(t, err)
+			<-w.Done()
+			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+			assertConserved(t, w.Stats())
+			_, err = conn.Read(make([]byte, 1))
+			require.ErrorIs(t, err, net.ErrClosed, "the reader wakes, and its deadline was not touched")
+		})
+	}
+}
+
+// The kernel's buffer is full, so that one conn.Write takes some times WriteTimeout, while
+// the peer reads 4 KiB now and then. Only a Unix socket tells of such small steps.
+func TestWriteTimeoutSparesASlowReader(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	conn, peer := unixPair(t)
+	require.NoError(t, conn.(*net.UnixConn).SetWriteBuffer(100<<10))
+	const timeout = time.Second
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout, MessageFramed: true})
+	require.NoError(t, w.Send(make([]byte, 1<<20)))
+	for began := time.Now(); time.Since(began) < 3*timeout; time.Sleep(timeout / 20) {
+		_, err := io.ReadFull(peer, make([]byte, 4<<10))
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Err())
+	require.Less(t, w.Stats().Writes, int64(2), "no Write has shown the progress")
+	w.CloseNow()
+}
+
 // Peers that are slow, and such as have gone: which of them MaxAge and WriteTimeout end.
 
 // A peer that empties its queue now and then finds it full again, to the byte.
@@ -148,54 +281,42 @@ type countedConn struct {
 
 func (c *countedConn) NetConn() net.Conn { c.looks.Add(1); return c.Conn }
 
-// While a takeover waits for the old Writer's connection to close, messages to the new one
-// grow old.
-func TestMaxAgeDuringTakeover(t *testing.T) {
+// A Writer that has nothing to do has no timer either: nobody looks at its connection.
+func TestNobodyLooksAtAnIdleWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const maxAge = 8 * time.Second
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
-		conn := faultconn.New()
-		closed := make(chan struct{})
-		conn.Enter = func(method string) {
-			if method == "Close" {
-				<-closed
-			}
+		const timeout = 8 * time.Second
+		conn := &watchedConn{Conn: faultconn.New()}
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout, MaxAge: timeout})
+		for range 3 {
+			waiting := conn.Stall()
+			require.NoError(t, w.Send([]byte("message")))
+			<-waiting
+			time.Sleep(timeout / 2)
+			conn.Release()
+			require.NoError(t, w.Flush(t.Context()))
+			time.Sleep(timeout)
+			looks := conn.looks.Load()
+			require.Positive(t, looks)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			require.Equal(t, looks, conn.looks.Load())
 		}
-		require.NoError(t, b.Register("name", sendq.NewWriter(conn, nil)))
-		w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{MaxAge: maxAge})
-		registered := async(func() error { return b.Register("name", w) })
-		synctest.Wait()
-		require.NoError(t, b.Send("name", []byte("message")))
-		time.Sleep(maxAge - time.Nanosecond)
-		synctest.Wait()
-		require.NoError(t, w.Err())
-		time.Sleep(maxAge / 4)
-		synctest.Wait()
+		conn.Stall()
+		require.NoError(t, w.Send([]byte("message")))
+		<-w.Done() // it is watched again
 		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-		require.ErrorContains(t, w.Err(), "MaxAge")
-		close(closed)
-		<-registered
 	})
 }
 
-// What a Writer has inherited grows old too, though it never accepted a message itself.
-func TestMaxAgeOfWhatIsInherited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const maxAge = 8 * time.Second
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
-		old, _ := stuck(t, nil)
-		require.NoError(t, b.Register("name", old))
-		conn := faultconn.New()
-		conn.Stall()
-		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: maxAge})
-		require.NoError(t, b.Register("name", w))
-		time.Sleep(maxAge - time.Nanosecond)
-		synctest.Wait()
-		require.NoError(t, w.Err())
-		time.Sleep(maxAge / 4)
-		synctest.Wait()
-		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-	})
+// A watchedConn counts how often somebody looks what is beneath.
+type watchedConn struct {
+	*faultconn.Conn
+	looks atomic.Int64
+}
+
+func (c *watchedConn) NetConn() net.Conn {
+	c.looks.Add(1)
+	return nil
 }
 
 // The time for which a whole process is stopped is held against nobody.

@@ -6,68 +6,21 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"flag"
-	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
 )
-
-// TestMain fails the run if a goroutine or a socket is left over at its end.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if flag.Lookup("test.fuzz").Value.String() != "" {
-		os.Exit(m.Run()) // fuzzing leaves a goroutine for signals
-	}
-	// Parallel tests wait for a kernel's or a peer's time to pass. They wait together.
-	flag.Set("test.parallel", "32")
-	goroutines, sockets := runtime.NumGoroutine(), openSockets()
-	code := m.Run()
-	// What has been told to end may take a moment.
-	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
-		if time.Now().After(deadline) {
-			stacks := make([]byte, 1<<20)
-			fmt.Fprintf(os.Stderr, "left over: %d goroutines and %d sockets; all goroutines:\n%s\n",
-				runtime.NumGoroutine()-goroutines, openSockets()-sockets, stacks[:runtime.Stack(stacks, true)])
-			code = max(code, 1)
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
-	os.Exit(code)
-}
-
-// goroutinesLeft counts goroutines. Where there are more than expected it lets those that are
-// about to end do so, and those of the runtime that call finalizers.
-func goroutinesLeft(expected int) (n int) {
-	for range 10_000_000 { // some seconds, by no clock: it may be that of a bubble
-		if n = runtime.NumGoroutine(); n <= expected {
-			break
-		}
-		runtime.Gosched()
-	}
-	return n
-}
-
-// openSockets counts the sockets of this process, where /proc tells.
-func openSockets() (n int) {
-	fds, _ := filepath.Glob("/proc/self/fd/*")
-	for _, fd := range fds {
-		if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, "socket:") {
-			n++
-		}
-	}
-	return n
-}
 
 // A transport makes connected pairs of one kind, which live as long as the test.
 type transport struct {
@@ -206,18 +159,120 @@ var tlsConfig = sync.OnceValue(func() *tls.Config {
 	}
 })
 
-// async calls f in a goroutine; the channel brings its result.
-func async[T any](f func() T) <-chan T {
-	result := make(chan T, 1)
-	go func() { result <- f() }()
-	return result
+// What tests need to know of the kernel.
+
+// bounded makes transports on which the kernel holds less than a message of 4 MiB, on its
+// way, however large the machine lets its buffers grow.
+func bounded(transports []transport) (b []transport) {
+	for _, tr := range transports {
+		b = append(b, transport{tr.name, func(t testing.TB) (conn, peer net.Conn) {
+			conn, peer = tr.pair(t)
+			for _, end := range []net.Conn{conn, peer} {
+				if c, ok := innermost(end).(interface {
+					SetReadBuffer(bytes int) error
+					SetWriteBuffer(bytes int) error
+				}); ok {
+					require.NoError(t, c.SetReadBuffer(128<<10))
+					require.NoError(t, c.SetWriteBuffer(128<<10))
+				}
+			}
+			return conn, peer
+		}})
+	}
+	return b
 }
 
-// letters returns n bytes of text that repeats nowhere near.
-func letters(n int) []byte {
-	var b []byte
-	for i := int64(0); len(b) < n; i++ {
-		b = append(strconv.AppendInt(b, i, 16), '.')
+// needAcknowledgements skips a test that asks what only some kernels tell: which bytes the
+// peer's machine has acknowledged.
+func needAcknowledgements(t testing.TB) {
+	if runtime.GOOS != "linux" || runtime.GOARCH == "386" || runtime.GOARCH == "s390x" {
+		t.Skip("the kernel is not asked what the peer has acknowledged")
 	}
-	return b[:n:n]
+}
+
+// narrow makes pairs whose sender's kernel takes a lot, and the peer's very little.
+func narrow(pair func(testing.TB) (conn, peer net.Conn)) func(testing.TB) (conn, peer net.Conn) {
+	return func(t testing.TB) (conn, peer net.Conn) {
+		conn, peer = pair(t)
+		require.NoError(t, innermost(conn).(*net.TCPConn).SetWriteBuffer(1<<20))
+		require.NoError(t, innermost(peer).(*net.TCPConn).SetReadBuffer(4<<10))
+		return conn, peer
+	}
+}
+
+func outQueue(t testing.TB, conn net.Conn) (n int) {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	_ = raw.Control(func(fd uintptr) { n = outQueueOf(fd) }) // fails when it is closed
+	return n
+}
+
+// readingPeer returns a connection that takes whatever is written.
+func readingPeer() *faultconn.Conn { return faultconn.New() }
+
+// stalledPeer returns a connection whose writes are stuck until Release or Close.
+func stalledPeer() *faultconn.Conn {
+	conn := faultconn.New()
+	conn.Stall()
+	return conn
+}
+
+// A sink takes everything once it is open. It keeps nothing, so that what is left of
+// a Writer's memory can be measured.
+type sink struct {
+	net.Conn
+	open chan struct{}
+}
+
+func (s *sink) Write(p []byte) (int, error) { <-s.open; return len(p), nil }
+func (s *sink) LocalAddr() net.Addr         { return pipeAddr{} }
+func (s *sink) Close() error                { return nil }
+
+// discarded returns a connection that takes everything and keeps nothing.
+func discarded() *sink {
+	s := &sink{open: make(chan struct{})}
+	close(s.open)
+	return s
+}
+
+// A pipeAddr is that of a net.Pipe: Close does not wait for a peer.
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
+
+// overPipe returns a Writer, which the test ends, and its peer.
+func overPipe(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, net.Conn) {
+	t.Helper()
+	conn, peer := pipePair(t)
+	w := sendq.NewWriter(conn, opts)
+	t.Cleanup(func() { w.CloseNow() })
+	return w, peer
+}
+
+// lingering returns a connection whose writes are stuck until Close, and whose Close until
+// letGo.
+func lingering() (conn *faultconn.Conn, letGo func()) {
+	gate := make(chan struct{})
+	conn = stalledPeer()
+	conn.Enter = func(method string) {
+		if method == "Close" {
+			<-gate
+		}
+	}
+	return conn, sync.OnceFunc(func() { close(gate) })
+}
+
+// take reads n bytes.
+func take(t *testing.T, peer net.Conn, n int) string {
+	t.Helper()
+	p := make([]byte, n)
+	_, err := io.ReadFull(peer, p)
+	require.NoError(t, err)
+	return string(p)
+}
+
+func requireTake(t *testing.T, peer net.Conn, want string) {
+	t.Helper()
+	require.Equal(t, want, take(t, peer, len(want)))
 }

@@ -3,13 +3,83 @@ package sendq_test
 import (
 	"fmt"
 	"runtime"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
+
+// Names that join while others are told of it, and leave, all at once: the cost is no
+// square of their number. It is counted in bytes allocated, which no noise disturbs.
+func TestMassJoinIsNotQuadratic(t *testing.T) {
+	cost := func(names int) int {
+		b := sendq.NewBroker(nil)
+		writers := make([]*sendq.Writer, names)
+		for i := range writers {
+			writers[i] = sendq.NewWriter(faultconn.New(), nil)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i, w := range writers {
+			require.NoError(t, b.Register(memberName(i), w))
+			require.NoError(t, b.Room("lobby").Join(memberName(i)))
+			if i%100 == 0 {
+				b.Room("lobby").Len()
+			}
+		}
+		for i, w := range writers {
+			require.True(t, b.Unregister(memberName(i), w))
+		}
+		runtime.ReadMemStats(&after)
+		for _, w := range writers {
+			w.CloseNow()
+		}
+		return int(after.TotalAlloc - before.TotalAlloc)
+	}
+	few, many := cost(500), cost(5_000)
+	require.Less(t, many, 10*few*3/2)
+}
+
+// 100,000 names and 10,000 rooms are in use from many goroutines at once.
+func TestBrokerScale(t *testing.T) {
+	names, rooms, workers := sized(100_000), sized(10_000), 8
+	discard := &sink{open: make(chan struct{})}
+	close(discard.open)
+	b := sendq.NewBroker(nil)
+	var work sync.WaitGroup
+	for worker := range workers {
+		work.Go(func() {
+			for i := worker; i < names; i += workers {
+				name, room := memberName(i), b.Room(fmt.Sprint(i%rooms))
+				assert.NoError(t, b.Register(name, sendq.NewWriter(discard, nil)))
+				assert.NoError(t, room.Join(name))
+				assert.NoError(t, b.Room("lobby").Join(name))
+				room.PublishFrom(name, []byte("joined"))
+				assert.NoError(t, b.Send(name, []byte("welcome")))
+				if i == names/2+worker {
+					b.Room("lobby").Publish([]byte("hello"))
+				}
+				if i%3 == 0 {
+					assert.True(t, room.Leave(name))
+				}
+			}
+		})
+	}
+	work.Wait()
+	require.Equal(t, names, b.Len())
+	require.Equal(t, names, b.Room("lobby").Publish([]byte("to all")))
+	require.Equal(t, names, b.Broadcast([]byte("to all")))
+	for i := range rooms {
+		require.LessOrEqual(t, b.Room(fmt.Sprint(i)).Len(), names/rooms)
+	}
+	require.NoError(t, b.Shutdown(t.Context()))
+	require.Zero(t, b.Len())
+	require.Zero(t, b.Room("lobby").Len())
+}
 
 // What n users do one after the other costs each of them the same, whatever n is. The cost is
 // counted in bytes allocated, because no noise disturbs these: a copy of all for each shows.
@@ -180,17 +250,4 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 			runtime.KeepAlive(come)
 		})
 	}
-}
-
-func idleWriters(t *testing.T, n int) []*sendq.Writer {
-	writers := make([]*sendq.Writer, n)
-	for i := range writers {
-		writers[i] = sendq.NewWriter(faultconn.New(), nil)
-	}
-	t.Cleanup(func() {
-		for _, w := range writers {
-			w.CloseNow()
-		}
-	})
-	return writers
 }

@@ -15,26 +15,6 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// observe collects events until stop is called, which returns them.
-func observe(b *sendq.Broker) (stop func() []sendq.Event) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var mu sync.Mutex
-	var events []sendq.Event
-	done := async(func() error {
-		for e := range b.Events(ctx) {
-			mu.Lock()
-			events = append(events, e)
-			mu.Unlock()
-		}
-		return nil
-	})
-	return func() []sendq.Event {
-		cancel()
-		<-done
-		return events
-	}
-}
-
 func TestEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sendq.NewBroker(nil)

@@ -1,0 +1,249 @@
+package sendq_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// What is inherited has been accepted: MaxPending does not matter.
+func TestTakeoverMaxPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, returned := newBroker(sendq.Takeover)
+		old := register(t, b, "bob", stalledPeer())
+		require.NoError(t, b.Room("room").Join("bob"))
+		left := sendInAllWays(t, b, "old")
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropNewest})
+		require.NoError(t, b.Register("bob", w))
+		requireTakenOver(t, old, left)
+		require.ErrorIs(t, b.Send("bob", []byte("too much\n")), sendq.ErrDropped)
+		requireTake(t, peer, strings.Join(left, ""))
+		require.NoError(t, w.Flush(t.Context()))
+		require.NoError(t, b.Send("bob", []byte("room again\n")))
+		requireTake(t, peer, "room again\n")
+		s := w.Stats()
+		assertConserved(t, s)
+		require.EqualValues(t, 1, s.Dropped)
+		require.Empty(t, returned.all())
+	})
+}
+
+// After a takeover MaxPending is for what comes later: what the name had left does not make the
+// next message end the new Writer.
+func TestTakeoverBeyondMaxPending(t *testing.T) {
+	b, returned := newBroker(sendq.Takeover)
+	register(t, b, "bob", stalledPeer())
+	left := slices.Repeat([]string{strings.Repeat("x", 99) + "\n"}, 100)
+	for _, line := range left {
+		require.NoError(t, b.Send("bob", []byte(line)))
+	}
+	conn := stalledPeer()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 1000})
+	require.NoError(t, b.Register("bob", w))
+	require.NoError(t, b.Send("bob", counted(600)))
+	require.NoError(t, w.Err())
+	require.ErrorIs(t, b.Send("bob", counted(600)), sendq.ErrSlowConsumer)
+	<-w.Done()
+	require.Len(t, slices.Collect(w.Undelivered()), len(left)+1)
+	require.NoError(t, b.Shutdown(t.Context()))
+	require.Len(t, returned.all(), 1)
+}
+
+// What comes of a takeover never counts at MaxPending, also when the message in front of it, which
+// was being written, has gone.
+func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
+	inTakeoverBy(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u underWay) {
+		require.NoError(t, u.w.Send(make([]byte, 500)))
+		synctest.Wait()
+		u.begin()
+		u.end()
+		take(t, u.peer, 500)
+		synctest.Wait()
+		require.NoError(t, u.w.Send(counted(1000)))
+		require.NoError(t, u.w.CloseNow())
+	})
+}
+
+// Who would wait for room at the new Writer waits for what it inherits, too.
+func TestTakeoverBlock(t *testing.T) {
+	inTakeoverBy(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, u underWay) {
+		u.w.WriteString("begun\n")
+		blocked := async(func() error { return second(u.w.WriteString("blocked\n")) })
+		synctest.Wait()
+		u.begin()
+		u.end()
+		requireTake(t, u.peer, "begun\n")
+		requireTake(t, u.peer, "old 0\nold 1") // not the whole of both
+		synctest.Wait()
+		require.Empty(t, blocked)
+		requireTake(t, u.peer, "\n")
+		require.NoError(t, <-blocked)
+		requireReceived(t, u, "blocked\n")
+	})
+}
+
+// What is inherited counts to the Budget of the new Writer, which may cost its life, or
+// that of another.
+func TestTakeoverBudget(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		backlog         int // of another Writer, in messages; 10 are inherited
+		limit           int // of the Budget
+		ends, endsOther bool
+	}{
+		{"suffices", 5, 15, false, false},
+		{"is spent on another", 12, 21, false, true},
+		{"is too small", 5, 9, true, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				message := counted(100)
+				budget := sendq.NewBudget(100 * tt.limit)
+				b, returned := newBroker(sendq.Takeover)
+				other, _ := overPipe(t, &sendq.WriterOptions{Budget: budget})
+				for range tt.backlog {
+					require.NoError(t, other.Send(message))
+				}
+				old := register(t, b, "bob", stalledPeer())
+				for range 10 {
+					require.NoError(t, b.Send("bob", message))
+				}
+				w, peer := overPipe(t, &sendq.WriterOptions{Budget: budget})
+				require.NoError(t, b.Register("bob", w))
+				requireTakenOver(t, old, slices.Repeat([]string{string(message)}, 10))
+				synctest.Wait()
+				require.Equal(t, tt.endsOther, hasEnded(other))
+				require.Equal(t, tt.ends, hasEnded(w))
+				assertConserved(t, w.Stats())
+				if tt.ends {
+					require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+					require.Equal(t, []handBack{{"bob", slices.Repeat([]string{string(message)}, 10), w.Err()}}, returned.all())
+					return
+				}
+				other.CloseNow()
+				require.Equal(t, 1000, budget.Pending())
+				take(t, peer, 10*len(message))
+				require.NoError(t, w.Close())
+				require.Zero(t, budget.Pending())
+				require.Empty(t, returned.all())
+			})
+		})
+	}
+}
+
+// A takeover that the Budget of the new Writer cannot hold ends that Writer, whatever others in
+// the Budget share with the old one.
+func TestTakeoverThatABudgetCannotHold(t *testing.T) {
+	budget := sendq.NewBudget(1 << 20)
+	b, returned := newBroker(sendq.Takeover)
+	register(t, b, "old", stalledPeer()) // in no Budget
+	other := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("other", other))
+	room := b.Room("room")
+	require.NoError(t, room.Join("old"))
+	require.NoError(t, room.Join("other"))
+	for range 50 {
+		room.Publish(make([]byte, 16000))
+	}
+	require.NoError(t, b.Send("old", make([]byte, 600<<10)))
+	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("old", w))
+	<-w.Done()
+	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+	_ = b.Close()
+	require.Zero(t, budget.Pending())
+	require.NotEmpty(t, returned.all())
+}
+
+// In a Budget smaller than a shared block, a takeover brings the messages and not the block.
+func TestTakeoverIntoASmallBudget(t *testing.T) {
+	b, _ := newBroker(sendq.Takeover)
+	register(t, b, "bob", stalledPeer())
+	register(t, b, "keeper", stalledPeer())
+	room := b.Room("room")
+	require.NoError(t, room.Join("keeper"))
+	for range 100 {
+		room.Publish(make([]byte, 2000))
+	}
+	require.NoError(t, room.Join("bob"))
+	room.Publish([]byte("hello\n"))
+	budget := sendq.NewBudget(100_000)
+	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, b.Register("bob", w))
+	require.NoError(t, w.Err())
+	require.Equal(t, 6+64, budget.Pending())
+	_ = b.Close()
+}
+
+// While a takeover waits for the old Writer's connection to close, messages to the new one
+// grow old.
+func TestMaxAgeDuringTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = 8 * time.Second
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+		conn := faultconn.New()
+		closed := make(chan struct{})
+		conn.Enter = func(method string) {
+			if method == "Close" {
+				<-closed
+			}
+		}
+		require.NoError(t, b.Register("name", sendq.NewWriter(conn, nil)))
+		w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{MaxAge: maxAge})
+		registered := async(func() error { return b.Register("name", w) })
+		synctest.Wait()
+		require.NoError(t, b.Send("name", []byte("message")))
+		time.Sleep(maxAge - time.Nanosecond)
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(maxAge / 4)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+		require.ErrorContains(t, w.Err(), "MaxAge")
+		close(closed)
+		<-registered
+	})
+}
+
+// What a Writer has inherited grows old too, though it never accepted a message itself.
+func TestMaxAgeOfWhatIsInherited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const maxAge = 8 * time.Second
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+		old, _ := stuck(t, nil)
+		require.NoError(t, b.Register("name", old))
+		conn := faultconn.New()
+		conn.Stall()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: maxAge})
+		require.NoError(t, b.Register("name", w))
+		time.Sleep(maxAge - time.Nanosecond)
+		synctest.Wait()
+		require.NoError(t, w.Err())
+		time.Sleep(maxAge / 4)
+		synctest.Wait()
+		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
+	})
+}
+
+// While a takeover holds a Writer nothing is written, and its peer has no fault in that.
+func TestWriteTimeoutDoesNotCountWhileHeld(t *testing.T) {
+	inTakeoverBy(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, u underWay) {
+		u.w.WriteString("before\n")
+		synctest.Wait()
+		requireTake(t, u.peer, "before\n")
+		u.begin()
+		u.w.WriteString("later\n")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.NoError(t, u.w.Err())
+		u.end()
+		requireReceived(t, u, "old 0\n", "old 1\n", "later\n")
+	})
+}

@@ -1,0 +1,366 @@
+package sendq_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// Whatever ends a Writer that has a name, what it had left is handed back, with the cause.
+func TestOnUndelivered(t *testing.T) {
+	const limit = time.Second
+	left := []string{"one\n", "two\n"}
+	for _, tt := range []struct {
+		name  string
+		opts  *sendq.WriterOptions
+		end   func(b *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn)
+		cause error
+	}{
+		{"a failing connection", nil, func(_ *sendq.Broker, _ *sendq.Writer, conn *faultconn.Conn) { conn.Release() }, errBroken},
+		{"CloseNow", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) { w.CloseNow() }, sendq.ErrClosed},
+		{"CloseTimeout", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) { w.Close() }, context.DeadlineExceeded},
+		{"MaxPending", &sendq.WriterOptions{MaxPending: 140}, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) {
+			w.WriteString("three\n")
+		}, sendq.ErrSlowConsumer},
+		{"MaxAge", &sendq.WriterOptions{MaxAge: limit}, func(*sendq.Broker, *sendq.Writer, *faultconn.Conn) {
+			time.Sleep(2 * limit)
+		}, sendq.ErrSlowConsumer},
+		{"Shutdown of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			defer cancel()
+			b.Shutdown(ctx)
+		}, context.DeadlineExceeded},
+		{"Close of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) { b.Close() }, sendq.ErrClosed},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, returned := newBroker(sendq.Reject)
+				conn := stalledPeer()
+				conn.Fault = faultconn.FailAt(3, errBroken)
+				w := sendq.NewWriter(conn, tt.opts)
+				require.NoError(t, b.Register("bob", w))
+				require.NoError(t, b.Send("bob", []byte(left[0])))
+				require.NoError(t, b.Send("bob", []byte(left[1])))
+				synctest.Wait()
+				tt.end(b, w, conn)
+				synctest.Wait()
+				require.True(t, hasEnded(w))
+				require.ErrorIs(t, w.Err(), tt.cause)
+				require.Equal(t, []handBack{{"bob", left, w.Err()}}, returned.all())
+				require.NoError(t, b.Close(), "again")
+				require.Len(t, returned.all(), 1)
+			})
+		})
+	}
+}
+
+func TestOnUndeliveredIsNotCalled(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(t *testing.T, b *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn)
+	}{
+		{"all is delivered", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn) {
+			conn.Release()
+			require.NoError(t, w.Close())
+		}},
+		{"all is delivered by Shutdown", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, conn *faultconn.Conn) {
+			conn.Release()
+			require.NoError(t, b.Shutdown(t.Context()))
+		}},
+		{"nothing is left", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn) {
+			conn.Release()
+			require.NoError(t, w.Flush(t.Context()))
+			w.CloseNow()
+		}},
+		{"it has no name any more", func(t *testing.T, b *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) {
+			require.True(t, b.Unregister("bob", w))
+			w.CloseNow()
+		}},
+		{"another takes over and delivers", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) {
+			require.NoError(t, register(t, b, "bob", readingPeer()).Close())
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, returned := newBroker(sendq.Takeover)
+				conn := stalledPeer()
+				w := register(t, b, "bob", conn)
+				require.NoError(t, b.Send("bob", []byte("hello\n")))
+				synctest.Wait()
+				tt.end(t, b, w, conn)
+				synctest.Wait()
+				require.True(t, hasEnded(w))
+				require.Empty(t, returned.all())
+			})
+		})
+	}
+}
+
+// What was inherited and is not delivered either is handed back once, by the one that had it
+// last, before what came later.
+func TestOnUndeliveredAfterTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, returned := newBroker(sendq.Takeover)
+		for i := range 3 {
+			register(t, b, "bob", stalledPeer())
+			require.NoError(t, b.Send("bob", fmt.Append(nil, i)))
+			synctest.Wait()
+		}
+		w, _ := b.Lookup("bob")
+		w.CloseNow()
+		synctest.Wait()
+		require.Equal(t, []handBack{{"bob", []string{"0", "1", "2"}, sendq.ErrClosed}}, returned.all())
+	})
+}
+
+func TestOnUndeliveredOfSeveralNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, returned := newBroker(sendq.Attach)
+		w := register(t, b, "bob", stalledPeer())
+		require.NoError(t, b.Register("robert", w))
+		require.Equal(t, 2, b.Broadcast([]byte("hello\n")))
+		w.CloseNow()
+		synctest.Wait()
+		require.Len(t, returned.all(), 1)
+		require.Contains(t, []string{"bob", "robert"}, returned.all()[0].name)
+		require.Equal(t, []string{"hello\n", "hello\n"}, returned.all()[0].messages)
+	})
+}
+
+// The calls come one after the other, in the order in which the Writers ended, and hold up
+// nothing but themselves and Shutdown.
+func TestOnUndeliveredHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 10
+		var b *sendq.Broker
+		var returned handBacks
+		var calls sync.Mutex
+		goOn := make(chan struct{})
+		b = sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(name string, messages iter.Seq[[]byte], cause error) {
+			if !assert.True(t, calls.TryLock(), "two calls at a time") {
+				return
+			}
+			defer calls.Unlock()
+			<-goOn
+			returned.add(name, messages, cause)
+			for p := range messages { // it may use the Broker
+				assert.NoError(t, b.Send("archive", p))
+			}
+		}})
+		archive := readingPeer()
+		keeper := register(t, b, "archive", archive)
+		goroutines := runtime.NumGoroutine()
+		var want []handBack
+		for i := range n {
+			name := memberName(i)
+			w := register(t, b, name, stalledPeer())
+			require.NoError(t, b.Room("room").Join(name))
+			require.NoError(t, b.Send(name, []byte(name+"\n")))
+			w.CloseNow() // returns when the Writer is done
+			want = append(want, handBack{name, []string{name + "\n"}, sendq.ErrClosed})
+			require.ErrorIs(t, b.Send(name, nil), sendq.ErrUnknownName)
+			require.Zero(t, b.Room("room").Len())
+		}
+		register(t, b, memberName(0), readingPeer()).CloseNow()
+		require.Equal(t, 1, b.Broadcast([]byte("first\n")))
+		require.NoError(t, keeper.Flush(t.Context()))
+		synctest.Wait()
+		require.Empty(t, returned.all())
+		require.LessOrEqual(t, goroutinesLeft(goroutines+1), goroutines+1, "one for all calls")
+
+		close(goOn)
+		synctest.Wait()
+		require.Equal(t, want, returned.all())
+		require.LessOrEqual(t, goroutinesLeft(goroutines), goroutines)
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.Len(t, linesOf(archive), 1+n)
+	})
+}
+
+func TestShutdownWaitsForOnUndelivered(t *testing.T) {
+	const bound, call = 5 * time.Second, time.Minute
+	for _, tt := range []struct {
+		name  string
+		end   func(*sendq.Broker, context.Context) error
+		cause error
+		took  time.Duration
+	}{
+		{"Shutdown", (*sendq.Broker).Shutdown, context.DeadlineExceeded, bound + 3*call},
+		{"Close", func(b *sendq.Broker, _ context.Context) error { return b.Close() }, sendq.ErrClosed, 3 * call},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				called := 0 // unguarded: the return of Shutdown comes after the calls
+				b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(string, iter.Seq[[]byte], error) {
+					time.Sleep(call)
+					called++
+				}})
+				for i := range 3 {
+					register(t, b, memberName(i), stalledPeer())
+				}
+				require.Equal(t, 3, b.Broadcast([]byte("hello\n")))
+				start := time.Now()
+				ctx, cancel := context.WithTimeout(t.Context(), bound)
+				defer cancel()
+				require.ErrorIs(t, tt.end(b, ctx), tt.cause)
+				require.Equal(t, 3, called)
+				require.Equal(t, tt.took, time.Since(start))
+			})
+		})
+	}
+}
+
+// A Broker that has handed back what a Writer left keeps neither.
+func TestOnUndeliveredForgets(t *testing.T) {
+	calls := make(chan string)
+	b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(name string, _ iter.Seq[[]byte], _ error) { calls <- name }})
+	end := func(name string) weak.Pointer[sendq.Writer] {
+		w := sendq.NewWriter(stalledPeer(), nil)
+		require.NoError(t, b.Register(name, w))
+		require.NoError(t, b.Send(name, []byte("message")))
+		w.CloseNow()
+		return weak.Make(w)
+	}
+	var ended []weak.Pointer[sendq.Writer]
+	for i := range 3 { // the first call waits, so that the others are queued together
+		ended = append(ended, end(memberName(i)))
+	}
+	for _, w := range ended {
+		<-calls
+		requireForgotten(t, w) // while the next call waits
+	}
+	runtime.KeepAlive(b)
+}
+
+// requireForgotten requires that nothing keeps a Writer alive.
+func requireForgotten(t *testing.T, w weak.Pointer[sendq.Writer]) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); w.Value() != nil; time.Sleep(time.Millisecond) {
+		require.True(t, time.Now().Before(deadline), "the Writer is kept")
+		runtime.GC()
+	}
+}
+
+// A handler that ends its goroutine, as t.FailNow does, holds up no other call.
+func TestOnUndeliveredSurvivesGoexit(t *testing.T) {
+	var calls atomic.Int64
+	b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(string, iter.Seq[[]byte], error) {
+		calls.Add(1)
+		runtime.Goexit()
+	}})
+	for i := range 10 {
+		register(t, b, memberName(i), stalledPeer())
+	}
+	b.Broadcast([]byte("message"))
+	require.Error(t, b.Close())
+	require.EqualValues(t, 10, calls.Load())
+}
+
+// What a Writer leaves that has names in several Brokers goes to one that hands it back,
+// whichever hears first of the end, and however it ends.
+func TestOnUndeliveredOfSeveralBrokers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for i := range 6 {
+			var brokers []*sendq.Broker
+			var returned handBacks
+			for j := range 3 {
+				var opts sendq.BrokerOptions
+				if j == i%3 {
+					opts.OnUndelivered = returned.add
+				}
+				brokers = append(brokers, sendq.NewBroker(&opts))
+			}
+			w := sendq.NewWriter(stalledPeer(), nil)
+			for _, b := range brokers {
+				require.NoError(t, b.Register("bob", w))
+			}
+			require.NoError(t, brokers[0].Send("bob", []byte("hello\n")))
+			if i < 3 {
+				w.CloseNow()
+			} else {
+				brokers[0].Close()
+			}
+			synctest.Wait()
+			require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrClosed}}, returned.all())
+		}
+	})
+}
+
+// A node that loses a name hands back what its Writer leaves, or leaves that to another Broker.
+func TestOnUndeliveredOfALostName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, cluster := alone(t, nil)
+		other, returned := newBroker(sendq.Reject)
+		w := register(t, cluster, "bob", stalledPeer())
+		require.NoError(t, other.Register("bob", w))
+		require.NoError(t, cluster.Send("bob", []byte("hello\n")))
+		node.Lose("bob")
+		<-w.Done()
+		synctest.Wait()
+		require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrNameLost}}, returned.all())
+	})
+}
+
+// If both hand back, one of them does.
+func TestOnUndeliveredOfTwoBrokersIsCalledOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		one, returnedByOne := newBroker(sendq.Reject)
+		two, returnedByTwo := newBroker(sendq.Reject)
+		w := register(t, one, "bob", stalledPeer())
+		require.NoError(t, two.Register("bob", w))
+		require.NoError(t, one.Send("bob", []byte("hello\n")))
+		w.CloseNow()
+		synctest.Wait()
+		require.Len(t, append(returnedByOne.all(), returnedByTwo.all()...), 1)
+	})
+}
+
+// Close of the Broker waits for what a lost name leaves, although its Writer takes long to end.
+func TestCloseWaitsForALostName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		node, b := alone(t, &sendq.BrokerOptions{OnUndelivered: returned.add})
+		conn, letGo := lingering()
+		register(t, b, "bob", conn)
+		require.NoError(t, b.Send("bob", []byte("hello\n")))
+		node.Lose("bob")
+		synctest.Wait()
+		closed := async(b.Close)
+		synctest.Wait()
+		require.Empty(t, closed)
+		letGo()
+		require.NoError(t, <-closed)
+		require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrNameLost}}, returned.all())
+	})
+}
+
+// What a Writer with two names leaves goes with the name that another node takes over, and the
+// other name does not hand it back here.
+func TestEvictedWriterWithTwoNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
+		w := register(t, b, "bob", stalledPeer())
+		require.NoError(t, b.Register("robert", w))
+		require.NoError(t, b.Send("robert", []byte("hello\n")))
+		estate, ok := node.Evict("bob", "other")
+		require.True(t, ok)
+		require.Equal(t, [][]byte{[]byte("hello\n")}, estate.Undelivered)
+		synctest.Wait()
+		require.Zero(t, b.Len())
+		require.Empty(t, returned.all())
+	})
+}

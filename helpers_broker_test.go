@@ -1,0 +1,297 @@
+package sendq_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// newBroker returns a Broker, and what it hands back.
+func newBroker(policy sendq.NamePolicy) (*sendq.Broker, *handBacks) {
+	var returned handBacks
+	return sendq.NewBroker(&sendq.BrokerOptions{Names: policy, OnUndelivered: returned.add}), &returned
+}
+
+// handBacks are calls of OnUndelivered.
+type handBacks struct {
+	mu    sync.Mutex
+	calls []handBack
+}
+
+func (h *handBacks) add(name string, messages iter.Seq[[]byte], cause error) {
+	call := handBack{name: name, cause: cause}
+	for p := range messages {
+		call.messages = append(call.messages, string(p))
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.calls = append(h.calls, call)
+}
+
+func (h *handBacks) all() []handBack {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.calls)
+}
+
+type handBack struct {
+	name     string
+	messages []string
+	cause    error
+}
+
+// register gives name to a new Writer for conn, which the test ends.
+func register(t *testing.T, b *sendq.Broker, name string, conn net.Conn) *sendq.Writer {
+	t.Helper()
+	w := sendq.NewWriter(conn, nil)
+	t.Cleanup(func() { w.CloseNow() })
+	require.NoError(t, b.Register(name, w))
+	return w
+}
+
+// joinMany registers n members of "room" whose peers read.
+func joinMany(t *testing.T, b *sendq.Broker, n int) []*faultconn.Conn {
+	t.Helper()
+	peers := make([]*faultconn.Conn, n)
+	for i := range peers {
+		peers[i] = readingPeer()
+		register(t, b, memberName(i), peers[i])
+		require.NoError(t, b.Room("room").Join(memberName(i)))
+	}
+	return peers
+}
+
+func memberName(i int) string { return fmt.Sprintf("member-%d", i) }
+
+// flushAll waits until all Writers have written what they have accepted.
+func flushAll(t *testing.T, b *sendq.Broker) {
+	t.Helper()
+	for name := range b.Names() {
+		w, ok := b.Lookup(name)
+		require.True(t, ok)
+		require.NoError(t, w.Flush(t.Context()))
+	}
+}
+
+// The four ways to reach many, all of whom are in "room".
+var fanOuts = []struct {
+	name string
+	send func(b *sendq.Broker, p []byte) int
+}{
+	{"Broadcast", func(b *sendq.Broker, p []byte) int { return b.Broadcast(p) }},
+	{"BroadcastFrom", func(b *sendq.Broker, p []byte) int { return b.BroadcastFrom("nobody", p) }},
+	{"Publish", func(b *sendq.Broker, p []byte) int { return b.Room("room").Publish(p) }},
+	{"PublishFrom", func(b *sendq.Broker, p []byte) int { return b.Room("room").PublishFrom("nobody", p) }},
+}
+
+// waysToBob are the ways of a Broker to reach "bob", who is in "room". Each returns how many
+// have accepted the message.
+var waysToBob = slices.Concat(fanOuts, []struct {
+	name string
+	send func(b *sendq.Broker, p []byte) int
+}{
+	{"Send", func(b *sendq.Broker, p []byte) int {
+		if b.Send("bob", p) != nil {
+			return 0
+		}
+		return 1
+	}},
+	{"SendTo", func(b *sendq.Broker, p []byte) int { return b.SendTo([]string{"bob"}, p).Accepted }},
+	{"Batch", func(b *sendq.Broker, p []byte) int {
+		batch := b.NewBatch()
+		batch.Send("bob", p)
+		return batch.Flush().Accepted
+	}},
+	{"Batch to a room", func(b *sendq.Broker, p []byte) int {
+		batch := b.NewBatch()
+		batch.Publish("room", p)
+		return batch.Flush().Accepted
+	}},
+})
+
+// sendInAllWays sends lines to "bob", short ones and one that is a block of its own, and
+// returns them. They begin with prefix.
+func sendInAllWays(t *testing.T, b *sendq.Broker, prefix string) (lines []string) {
+	t.Helper()
+	for _, length := range []int{1, 20_000, 10} {
+		for _, way := range waysToBob {
+			if length > 10 && way.name != "Send" && way.name != "Publish" {
+				continue
+			}
+			line := fmt.Sprintf("%s %d by %s %s\n", prefix, len(lines), way.name, strings.Repeat(".", length))
+			p := []byte(line)
+			require.Equal(t, 1, way.send(b, p), way.name)
+			clear(p)
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+const publishers = 8
+
+// publishAtOnce publishes n lines from each of several goroutines, in each of the
+// given ways by turns. No two lines are the same.
+func publishAtOnce(n int, publish ...func(p []byte) int) {
+	var publishing sync.WaitGroup
+	for i := range publishers {
+		publishing.Go(func() {
+			for j := range n {
+				publish[j%len(publish)](fmt.Appendf(nil, "%d from %d\n", j, i))
+			}
+		})
+	}
+	publishing.Wait()
+}
+
+// linesOf returns the lines that conn has taken.
+func linesOf(conn *faultconn.Conn) []string {
+	return slices.Collect(strings.Lines(string(conn.Bytes())))
+}
+
+// requireSameLines checks that all peers got the same n lines in the same order.
+func requireSameLines(t *testing.T, b *sendq.Broker, peers []*faultconn.Conn, n int) {
+	t.Helper()
+	flushAll(t, b)
+	first := linesOf(peers[0])
+	require.Len(t, first, n)
+	for i, peer := range peers {
+		require.True(t, slices.Equal(first, linesOf(peer)), "%s sees another order", memberName(i))
+	}
+}
+
+// inBoth returns what is in b of a, and what is in a of b.
+func inBoth(a, b []string) ([]string, []string) {
+	common := make(map[string]int)
+	for _, line := range slices.Concat(a, b) {
+		common[line]++
+	}
+	once := func(line string) bool { return common[line] < 2 }
+	return slices.DeleteFunc(a, once), slices.DeleteFunc(b, once)
+}
+
+func requireHas(t *testing.T, b *sendq.Broker, name string, want *sendq.Writer) {
+	t.Helper()
+	got, ok := b.Lookup(name)
+	require.True(t, ok)
+	require.Same(t, want, got)
+}
+
+// requireTakenOver requires that w has ended by a takeover and tells so, and what it left.
+func requireTakenOver(t *testing.T, w *sendq.Writer, left []string) {
+	t.Helper()
+	require.True(t, hasEnded(w))
+	require.ErrorIs(t, w.Err(), sendq.ErrTakenOver)
+	for _, err := range []error{second(w.Write(nil)), second(w.WriteString("late\n")), w.Send(nil)} {
+		require.ErrorIs(t, err, sendq.ErrTakenOver)
+		require.ErrorIs(t, err, net.ErrClosed)
+	}
+	require.ErrorIs(t, w.Close(), sendq.ErrTakenOver)
+	s := w.Stats()
+	assertConserved(t, s)
+	require.EqualValues(t, len(left), s.Undelivered)
+	var got []string
+	for p := range w.Undelivered() {
+		got = append(got, string(p))
+	}
+	require.True(t, slices.Equal(left, got), "%.200q, not %.200q", got, left)
+}
+
+// observe collects events until stop is called, which returns them.
+func observe(b *sendq.Broker) (stop func() []sendq.Event) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var mu sync.Mutex
+	var events []sendq.Event
+	done := async(func() error {
+		for e := range b.Events(ctx) {
+			mu.Lock()
+			events = append(events, e)
+			mu.Unlock()
+		}
+		return nil
+	})
+	return func() []sendq.Event {
+		cancel()
+		<-done
+		return events
+	}
+}
+
+// A presence is who is there, as the events tell: the rooms of each name.
+type presence struct {
+	rooms map[string]map[string]bool
+	err   error // that no event may cause
+}
+
+func (p *presence) see(e sendq.Event) {
+	rooms, here := p.rooms[e.Name]
+	allowed := here
+	switch e.Kind {
+	case sendq.Joined:
+		allowed = !here
+		p.rooms[e.Name] = make(map[string]bool)
+	case sendq.Left:
+		allowed = here && len(rooms) == 0
+		delete(p.rooms, e.Name)
+	case sendq.RoomJoined:
+		if allowed = here && !rooms[e.Room]; allowed {
+			rooms[e.Room] = true
+		}
+	case sendq.RoomLeft:
+		allowed = rooms[e.Room]
+		delete(rooms, e.Room)
+	case sendq.Lagged:
+		allowed = false // there are not so many
+	case sendq.Gap:
+		allowed = true
+	}
+	if !allowed && p.err == nil {
+		p.err = fmt.Errorf("an event that cannot be: %+v", e)
+	}
+}
+
+// requireEqual compares p with what b says. There are no other rooms.
+func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
+	t.Helper()
+	require.NoError(t, p.err)
+	require.Equal(t, slices.Sorted(maps.Keys(p.rooms)), slices.Sorted(b.Names()))
+	require.Equal(t, len(p.rooms), b.Len())
+	for _, room := range rooms {
+		var members []string
+		for name, in := range p.rooms {
+			if in[room] {
+				members = append(members, name)
+			}
+		}
+		slices.Sort(members)
+		require.Equal(t, members, slices.Sorted(b.Room(room).Members()))
+		require.Equal(t, len(members), b.Room(room).Len())
+	}
+	for name, in := range p.rooms {
+		require.Equal(t, slices.Sorted(maps.Keys(in)), slices.Sorted(b.RoomsOf(name)))
+	}
+}
+
+// watchPresence follows the events of b. The presence is up to date after synctest.Wait.
+func watchPresence(t *testing.T, b *sendq.Broker) *presence {
+	p := &presence{rooms: make(map[string]map[string]bool)}
+	go func() {
+		for e := range b.Events(t.Context()) {
+			p.see(e)
+		}
+	}()
+	synctest.Wait() // so that it misses nothing
+	return p
+}

@@ -1,0 +1,356 @@
+package sendq_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// TestMain fails the run if a goroutine or a socket is left over at its end.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(m.Run()) // fuzzing leaves a goroutine for signals
+	}
+	// Parallel tests wait for a kernel's or a peer's time to pass. They wait together.
+	flag.Set("test.parallel", "32")
+	goroutines, sockets := runtime.NumGoroutine(), openSockets()
+	code := m.Run()
+	// What has been told to end may take a moment.
+	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "left over: %d goroutines and %d sockets; all goroutines:\n%s\n",
+				runtime.NumGoroutine()-goroutines, openSockets()-sockets, stacks[:runtime.Stack(stacks, true)])
+			code = max(code, 1)
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	os.Exit(code)
+}
+
+// goroutinesLeft counts goroutines. Where there are more than expected it lets those that are
+// about to end do so, and those of the runtime that call finalizers.
+func goroutinesLeft(expected int) (n int) {
+	for range 10_000_000 { // some seconds, by no clock: it may be that of a bubble
+		if n = runtime.NumGoroutine(); n <= expected {
+			break
+		}
+		runtime.Gosched()
+	}
+	return n
+}
+
+// openSockets counts the sockets of this process, where /proc tells.
+func openSockets() (n int) {
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if target, err := os.Readlink(fd); err == nil && strings.HasPrefix(target, "socket:") {
+			n++
+		}
+	}
+	return n
+}
+
+// What several tests of Writers need.
+
+var (
+	errBroken   = errors.New("broken on purpose")
+	errChecksum = errors.New("a wrong checksum")
+)
+
+// patient bounds Close by more than a test may take: that Close returns at all shows
+// that it did not wait for the bound.
+var patient = &sendq.WriterOptions{CloseTimeout: time.Hour}
+
+// ends are the ways to end a Writer.
+var ends = map[string]func(*sendq.Writer) error{
+	"Close":    (*sendq.Writer).Close,
+	"CloseNow": (*sendq.Writer).CloseNow,
+	"Shutdown": func(w *sendq.Writer) error { return w.Shutdown(context.Background()) },
+}
+
+// send sends p in one of the three ways. It may change p.
+func send(w *sendq.Writer, way int, p []byte) error {
+	var n int
+	var err error
+	switch way % 3 {
+	case 0:
+		n, err = w.Write(p)
+		defer clear(p) // it is the caller's again
+	case 1:
+		n, err = w.WriteString(string(p))
+	case 2:
+		return w.Send(p)
+	}
+	if err == nil && n != len(p) {
+		return fmt.Errorf("wrote %d of %d", n, len(p))
+	}
+	return err
+}
+
+// size returns the length of message i: 0 to 100 KB, short ones most often.
+func size(i int) int {
+	switch i {
+	case 0:
+		return 0
+	case 1:
+		return 100_000
+	}
+	return rand.IntN(100_001) >> rand.IntN(12)
+}
+
+// sized returns n, or a twentieth of it under the race detector. It is for tests of size alone,
+// in which that detector finds nothing more and takes ten times as long.
+func sized(n int) int {
+	if underRace {
+		return n / 20
+	}
+	return n
+}
+
+// A frame is a message that tells who sent it, which one it is, how long, and a
+// checksum of all that.
+func frame(sender, number, length int) []byte {
+	p := make([]byte, frameHeader+length)
+	body := p[frameHeader:]
+	for i := range min(length, 256) {
+		body[i] = byte(sender + number + i)
+	}
+	for n := 256; n < length; n *= 2 { // the bytes repeat
+		copy(body[n:], body[:n])
+	}
+	binary.BigEndian.PutUint32(p[0:], uint32(sender))
+	binary.BigEndian.PutUint32(p[4:], uint32(number))
+	binary.BigEndian.PutUint32(p[8:], uint32(length))
+	binary.BigEndian.PutUint32(p[12:], checksum(p))
+	return p
+}
+
+const frameHeader = 16
+
+func checksum(p []byte) uint32 {
+	return crc32.Update(crc32.ChecksumIEEE(p[:12]), crc32.IEEETable, p[frameHeader:])
+}
+
+// An arrival is what came in frames: the numbers of each sender's, in order.
+type arrival struct {
+	order map[int][]int
+	err   error // nil if all frames were whole, up to EOF
+}
+
+// receive reads r to the end, even after an error, so that no sender is stuck.
+func receive(r io.Reader) arrival {
+	a := arrival{order: make(map[int][]int)}
+	in := bufio.NewReader(r)
+	p := make([]byte, frameHeader+100_000)
+	for {
+		_, err := io.ReadFull(in, p[:frameHeader])
+		if err == io.EOF {
+			return a
+		}
+		sender, number := int(binary.BigEndian.Uint32(p[0:])), int(binary.BigEndian.Uint32(p[4:]))
+		end := min(frameHeader+int(binary.BigEndian.Uint32(p[8:])), len(p))
+		if err == nil {
+			_, err = io.ReadFull(in, p[frameHeader:end])
+		}
+		if err == nil && checksum(p[:end]) != binary.BigEndian.Uint32(p[12:]) {
+			err = errChecksum
+		}
+		if err != nil {
+			io.Copy(io.Discard, in)
+			a.err = err
+			return a
+		}
+		a.order[sender] = append(a.order[sender], number)
+	}
+}
+
+// A content is what a peer read to the end, and nil for EOF.
+type content struct {
+	bytes string
+	err   error
+}
+
+func readAll(r io.Reader) content {
+	p, err := io.ReadAll(r)
+	return content{string(p), err}
+}
+
+// upTo returns 0, 1, ... n-1, or nil if n is 0.
+func upTo(n int) (s []int) {
+	for i := range n {
+		s = append(s, i)
+	}
+	return s
+}
+
+// A messageID is in every message.
+type messageID struct{ sender, number int }
+
+func idOf(frame []byte) messageID {
+	return messageID{int(binary.BigEndian.Uint32(frame)), int(binary.BigEndian.Uint32(frame[4:]))}
+}
+
+// requireMessages compares messages, an empty one being the same as nil.
+func requireMessages(t testing.TB, want [][]byte, got func(func([]byte) bool)) {
+	t.Helper()
+	var wantStrings, gotStrings []string
+	for _, p := range want {
+		wantStrings = append(wantStrings, string(p))
+	}
+	for p := range got {
+		gotStrings = append(gotStrings, string(p))
+	}
+	require.Equal(t, wantStrings, gotStrings)
+}
+
+func assertConserved(t testing.TB, s sendq.WriterStats) {
+	t.Helper()
+	if s.Accepted != s.Written+s.Dropped+s.Undelivered+s.Pending ||
+		s.AcceptedBytes != s.WrittenBytes+s.DroppedBytes+s.UndeliveredBytes+s.PendingBytes {
+		t.Errorf("not all is accounted for: %+v", s)
+	}
+}
+
+// async calls f in a goroutine; the channel brings its result.
+func async[T any](f func() T) <-chan T {
+	result := make(chan T, 1)
+	go func() { result <- f() }()
+	return result
+}
+
+// within returns what c brings, soon.
+func within[T any](t testing.TB, c <-chan T) (v T) {
+	select {
+	case v = <-c:
+	case <-time.After(time.Minute):
+		require.Fail(t, "it does not come")
+	}
+	return v
+}
+
+func second[A, B any](_ A, b B) B { return b }
+
+// returns fails the test if the call takes so long that it must be stuck.
+func returns[T any](t testing.TB, call <-chan T) T {
+	t.Helper()
+	select {
+	case result := <-call:
+		return result
+	case <-time.After(time.Minute):
+		require.Fail(t, "stuck")
+		panic("unreachable")
+	}
+}
+
+// letters returns n bytes of text that repeats nowhere near.
+func letters(n int) []byte {
+	var b []byte
+	for i := int64(0); len(b) < n; i++ {
+		b = append(strconv.AppendInt(b, i, 16), '.')
+	}
+	return b[:n:n]
+}
+
+// all reports that so many messages were all accepted.
+func all(accepted int) sendq.Report { return sendq.Report{Accepted: accepted} }
+
+func oneOf[T any](choices ...T) T { return choices[rand.IntN(len(choices))] }
+
+func pick[T any](rng *rand.Rand, choices []T) T { return choices[rng.IntN(len(choices))] }
+
+// stuck returns a Writer whose first message is being written and stays so until conn is
+// released. It counts 100 bytes at MaxPending.
+func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *faultconn.Conn) {
+	conn := faultconn.New()
+	waiting := conn.Stall()
+	w := sendq.NewWriter(conn, opts)
+	t.Cleanup(func() { w.CloseNow() })
+	require.NoError(t, w.Send(make([]byte, 36)))
+	<-waiting
+	return w, conn
+}
+
+// counted returns a message that counts n bytes at MaxPending.
+func counted(n int) []byte { return make([]byte, n-64) }
+
+func hasEnded(w *sendq.Writer) bool {
+	select {
+	case <-w.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func idleWriters(t *testing.T, n int) []*sendq.Writer {
+	writers := make([]*sendq.Writer, n)
+	for i := range writers {
+		writers[i] = sendq.NewWriter(faultconn.New(), nil)
+	}
+	t.Cleanup(func() {
+		for _, w := range writers {
+			w.CloseNow()
+		}
+	})
+	return writers
+}
+
+// stalled returns Writers on connections that take nothing until release is called, each
+// with a backlog of messages of the given size.
+func stalled(writers, backlog, size int, send func(w *sendq.Writer, n int)) (all []*sendq.Writer, release func()) {
+	conn := &sink{open: make(chan struct{})}
+	all = make([]*sendq.Writer, writers)
+	for i := range all {
+		all[i] = sendq.NewWriter(conn, nil)
+		for range max(backlog/size, 1) {
+			send(all[i], size)
+		}
+	}
+	return all, func() { close(conn.open) }
+}
+
+var zeros [128 << 10]byte
+
+// warmUp has n goroutines at a time, so that what the runtime keeps of them for the
+// next ones is not counted as some Writer's.
+func warmUp(n int) {
+	var wg sync.WaitGroup
+	end := make(chan struct{})
+	for range n {
+		wg.Go(func() { <-end })
+	}
+	close(end)
+	wg.Wait()
+}
+
+// heap returns how many bytes are reachable.
+func heap() int {
+	for range 3 { // a sync.Pool lasts for two
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}

@@ -1,0 +1,398 @@
+package sendq_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/internal/faultconn"
+)
+
+// An opaque connection buffers, and nobody can ask it.
+type opaque struct{ *faultconn.Conn }
+
+func (opaque) NetConn() net.Conn   { return nil }
+func (opaque) LocalAddr() net.Addr { return opaqueAddr{} }
+
+type opaqueAddr struct{}
+
+func (opaqueAddr) Network() string { return "opaque" }
+func (opaqueAddr) String() string  { return "opaque" }
+
+type halfOpaque struct{ opaque }
+
+func (halfOpaque) CloseWrite() error { return nil }
+
+func TestCloseWaitsBlindly(t *testing.T) {
+	const wait = 500 * time.Millisecond
+	for _, tt := range []struct {
+		name  string
+		conn  net.Conn
+		bound time.Duration
+		want  time.Duration
+	}{
+		{"without a half-close", opaque{faultconn.New()}, time.Hour, wait},
+		{"with one", halfOpaque{opaque{faultconn.New()}}, time.Hour, wait},
+		{"no longer than the bound", opaque{faultconn.New()}, wait / 5, wait / 5},
+		{"no longer than the bound, with a half-close", halfOpaque{opaque{faultconn.New()}}, wait / 5, wait / 5},
+		{"not for a pipe", faultconn.New(), time.Hour, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := sendq.NewWriter(tt.conn, &sendq.WriterOptions{CloseTimeout: tt.bound})
+				_, err := w.Write([]byte("message"))
+				require.NoError(t, err)
+				began := time.Now()
+				require.NoError(t, w.Close())
+				require.Equal(t, tt.want, time.Since(began))
+				require.NoError(t, w.Err())
+			})
+		})
+	}
+
+	t.Run("no longer than until CloseNow", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			w := sendq.NewWriter(opaque{faultconn.New()}, patient)
+			require.NoError(t, w.Send([]byte("message")))
+			closed := async(w.Close)
+			time.Sleep(wait / 2)
+			require.NoError(t, w.CloseNow())
+			require.NoError(t, <-closed)
+			require.NoError(t, w.Err())
+		})
+	})
+
+	t.Run("and a Close that hangs is an error", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			conn := faultconn.New()
+			interrupted := make(chan struct{})
+			var closes atomic.Int32
+			conn.Enter = func(method string) {
+				switch {
+				case method != "Close":
+				case closes.Add(1) == 1:
+					<-interrupted
+				default:
+					close(interrupted)
+				}
+			}
+			w := sendq.NewWriter(conn, &sendq.WriterOptions{CloseTimeout: time.Second})
+			require.NoError(t, w.Send([]byte("message")))
+			require.ErrorIs(t, w.Close(), context.DeadlineExceeded)
+		})
+	})
+}
+
+// A lastWord is a connection whose goodbye is never done.
+type lastWord struct {
+	net.Conn
+	begun, closed chan struct{}
+	once          *sync.Once
+}
+
+func newLastWord(conn net.Conn) lastWord {
+	return lastWord{conn, make(chan struct{}), make(chan struct{}), new(sync.Once)}
+}
+
+func (c lastWord) NetConn() net.Conn { return c.Conn }
+
+func (c lastWord) CloseWrite() error {
+	close(c.begun)
+	<-c.closed
+	return net.ErrClosed
+}
+
+func (c lastWord) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// What comes after the last message is no loss, whatever becomes of it.
+func TestCloseIsAboutMessages(t *testing.T) {
+	needAcknowledgements(t)
+	for _, tr := range []transport{{"TCP", tcpPair}, {"TLS", tlsPair}, {"Unix", unixPair}} {
+		for _, how := range []string{"the bound", "CloseNow"} {
+			t.Run(tr.name+" "+how, func(t *testing.T) {
+				inner, peer := tr.pair(t)
+				conn := newLastWord(inner)
+				w := sendq.NewWriter(conn, patient)
+				require.NoError(t, w.Send([]byte("message")))
+				_, err := io.ReadFull(peer, make([]byte, 7))
+				require.NoError(t, err)
+				ctx, cancel := context.WithCancel(t.Context())
+				shut := async(func() error { return w.Shutdown(ctx) })
+				<-conn.begun
+				if how == "the bound" {
+					cancel()
+				} else {
+					require.NoError(t, w.CloseNow())
+				}
+				require.NoError(t, returns(t, shut))
+				require.NoError(t, w.Err())
+				cancel()
+			})
+		}
+	}
+}
+
+// A reader that ends its Writer when the peer has gone away does not make an error of a
+// Close that has delivered.
+func TestCloseNowAtEOF(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
+		w := sendq.NewWriter(conn, patient)
+		go func() {
+			io.Copy(io.Discard, conn)
+			assert.NoError(t, w.CloseNow())
+		}()
+		farewell := letters(2 << 20)
+		require.NoError(t, w.Send(farewell))
+		closed := async(w.Close)
+		got := readAll(peer)
+		require.Equal(t, content{string(farewell), nil}, got)
+		peer.Close()
+		require.NoError(t, <-closed)
+		require.NoError(t, w.Err())
+	})
+}
+
+// The peer takes everything just before the bound: what an earlier look has found is no
+// error any more.
+func TestCloseLooksOnceMore(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	for range 3 {
+		conn, peer := narrow(tcpPair)(t)
+		w := sendq.NewWriter(conn, nil)
+		farewell := letters(100 << 10)
+		require.NoError(t, w.Send(farewell))
+		require.NoError(t, w.Flush(t.Context()))
+		ctx, cancel := context.WithCancel(t.Context())
+		shut := async(func() error { return w.Shutdown(ctx) })
+		time.Sleep(300 * time.Millisecond) // until the looks are far apart
+		require.Equal(t, content{string(farewell), nil}, readAll(peer))
+		for outQueue(t, conn) > 0 { // the last acknowledgement may be a delayed one
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		require.NoError(t, <-shut)
+		require.NoError(t, w.Err())
+	}
+}
+
+// What it says is lost is what the kernel has not got acknowledged by then.
+func TestCloseCountsWhatIsLost(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(conn, nil)
+	require.NoError(t, w.Send(make([]byte, 300<<10)))
+	require.NoError(t, w.Flush(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	shut := async(func() error { return w.Shutdown(ctx) })
+	time.Sleep(300 * time.Millisecond) // until the looks are far apart
+	_, err := io.ReadFull(peer, make([]byte, 100<<10))
+	require.NoError(t, err)
+	before := outQueue(t, conn) // among it is the half-close
+	cancel()
+	err = <-shut
+	require.Error(t, err)
+	_, text, _ := strings.Cut(err.Error(), "by the peer: ")
+	var lost int
+	_, err = fmt.Sscanf(text, "%d:", &lost)
+	require.NoError(t, err, text)
+	require.Positive(t, lost)
+	require.Less(t, lost, before, "what has been acknowledged since the last look")
+}
+
+func TestCloseTellsTheKernelsCause(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	conn, _ := narrow(tcpPair)(t)
+	w := sendq.NewWriter(conn, patient)
+	require.NoError(t, w.Send(make([]byte, 300<<10)))
+	require.NoError(t, w.Flush(t.Context()))
+	const tcpUserTimeout = 18 // of a peer that takes nothing, too
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		assert.NoError(t, setOption(fd, syscall.IPPROTO_TCP, tcpUserTimeout, 300))
+	}))
+	err = returns(t, async(w.Close))
+	require.ErrorContains(t, err, "not acknowledged")
+	require.ErrorIs(t, err, syscall.ETIMEDOUT)
+}
+
+// A connection of MPTCP to a peer without it falls back to TCP. Close knows there, too, what has
+// arrived: all of it when the peer reads to the end and closes, and not all when the peer resets
+// the connection, although the reader has taken the kernel's error.
+func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	connectMPTCP := func(t *testing.T) (conn, peer net.Conn) {
+		var plain net.ListenConfig
+		plain.SetMultipathTCP(false)
+		l, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		var d net.Dialer
+		d.SetMultipathTCP(true)
+		conn, err = d.Dial("tcp", l.Addr().String())
+		require.NoError(t, err)
+		peer, err = l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(64<<10))
+		closeAtEnd(t, conn, peer)
+		return conn, peer
+	}
+	for _, size := range []int{100, 100_000, 300_000, 1_000_000} {
+		for _, pause := range []time.Duration{0, 60 * time.Millisecond} {
+			conn, peer := connectMPTCP(t)
+			w := sendq.NewWriter(conn, patient)
+			require.NoError(t, w.Send(make([]byte, size)))
+			read := async(func() int64 {
+				time.Sleep(pause) // so that Close has begun, or not
+				n, _ := io.Copy(io.Discard, peer)
+				peer.Close()
+				return n
+			})
+			require.NoError(t, w.Close(), "%d bytes", size)
+			require.EqualValues(t, size, <-read)
+		}
+	}
+	t.Run("reset", func(t *testing.T) {
+		conn, peer := connectMPTCP(t)
+		w := sendq.NewWriter(conn, patient)
+		require.NoError(t, w.Send(make([]byte, 1<<20)))
+		require.NoError(t, w.Flush(t.Context()))
+		reader := async(func() error { return second(conn.Read(make([]byte, 1))) })
+		closed := async(w.Close)
+		time.Sleep(100 * time.Millisecond)
+		reset(t, peer)
+		require.Error(t, <-reader)
+		require.ErrorContains(t, <-closed, "not acknowledged")
+	})
+}
+
+// A gatherer is a wrapper that keeps what is written until CloseWrite.
+type gatherer struct {
+	net.Conn
+	kept *bufio.Writer
+}
+
+func (c *gatherer) NetConn() net.Conn           { return c.Conn }
+func (c *gatherer) Write(p []byte) (int, error) { return c.kept.Write(p) }
+func (c *gatherer) CloseWrite() error           { return c.kept.Flush() }
+
+// What a wrapper writes in CloseWrite is part of the messages, and no goodbye: Close waits for it.
+func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
+	needAcknowledgements(t)
+	t.Parallel()
+	const size = 200 << 10
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(&gatherer{conn, bufio.NewWriterSize(conn, 2*size)}, patient)
+	require.NoError(t, w.Send(make([]byte, size)))
+	require.NoError(t, w.Flush(t.Context()))
+	arrived := async(func() int64 {
+		time.Sleep(1500 * time.Millisecond) // longer than Close waits for a goodbye
+		peer.Write([]byte("something that nobody reads"))
+		n, _ := io.Copy(io.Discard, peer)
+		return n
+	})
+	require.NoError(t, w.Close())
+	require.EqualValues(t, size, <-arrived)
+}
+
+// TLS gives its goodbye 5 s, and a kernel that is full has no room for it: a peer that reads
+// slowly would get everything and then no proper end. So nobody says goodbye before the peer
+// has the messages.
+func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
+	needAcknowledgements(t)
+	const length = 300 << 10
+	inner, peer := tcpPair(t)
+	require.NoError(t, inner.(*net.TCPConn).SetWriteBuffer(1<<20)) // takes it all
+	require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(32<<10))  // takes little
+	conn := &politeConn{Conn: inner, bye: make(chan struct{})}
+	w := sendq.NewWriter(conn, patient)
+	require.NoError(t, w.Send(make([]byte, length)))
+	require.NoError(t, w.Flush(t.Context()), "the kernel takes it")
+	closed := async(w.Close)
+	select {
+	case <-conn.bye: // too early, and what was read will be too little
+	case <-time.After(200 * time.Millisecond):
+	}
+	n, err := io.CopyBuffer(&conn.arrived, struct{ io.Reader }{peer}, make([]byte, 4<<10))
+	require.NoError(t, err)
+	require.EqualValues(t, length, n)
+	require.NoError(t, <-closed)
+	<-conn.bye
+	require.Greater(t, conn.early, int64(length/2), "had arrived when it said goodbye")
+}
+
+// A politeConn says goodbye, as TLS does, and knows how much had arrived by then.
+type politeConn struct {
+	net.Conn
+	arrived counter
+	early   int64
+	bye     chan struct{}
+}
+
+func (c *politeConn) NetConn() net.Conn { return c.Conn }
+
+func (c *politeConn) CloseWrite() error {
+	c.early = c.arrived.Load()
+	close(c.bye)
+	return nil
+}
+
+// If the peer resets the connection when a wrapper has just written what it had kept, Close does not
+// take that for delivered.
+func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
+	needAcknowledgements(t)
+	const size = 200 << 10
+	conn, peer := narrow(tcpPair)(t)
+	w := sendq.NewWriter(&abandoned{
+		gatherer: &gatherer{conn, bufio.NewWriterSize(conn, 2*size)},
+		flushed: func() {
+			reset(t, peer)
+			_, err := io.Copy(io.Discard, conn)
+			assert.Error(t, err, "the reset has come")
+		},
+	}, patient)
+	require.NoError(t, w.Send(make([]byte, size)))
+	require.NoError(t, w.Flush(t.Context()))
+	require.ErrorContains(t, w.Close(), "not acknowledged")
+}
+
+// An abandoned is a gatherer that calls flushed when it has written what it had kept.
+type abandoned struct {
+	*gatherer
+	flushed func()
+}
+
+func (c *abandoned) CloseWrite() error {
+	defer c.flushed()
+	return c.gatherer.CloseWrite()
+}
+
+// A counter counts what is written to it.
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.Add(int64(len(p)))
+	return len(p), nil
+}

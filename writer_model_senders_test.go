@@ -1,0 +1,159 @@
+package sendq_test
+
+import (
+	"context"
+	"errors"
+
+	"github.com/sendq-go/sendq"
+)
+
+// A sender sends numbered messages and records the results. One goroutine at a time uses it, so its
+// messages have an order.
+type sender struct {
+	*model
+	id, number int
+	heard      []heard // by line
+	accepted   int     // by all lines
+}
+
+// next returns the next message. Its length grows with the square of much, which is less
+// than 256: there are many short ones, many that the kernel does not take at once, and a few
+// that are not copied together.
+func (s *sender) next(much int) []byte {
+	s.number++
+	length := much * much / 20
+	if much == 255 {
+		length = 20_000
+	}
+	return frame(s.id, s.number, length)
+}
+
+// hear notes the outcome of the last message, for line i.
+func (s *sender) hear(i int, err error) {
+	to := &s.heard[i]
+	switch {
+	case err == nil:
+		to.accepted.add(1, 1)
+		to.numbers[s.number] = true
+		s.accepted++
+	case errors.Is(err, sendq.ErrDropped):
+		to.dropped.add(1, 1)
+	}
+}
+
+// send sends to line i, by its name or to its last Writer.
+func (s *sender) send(i int, at *life, much int) {
+	if s.number%4 == 0 {
+		s.sendNamed(i, much)
+	} else {
+		s.sendDirect(i, at, much)
+	}
+}
+
+func (s *sender) sendNamed(i, much int) {
+	p := s.next(much)
+	s.hear(i, s.broker.Send(s.lines[i].name, p))
+	clear(p)
+}
+
+func (s *sender) sendDirect(i int, at *life, much int) {
+	p := s.next(much)
+	if s.opts.Overflow != sendq.Block || s.opts.MaxPending == 0 {
+		s.hear(i, send(at.w, s.number, p))
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	defer cancel()
+	_, err := at.w.WriteContext(ctx, p)
+	clear(p)
+	s.hear(i, err)
+}
+
+// sendTo sends a message to the names of all lines.
+func (s *sender) sendTo(much int) {
+	var names []string
+	for _, l := range s.lines {
+		names = append(names, l.name)
+	}
+	p := s.next(much)
+	report := s.broker.SendTo(names, p)
+	clear(p)
+	for i, name := range names {
+		var err error
+		for _, refusal := range report.Refused {
+			if refusal.Name == name {
+				err = refusal.Err
+			}
+		}
+		s.hear(i, err)
+	}
+}
+
+// joinReplay makes line i a member of the room of history, and reports whether it could.
+func (s *sender) joinReplay(i, messages int) bool {
+	n, err := s.broker.Room(modelHistory).JoinReplay(s.lines[i].name, messages)
+	if err != nil {
+		return false
+	}
+	s.accepted += n
+	to := &s.heard[i]
+	to.accepted.add(n, n)
+	for number := range s.number {
+		to.numbers[number+1] = true
+	}
+	return true
+}
+
+// fanOut sends n messages by a method of Batch.
+func (s *sender) fanOut(n, much int, send func(*sendq.Batch, []byte)) {
+	batch := s.broker.NewBatch()
+	for range n {
+		p := s.next(much)
+		send(batch, p)
+		clear(p)
+	}
+	report := batch.Flush()
+	s.accepted += report.Accepted
+	refused := make(map[string]int)
+	least := report.Accepted
+	for _, refusal := range report.Refused {
+		refused[refusal.Name] += refusal.Messages
+		least += refusal.Messages
+	}
+	all := least == n*len(s.lines) // or a name was not there
+	for i, l := range s.lines {
+		to, no := &s.heard[i], refused[l.name]
+		least := 0
+		if all || no > 0 {
+			least = n - no
+		}
+		to.accepted.add(least, n-no)
+		to.dropped.add(0, no)
+		for j := range n {
+			to.numbers[s.number-j] = true
+		}
+	}
+}
+
+// A heard has the results of a sender's messages to a line. A Report does not say which messages
+// were refused, so the counts have bounds.
+type heard struct {
+	accepted, dropped span
+	numbers           map[int]bool // those perhaps accepted
+}
+
+type span struct{ least, most int }
+
+func (s *span) add(least, most int) {
+	s.least += least
+	s.most += most
+}
+
+func (m *model) newSender() *sender {
+	s := &sender{model: m, id: len(m.senders), heard: make([]heard, len(m.lines))}
+	for i := range s.heard {
+		s.heard[i].numbers = make(map[int]bool)
+	}
+	m.senders = append(m.senders, s)
+	return s
+}
