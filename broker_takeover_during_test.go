@@ -16,10 +16,14 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// While the old Writer ends, which may take it some time.
+// The old Writer ends in its own time. Until then the new Writer has the name, and waits.
 func TestTakeoverMeanwhile(t *testing.T) {
-	t.Run("the name is the new Writer's", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+	for _, tt := range []struct {
+		name string
+		opts *sendq.WriterOptions // of the new Writer
+		test func(t *testing.T, u underWay)
+	}{
+		{"the name is the new Writer's", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			requireHas(t, u.b, "bob", u.w)
 			require.ErrorIs(t, u.b.Register("bob", u.w), sendq.ErrNameTaken)
@@ -29,11 +33,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.False(t, hasEnded(u.old))
 			u.end()
 			requireReceived(t, u, slices.Concat(u.left, later)...)
-		})
-	})
-
-	t.Run("what is not begun waits", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"what is not begun waits", nil, func(t *testing.T, u underWay) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -42,11 +43,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			synctest.Wait()
 			u.end()
 			requireReceived(t, u, "old 0\n", "old 1\n", "waiting\n")
-		})
-	})
-
-	t.Run("the age of what waits", func(t *testing.T) {
-		inTakeoverBy(t, framed, func(t *testing.T, u underWay) {
+		}},
+		{"the age of what waits", framed, func(t *testing.T, u underWay) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -61,11 +59,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.EqualValues(t, 1, s.Pending)
 			require.Equal(t, time.Hour, s.OldestPending)
 			requireReceived(t, u, "waiting\n")
-		})
-	})
-
-	t.Run("Flush", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"Flush", nil, func(t *testing.T, u underWay) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			begun := async(func() error { return u.w.Flush(t.Context()) })
@@ -86,11 +81,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			requireTake(t, u.peer, "\n")
 			require.NoError(t, <-waiting)
 			requireReceived(t, u, "later\n")
-		})
-	})
-
-	t.Run("WaitPending", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"WaitPending", nil, func(t *testing.T, u underWay) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -108,11 +100,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			requireReceived(t, u, "waiting\n")
 			require.NoError(t, <-few)
 			require.NoError(t, <-none)
-		})
-	})
-
-	t.Run("Close", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"Close", nil, func(t *testing.T, u underWay) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.begin()
@@ -123,12 +112,9 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "begun\nold 0\nold 1\n"}, <-received)
-		})
-	})
-
-	// It ends after the old one then, although nothing is left to write.
-	t.Run("Close of an idle one", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		// It ends after the old one then, although nothing is left to write.
+		{"Close of an idle one", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			closed := async(u.w.Close)
 			received := async(func() content { return readAll(u.peer) })
@@ -137,11 +123,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
-		})
-	})
-
-	t.Run("the new Writer ends", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"the new Writer ends", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			require.NoError(t, u.b.Send("bob", []byte("own\n")))
 			u.w.CloseNow()
@@ -154,11 +137,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			}, u.returned.all())
 			requireTakenOver(t, u.old, u.left)
 			assertConserved(t, u.w.Stats())
-		})
-	})
-
-	t.Run("the new Writer loses the name", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"the new Writer loses the name", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			require.False(t, u.b.Unregister("bob", u.old))
 			require.True(t, u.b.Unregister("bob", u.w))
@@ -166,11 +146,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			requireReceived(t, u, u.left...)
 			requireHas(t, u.b, "bob", other)
-		})
-	})
-
-	t.Run("the next takeover", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"the next takeover", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			require.NoError(t, u.b.Send("bob", []byte("to the second\n")))
 			peer := readingPeer()
@@ -185,11 +162,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, third.Close())
 			require.Equal(t, []string{"old 0\n", "old 1\n", "to the second\n"}, linesOf(peer))
 			requireTakenOver(t, u.w, linesOf(peer))
-		})
-	})
-
-	t.Run("a batch", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"a batch", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			batch := u.b.NewBatch()
 			batch.Send("bob", []byte("a\n"))
@@ -199,11 +173,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.Zero(t, u.w.Stats().Writes)
 			u.end()
 			requireReceived(t, u, "old 0\n", "old 1\n", "a\n", "b\n")
-		})
-	})
-
-	t.Run("Shutdown delivers", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"Shutdown delivers", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			down := async(func() error { return u.b.Shutdown(t.Context()) })
 			received := async(func() content { return readAll(u.peer) })
@@ -212,11 +183,8 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			require.NoError(t, <-down)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
-		})
-	})
-
-	t.Run("Shutdown returns after the last call of OnUndelivered", func(t *testing.T) {
-		inTakeover(t, func(t *testing.T, u underWay) {
+		}},
+		{"Shutdown returns after the last call of OnUndelivered", nil, func(t *testing.T, u underWay) {
 			u.begin()
 			down := async(func() error {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -228,8 +196,10 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			u.end()
 			<-down
-		})
-	})
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { inTakeoverBy(t, tt.opts, tt.test) })
+	}
 }
 
 // A node that takes a name over during a takeover here gets what both Writers leave.
