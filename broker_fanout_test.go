@@ -116,8 +116,7 @@ func TestBrokerFromSkipsTheSender(t *testing.T) {
 // What many members of a room have pending is one copy of the messages, and those that
 // keep up get theirs meanwhile.
 func TestStalledMembersShareOneBacklog(t *testing.T) {
-	discard := &sink{open: make(chan struct{})}
-	close(discard.open)
+	discard := discarded()
 	for _, tt := range []struct{ members, stalled, size int }{
 		{200, 10, 64}, {100, 100, 64}, {50, 50, 10 << 10}, {50, 50, 40 << 10},
 	} {
@@ -172,8 +171,7 @@ func TestStalledMembersShareOneBacklog(t *testing.T) {
 func TestQuietRoomKeepsNothing(t *testing.T) {
 	const rooms = 300
 	b := sendq.NewBroker(nil)
-	discard := &sink{open: make(chan struct{})}
-	close(discard.open)
+	discard := discarded()
 	w := register(t, b, "bob", discard)
 	for i := range rooms {
 		require.NoError(t, b.Room(memberName(i)).Join("bob"))
@@ -197,8 +195,7 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 // replay nor what was sent to several names is in large blocks.
 func TestFewMessagesCostLittle(t *testing.T) {
 	const n = 20
-	discard := &sink{open: make(chan struct{})}
-	close(discard.open)
+	discard := discarded()
 	message := make([]byte, 64)
 	warmUp(n)
 
@@ -241,10 +238,7 @@ func TestBlockingSocketHoldsUpNobody(t *testing.T) {
 	for i := range 12 {
 		conn, peer := tcpPair(t)
 		if i == 0 {
-			file, err := conn.(*net.TCPConn).File()
-			require.NoError(t, err)
-			file.Fd()
-			require.NoError(t, file.Close())
+			makeBlocking(t, conn)
 			defer peer.Close() // ends the write that Close of conn cannot
 		} else {
 			go io.Copy(io.Discard, peer)

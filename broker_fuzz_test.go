@@ -20,7 +20,7 @@ import (
 // FuzzBroker does to a Broker, one after the other, what the input says, and compares it with
 // a reference all the while: who has which name and is in which room, what each call tells, what
 // each Writer delivers and what comes back. The first bytes choose the options; then each three
-// are an operation, on which name or Writer, and how much. After each the Broker comes to rest.
+// are an operation, on which name or Writer, and how amount. After each the Broker comes to rest.
 func FuzzBroker(f *testing.F) {
 	for policy := range byte(3) {
 		for seed := range uint64(24) {
@@ -50,18 +50,18 @@ type reference struct {
 	rooms    map[string][]string // the members of those that have some
 	kept     map[string][]string // the last messages of these
 	sent     int                 // messages
-	returned []returnedMail
+	returned []returnedMessages
 }
 
-func (r *reference) do(op, which byte, much int) {
+func (r *reference) do(op, which byte, amount int) {
 	b, t := r.broker, r.t
-	name := townNames[int(which)%len(townNames)]
-	roomName := townRooms[much%len(townRooms)]
+	name := brokerNames[int(which)%len(brokerNames)]
+	roomName := brokerRooms[amount%len(brokerRooms)]
 	room := b.Room(roomName)
 	known := r.names[name] != nil
 	switch op % 16 {
 	case 0, 1: // a new Writer
-		w := &refWriter{conn: readingPeer(), stalled: much%3 > 0}
+		w := &refWriter{conn: readingPeer(), stalled: amount%3 > 0}
 		if w.stalled {
 			w.conn.Stall()
 		}
@@ -71,19 +71,19 @@ func (r *reference) do(op, which byte, much int) {
 		r.writers = append(r.writers, w)
 		r.register(name, w)
 	case 2: // one that has a name already, or had one
-		if w := r.writer(much); w != nil {
+		if w := r.writer(amount); w != nil {
 			if w.begun == unclear {
 				r.release(w, 1<<20)
 			}
 			r.register(name, w)
 		}
 	case 3:
-		if w := r.writer(much); w != nil {
+		if w := r.writer(amount); w != nil {
 			require.Equal(t, slices.Contains(r.names[name], w), b.Unregister(name, w.w))
 			r.remove(name, w)
 		}
 	case 4:
-		if w := r.writer(much); w != nil {
+		if w := r.writer(amount); w != nil {
 			r.end(w, []func(*sendq.Writer) error{(*sendq.Writer).CloseNow, (*sendq.Writer).Close}[which%2])
 		}
 	case 5:
@@ -97,7 +97,7 @@ func (r *reference) do(op, which byte, much int) {
 		}
 	case 6: // the connection fails
 		if w := r.writer(int(which)); w != nil {
-			r.release(w, much)
+			r.release(w, amount)
 		}
 	case 7, 8:
 		err := room.Join(name)
@@ -106,12 +106,12 @@ func (r *reference) do(op, which byte, much int) {
 			r.join(name, roomName)
 		}
 	case 9:
-		n, err := room.JoinReplay(name, much%5)
+		n, err := room.JoinReplay(name, amount%5)
 		require.Equal(t, !known, errors.Is(err, sendq.ErrUnknownName))
 		want := 0
 		if known && r.join(name, roomName) {
 			kept := r.kept[roomName]
-			kept = kept[max(0, len(kept)-much%5):]
+			kept = kept[max(0, len(kept)-amount%5):]
 			want = len(kept)
 			for _, p := range kept {
 				r.deliver(p, name)
@@ -122,40 +122,40 @@ func (r *reference) do(op, which byte, much int) {
 		require.Equal(t, slices.Contains(r.rooms[roomName], name), room.Leave(name))
 		r.leave(name, roomName)
 	case 11:
-		to := append([]string{name, "nobody"}, townNames[:much%(1+len(townNames))]...)
-		p := r.message(much)
+		to := append([]string{name, "nobody"}, brokerNames[:amount%(1+len(brokerNames))]...)
+		p := r.message(amount)
 		r.requireReport(b.SendTo(to, p), r.deliver(string(p), to...))
 	case 12:
-		p := r.message(much)
+		p := r.message(amount)
 		err := b.Send(name, p)
 		require.Equal(t, !known, errors.Is(err, sendq.ErrUnknownName))
 		r.deliver(string(p), name)
 	case 13:
-		p := r.message(much)
-		if much%2 == 0 {
+		p := r.message(amount)
+		if amount%2 == 0 {
 			require.Equal(t, r.publish(roomName, "", string(p)), room.Publish(p))
 		} else {
 			require.Equal(t, r.publish(roomName, name, string(p)), room.PublishFrom(name, p))
 		}
 	case 14:
-		p := r.message(much)
-		if much%2 == 0 {
+		p := r.message(amount)
+		if amount%2 == 0 {
 			require.Equal(t, r.broadcast("", string(p)), b.Broadcast(p))
 		} else {
 			require.Equal(t, r.broadcast(name, string(p)), b.BroadcastFrom(name, p))
 		}
 	case 15:
-		r.batch(name, roomName, much)
+		r.batch(name, roomName, amount)
 	}
 }
 
 // batch sends some messages at once, to different recipients by turns or not.
-func (r *reference) batch(name, room string, much int) {
+func (r *reference) batch(name, room string, amount int) {
 	batch := r.broker.NewBatch()
 	var want report
-	for i := range much % 8 {
-		p := r.message(much)
-		kind := (much / 8 >> (i / 2)) % 5
+	for i := range amount % 8 {
+		p := r.message(amount)
+		kind := (amount / 8 >> (i / 2)) % 5
 		if i%2 == 1 && r.someHaveSeveralNames() {
 			// These get the messages in a row to one room under one name, then under the
 			// other: when a row ends is not for the reference to know.
@@ -197,12 +197,12 @@ func (r *reference) someHaveSeveralNames() bool {
 }
 
 // message returns a message that is like no other.
-func (r *reference) message(much int) []byte {
+func (r *reference) message(amount int) []byte {
 	r.sent++
-	if much == 255 {
+	if amount == 255 {
 		return fmt.Appendf(nil, "%d%17000s.", r.sent, "") // takes another way
 	}
-	return fmt.Appendf(nil, "%d%*s.", r.sent, much%16, "")
+	return fmt.Appendf(nil, "%d%*s.", r.sent, amount%16, "")
 }
 
 // writer returns a Writer that has not ended, nil if there is none.
@@ -248,7 +248,7 @@ func (r *reference) remove(name string, w *refWriter) {
 	r.names[name] = slices.Delete(r.names[name], i, i+1)
 	if len(r.names[name]) == 0 {
 		delete(r.names, name)
-		for _, room := range townRooms {
+		for _, room := range brokerRooms {
 			r.leave(name, room)
 		}
 	}
@@ -273,7 +273,7 @@ func (r *reference) ended(w *refWriter) {
 		r.remove(name, w)
 	}
 	if len(names) > 0 && len(w.pending) > 0 {
-		r.returned = append(r.returned, returnedMail{names, w.pending})
+		r.returned = append(r.returned, returnedMessages{names, w.pending})
 	}
 }
 
@@ -361,7 +361,7 @@ func (r *reference) broadcast(except, p string) int {
 // requireEqual compares names and rooms.
 func (r *reference) requireEqual() {
 	require.Equal(r.t, slices.Sorted(maps.Keys(r.names)), slices.Sorted(r.broker.Names()))
-	for _, name := range townNames {
+	for _, name := range brokerNames {
 		w, ok := r.broker.Lookup(name)
 		writers := r.names[name]
 		require.Equal(r.t, len(writers) > 0, ok)
@@ -369,7 +369,7 @@ func (r *reference) requireEqual() {
 			require.Same(r.t, writers[0].w, w)
 		}
 	}
-	for _, room := range townRooms {
+	for _, room := range brokerRooms {
 		require.Equal(r.t, slices.Sorted(slices.Values(r.rooms[room])), slices.Sorted(r.broker.Room(room).Members()))
 	}
 }
@@ -417,21 +417,21 @@ func (w *refWriter) accept(p string) {
 	}
 }
 
-// A returnedMail is what OnUndelivered gets, under one of the names.
-type returnedMail struct {
+// A returnedMessages is what OnUndelivered gets, under one of the names.
+type returnedMessages struct {
 	names    []string
 	messages []string
 }
 
 func runReference(t *testing.T, policy, replay byte, operations []byte) {
 	r := &reference{t: t, names: make(map[string][]*refWriter), rooms: make(map[string][]string), kept: make(map[string][]string)}
-	var returned []returnedMail
+	var returned []returnedMessages
 	r.opts = sendq.BrokerOptions{
 		Names:          sendq.NamePolicy(policy % 3),
 		ReplayMessages: int(replay % 4),
 		ReplayBytes:    int(replay / 4 % 4 * 15),
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
-			returned = append(returned, returnedMail{[]string{name}, asStrings(messages)})
+			returned = append(returned, returnedMessages{[]string{name}, asStrings(messages)})
 		},
 	}
 	r.broker = sendq.NewBroker(&r.opts)
@@ -439,7 +439,7 @@ func runReference(t *testing.T, policy, replay byte, operations []byte) {
 	for i := 0; i+2 < len(operations); i += 3 {
 		r.do(operations[i], operations[i+1], int(operations[i+2]))
 		synctest.Wait()
-		present.requireEqual(t, r.broker, townRooms)
+		present.requireEqual(t, r.broker, brokerRooms)
 		r.requireEqual()
 		for _, w := range r.writers {
 			w.begin()

@@ -1,9 +1,7 @@
 package sendq_test
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"iter"
@@ -40,7 +38,7 @@ func TestBrokerModel(t *testing.T) {
 							t.Logf("to make the same choices: -brokerseed %d", seed)
 						}
 					}()
-					runTown(t, policy, seed)
+					runBrokerModel(t, policy, seed)
 				})
 			}
 		})
@@ -48,8 +46,8 @@ func TestBrokerModel(t *testing.T) {
 }
 
 const (
-	residents = 6
-	steps     = 120 // of each
+	randomUsers  = 6
+	stepsPerUser = 120 // of each
 
 	// The witness has its name, and is in the room of history, all the time: it gets
 	// whatever is published there. Others join that room with a replay, and stay. What they
@@ -62,24 +60,24 @@ const (
 )
 
 var (
-	townNames = []string{"ann", "bob", "limited"} // the Writers of the last have limits
-	townRooms = []string{"kitchen", "garden"}
+	brokerNames = []string{"ann", "bob", "limited"} // the Writers of the last have limits
+	brokerRooms = []string{"kitchen", "garden"}
 )
 
-// A town is a Broker and all Writers that ever had a name in it.
-type town struct {
+// A brokerModel is a Broker and all Writers that ever had a name in it.
+type brokerModel struct {
 	policy   sendq.NamePolicy
 	broker   *sendq.Broker
 	clock    atomic.Int64
 	ending   sync.WaitGroup
 	returned []string // by OnUndelivered. No lock: its calls must not overlap
 
-	mu      sync.Mutex
-	devices []*device
+	mu            sync.Mutex
+	registrations []*registration
 }
 
-// A device is a Writer that gets one name, once.
-type device struct {
+// A registration is a Writer that gets one name, once.
+type registration struct {
 	name               string
 	w                  *sendq.Writer
 	conn               *faultconn.Conn
@@ -89,46 +87,42 @@ type device struct {
 	got                []messageID // what check found, but for that of history
 }
 
-func runTown(t *testing.T, policy sendq.NamePolicy, seed uint64) {
-	m := &town{policy: policy}
+func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
+	m := &brokerModel{policy: policy}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
 		Names:          policy,
 		ReplayMessages: 5,
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
-			var ids []messageID
-			for p := range messages {
-				ids = append(ids, idOf(p))
-			}
-			m.returned = append(m.returned, fmt.Sprint(name, ids))
+			m.returned = append(m.returned, fmt.Sprint(name, idsOf(messages)))
 		},
 	})
-	rooms := append(townRooms[:len(townRooms):len(townRooms)], history)
+	rooms := append(brokerRooms[:len(brokerRooms):len(brokerRooms)], history)
 	present := watchPresence(t, m.broker)
-	for _, name := range append([]string{witness}, townNames...) {
-		m.register(t, rand.New(rand.NewPCG(seed, residents)), name)
+	for _, name := range append([]string{witness}, brokerNames...) {
+		m.register(t, rand.New(rand.NewPCG(seed, randomUsers)), name)
 	}
 	require.NoError(t, m.broker.Room(history).Join(witness))
 
 	// Each has its own choices, so that they depend on the seed alone.
-	var rs []*resident
-	var living sync.WaitGroup
-	for i := range residents {
-		r := &resident{town: m, t: t, id: i, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
+	var rs []*randomUser
+	var running sync.WaitGroup
+	for i := range randomUsers {
+		r := &randomUser{brokerModel: m, t: t, id: i, rng: rand.New(rand.NewPCG(seed, uint64(i)))}
 		rs = append(rs, r)
-		living.Go(func() {
-			for range steps {
+		running.Go(func() {
+			for range stepsPerUser {
 				r.step()
 			}
 		})
 	}
-	living.Wait()
+	running.Wait()
 	m.ending.Wait()
 	synctest.Wait() // for the Writers whose connections have failed, and the events
 	present.requireEqual(t, m.broker, rooms)
 
-	rng := rand.New(rand.NewPCG(seed, residents))
-	for _, d := range m.devices {
-		m.end(d, rng.IntN(3))
+	rng := rand.New(rand.NewPCG(seed, randomUsers))
+	for _, reg := range m.registrations {
+		m.end(reg, rng.IntN(3))
 	}
 	m.ending.Wait()
 	require.Zero(t, m.broker.Len())
@@ -142,7 +136,7 @@ func runTown(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 }
 
 // register gives name to a new Writer, of a kind that rng chooses.
-func (m *town) register(t *testing.T, rng *rand.Rand, name string) {
+func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	var opts *sendq.WriterOptions
 	if name == "limited" {
 		// With these a message that is accepted is never dropped.
@@ -159,57 +153,57 @@ func (m *town) register(t *testing.T, rng *rand.Rand, name string) {
 			conn.Fault = faultconn.FailAt(rng.IntN(3000), errBroken)
 		}
 	}
-	d := &device{name: name, w: sendq.NewWriter(conn, opts), conn: conn, release: release}
-	t.Cleanup(func() { d.w.CloseNow() })
-	d.called = m.clock.Add(1)
-	if err := m.broker.Register(name, d.w); err != nil {
+	reg := &registration{name: name, w: sendq.NewWriter(conn, opts), conn: conn, release: release}
+	t.Cleanup(func() { reg.w.CloseNow() })
+	reg.called = m.clock.Add(1)
+	if err := m.broker.Register(name, reg.w); err != nil {
 		assert.Equal(t, sendq.Reject, m.policy)
 		assert.ErrorIs(t, err, sendq.ErrNameTaken)
-		d.w.CloseNow()
+		reg.w.CloseNow()
 		return
 	}
-	d.registered = m.clock.Add(1)
+	reg.registered = m.clock.Add(1)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.devices = append(m.devices, d)
+	m.registrations = append(m.registrations, reg)
 }
 
-// end ends d in one of three ways. It does not wait.
-func (m *town) end(d *device, way int) {
+// end ends reg in one of three ways. It does not wait.
+func (m *brokerModel) end(reg *registration, way int) {
 	m.ending.Go(func() {
 		switch way {
 		case 0:
-			d.w.CloseNow()
+			reg.w.CloseNow()
 		case 1:
-			d.release()
-			d.w.Close()
+			reg.release()
+			reg.w.Close()
 		case 2:
-			d.w.Close() // waits for its bound if conn stalls
+			reg.w.Close() // waits for its bound if conn stalls
 		}
 	})
 }
 
-// A resident does things in a town. It is one sender.
-type resident struct {
-	*town
+// A randomUser does things in a town. It is one sender.
+type randomUser struct {
+	*brokerModel
 	t   *testing.T
 	id  int
 	rng *rand.Rand
 
-	to        []string  // by number, for whom a message was: names, #room, or all
-	sendings  []sending // but those to history
-	inHistory int       // how often something was accepted in that room
+	to        []string   // by number, for whom a message was: names, #room, or all
+	calls     []sentCall // but those to history
+	inHistory int        // how often something was accepted in that room
 }
 
-// A sending is what was sent by one call, and what that told.
-type sending struct {
+// A sentCall is what was sent by one call, and what that told.
+type sentCall struct {
 	first, last int            // the numbers, last excluded
 	accepted    int            // how often one was accepted
 	without     map[string]int // how many of them did not come to a name
 }
 
-func (r *resident) step() {
-	name, roomName := pick(r.rng, townNames), pick(r.rng, townRooms)
+func (r *randomUser) step() {
+	name, roomName := pick(r.rng, brokerNames), pick(r.rng, brokerRooms)
 	room := r.broker.Room(roomName)
 	except, excluded := name, []string(nil)
 	if r.rng.IntN(2) == 0 { // of the names only this one cannot change hands during the call
@@ -219,12 +213,12 @@ func (r *resident) step() {
 	case 0, 1, 2:
 		r.register(r.t, r.rng, name)
 	case 3:
-		r.end(r.anyDevice(), r.rng.IntN(3))
+		r.end(r.anyRegistration(), r.rng.IntN(3))
 	case 4:
-		r.anyDevice().release()
+		r.anyRegistration().release()
 	case 5:
-		if d := r.anyDevice(); r.broker.Unregister(d.name, d.w) {
-			d.unregistered.Store(true)
+		if reg := r.anyRegistration(); r.broker.Unregister(reg.name, reg.w) {
+			reg.unregistered.Store(true)
 		}
 	case 6, 7, 8:
 		_ = room.Join(name)
@@ -254,7 +248,7 @@ func (r *resident) step() {
 	case 17:
 		r.send(toAll, func(p []byte) (int, []string) { return r.broker.BroadcastFrom(except, p), excluded })
 	case 18:
-		to := append([]string{"nobody"}, townNames[r.rng.IntN(len(townNames)):]...)
+		to := append([]string{"nobody"}, brokerNames[r.rng.IntN(len(brokerNames)):]...)
 		r.send(strings.Join(to, " "), func(p []byte) (int, []string) {
 			report := r.broker.SendTo(to, p)
 			var refused []string
@@ -269,25 +263,25 @@ func (r *resident) step() {
 }
 
 // send calls f with one message, and notes how often that was accepted and by whom not.
-func (r *resident) send(to string, f func(p []byte) (accepted int, without []string)) {
+func (r *randomUser) send(to string, f func(p []byte) (accepted int, without []string)) {
 	first := len(r.to)
 	r.to = append(r.to, to)
 	p := r.frame()
 	accepted, without := f(p)
 	clear(p) // it is the caller's again
-	s := sending{first, len(r.to), accepted, make(map[string]int)}
+	s := sentCall{first, len(r.to), accepted, make(map[string]int)}
 	for _, name := range without {
 		s.without[name]++
 	}
-	r.sendings = append(r.sendings, s)
+	r.calls = append(r.calls, s)
 }
 
 // sendBatch sends several messages, often some in a row to the same recipients.
-func (r *resident) sendBatch() {
+func (r *randomUser) sendBatch() {
 	batch := r.broker.NewBatch()
 	first := len(r.to)
 	for range 1 + r.rng.IntN(4) {
-		name, room := pick(r.rng, townNames), pick(r.rng, townRooms)
+		name, room := pick(r.rng, brokerNames), pick(r.rng, brokerRooms)
 		kind := r.rng.IntN(5)
 		for range 1 + r.rng.IntN(4) {
 			r.to = append(r.to, []string{name, "#" + room, "#" + room, toAll, toAll}[kind])
@@ -308,15 +302,15 @@ func (r *resident) sendBatch() {
 		}
 	}
 	report := batch.Flush()
-	s := sending{first, len(r.to), report.Accepted, make(map[string]int)}
+	s := sentCall{first, len(r.to), report.Accepted, make(map[string]int)}
 	for _, refusal := range report.Refused {
 		s.without[refusal.Name] += refusal.Messages
 	}
-	r.sendings = append(r.sendings, s)
+	r.calls = append(r.calls, s)
 }
 
 // frame returns the message that is to be sent next.
-func (r *resident) frame() []byte {
+func (r *randomUser) frame() []byte {
 	length := r.rng.IntN(100)
 	if r.rng.IntN(30) == 0 {
 		length = 17_000 // takes another way through the library
@@ -324,39 +318,16 @@ func (r *resident) frame() []byte {
 	return frame(r.id, len(r.to)-1, length)
 }
 
-// anyDevice returns one that is among the last: others have mostly ended.
-func (r *resident) anyDevice() *device {
+// anyRegistration returns one that is among the last: others have mostly ended.
+func (r *randomUser) anyRegistration() *registration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	devices := r.devices[1:] // without that of the witness
-	return pick(r.rng, devices[max(0, len(devices)-2*len(townNames)):])
-}
-
-// outcomes returns the messages that d has written, and those that stayed with it when it
-// ended, in order.
-func (d *device) outcomes(t *testing.T) (written, undelivered []messageID) {
-	wire := d.conn.Bytes()
-	for len(wire) >= frameHeader {
-		end := frameHeader + int(binary.BigEndian.Uint32(wire[8:]))
-		if len(wire) < end {
-			break
-		}
-		require.Equal(t, checksum(wire[:end]), binary.BigEndian.Uint32(wire[12:]))
-		written = append(written, idOf(wire))
-		wire = wire[end:]
-	}
-	for p := range d.w.Undelivered() {
-		if len(undelivered) == 0 && bytes.HasPrefix(p, wire) {
-			wire = nil // of which the peer got a part
-		}
-		undelivered = append(undelivered, idOf(p))
-	}
-	require.Empty(t, wire, "torn")
-	return written, undelivered
+	registrations := r.registrations[1:] // without that of the witness
+	return pick(r.rng, registrations[max(0, len(registrations)-2*len(brokerNames)):])
 }
 
 // check looks at what became of all messages. The Writers have ended.
-func (m *town) check(t *testing.T, rs []*resident) {
+func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 	returned := make(map[string]int)
 	for _, r := range m.returned {
 		returned[r]++
@@ -380,11 +351,11 @@ func (m *town) check(t *testing.T, rs []*resident) {
 		}
 	}
 
-	for _, d := range m.devices {
-		ids, undelivered := d.outcomes(t)
-		handedBack := fmt.Sprint(d.name, undelivered)
+	for _, reg := range m.registrations {
+		ids, undelivered := outcomesOf(t, reg.conn.Bytes(), reg.w.Undelivered(), false)
+		handedBack := fmt.Sprint(reg.name, undelivered)
 		switch {
-		case len(undelivered) == 0, d.unregistered.Load():
+		case len(undelivered) == 0, reg.unregistered.Load():
 		case returned[handedBack] > 0:
 			returned[handedBack]--
 		default:
@@ -401,23 +372,23 @@ func (m *town) check(t *testing.T, rs []*resident) {
 				continue
 			}
 			isForAll := to == toAll || to[0] == '#'
-			require.True(t, isForAll || slices.Contains(strings.Fields(to), d.name), "%s got what was for %s", d.name, to)
+			require.True(t, isForAll || slices.Contains(strings.Fields(to), reg.name), "%s got what was for %s", reg.name, to)
 			before, ok := last[id.sender]
-			require.True(t, !ok || before < id.number, "from %d, %s got %d before %d", id.sender, d.name, before, id.number)
+			require.True(t, !ok || before < id.number, "from %d, %s got %d before %d", id.sender, reg.name, before, id.number)
 			last[id.sender] = id.number
-			got[id][d.name]++
-			d.got = append(d.got, id)
+			got[id][reg.name]++
+			reg.got = append(reg.got, id)
 		}
 		for to, ids := range arrived {
 			orders[to] = append(orders[to], ids)
 		}
-		if part := arrived[toHistory]; d.name == witness {
+		if part := arrived[toHistory]; reg.name == witness {
 			whole = part
-		} else if d.name != "limited" && m.policy != sendq.Takeover && len(part) > 0 {
+		} else if reg.name != "limited" && m.policy != sendq.Takeover && len(part) > 0 {
 			// With Takeover there may be a gap: what came while the old Writer was failing,
 			// and was refused.
 			i := max(0, slices.Index(whole, part[0]))
-			require.Equal(t, whole[i:min(i+len(part), len(whole))], part, "%s: a gap, or a message twice", d.name)
+			require.Equal(t, whole[i:min(i+len(part), len(whole))], part, "%s: a gap, or a message twice", reg.name)
 		}
 	}
 	for r, n := range returned {
@@ -438,8 +409,8 @@ func (m *town) check(t *testing.T, rs []*resident) {
 }
 
 // checkReports compares what the calls told with who got the messages.
-func (r *resident) checkReports(t *testing.T, got map[messageID]map[string]int) {
-	for _, s := range r.sendings {
+func (r *randomUser) checkReports(t *testing.T, got map[messageID]map[string]int) {
+	for _, s := range r.calls {
 		accepted := 0
 		missing := make(map[string]int)
 		for number := s.first; number < s.last; number++ {
@@ -462,38 +433,38 @@ func (r *resident) checkReports(t *testing.T, got map[messageID]map[string]int) 
 // stream of messages, one Writer after the other: there is an order of the Writers in which
 // no message comes twice and those of each sender are in order, and it agrees with the order in
 // which the Writers were registered, as far as that is known.
-func (m *town) checkSuccession(t *testing.T, got map[messageID]map[string]int) {
+func (m *brokerModel) checkSuccession(t *testing.T, got map[messageID]map[string]int) {
 	for id, names := range got {
 		for name, times := range names {
 			require.Equal(t, 1, times, "%v came to %s more than once", id, name)
 		}
 	}
-	var successions [][]*device
+	var successions [][]*registration
 	type stream struct {
 		name   string
 		sender int
 	}
-	holders := make(map[stream]map[int]*device) // of the messages, by number
-	for i, d := range m.devices {
-		for _, other := range m.devices[i+1:] {
+	holders := make(map[stream]map[int]*registration) // of the messages, by number
+	for i, reg := range m.registrations {
+		for _, other := range m.registrations[i+1:] {
 			switch {
-			case d.name != other.name:
-			case d.registered < other.called:
-				successions = append(successions, []*device{d, other})
-			case other.registered < d.called:
-				successions = append(successions, []*device{other, d})
+			case reg.name != other.name:
+			case reg.registered < other.called:
+				successions = append(successions, []*registration{reg, other})
+			case other.registered < reg.called:
+				successions = append(successions, []*registration{other, reg})
 			}
 		}
-		for _, id := range d.got {
-			s := stream{d.name, id.sender}
+		for _, id := range reg.got {
+			s := stream{reg.name, id.sender}
 			if holders[s] == nil {
-				holders[s] = make(map[int]*device)
+				holders[s] = make(map[int]*registration)
 			}
-			holders[s][id.number] = d
+			holders[s][id.number] = reg
 		}
 	}
 	for _, byNumber := range holders {
-		var succession []*device
+		var succession []*registration
 		for _, number := range slices.Sorted(maps.Keys(byNumber)) {
 			succession = append(succession, byNumber[number])
 		}

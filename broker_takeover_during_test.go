@@ -21,9 +21,9 @@ func TestTakeoverMeanwhile(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opts *sendq.WriterOptions // of the new Writer
-		test func(t *testing.T, u underWay)
+		test func(t *testing.T, u takeover)
 	}{
-		{"the name is the new Writer's", nil, func(t *testing.T, u underWay) {
+		{"the name is the new Writer's", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			requireHas(t, u.b, "bob", u.w)
 			require.ErrorIs(t, u.b.Register("bob", u.w), sendq.ErrNameTaken)
@@ -34,7 +34,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			requireReceived(t, u, slices.Concat(u.left, later)...)
 		}},
-		{"what is not begun waits", nil, func(t *testing.T, u underWay) {
+		{"what is not begun waits", nil, func(t *testing.T, u takeover) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -44,7 +44,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			requireReceived(t, u, "old 0\n", "old 1\n", "waiting\n")
 		}},
-		{"the age of what waits", framed, func(t *testing.T, u underWay) {
+		{"the age of what waits", framed, func(t *testing.T, u takeover) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -60,7 +60,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.Equal(t, time.Hour, s.OldestPending)
 			requireReceived(t, u, "waiting\n")
 		}},
-		{"Flush", nil, func(t *testing.T, u underWay) {
+		{"Flush", nil, func(t *testing.T, u takeover) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			begun := async(func() error { return u.w.Flush(t.Context()) })
@@ -82,7 +82,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, <-waiting)
 			requireReceived(t, u, "later\n")
 		}},
-		{"WaitPending", nil, func(t *testing.T, u underWay) {
+		{"WaitPending", nil, func(t *testing.T, u takeover) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.w.WriteString("waiting\n")
@@ -101,7 +101,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, <-few)
 			require.NoError(t, <-none)
 		}},
-		{"Close", nil, func(t *testing.T, u underWay) {
+		{"Close", nil, func(t *testing.T, u takeover) {
 			u.w.WriteString("begun\n")
 			synctest.Wait()
 			u.begin()
@@ -114,7 +114,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.Equal(t, content{bytes: "begun\nold 0\nold 1\n"}, <-received)
 		}},
 		// It ends after the old one then, although nothing is left to write.
-		{"Close of an idle one", nil, func(t *testing.T, u underWay) {
+		{"Close of an idle one", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			closed := async(u.w.Close)
 			received := async(func() content { return readAll(u.peer) })
@@ -124,7 +124,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
 		}},
-		{"the new Writer ends", nil, func(t *testing.T, u underWay) {
+		{"the new Writer ends", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			require.NoError(t, u.b.Send("bob", []byte("own\n")))
 			u.w.CloseNow()
@@ -138,7 +138,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			requireTakenOver(t, u.old, u.left)
 			assertConserved(t, u.w.Stats())
 		}},
-		{"the new Writer loses the name", nil, func(t *testing.T, u underWay) {
+		{"the new Writer loses the name", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			require.False(t, u.b.Unregister("bob", u.old))
 			require.True(t, u.b.Unregister("bob", u.w))
@@ -147,7 +147,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			requireReceived(t, u, u.left...)
 			requireHas(t, u.b, "bob", other)
 		}},
-		{"the next takeover", nil, func(t *testing.T, u underWay) {
+		{"the next takeover", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			require.NoError(t, u.b.Send("bob", []byte("to the second\n")))
 			peer := readingPeer()
@@ -163,7 +163,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.Equal(t, []string{"old 0\n", "old 1\n", "to the second\n"}, linesOf(peer))
 			requireTakenOver(t, u.w, linesOf(peer))
 		}},
-		{"a batch", nil, func(t *testing.T, u underWay) {
+		{"a batch", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			batch := u.b.NewBatch()
 			batch.Send("bob", []byte("a\n"))
@@ -174,7 +174,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			u.end()
 			requireReceived(t, u, "old 0\n", "old 1\n", "a\n", "b\n")
 		}},
-		{"Shutdown delivers", nil, func(t *testing.T, u underWay) {
+		{"Shutdown delivers", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			down := async(func() error { return u.b.Shutdown(t.Context()) })
 			received := async(func() content { return readAll(u.peer) })
@@ -184,7 +184,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, <-down)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
 		}},
-		{"Shutdown returns after the last call of OnUndelivered", nil, func(t *testing.T, u underWay) {
+		{"Shutdown returns after the last call of OnUndelivered", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			down := async(func() error {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -198,7 +198,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			<-down
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { inTakeoverBy(t, tt.opts, tt.test) })
+		t.Run(tt.name, func(t *testing.T) { inTakeoverWith(t, tt.opts, tt.test) })
 	}
 }
 
@@ -206,7 +206,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 func TestEvictionDuringTakeover(t *testing.T) {
 	var returned handBacks
 	node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
-	conn, letGo := lingering()
+	conn, releaseClose := stalledClose()
 	old := register(t, b, "bob", conn)
 	require.NoError(t, b.Send("bob", []byte("old\n")))
 	w := sendq.NewWriter(stalledPeer(), nil)
@@ -222,15 +222,15 @@ func TestEvictionDuringTakeover(t *testing.T) {
 	for range 1000 {
 		runtime.Gosched() // Evict could return now, and must not
 	}
-	letGo()
+	releaseClose()
 	require.Equal(t, [][]byte{[]byte("old\n"), []byte("new\n")}, (<-evicted).Undelivered)
 	require.NoError(t, <-registered)
 	require.NoError(t, b.Close())
 	require.Empty(t, returned.all())
 }
 
-// An underWay is a takeover that is under way from begin to end.
-type underWay struct {
+// An takeover is a takeover that is under way from begin to end.
+type takeover struct {
 	b          *sendq.Broker
 	returned   *handBacks
 	old        *sendq.Writer
@@ -240,18 +240,18 @@ type underWay struct {
 	begin, end func()
 }
 
-func inTakeover(t *testing.T, test func(t *testing.T, u underWay)) {
-	inTakeoverBy(t, nil, test)
+func inTakeover(t *testing.T, test func(t *testing.T, u takeover)) {
+	inTakeoverWith(t, nil, test)
 }
 
-// inTakeoverBy runs test in a bubble. The new Writer, which has the options, does not have
+// inTakeoverWith runs test in a bubble. The new Writer, which has the options, does not have
 // the name yet.
-func inTakeoverBy(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, u underWay)) {
+func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, u takeover)) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
-		conn, letGo := lingering()
+		conn, releaseClose := stalledClose()
 		old := register(t, b, "bob", conn)
-		t.Cleanup(letGo)
+		t.Cleanup(releaseClose)
 		require.NoError(t, b.Room("room").Join("bob"))
 		left := []string{"old 0\n", "old 1\n"}
 		for _, line := range left {
@@ -265,15 +265,15 @@ func inTakeoverBy(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.
 			require.Empty(t, registered)
 		}
 		end := func() {
-			letGo()
+			releaseClose()
 			require.NoError(t, <-registered)
 		}
-		test(t, underWay{b, returned, old, left, w, peer, begin, end})
+		test(t, takeover{b, returned, old, left, w, peer, begin, end})
 	})
 }
 
 // requireReceived ends the new Writer and requires that its peer gets the lines until then.
-func requireReceived(t *testing.T, u underWay, want ...string) {
+func requireReceived(t *testing.T, u takeover, want ...string) {
 	t.Helper()
 	received := async(func() content { return readAll(u.peer) })
 	require.NoError(t, u.w.Close())

@@ -59,7 +59,7 @@ func TestTakeoverBeyondMaxPending(t *testing.T) {
 // What comes of a takeover never counts at MaxPending, also when the message in front of it, which
 // was being written, has gone.
 func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
-	inTakeoverBy(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u underWay) {
+	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u takeover) {
 		require.NoError(t, u.w.Send(make([]byte, 500)))
 		synctest.Wait()
 		u.begin()
@@ -73,7 +73,7 @@ func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
 
 // Who would wait for room at the new Writer waits for what it inherits, too.
 func TestTakeoverBlock(t *testing.T) {
-	inTakeoverBy(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, u underWay) {
+	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, u takeover) {
 		u.w.WriteString("begun\n")
 		blocked := async(func() error { return second(u.w.WriteString("blocked\n")) })
 		synctest.Wait()
@@ -234,7 +234,7 @@ func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 
 // While a takeover holds a Writer nothing is written, and its peer has no fault in that.
 func TestWriteTimeoutDoesNotCountWhileHeld(t *testing.T) {
-	inTakeoverBy(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, u underWay) {
+	inTakeoverWith(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, u takeover) {
 		u.w.WriteString("before\n")
 		synctest.Wait()
 		requireTake(t, u.peer, "before\n")

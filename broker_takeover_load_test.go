@@ -132,8 +132,8 @@ func TestTakeoverOfEachOther(t *testing.T) {
 func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
-		conn, letGo := lingering()
-		defer letGo()
+		conn, releaseClose := stalledClose()
+		defer releaseClose()
 		old := register(t, b, "bob", conn)
 		require.NoError(t, b.Register("robert", old))
 		require.NoError(t, b.Send("bob", []byte("to bob\n")))
@@ -145,7 +145,7 @@ func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 		synctest.Wait()
 		requireHas(t, b, "bob", bob)
 		requireHas(t, b, "robert", robert)
-		letGo()
+		releaseClose()
 		require.NoError(t, <-registeredBob)
 		require.NoError(t, <-registeredRobert)
 		require.NoError(t, bob.Close())
@@ -161,11 +161,11 @@ func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const names = 300
 		b, _ := newBroker(sendq.Takeover)
-		var letGo []func()
+		var releaseClose []func()
 		for i := range names {
-			conn, release := lingering()
+			conn, release := stalledClose()
 			conn.Stall()
-			letGo = append(letGo, release)
+			releaseClose = append(releaseClose, release)
 			register(t, b, memberName(i), conn)
 			require.NoError(t, b.Send(memberName(i), []byte("old\n")))
 		}
@@ -179,7 +179,7 @@ func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
 		require.NoError(t, b.Send(memberName(0), []byte("new\n")))
 		synctest.Wait()
 		require.Empty(t, peer.Bytes())
-		for _, release := range letGo {
+		for _, release := range releaseClose {
 			release()
 		}
 		registered.Wait()

@@ -163,7 +163,7 @@ func writeOneByOne(w *sendq.Writer, n int) (lines []string) {
 // A new Writer that has written a part of a message when the takeover begins writes the rest
 // before anything else, also if that takes a second conn.Write.
 func TestTakeoverBetweenTwoWrites(t *testing.T) {
-	inTakeover(t, func(t *testing.T, u underWay) {
+	inTakeover(t, func(t *testing.T, u takeover) {
 		long := longMessage()
 		u.w.WriteString(long)
 		received := take(t, u.peer, 300<<10)
@@ -207,13 +207,13 @@ func TestTakeoverByOneThatIsClosing(t *testing.T) {
 		old, _ := overPipe(t, nil)
 		require.NoError(t, b.Register("bob", old))
 		require.NoError(t, b.Send("bob", []byte("old\n")))
-		conn, letGo := lingering()
+		conn, releaseClose := stalledClose()
 		w := sendq.NewWriter(conn, nil)
 		closed := async(w.Close)
 		synctest.Wait() // until conn.Close waits
 		require.ErrorIs(t, b.Register("bob", w), sendq.ErrClosed)
 		requireHas(t, b, "bob", old)
-		letGo()
+		releaseClose()
 		require.NoError(t, <-closed)
 		require.NoError(t, old.Err())
 		require.Empty(t, returned.all())
@@ -223,7 +223,7 @@ func TestTakeoverByOneThatIsClosing(t *testing.T) {
 // A Writer that is closed while it takes a name over, and whose write under way ends only then,
 // waits for what the old one leaves all the same.
 func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
-	inTakeover(t, func(t *testing.T, u underWay) {
+	inTakeover(t, func(t *testing.T, u takeover) {
 		u.w.WriteString("begun\n")
 		synctest.Wait()
 		u.begin()
@@ -246,14 +246,14 @@ func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
 func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newBroker(sendq.Takeover)
-		conn, letGo := lingering()
+		conn, releaseClose := stalledClose()
 		register(t, b, "bob", conn)
 		w, _ := overPipe(t, nil)
 		registered := async(func() error { return b.Register("bob", w) })
 		synctest.Wait()
 		closed := async(w.Close)
 		synctest.Wait()
-		letGo()
+		releaseClose()
 		require.NoError(t, <-registered)
 		began := time.Now()
 		require.NoError(t, <-closed)

@@ -333,7 +333,7 @@ func TestCloseWaitsForALostName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks
 		node, b := alone(t, &sendq.BrokerOptions{OnUndelivered: returned.add})
-		conn, letGo := lingering()
+		conn, releaseClose := stalledClose()
 		register(t, b, "bob", conn)
 		require.NoError(t, b.Send("bob", []byte("hello\n")))
 		node.Lose("bob")
@@ -341,7 +341,7 @@ func TestCloseWaitsForALostName(t *testing.T) {
 		closed := async(b.Close)
 		synctest.Wait()
 		require.Empty(t, closed)
-		letGo()
+		releaseClose()
 		require.NoError(t, <-closed)
 		require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrNameLost}}, returned.all())
 	})

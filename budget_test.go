@@ -306,14 +306,14 @@ func TestBudgetEndsWhoKeepsTheMost(t *testing.T) {
 // A Writer that is about to end counts no more, also while its connection takes long to close.
 func TestBudgetForgetsWhoEnds(t *testing.T) {
 	budget := sendq.NewBudget(10_000)
-	conn, letGo := lingering()
+	conn, releaseClose := stalledClose()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget})
 	for w.Err() == nil {
 		w.Write(make([]byte, 1000))
 	}
 	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
 	require.Zero(t, budget.Pending())
-	letGo()
+	releaseClose()
 	<-w.Done()
 }
 

@@ -212,20 +212,15 @@ func requireTakenOver(t *testing.T, w *sendq.Writer, left []string) {
 // observe collects events until stop is called, which returns them.
 func observe(b *sendq.Broker) (stop func() []sendq.Event) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var mu sync.Mutex
-	var events []sendq.Event
-	done := async(func() error {
+	collected := async(func() (events []sendq.Event) {
 		for e := range b.Events(ctx) {
-			mu.Lock()
 			events = append(events, e)
-			mu.Unlock()
 		}
-		return nil
+		return events
 	})
 	return func() []sendq.Event {
 		cancel()
-		<-done
-		return events
+		return <-collected
 	}
 }
 

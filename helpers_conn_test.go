@@ -200,6 +200,14 @@ func narrow(pair func(testing.TB) (conn, peer net.Conn)) func(testing.TB) (conn,
 	}
 }
 
+// makeBlocking does to conn what a program does that hands its descriptor to somebody.
+func makeBlocking(t testing.TB, conn net.Conn) {
+	file, err := innermost(conn).(interface{ File() (*os.File, error) }).File()
+	require.NoError(t, err)
+	file.Fd()
+	require.NoError(t, file.Close())
+}
+
 func outQueue(t testing.TB, conn net.Conn) (n int) {
 	raw, err := conn.(*net.TCPConn).SyscallConn()
 	require.NoError(t, err)
@@ -250,9 +258,9 @@ func overPipe(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, net.Conn)
 	return w, peer
 }
 
-// lingering returns a connection whose writes are stuck until Close, and whose Close until
-// letGo.
-func lingering() (conn *faultconn.Conn, letGo func()) {
+// stalledClose returns a connection whose writes are stuck until Close, and whose Close until
+// releaseClose.
+func stalledClose() (conn *faultconn.Conn, releaseClose func()) {
 	gate := make(chan struct{})
 	conn = stalledPeer()
 	conn.Enter = func(method string) {

@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -212,6 +214,42 @@ func idOf(frame []byte) messageID {
 	return messageID{int(binary.BigEndian.Uint32(frame)), int(binary.BigEndian.Uint32(frame[4:]))}
 }
 
+func idsOf(messages iter.Seq[[]byte]) (ids []messageID) {
+	for p := range messages {
+		ids = append(ids, idOf(p))
+	}
+	return ids
+}
+
+// outcomesOf returns the messages that are whole on the wire, and the undelivered ones. The wire may
+// end with a part of a message: the first undelivered one, unless the wire is lossy.
+func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool) (arrived, undelivered []messageID) {
+	rest := wire
+	for len(rest) >= frameHeader {
+		end := frameHeader + int(binary.BigEndian.Uint32(rest[8:]))
+		if len(rest) < end {
+			break
+		}
+		require.Equal(t, checksum(rest[:end]), binary.BigEndian.Uint32(rest[12:]), "torn")
+		arrived = append(arrived, idOf(rest))
+		rest = rest[end:]
+	}
+	if lossy && len(rest) >= frameHeader {
+		id := idOf(rest)
+		length := int(binary.BigEndian.Uint32(rest[8:]))
+		require.Less(t, length, 100_000, "torn")
+		require.True(t, bytes.HasPrefix(frame(id.sender, id.number, length), rest), "torn")
+	}
+	for p := range messages {
+		if len(undelivered) == 0 && bytes.HasPrefix(p, rest) {
+			rest = nil
+		}
+		undelivered = append(undelivered, idOf(p))
+	}
+	require.True(t, lossy || len(rest) == 0, "torn: %d bytes are left", len(rest))
+	return arrived, undelivered
+}
+
 // requireMessages compares messages, an empty one being the same as nil.
 func requireMessages(t testing.TB, want [][]byte, got func(func([]byte) bool)) {
 	t.Helper()
@@ -240,8 +278,9 @@ func async[T any](f func() T) <-chan T {
 	return result
 }
 
-// within returns what c brings, soon.
+// within receives from c, and fails the test if nothing comes for so long that it never will.
 func within[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
 	select {
 	case v = <-c:
 	case <-time.After(time.Minute):
@@ -251,18 +290,6 @@ func within[T any](t testing.TB, c <-chan T) (v T) {
 }
 
 func second[A, B any](_ A, b B) B { return b }
-
-// returns fails the test if the call takes so long that it must be stuck.
-func returns[T any](t testing.TB, call <-chan T) T {
-	t.Helper()
-	select {
-	case result := <-call:
-		return result
-	case <-time.After(time.Minute):
-		require.Fail(t, "stuck")
-		panic("unreachable")
-	}
-}
 
 // letters returns n bytes of text that repeats nowhere near.
 func letters(n int) []byte {

@@ -148,7 +148,7 @@ func TestReplayHasNoGap(t *testing.T) {
 func TestReplayBeyondMaxPending(t *testing.T) {
 	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
 		t.Run(overflow.String(), func(t *testing.T) {
-			b, kept := keepingBroker(t, 100)
+			b, kept := brokerWithHistory(t, 100)
 			conn := stalledPeer()
 			w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 3000, Overflow: overflow})
 			require.NoError(t, b.Register("bob", w))
@@ -171,7 +171,7 @@ func TestReplayBeyondMaxPending(t *testing.T) {
 // What is in front of a replay leaves first, and then still the replay does not disconnect.
 func TestReplayBehindSomething(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := keepingBroker(t, 100)
+		b, _ := brokerWithHistory(t, 100)
 		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 3000})
 		require.NoError(t, b.Register("bob", w))
 		require.NoError(t, second(w.Write(make([]byte, 2900))))
@@ -189,7 +189,7 @@ func TestReplayBehindSomething(t *testing.T) {
 
 // Where there is not enough room in a Budget, it is the newest part that comes, and nobody ends.
 func TestReplayBeyondBudget(t *testing.T) {
-	b, kept := keepingBroker(t, 100)
+	b, kept := brokerWithHistory(t, 100)
 	const each = 10 + 64
 	budget := sendq.NewBudget(40 * each)
 	other, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
@@ -211,11 +211,11 @@ func TestReplayBeyondBudget(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// keepingBroker returns a Broker whose room keeps n lines of 10 bytes.
-func keepingBroker(t *testing.T, n int) (b *sendq.Broker, kept []string) {
+// brokerWithHistory returns a Broker whose room keeps n lines of 10 bytes.
+func brokerWithHistory(t *testing.T, n int) (b *sendq.Broker, kept []string) {
 	b = sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: n})
-	register(t, b, "resident", readingPeer())
-	require.NoError(t, b.Room("room").Join("resident"))
+	register(t, b, "member", readingPeer())
+	require.NoError(t, b.Room("room").Join("member"))
 	for i := range n {
 		kept = append(kept, fmt.Sprintf("line %4d\n", i))
 		b.Room("room").Publish([]byte(kept[i]))

@@ -47,8 +47,7 @@ func TestMassJoinIsNotQuadratic(t *testing.T) {
 // 100,000 names and 10,000 rooms are in use from many goroutines at once.
 func TestBrokerScale(t *testing.T) {
 	names, rooms, workers := sized(100_000), sized(10_000), 8
-	discard := &sink{open: make(chan struct{})}
-	close(discard.open)
+	discard := discarded()
 	b := sendq.NewBroker(nil)
 	var work sync.WaitGroup
 	for worker := range workers {
@@ -198,10 +197,10 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 		},
 		"Writers of one name": func(t *testing.T) (come, leave func()) {
 			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
-			residents := idleWriters(t, 2)
+			permanent := idleWriters(t, 2)
 			var writers []*sendq.Writer
 			return func() {
-					for _, w := range residents {
+					for _, w := range permanent {
 						require.NoError(t, b.Register("bob", w))
 					}
 					for range n {

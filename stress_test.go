@@ -29,25 +29,25 @@ func TestStress(t *testing.T) {
 	budget := sendq.NewBudget(2 << 20)
 	broker := sendq.NewBroker(nil)
 	var workers sync.WaitGroup
-	var lives, messages atomic.Int64
+	var connections, messages atomic.Int64
 	for deadline, worker := time.Now().Add(*stress), 0; worker < 8; worker++ {
 		workers.Go(func() {
 			for time.Now().Before(deadline) && !t.Failed() {
 				t.Run("", func(t *testing.T) { // so that its connections are closed
-					messages.Add(live(t, broker, budget))
-					lives.Add(1)
+					messages.Add(runConnection(t, broker, budget))
+					connections.Add(1)
 				})
 			}
 		})
 	}
 	workers.Wait()
-	t.Logf("%d connections, %d messages", lives.Load(), messages.Load())
+	t.Logf("%d connections, %d messages", connections.Load(), messages.Load())
 	assert.Zero(t, budget.Pending())
 	assert.Zero(t, broker.Len())
 }
 
-// live is the life of one connection. It returns how many messages were accepted.
-func live(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
+// runConnection is the life of one connection. It returns how many messages were accepted.
+func runConnection(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	conn, peer := transports[rand.IntN(len(transports))].pair(t)
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{
 		MaxPending:   oneOf(0, 100<<10, 300<<10),
@@ -60,9 +60,9 @@ func live(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	name := t.Name() // unique
 	assert.NoError(t, broker.Register(name, w))
 
-	goesAway := make(chan struct{})
-	mood := rand.IntN(moods)
-	arrived := async(func() arrival { return receive(&moodyPeer{peer, goesAway, mood}) })
+	gone := make(chan struct{})
+	behavior := rand.IntN(behaviors)
+	arrived := async(func() arrival { return receive(&stressPeer{peer, gone, behavior}) })
 
 	// By sender, the numbers of those messages that were accepted and not dropped at once.
 	const senders = 4
@@ -72,7 +72,7 @@ func live(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	for sender := range senders {
 		running.Go(func() {
 			for i := range 300 {
-				switch err := sendSomehow(w, broker, name, frame(sender, i, size(i)>>3)); {
+				switch err := sendRandomly(w, broker, name, frame(sender, i, size(i)>>3)); {
 				case err == nil:
 					accepted[sender] = append(accepted[sender], i)
 				case errors.Is(err, sendq.ErrDropped):
@@ -114,7 +114,7 @@ func live(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	})(w)
 	<-w.Done()
 	running.Wait()
-	close(goesAway)
+	close(gone)
 	a := <-arrived
 
 	s := w.Stats()
@@ -139,15 +139,15 @@ func live(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	assert.EqualValues(t, total, s.Accepted)
 	assert.LessOrEqual(t, int64(arrivals), s.Written)
 	assert.NotEqual(t, errChecksum, a.err, "torn")
-	if closed == nil && w.Err() == nil && mood <= slow {
+	if closed == nil && w.Err() == nil && behavior <= slow {
 		assert.NoError(t, a.err)
 		assert.EqualValues(t, s.Written, arrivals, "Close said that everything was delivered")
 	}
 	return s.Accepted
 }
 
-// sendSomehow sends p to w, which has the name.
-func sendSomehow(w *sendq.Writer, broker *sendq.Broker, name string, p []byte) error {
+// sendRandomly sends p to w, which has the name.
+func sendRandomly(w *sendq.Writer, broker *sendq.Broker, name string, p []byte) error {
 	switch rand.IntN(5) {
 	case 0:
 		return broker.Send(name, p)
@@ -160,33 +160,33 @@ func sendSomehow(w *sendq.Writer, broker *sendq.Broker, name string, p []byte) e
 	return send(w, rand.Int(), p)
 }
 
-// The moods of a peer.
+// The behaviors of a peer.
 const (
 	eager = iota
 	slow
 	stalls
 	resets
-	moods
+	behaviors
 )
 
-// A moodyPeer reads. According to its mood it reads slowly, or stops in the middle until it
+// A stressPeer reads. According to its behavior it reads slowly, or stops in the middle until it
 // goes away, or resets the connection there.
-type moodyPeer struct {
+type stressPeer struct {
 	net.Conn
-	goesAway <-chan struct{}
-	mood     int
+	gone     <-chan struct{}
+	behavior int
 }
 
-func (p *moodyPeer) Read(b []byte) (int, error) {
-	switch p.mood {
+func (p *stressPeer) Read(b []byte) (int, error) {
+	switch p.behavior {
 	case slow:
 		time.Sleep(time.Duration(rand.IntN(int(time.Millisecond))))
 	case stalls, resets:
 		if rand.IntN(200) > 0 {
 			break
 		}
-		if p.mood == stalls {
-			<-p.goesAway
+		if p.behavior == stalls {
+			<-p.gone
 		} else if c, ok := innermost(p.Conn).(*net.TCPConn); ok {
 			c.SetLinger(0)
 			c.Close()

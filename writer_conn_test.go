@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -20,14 +19,6 @@ import (
 )
 
 // What Close waits for, what it says, and what nobody's connection can do to it.
-
-// makeBlocking does to conn what a program does that hands its descriptor to somebody.
-func makeBlocking(t testing.TB, conn net.Conn) {
-	file, err := innermost(conn).(interface{ File() (*os.File, error) }).File()
-	require.NoError(t, err)
-	file.Fd()
-	require.NoError(t, file.Close())
-}
 
 // Close of a socket does not interrupt what waits in a system call.
 func TestBlockingSocketCanBeClosed(t *testing.T) {
@@ -67,8 +58,8 @@ func TestBlockingSocketCanBeClosed(t *testing.T) {
 					_ = w.Send(make([]byte, 256<<10))
 				}
 				read := async(func() error { return second(conn.Read(make([]byte, 1))) })
-				returns(t, async(func() error { return end(w) }))
-				require.Error(t, returns(t, read))
+				within(t, async(func() error { return end(w) }))
+				require.Error(t, within(t, read))
 				require.Error(t, w.Err())
 			})
 		})
@@ -82,37 +73,37 @@ func TestBlockingSocketCanBeClosed(t *testing.T) {
 			read := async(func() error { return second(conn.Read(make([]byte, 1))) })
 			arrived := async(func() content { return readAll(peer) })
 			require.NoError(t, w.Send([]byte("message")))
-			require.NoError(t, returns(t, async(w.Close)))
-			require.Error(t, returns(t, read))
+			require.NoError(t, within(t, async(w.Close)))
+			require.Error(t, within(t, read))
 			require.Equal(t, content{"message", nil}, <-arrived)
 		})
 	})
 }
 
-// A wild connection does as its function says when the method of that name is called.
-type wild struct {
+// A hookConn connection does as its function says when the method of that name is called.
+type hookConn struct {
 	net.Conn
 	method string
 	do     func()
 }
 
-func (c wild) on(method string) {
+func (c hookConn) on(method string) {
 	if c.method == method {
 		c.do()
 	}
 }
 
-func (c wild) NetConn() net.Conn { c.on("NetConn"); return c.Conn }
+func (c hookConn) NetConn() net.Conn { c.on("NetConn"); return c.Conn }
 
-func (c wild) CloseWrite() error { c.on("CloseWrite"); return nil }
+func (c hookConn) CloseWrite() error { c.on("CloseWrite"); return nil }
 
-func (c wild) Close() error { c.on("Close"); return c.Conn.Close() }
+func (c hookConn) Close() error { c.on("Close"); return c.Conn.Close() }
 
-type wildSocket struct{ wild }
+type hookSocket struct{ hookConn }
 
-func (c wildSocket) NetConn() net.Conn { return nil }
+func (c hookSocket) NetConn() net.Conn { return nil }
 
-func (c wildSocket) SyscallConn() (syscall.RawConn, error) {
+func (c hookSocket) SyscallConn() (syscall.RawConn, error) {
 	c.on("SyscallConn")
 	return nil, errBroken
 }
@@ -128,10 +119,10 @@ func TestWildConnections(t *testing.T) {
 				t.Run(how+" in "+method+" by "+end, func(t *testing.T) {
 					tcp, peer := tcpPair(t)
 					go io.Copy(io.Discard, peer)
-					var isWild bool
-					c := wild{tcp, method, func() {
+					var armed bool
+					c := hookConn{tcp, method, func() {
 						switch {
-						case !isWild: // in NewWriter nobody but the caller is hurt
+						case !armed: // in NewWriter nobody but the caller is hurt
 						case how == "panic":
 							panic(errBroken)
 						default:
@@ -140,12 +131,12 @@ func TestWildConnections(t *testing.T) {
 					}}
 					var conn net.Conn = c
 					if method == "SyscallConn" {
-						conn = wildSocket{c}
+						conn = hookSocket{c}
 					}
 					w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 1 << 19, WriteTimeout: time.Hour})
 					require.NoError(t, w.Send([]byte("message")))
 					require.NoError(t, w.Flush(t.Context()))
-					isWild = true
+					armed = true
 					returned := make(chan struct{})
 					go func() {
 						defer close(returned)
@@ -154,8 +145,8 @@ func TestWildConnections(t *testing.T) {
 					if end == "a limit" { // is none: the message is too large
 						w.CloseNow()
 					}
-					returns(t, returned)
-					returns(t, w.Done())
+					within(t, returned)
+					within(t, w.Done())
 					if end != "Close" {
 						require.ErrorIs(t, w.Err(), sendq.ErrClosed)
 						return
@@ -171,31 +162,31 @@ func TestWildConnections(t *testing.T) {
 	}
 }
 
-// A loop is a connection that wraps itself, by a detour if there is one.
-type loop struct {
+// A loopConn is a connection that wraps itself, by a detour if there is one.
+type loopConn struct {
 	net.Conn
 	next *net.Conn
 }
 
-func (c loop) NetConn() net.Conn { return *c.next }
+func (c loopConn) NetConn() net.Conn { return *c.next }
 
 func TestNetConnThatLeadsNowhere(t *testing.T) {
 	t.Parallel()
 	for name, wrap := range map[string]func(net.Conn) net.Conn{
 		"itself": func(conn net.Conn) net.Conn {
 			var self net.Conn
-			self = loop{conn, &self}
+			self = loopConn{conn, &self}
 			return self
 		},
 		"a circle": func(conn net.Conn) net.Conn {
 			var first, second net.Conn
-			first, second = loop{conn, &second}, loop{conn, &first}
+			first, second = loopConn{conn, &second}, loopConn{conn, &first}
 			return first
 		},
-		"nil": func(conn net.Conn) net.Conn { return loop{conn, new(net.Conn)} },
+		"nil": func(conn net.Conn) net.Conn { return loopConn{conn, new(net.Conn)} },
 		"a nil pointer": func(conn net.Conn) net.Conn {
 			var inner net.Conn = (*tls.Conn)(nil)
-			return loop{conn, &inner}
+			return loopConn{conn, &inner}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -212,35 +203,35 @@ func TestNetConnThatLeadsNowhere(t *testing.T) {
 	}
 }
 
-// A selfish connection holds a lock while it writes, and wants it to say what is beneath it.
-type selfish struct {
+// A lockingConn connection holds a lock while it writes, and wants it to say what is beneath it.
+type lockingConn struct {
 	*net.TCPConn
 	mu sync.Mutex
 }
 
-func (c *selfish) Write(p []byte) (int, error) {
+func (c *lockingConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.TCPConn.Write(p)
 }
 
-func (c *selfish) SyscallConn() (syscall.RawConn, error) {
+func (c *lockingConn) SyscallConn() (syscall.RawConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.TCPConn.SyscallConn()
 }
 
-func (c *selfish) NetConn() net.Conn {
+func (c *lockingConn) NetConn() net.Conn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.TCPConn
 }
 
 // CloseNow interrupts a stuck write also where the wrapper's methods wait for that write.
-func TestCloseNowOfASelfishConn(t *testing.T) {
+func TestCloseNowOfALockingConn(t *testing.T) {
 	t.Parallel()
 	conn, peer := narrow(tcpPair)(t)
-	w := sendq.NewWriter(&selfish{TCPConn: conn.(*net.TCPConn)}, nil)
+	w := sendq.NewWriter(&lockingConn{TCPConn: conn.(*net.TCPConn)}, nil)
 	require.NoError(t, w.Send(make([]byte, 64<<20)))
 	for writes := int64(-1); w.Stats().Writes != writes; time.Sleep(100 * time.Millisecond) {
 		writes = w.Stats().Writes // until one is stuck
@@ -286,15 +277,15 @@ func TestWriterBadCounts(t *testing.T) {
 }
 
 func TestWriterConnWithoutAddress(t *testing.T) {
-	w := sendq.NewWriter(nowhere{faultconn.New()}, nil)
+	w := sendq.NewWriter(noAddrConn{faultconn.New()}, nil)
 	require.NoError(t, w.Send([]byte("message")))
 	require.NoError(t, w.Close())
 	require.EqualValues(t, 1, w.Stats().Written)
 }
 
-type nowhere struct{ *faultconn.Conn }
+type noAddrConn struct{ *faultconn.Conn }
 
-func (nowhere) LocalAddr() net.Addr { return nil }
+func (noAddrConn) LocalAddr() net.Addr { return nil }
 
 // A panic in Write, which nobody else could recover, ends the Writer and no more.
 func TestWriterSurvivesPanic(t *testing.T) {

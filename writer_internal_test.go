@@ -126,7 +126,7 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	require.NoError(t, inner.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
 	_, err = inner.Write(make([]byte, 64<<20))
 	require.Error(t, err)
-	conn := &lookedAt{Conn: inner, after: 12, do: func() { _, _ = io.Copy(io.Discard, peer) }}
+	conn := &lookHookConn{Conn: inner, after: 12, do: func() { _, _ = io.Copy(io.Discard, peer) }}
 	w := NewWriter(conn, nil)
 	w.watch().linger = &linger{aborted: make(chan struct{}), isKnown: true, end: math.MaxInt64} // the first look lowers it
 	w.deliverRest()
@@ -135,14 +135,14 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	require.Zero(t, s.Unacknowledged)
 }
 
-// A lookedAt calls do at one of the looks at what it wraps.
-type lookedAt struct {
+// A lookHookConn calls do at one of the looks at what it wraps.
+type lookHookConn struct {
 	net.Conn
 	looks, after int
 	do           func()
 }
 
-func (c *lookedAt) NetConn() net.Conn {
+func (c *lookHookConn) NetConn() net.Conn {
 	if c.looks++; c.looks == c.after {
 		c.do()
 	}

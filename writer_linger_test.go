@@ -22,19 +22,19 @@ import (
 )
 
 // An opaque connection buffers, and nobody can ask it.
-type opaque struct{ *faultconn.Conn }
+type opaqueConn struct{ *faultconn.Conn }
 
-func (opaque) NetConn() net.Conn   { return nil }
-func (opaque) LocalAddr() net.Addr { return opaqueAddr{} }
+func (opaqueConn) NetConn() net.Conn   { return nil }
+func (opaqueConn) LocalAddr() net.Addr { return opaqueAddr{} }
 
 type opaqueAddr struct{}
 
 func (opaqueAddr) Network() string { return "opaque" }
 func (opaqueAddr) String() string  { return "opaque" }
 
-type halfOpaque struct{ opaque }
+type halfCloseConn struct{ opaqueConn }
 
-func (halfOpaque) CloseWrite() error { return nil }
+func (halfCloseConn) CloseWrite() error { return nil }
 
 func TestCloseWaitsBlindly(t *testing.T) {
 	const wait = 500 * time.Millisecond
@@ -44,10 +44,10 @@ func TestCloseWaitsBlindly(t *testing.T) {
 		bound time.Duration
 		want  time.Duration
 	}{
-		{"without a half-close", opaque{faultconn.New()}, time.Hour, wait},
-		{"with one", halfOpaque{opaque{faultconn.New()}}, time.Hour, wait},
-		{"no longer than the bound", opaque{faultconn.New()}, wait / 5, wait / 5},
-		{"no longer than the bound, with a half-close", halfOpaque{opaque{faultconn.New()}}, wait / 5, wait / 5},
+		{"without a half-close", opaqueConn{faultconn.New()}, time.Hour, wait},
+		{"with one", halfCloseConn{opaqueConn{faultconn.New()}}, time.Hour, wait},
+		{"no longer than the bound", opaqueConn{faultconn.New()}, wait / 5, wait / 5},
+		{"no longer than the bound, with a half-close", halfCloseConn{opaqueConn{faultconn.New()}}, wait / 5, wait / 5},
 		{"not for a pipe", faultconn.New(), time.Hour, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestCloseWaitsBlindly(t *testing.T) {
 
 	t.Run("no longer than until CloseNow", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			w := sendq.NewWriter(opaque{faultconn.New()}, patient)
+			w := sendq.NewWriter(opaqueConn{faultconn.New()}, patient)
 			require.NoError(t, w.Send([]byte("message")))
 			closed := async(w.Close)
 			time.Sleep(wait / 2)
@@ -96,26 +96,26 @@ func TestCloseWaitsBlindly(t *testing.T) {
 	})
 }
 
-// A lastWord is a connection whose goodbye is never done.
-type lastWord struct {
+// A stuckGoodbyeConn is a connection whose goodbye is never done.
+type stuckGoodbyeConn struct {
 	net.Conn
 	begun, closed chan struct{}
 	once          *sync.Once
 }
 
-func newLastWord(conn net.Conn) lastWord {
-	return lastWord{conn, make(chan struct{}), make(chan struct{}), new(sync.Once)}
+func newStuckGoodbyeConn(conn net.Conn) stuckGoodbyeConn {
+	return stuckGoodbyeConn{conn, make(chan struct{}), make(chan struct{}), new(sync.Once)}
 }
 
-func (c lastWord) NetConn() net.Conn { return c.Conn }
+func (c stuckGoodbyeConn) NetConn() net.Conn { return c.Conn }
 
-func (c lastWord) CloseWrite() error {
+func (c stuckGoodbyeConn) CloseWrite() error {
 	close(c.begun)
 	<-c.closed
 	return net.ErrClosed
 }
 
-func (c lastWord) Close() error {
+func (c stuckGoodbyeConn) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
 }
@@ -127,7 +127,7 @@ func TestCloseIsAboutMessages(t *testing.T) {
 		for _, how := range []string{"the bound", "CloseNow"} {
 			t.Run(tr.name+" "+how, func(t *testing.T) {
 				inner, peer := tr.pair(t)
-				conn := newLastWord(inner)
+				conn := newStuckGoodbyeConn(inner)
 				w := sendq.NewWriter(conn, patient)
 				require.NoError(t, w.Send([]byte("message")))
 				_, err := io.ReadFull(peer, make([]byte, 7))
@@ -140,7 +140,7 @@ func TestCloseIsAboutMessages(t *testing.T) {
 				} else {
 					require.NoError(t, w.CloseNow())
 				}
-				require.NoError(t, returns(t, shut))
+				require.NoError(t, within(t, shut))
 				require.NoError(t, w.Err())
 				cancel()
 			})
@@ -232,7 +232,7 @@ func TestCloseTellsTheKernelsCause(t *testing.T) {
 	require.NoError(t, raw.Control(func(fd uintptr) {
 		assert.NoError(t, setOption(fd, syscall.IPPROTO_TCP, tcpUserTimeout, 300))
 	}))
-	err = returns(t, async(w.Close))
+	err = within(t, async(w.Close))
 	require.ErrorContains(t, err, "not acknowledged")
 	require.ErrorIs(t, err, syscall.ETIMEDOUT)
 }
@@ -288,15 +288,15 @@ func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
 	})
 }
 
-// A gatherer is a wrapper that keeps what is written until CloseWrite.
-type gatherer struct {
+// A bufferingConn is a wrapper that keeps what is written until CloseWrite.
+type bufferingConn struct {
 	net.Conn
 	kept *bufio.Writer
 }
 
-func (c *gatherer) NetConn() net.Conn           { return c.Conn }
-func (c *gatherer) Write(p []byte) (int, error) { return c.kept.Write(p) }
-func (c *gatherer) CloseWrite() error           { return c.kept.Flush() }
+func (c *bufferingConn) NetConn() net.Conn           { return c.Conn }
+func (c *bufferingConn) Write(p []byte) (int, error) { return c.kept.Write(p) }
+func (c *bufferingConn) CloseWrite() error           { return c.kept.Flush() }
 
 // What a wrapper writes in CloseWrite is part of the messages, and no goodbye: Close waits for it.
 func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
@@ -304,7 +304,7 @@ func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
 	t.Parallel()
 	const size = 200 << 10
 	conn, peer := narrow(tcpPair)(t)
-	w := sendq.NewWriter(&gatherer{conn, bufio.NewWriterSize(conn, 2*size)}, patient)
+	w := sendq.NewWriter(&bufferingConn{conn, bufio.NewWriterSize(conn, 2*size)}, patient)
 	require.NoError(t, w.Send(make([]byte, size)))
 	require.NoError(t, w.Flush(t.Context()))
 	arrived := async(func() int64 {
@@ -326,7 +326,7 @@ func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
 	inner, peer := tcpPair(t)
 	require.NoError(t, inner.(*net.TCPConn).SetWriteBuffer(1<<20)) // takes it all
 	require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(32<<10))  // takes little
-	conn := &politeConn{Conn: inner, bye: make(chan struct{})}
+	conn := &goodbyeConn{Conn: inner, bye: make(chan struct{})}
 	w := sendq.NewWriter(conn, patient)
 	require.NoError(t, w.Send(make([]byte, length)))
 	require.NoError(t, w.Flush(t.Context()), "the kernel takes it")
@@ -343,17 +343,17 @@ func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
 	require.Greater(t, conn.early, int64(length/2), "had arrived when it said goodbye")
 }
 
-// A politeConn says goodbye, as TLS does, and knows how much had arrived by then.
-type politeConn struct {
+// A goodbyeConn says goodbye, as TLS does, and knows how much had arrived by then.
+type goodbyeConn struct {
 	net.Conn
 	arrived counter
 	early   int64
 	bye     chan struct{}
 }
 
-func (c *politeConn) NetConn() net.Conn { return c.Conn }
+func (c *goodbyeConn) NetConn() net.Conn { return c.Conn }
 
-func (c *politeConn) CloseWrite() error {
+func (c *goodbyeConn) CloseWrite() error {
 	c.early = c.arrived.Load()
 	close(c.bye)
 	return nil
@@ -365,8 +365,8 @@ func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
 	needAcknowledgements(t)
 	const size = 200 << 10
 	conn, peer := narrow(tcpPair)(t)
-	w := sendq.NewWriter(&abandoned{
-		gatherer: &gatherer{conn, bufio.NewWriterSize(conn, 2*size)},
+	w := sendq.NewWriter(&flushHookConn{
+		bufferingConn: &bufferingConn{conn, bufio.NewWriterSize(conn, 2*size)},
 		flushed: func() {
 			reset(t, peer)
 			_, err := io.Copy(io.Discard, conn)
@@ -378,15 +378,15 @@ func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
 	require.ErrorContains(t, w.Close(), "not acknowledged")
 }
 
-// An abandoned is a gatherer that calls flushed when it has written what it had kept.
-type abandoned struct {
-	*gatherer
+// An flushHookConn is a bufferingConn that calls flushed when it has written what it had kept.
+type flushHookConn struct {
+	*bufferingConn
 	flushed func()
 }
 
-func (c *abandoned) CloseWrite() error {
+func (c *flushHookConn) CloseWrite() error {
 	defer c.flushed()
-	return c.gatherer.CloseWrite()
+	return c.bufferingConn.CloseWrite()
 }
 
 // A counter counts what is written to it.

@@ -23,8 +23,8 @@ const (
 	connKindCount
 )
 
-// A cable is a connection of a model, of which writes stall, are released, or fail.
-type cable struct {
+// A modelConn is a connection of a model, of which writes stall, are released, or fail.
+type modelConn struct {
 	conn    net.Conn
 	fault   *faultconn.Conn // conn, or nil
 	peer    *pacedPeer      // nil in memory
@@ -35,8 +35,8 @@ type cable struct {
 	closing atomic.Pointer[chan struct{}] // its Close waits until that is closed; nil: it does not
 }
 
-func newCable(t testing.TB, kind connKind, wrap bool) *cable {
-	c := new(cable)
+func newModelConn(t testing.TB, kind connKind, wrap bool) *modelConn {
+	c := new(modelConn)
 	if kind == inMemory {
 		c.fault = faultconn.New()
 	} else {
@@ -84,7 +84,7 @@ func smallPair(t testing.TB, tcp bool) (conn, peer net.Conn) {
 	return conn, peer
 }
 
-func (c *cable) stall() {
+func (c *modelConn) stall() {
 	if c.fault != nil && !c.stalled {
 		c.fault.Stall()
 		c.stalled = true
@@ -95,7 +95,7 @@ func (c *cable) stall() {
 }
 
 // release lets everything through, Close too.
-func (c *cable) release() {
+func (c *modelConn) release() {
 	if c.stalled {
 		c.fault.Release()
 		c.stalled = false
@@ -107,14 +107,14 @@ func (c *cable) release() {
 }
 
 // read lets the peer read n bytes more.
-func (c *cable) read(n int) {
+func (c *modelConn) read(n int) {
 	if c.peer != nil {
 		c.peer.pace(func(allowed int) int { return max(allowed, allowed+n) })
 	}
 }
 
 // fail makes the connection fail: after n bytes, or at once because the peer resets it.
-func (c *cable) fail(n int) {
+func (c *modelConn) fail(n int) {
 	if c.fault != nil {
 		c.left.Store(int64(n))
 		return
@@ -124,21 +124,21 @@ func (c *cable) fail(n int) {
 }
 
 // holdClose makes Close wait for release, if conn is no socket itself.
-func (c *cable) holdClose() {
+func (c *modelConn) holdClose() {
 	if c.fault != nil && c.closing.Load() == nil {
 		c.closing.Store(new(make(chan struct{})))
 	}
 }
 
 // letClose ends what holdClose began.
-func (c *cable) letClose() {
+func (c *modelConn) letClose() {
 	if gate := c.closing.Swap(nil); gate != nil {
 		close(*gate)
 	}
 }
 
 // arrived returns what has been written, when the Writer has ended.
-func (c *cable) arrived(t testing.TB) []byte {
+func (c *modelConn) arrived(t testing.TB) []byte {
 	if c.peer == nil {
 		return c.fault.Bytes()
 	}

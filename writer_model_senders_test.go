@@ -12,25 +12,25 @@ import (
 type sender struct {
 	*model
 	id, number int
-	heard      []heard // by line
-	accepted   int     // by all lines
+	results    []lineResults // by line
+	accepted   int           // by all lines
 }
 
-// next returns the next message. Its length grows with the square of much, which is less
+// next returns the next message. Its length grows with the square of amount, which is less
 // than 256: there are many short ones, many that the kernel does not take at once, and a few
 // that are not copied together.
-func (s *sender) next(much int) []byte {
+func (s *sender) next(amount int) []byte {
 	s.number++
-	length := much * much / 20
-	if much == 255 {
+	length := amount * amount / 20
+	if amount == 255 {
 		length = 20_000
 	}
 	return frame(s.id, s.number, length)
 }
 
-// hear notes the outcome of the last message, for line i.
-func (s *sender) hear(i int, err error) {
-	to := &s.heard[i]
+// record notes the outcome of the last message, for line i.
+func (s *sender) record(i int, err error) {
+	to := &s.results[i]
 	switch {
 	case err == nil:
 		to.accepted.add(1, 1)
@@ -42,40 +42,40 @@ func (s *sender) hear(i int, err error) {
 }
 
 // send sends to line i, by its name or to its last Writer.
-func (s *sender) send(i int, at *life, much int) {
+func (s *sender) send(i int, at *modelWriter, amount int) {
 	if s.number%4 == 0 {
-		s.sendNamed(i, much)
+		s.sendNamed(i, amount)
 	} else {
-		s.sendDirect(i, at, much)
+		s.sendDirect(i, at, amount)
 	}
 }
 
-func (s *sender) sendNamed(i, much int) {
-	p := s.next(much)
-	s.hear(i, s.broker.Send(s.lines[i].name, p))
+func (s *sender) sendNamed(i, amount int) {
+	p := s.next(amount)
+	s.record(i, s.broker.Send(s.lines[i].name, p))
 	clear(p)
 }
 
-func (s *sender) sendDirect(i int, at *life, much int) {
-	p := s.next(much)
+func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
 	if s.opts.Overflow != sendq.Block || s.opts.MaxPending == 0 {
-		s.hear(i, send(at.w, s.number, p))
+		s.record(i, send(at.w, s.number, p))
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
 	_, err := at.w.WriteContext(ctx, p)
 	clear(p)
-	s.hear(i, err)
+	s.record(i, err)
 }
 
 // sendTo sends a message to the names of all lines.
-func (s *sender) sendTo(much int) {
+func (s *sender) sendTo(amount int) {
 	var names []string
 	for _, l := range s.lines {
 		names = append(names, l.name)
 	}
-	p := s.next(much)
+	p := s.next(amount)
 	report := s.broker.SendTo(names, p)
 	clear(p)
 	for i, name := range names {
@@ -85,7 +85,7 @@ func (s *sender) sendTo(much int) {
 				err = refusal.Err
 			}
 		}
-		s.hear(i, err)
+		s.record(i, err)
 	}
 }
 
@@ -96,7 +96,7 @@ func (s *sender) joinReplay(i, messages int) bool {
 		return false
 	}
 	s.accepted += n
-	to := &s.heard[i]
+	to := &s.results[i]
 	to.accepted.add(n, n)
 	for number := range s.number {
 		to.numbers[number+1] = true
@@ -105,10 +105,10 @@ func (s *sender) joinReplay(i, messages int) bool {
 }
 
 // fanOut sends n messages by a method of Batch.
-func (s *sender) fanOut(n, much int, send func(*sendq.Batch, []byte)) {
+func (s *sender) fanOut(n, amount int, send func(*sendq.Batch, []byte)) {
 	batch := s.broker.NewBatch()
 	for range n {
-		p := s.next(much)
+		p := s.next(amount)
 		send(batch, p)
 		clear(p)
 	}
@@ -122,7 +122,7 @@ func (s *sender) fanOut(n, much int, send func(*sendq.Batch, []byte)) {
 	}
 	all := least == n*len(s.lines) // or a name was not there
 	for i, l := range s.lines {
-		to, no := &s.heard[i], refused[l.name]
+		to, no := &s.results[i], refused[l.name]
 		least := 0
 		if all || no > 0 {
 			least = n - no
@@ -135,24 +135,24 @@ func (s *sender) fanOut(n, much int, send func(*sendq.Batch, []byte)) {
 	}
 }
 
-// A heard has the results of a sender's messages to a line. A Report does not say which messages
+// A lineResults has the results of a sender's messages to a line. A Report does not say which messages
 // were refused, so the counts have bounds.
-type heard struct {
-	accepted, dropped span
+type lineResults struct {
+	accepted, dropped bounds
 	numbers           map[int]bool // those perhaps accepted
 }
 
-type span struct{ least, most int }
+type bounds struct{ least, most int }
 
-func (s *span) add(least, most int) {
+func (s *bounds) add(least, most int) {
 	s.least += least
 	s.most += most
 }
 
 func (m *model) newSender() *sender {
-	s := &sender{model: m, id: len(m.senders), heard: make([]heard, len(m.lines))}
-	for i := range s.heard {
-		s.heard[i].numbers = make(map[int]bool)
+	s := &sender{model: m, id: len(m.senders), results: make([]lineResults, len(m.lines))}
+	for i := range s.results {
+		s.results[i].numbers = make(map[int]bool)
 	}
 	m.senders = append(m.senders, s)
 	return s

@@ -1,9 +1,7 @@
 package sendq_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,7 +32,7 @@ const (
 	opEnd
 	opSendTo
 	opFanOut
-	opBeside
+	opConcurrent
 	opTakeover
 	opSlowTakeover
 	opHistory
@@ -61,7 +59,7 @@ func setting(overflow sendq.Overflow, kind connKind, lines int, limits byte) []b
 }
 
 // on returns an operation on a line.
-func on(line, op int, much byte) []byte { return []byte{byte(op + line*opCount), much} }
+func on(line, op int, amount byte) []byte { return []byte{byte(op + line*opCount), amount} }
 
 // FuzzWriter does what the input says to Writers that have names of a Broker, and then
 // accounts for each message: it is on the wire, or dropped, or undelivered, exactly once,
@@ -115,7 +113,7 @@ var tearing = map[string][]byte{
 		on(0, opRelease, 0), on(0, opSleep, 255)), 12)),
 	// Many send while the peer reads.
 	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending),
-		slices.Repeat(on(0, opBeside, 63), 3), slices.Repeat(slices.Concat(
+		slices.Repeat(on(0, opConcurrent, 63), 3), slices.Repeat(slices.Concat(
 			on(0, opSend, 150), on(0, opRead, 200), on(0, opSleep, 10)), 32)),
 }
 
@@ -164,16 +162,16 @@ func modelOf(t *testing.T, input []byte) {
 
 // A model is a Broker, its Writers, and a record of all messages.
 type model struct {
-	t         testing.TB
-	kind      connKind
-	opts      *sendq.WriterOptions
-	patience  time.Duration // of a sender that waits for room
-	broker    *sendq.Broker
-	lines     []*line
-	senders   []*sender
-	historian *sender // to the room of history alone
-	flushes   []<-chan error
-	beside    sync.WaitGroup // senders in goroutines of their own
+	t             testing.TB
+	kind          connKind
+	opts          *sendq.WriterOptions
+	patience      time.Duration // of a sender that waits for room
+	broker        *sendq.Broker
+	lines         []*line
+	senders       []*sender
+	historySender *sender // to the room of history alone
+	flushes       []<-chan error
+	concurrent    sync.WaitGroup // senders in goroutines of their own
 
 	mu       sync.Mutex
 	returned map[string]int // how often OnUndelivered got the name with these messages
@@ -181,21 +179,21 @@ type model struct {
 
 // A line is a name, and the Writers that have or had it, one after the other.
 type line struct {
-	name   string
-	lives  []*life
-	joined bool // the room of history
+	name    string
+	writers []*modelWriter
+	joined  bool // the room of history
 }
 
-// A life is a Writer and its connection.
-type life struct {
-	*cable
+// A modelWriter is a Writer and its connection.
+type modelWriter struct {
+	*modelConn
 	w          *sendq.Writer
 	registered <-chan error // brings one value, and is closed
 	refused    error        // the result of Register
 }
 
 // current is the last Writer.
-func (l *line) current() *life { return l.lives[len(l.lives)-1] }
+func (l *line) current() *modelWriter { return l.writers[len(l.writers)-1] }
 
 // All names are in the room. They join that of history by JoinReplay, once.
 const modelRoom, modelHistory = "room", "history"
@@ -242,7 +240,7 @@ func runModel(t testing.TB, input []byte) {
 		m.lines = append(m.lines, &line{name: string(rune('A' + i))})
 	}
 	me := m.newSender()
-	m.historian = m.newSender()
+	m.historySender = m.newSender()
 	for i := range m.lines {
 		m.takeOver(i, 0, false)
 	}
@@ -264,41 +262,41 @@ func runModel(t testing.TB, input []byte) {
 func (m *model) checkStats(l *line) {
 	s := l.current().w.Stats()
 	assertConserved(m.t, s)
-	if limit := int64(m.opts.MaxPending); limit > 0 && len(l.lives) == 1 && !l.joined { // or it was given more
+	if limit := int64(m.opts.MaxPending); limit > 0 && len(l.writers) == 1 && !l.joined { // or it was given more
 		require.LessOrEqual(m.t, s.PendingBytes+64*s.Pending, limit)
 	}
 }
 
 // do does one operation.
-func (m *model) do(me *sender, op, much int) {
+func (m *model) do(me *sender, op, amount int) {
 	i := op / opCount % len(m.lines)
 	l := m.lines[i]
 	at := l.current()
 	switch op % opCount {
 	case opSend, opSendAgain:
-		me.send(i, at, much)
+		me.send(i, at, amount)
 	case opBurst:
-		for j := range much {
+		for j := range amount {
 			me.send(i, at, j%7*10)
 		}
 	case opStall:
 		at.stall()
 	case opRelease:
-		for _, life := range l.lives {
-			life.release()
+		for _, mw := range l.writers {
+			mw.release()
 		}
 	case opRead:
-		at.read(much * 16)
+		at.read(amount * 16)
 	case opFail:
 		m.settle()
-		at.fail(much)
+		at.fail(amount)
 	case opFlush:
-		if much%2 == 0 {
+		if amount%2 == 0 {
 			m.settle()
 		}
-		if much%4 == 3 {
+		if amount%4 == 3 {
 			m.flushes = append(m.flushes, async(func() error {
-				_ = at.w.WaitPending(context.Background(), much*8) // fails if the Writer ends
+				_ = at.w.WaitPending(context.Background(), amount*8) // fails if the Writer ends
 				return nil
 			}))
 			break
@@ -314,48 +312,48 @@ func (m *model) do(me *sender, op, much int) {
 		}))
 	case opSleep:
 		if m.kind == inMemory {
-			time.Sleep(time.Duration(much) * time.Second)
+			time.Sleep(time.Duration(amount) * time.Second)
 		} else {
-			time.Sleep(time.Duration(much) * time.Microsecond)
+			time.Sleep(time.Duration(amount) * time.Microsecond)
 		}
 	case opEnd:
-		switch much % 3 {
+		switch amount % 3 {
 		case 0:
-			m.beside.Go(func() {
+			m.concurrent.Go(func() {
 				if err := at.w.Close(); err != nil && at.w.Err() == nil {
 					m.t.Errorf("Close fails without a cause: %v", err)
 				}
 			})
 		case 1:
-			m.beside.Go(func() { at.w.CloseNow() })
+			m.concurrent.Go(func() { at.w.CloseNow() })
 		case 2:
-			m.beside.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(much)*m.patience)
+			m.concurrent.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(amount)*m.patience)
 				defer cancel()
 				_ = at.w.Shutdown(ctx)
 			})
 		}
 		m.settle()
 	case opSendTo:
-		me.sendTo(much)
+		me.sendTo(amount)
 	case opFanOut:
-		if much&8 != 0 {
-			me.fanOut(1+much%9, much, (*sendq.Batch).Broadcast)
+		if amount&8 != 0 {
+			me.fanOut(1+amount%9, amount, (*sendq.Batch).Broadcast)
 		} else {
-			me.fanOut(1+much%9, much, func(b *sendq.Batch, p []byte) { b.Publish(modelRoom, p) })
+			me.fanOut(1+amount%9, amount, func(b *sendq.Batch, p []byte) { b.Publish(modelRoom, p) })
 		}
 	case opHistory:
-		m.historian.fanOut(1+much%9, much, func(b *sendq.Batch, p []byte) { b.Publish(modelHistory, p) })
+		m.historySender.fanOut(1+amount%9, amount, func(b *sendq.Batch, p []byte) { b.Publish(modelHistory, p) })
 	case opJoinReplay:
 		if !l.joined {
-			l.joined = m.historian.joinReplay(i, much%32)
+			l.joined = m.historySender.joinReplay(i, amount%32)
 		}
-	case opBeside:
+	case opConcurrent:
 		s := m.newSender()
-		direct := much&64 != 0
-		m.beside.Go(func() {
-			for j := range 1 + much%64 {
-				if length := (much + j*71) % 256; direct {
+		direct := amount&64 != 0
+		m.concurrent.Go(func() {
+			for j := range 1 + amount%64 {
+				if length := (amount + j*71) % 256; direct {
 					s.sendDirect(i, at, length)
 				} else {
 					s.sendNamed(i, length)
@@ -363,9 +361,9 @@ func (m *model) do(me *sender, op, much int) {
 			}
 		})
 	case opTakeover:
-		m.takeOver(i, much, false)
+		m.takeOver(i, amount, false)
 	case opSlowTakeover:
-		m.takeOver(i, much, true)
+		m.takeOver(i, amount, true)
 	}
 }
 
@@ -378,18 +376,18 @@ func (m *model) settle() {
 	}
 }
 
-// takeOver gives line i a new Writer. If much is not 0, the Writer gets a message before. If slow is
+// takeOver gives line i a new Writer. If amount is not 0, the Writer gets a message before. If slow is
 // true, the old Writer's connection does not close until it is released.
-func (m *model) takeOver(i, much int, slow bool) {
+func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
-	next := &life{cable: newCable(m.t, m.kind, len(l.lives)%2 > 0)}
+	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
-	if much > 0 {
-		m.newSender().sendDirect(i, next, much)
+	if amount > 0 {
+		m.newSender().sendDirect(i, next, amount)
 	}
-	if len(l.lives) > 0 {
-		for _, life := range l.lives {
-			life.letClose()
+	if len(l.writers) > 0 {
+		for _, mw := range l.writers {
+			mw.letClose()
 		}
 		within(m.t, l.current().registered) // one takeover at a time
 		if slow {
@@ -413,31 +411,31 @@ func (m *model) takeOver(i, much int, slow bool) {
 		require.True(m.t, time.Now().Before(deadline), "Register does not begin")
 		time.Sleep(5 * time.Microsecond)
 	}
-	l.lives = append(l.lives, next)
+	l.writers = append(l.writers, next)
 }
 
 // end ends what has been begun.
 func (m *model) end() {
 	for _, l := range m.lines {
-		for _, life := range l.lives {
-			life.release()
+		for _, mw := range l.writers {
+			mw.release()
 		}
-		for _, life := range l.lives {
-			within(m.t, life.registered)
+		for _, mw := range l.writers {
+			within(m.t, mw.registered)
 		}
 	}
-	within(m.t, async(func() bool { m.beside.Wait(); return true }))
+	within(m.t, async(func() bool { m.concurrent.Wait(); return true }))
 	for _, l := range m.lines {
-		for _, life := range l.lives {
-			within(m.t, async(func() error { return life.w.Flush(context.Background()) }))
+		for _, mw := range l.writers {
+			within(m.t, async(func() error { return mw.w.Flush(context.Background()) }))
 		}
 	}
 	if m.opts.Budget != nil {
 		require.Zero(m.t, m.opts.Budget.Pending(), "nothing is pending, and Writers live")
 	}
 	for _, l := range m.lines {
-		for _, life := range l.lives {
-			within(m.t, async(life.w.CloseNow)) // nothing is left for it to discard
+		for _, mw := range l.writers {
+			within(m.t, async(mw.w.CloseNow)) // nothing is left for it to discard
 		}
 	}
 	for _, flushed := range m.flushes {
@@ -457,9 +455,9 @@ func (m *model) check() {
 		final, dropped, lossy := m.checkLine(l)
 		total += final.count
 
-		var toldAccepted, toldDropped span
+		var toldAccepted, toldDropped bounds
 		for _, s := range m.senders {
-			to := s.heard[i]
+			to := s.results[i]
 			toldAccepted.add(to.accepted.least, to.accepted.most)
 			toldDropped.add(to.dropped.least, to.dropped.most)
 			numbers := final.numbers[s.id]
@@ -504,15 +502,15 @@ type final struct {
 func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	t := m.t
 	type outcome struct{ arrived, undelivered, final []messageID }
-	outcomes := make([]outcome, len(l.lives))
+	outcomes := make([]outcome, len(l.writers))
 	inherits := false // a later Writer has the name
-	for i, life := range slices.Backward(l.lives) {
+	for i, mw := range slices.Backward(l.writers) {
 		var o outcome
-		o.arrived, o.undelivered = outcomesOf(t, life.arrived(t), life.w.Undelivered(), life.lossy)
+		o.arrived, o.undelivered = outcomesOf(t, mw.arrived(t), mw.w.Undelivered(), mw.lossy)
 		key := fmt.Sprint(l.name, o.undelivered)
 		switch {
 		case len(o.undelivered) == 0:
-		case life.refused != nil:
+		case mw.refused != nil:
 			o.final = o.undelivered
 		case m.returned[key] > 0:
 			if m.returned[key]--; m.returned[key] == 0 {
@@ -522,17 +520,17 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		default:
 			require.True(t, inherits, "neither handed back nor inherited: %s", key)
 		}
-		inherits = inherits || life.refused == nil
+		inherits = inherits || mw.refused == nil
 		outcomes[i] = o
 	}
 	f.numbers = make(map[int][]int)
 	own, inherited := 0, 0
-	for i, life := range l.lives {
-		o, s := outcomes[i], life.w.Stats()
+	for i, mw := range l.writers {
+		o, s := outcomes[i], mw.w.Stats()
 		assertConserved(t, s)
 		require.Zero(t, s.Pending)
 		require.EqualValues(t, len(o.undelivered), s.Undelivered)
-		if life.lossy {
+		if mw.lossy {
 			lossy = true
 			require.GreaterOrEqual(t, s.Written, int64(len(o.arrived)))
 		} else {
@@ -548,44 +546,8 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		if len(o.final) == 0 {
 			inherited += len(o.undelivered)
 		}
-		require.Error(t, life.conn.Close(), "the Writer has closed it")
+		require.Error(t, mw.conn.Close(), "the Writer has closed it")
 	}
 	require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
 	return f, dropped, lossy
-}
-
-// outcomesOf returns the messages that are whole on the wire, and the undelivered ones. The wire may
-// end with a part of a message: the first undelivered one, unless the wire is lossy.
-func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool) (arrived, undelivered []messageID) {
-	rest := wire
-	for len(rest) >= frameHeader {
-		end := frameHeader + int(binary.BigEndian.Uint32(rest[8:]))
-		if len(rest) < end {
-			break
-		}
-		require.Equal(t, checksum(rest[:end]), binary.BigEndian.Uint32(rest[12:]), "torn")
-		arrived = append(arrived, idOf(rest))
-		rest = rest[end:]
-	}
-	if lossy && len(rest) >= frameHeader {
-		id := idOf(rest)
-		length := int(binary.BigEndian.Uint32(rest[8:]))
-		require.Less(t, length, 100_000, "torn")
-		require.True(t, bytes.HasPrefix(frame(id.sender, id.number, length), rest), "torn")
-	}
-	for p := range messages {
-		if len(undelivered) == 0 && bytes.HasPrefix(p, rest) {
-			rest = nil
-		}
-		undelivered = append(undelivered, idOf(p))
-	}
-	require.True(t, lossy || len(rest) == 0, "torn: %d bytes are left", len(rest))
-	return arrived, undelivered
-}
-
-func idsOf(messages iter.Seq[[]byte]) (ids []messageID) {
-	for p := range messages {
-		ids = append(ids, idOf(p))
-	}
-	return ids
 }

@@ -225,7 +225,7 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
 		require.NoError(t, w.Send(make([]byte, 300<<10)))
 		require.NoError(t, w.Flush(t.Context()))
-		returns(t, w.Done())
+		within(t, w.Done())
 		require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
 	})
 
