@@ -63,12 +63,13 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// texts returns the lines without their ends.
+// texts returns the lines that conn has taken, without their newlines.
 func texts(conn *faultconn.Conn) []string {
 	return strings.Split(strings.TrimSuffix(string(conn.Bytes()), "\n"), "\n")
 }
 
-// Each recipient is woken once, when all is queued: it gets a mixed batch in one write.
+// A Batch wakes each recipient once, after it has queued everything, so a mixed batch takes one
+// write.
 func TestBatchWakesOnce(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	var writers []*sendq.Writer
@@ -93,8 +94,8 @@ func TestBatchWakesOnce(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// Messages of every length come through a Batch and its log whole and in order, those
-// that have blocks of their own among them.
+// A Batch and its log keep messages of every length whole and in order, including messages with a
+// block of their own.
 func TestBatchOfAllLengths(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	conn, peer := tcpPair(t)
@@ -115,7 +116,7 @@ func TestBatchOfAllLengths(t *testing.T) {
 	require.Equal(t, upTo(messages), got.order[0])
 }
 
-// Those that refuse a part of a batch are told with how much.
+// A Report counts how much of a batch each recipient refused.
 func TestBatchReportsRefusals(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	full := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropNewest})
@@ -138,7 +139,7 @@ func TestBatchReportsRefusals(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// Of several Writers with one name each may accept a different part of a batch.
+// If a name has several Writers, each may accept a different part of a batch.
 func TestBatchToSeveralWriters(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
 	full := func(pending int) *sendq.Writer {
@@ -159,8 +160,7 @@ func TestBatchToSeveralWriters(t *testing.T) {
 	require.EqualValues(t, 36+636+236, other.Stats().PendingBytes)
 }
 
-// A Writer that ends while others with its name get a batch makes none of them get a message
-// twice.
+// If one Writer of a name ends during a batch, the others still get each message once.
 func TestBatchMeetsTheEndOfOneOfSeveralWriters(t *testing.T) {
 	for range 20 {
 		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})

@@ -14,8 +14,8 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// BenchmarkSend is the cost of a 64-byte message over loopback TCP with one sender: of a
-// Writer, without limits and with, of the two ways that most programs have, and of the limit.
+// BenchmarkSend measures a 64-byte message over loopback TCP with one sender: through a Writer with
+// and without limits, in the two ways most programs use, and at the limit of the connection.
 func BenchmarkSend(b *testing.B) {
 	message := make([]byte, 64)
 
@@ -79,8 +79,8 @@ func BenchmarkSend(b *testing.B) {
 	})
 }
 
-// BenchmarkRoundTrip is how long a 64-byte message and its answer take while nothing else
-// happens, by conn.Write itself and by a Writer.
+// BenchmarkRoundTrip measures a 64-byte message and its answer on an idle connection, with
+// conn.Write and with a Writer.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, name := range []string{"conn.Write", "Writer"} {
 		b.Run(name, func(b *testing.B) {
@@ -100,8 +100,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// BenchmarkPublish is what it costs to queue a 64-byte message for 1,000 members of a room,
-// which do not read, alone and as one of 64 of a Batch, without limits and with. It is per
+// BenchmarkPublish measures queueing a 64-byte message for 1,000 members of a room whose peers do
+// not read: alone and as one of 64 in a Batch, with and without limits. The figures are per
 // message.
 func BenchmarkPublish(b *testing.B) {
 	for _, bb := range []struct {

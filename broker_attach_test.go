@@ -167,8 +167,8 @@ func TestAttach(t *testing.T) {
 	})
 }
 
-// While Writers attach and end, one that stays gets each message once, also of several that
-// are published together and that it does not all accept.
+// While other Writers attach and end, one Writer of the name gets each message once. It refuses
+// some messages of each batch.
 func TestAttachChurn(t *testing.T) {
 	b, _ := newBroker(sendq.Attach)
 	peer := readingPeer()

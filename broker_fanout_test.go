@@ -18,9 +18,9 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Guarantee 11: fan-out copies a message at most once, however many recipients. In a
-// bubble, as below: whoever waited for a stalled recipient would wait for ever, and
-// fail the test at once.
+// Guarantee 11: a fan-out copies a message at most once, whatever the number of recipients. The
+// test runs in a bubble, so waiting for a stalled recipient is a deadlock and fails the test at
+// once.
 func TestBrokerFanOutCopiesOnce(t *testing.T) {
 	for _, fanOut := range fanOuts {
 		t.Run(fanOut.name, func(t *testing.T) {
@@ -37,7 +37,7 @@ func testCopiesOnce(t *testing.T, fanOut func(b *sendq.Broker, p []byte) int) {
 		writers = append(writers, register(t, b, memberName(i), stalledPeer()))
 		require.NoError(t, b.Room("room").Join(memberName(i)))
 	}
-	// The first messages start the flushers, and make room in the queues.
+	// The first messages start the flushers and make the queues grow.
 	for range 3 {
 		require.Equal(t, members, fanOut(b, []byte("first\n")))
 	}
@@ -53,7 +53,7 @@ func testCopiesOnce(t *testing.T, fanOut func(b *sendq.Broker, p []byte) int) {
 	require.GreaterOrEqual(t, allocated, size)
 	require.Less(t, allocated, size+size/4)
 
-	// And it is one and the same copy for all.
+	// All members have the same copy.
 	copies := make(map[*byte]bool)
 	for _, w := range writers {
 		w.CloseNow()
@@ -113,8 +113,7 @@ func TestBrokerFromSkipsTheSender(t *testing.T) {
 	}
 }
 
-// What many members of a room have pending is one copy of the messages, and those that
-// keep up get theirs meanwhile.
+// Stalled members of a room share one copy of the pending messages, and other members keep up.
 func TestStalledMembersShareOneBacklog(t *testing.T) {
 	discard := discarded()
 	for _, tt := range []struct{ members, stalled, size int }{
@@ -167,7 +166,7 @@ func TestStalledMembersShareOneBacklog(t *testing.T) {
 	}
 }
 
-// A room that is quiet keeps nothing of what was published.
+// A quiet room keeps no memory of published messages.
 func TestQuietRoomKeepsNothing(t *testing.T) {
 	const rooms = 300
 	b := sendq.NewBroker(nil)
@@ -191,8 +190,8 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 	w.CloseNow()
 }
 
-// Nor does a peer with one message pending keep those of others: neither what a room keeps for
-// replay nor what was sent to several names is in large blocks.
+// A peer with one pending message does not keep other messages alive: the history of a room and the
+// messages of SendTo are not in large blocks.
 func TestFewMessagesCostLittle(t *testing.T) {
 	const n = 20
 	discard := discarded()
@@ -231,7 +230,7 @@ func TestFewMessagesCostLittle(t *testing.T) {
 	})
 }
 
-// A socket that was made a blocking one, which File.Fd does, holds up nobody either.
+// A socket in blocking mode, as File.Fd leaves it, delays no other recipient.
 func TestBlockingSocketHoldsUpNobody(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	var reading []*sendq.Writer
@@ -255,8 +254,8 @@ func TestBlockingSocketHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// What a large fan-out has used for its idle Writers keeps none of them, although the next
-// ones use it again.
+// The list of idle Writers that a large fan-out has used keeps no Writer alive, although the next
+// fan-out reuses it.
 func TestFanOutForgets(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // one pool, so that it is used again
 	b := sendq.NewBroker(nil)
@@ -286,7 +285,7 @@ func TestFanOutForgets(t *testing.T) {
 	require.NoError(t, last.Close())
 }
 
-// A report costs nothing when all goes well, nor does a recipient of a fan-out.
+// A Report without refusals allocates nothing, and neither does a recipient of a fan-out.
 func TestFanOutAllocatesNothing(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	names := make([]string, 20)
@@ -310,8 +309,8 @@ func TestFanOutAllocatesNothing(t *testing.T) {
 		for range 1000 {
 			fanOuts[name]() // until the lists of segments are long
 		}
-		if name != "SendTo" { // whose blocks are short, and with them the segments
-			// A block for some thousand messages is all.
+		if name != "SendTo" { // has short blocks, so short segments
+			// Thousands of messages share one block.
 			require.Less(t, bytesPerRun(1000, fanOuts[name]), float64(3*64), name)
 		}
 		require.Zero(t, testing.AllocsPerRun(1000, fanOuts[name]), name)

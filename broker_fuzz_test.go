@@ -17,10 +17,10 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// FuzzBroker does to a Broker, one after the other, what the input says, and compares it with
-// a reference all the while: who has which name and is in which room, what each call tells, what
-// each Writer delivers and what comes back. The first bytes choose the options; then each three
-// are an operation, on which name or Writer, and how amount. After each the Broker comes to rest.
+// FuzzBroker runs the operations of the input one by one on a Broker and on a reference. After each
+// it compares the names, the members of rooms and the results of the call; at the end, the messages
+// delivered and handed back. The first two bytes choose the options. Each further three bytes are
+// an operation, the name or Writer, and an amount. The Broker is idle between operations.
 func FuzzBroker(f *testing.F) {
 	for policy := range byte(3) {
 		for seed := range uint64(24) {
@@ -39,7 +39,7 @@ func FuzzBroker(f *testing.F) {
 	})
 }
 
-// A reference is what a Broker should be: a few maps.
+// A reference is a simple model of a Broker: a few maps.
 type reference struct {
 	t      *testing.T
 	broker *sendq.Broker
@@ -47,8 +47,8 @@ type reference struct {
 
 	writers  []*refWriter
 	names    map[string][]*refWriter
-	rooms    map[string][]string // the members of those that have some
-	kept     map[string][]string // the last messages of these
+	rooms    map[string][]string // the members; a room without any is not here
+	kept     map[string][]string // the last messages of these rooms
 	sent     int                 // messages
 	returned []returnedMessages
 }
@@ -149,7 +149,7 @@ func (r *reference) do(op, which byte, amount int) {
 	}
 }
 
-// batch sends some messages at once, to different recipients by turns or not.
+// batch sends some messages at once, in a row to the same recipients or by turns.
 func (r *reference) batch(name, room string, amount int) {
 	batch := r.broker.NewBatch()
 	var want report
@@ -157,8 +157,8 @@ func (r *reference) batch(name, room string, amount int) {
 		p := r.message(amount)
 		kind := (amount / 8 >> (i / 2)) % 5
 		if i%2 == 1 && r.someHaveSeveralNames() {
-			// These get the messages in a row to one room under one name, then under the
-			// other: when a row ends is not for the reference to know.
+			// A Writer with several names gets a row of messages to one room under one name and
+			// then under the other. The reference does not know where a row ends.
 			kind = 0
 		}
 		switch kind {
@@ -182,7 +182,7 @@ func (r *reference) batch(name, room string, amount int) {
 	r.requireReport(batch.Flush(), want)
 }
 
-// someHaveSeveralNames tells whether a Writer has more than one name.
+// someHaveSeveralNames reports whether a Writer has more than one name.
 func (r *reference) someHaveSeveralNames() bool {
 	seen := make(map[*refWriter]bool)
 	for _, writers := range r.names {
@@ -196,7 +196,7 @@ func (r *reference) someHaveSeveralNames() bool {
 	return false
 }
 
-// message returns a message that is like no other.
+// message returns a unique message.
 func (r *reference) message(amount int) []byte {
 	r.sent++
 	if amount == 255 {
@@ -205,7 +205,7 @@ func (r *reference) message(amount int) []byte {
 	return fmt.Appendf(nil, "%d%*s.", r.sent, amount%16, "")
 }
 
-// writer returns a Writer that has not ended, nil if there is none.
+// writer returns a living Writer, or nil if there is none.
 func (r *reference) writer(i int) *refWriter {
 	living := slices.DeleteFunc(slices.Clone(r.writers), func(w *refWriter) bool { return hasEnded(w.w) })
 	if len(living) == 0 {
@@ -239,7 +239,7 @@ func (r *reference) register(name string, w *refWriter) {
 	}
 }
 
-// remove takes name away from w, if it has it.
+// remove takes name from w, if w has it.
 func (r *reference) remove(name string, w *refWriter) {
 	i := slices.Index(r.names[name], w)
 	if i < 0 {
@@ -254,7 +254,7 @@ func (r *reference) remove(name string, w *refWriter) {
 	}
 }
 
-// end ends w, which is no matter if it has ended.
+// end ends w, unless it has ended.
 func (r *reference) end(w *refWriter, endWriter func(*sendq.Writer) error) {
 	if !hasEnded(w.w) {
 		_ = endWriter(w.w)
@@ -277,7 +277,7 @@ func (r *reference) ended(w *refWriter) {
 	}
 }
 
-// release ends the stall of w. Its connection fails if it is to take more than so many bytes.
+// release ends the stall of w. The connection fails after left bytes.
 func (r *reference) release(w *refWriter, left int) {
 	if !w.stalled {
 		return
@@ -298,7 +298,7 @@ func (r *reference) release(w *refWriter, left int) {
 	w.stalled, w.failing, w.begun = false, false, 0
 }
 
-// join makes name a member of room, and tells whether it was none.
+// join adds name to room, and reports whether it was not a member.
 func (r *reference) join(name, room string) bool {
 	if slices.Contains(r.rooms[room], name) {
 		return false
@@ -379,14 +379,14 @@ type refWriter struct {
 	conn             *faultconn.Conn
 	stalled          bool
 	written, pending []string
-	begun            int    // of those pending, how many the conn.Write has that is stuck
-	torn             string // the part of a message that was written at last
-	failing          bool   // conn takes but so many bytes more
+	begun            int    // number of pending messages in the stuck conn.Write
+	torn             string // the part of a message written last
+	failing          bool   // conn takes only left bytes more
 	left             int
 }
 
-// begin notes what a conn.Write has that began during the last operation. What w inherits comes
-// behind that.
+// begin notes how many messages the conn.Write has that began during the last operation. Inherited
+// messages come after them.
 func (w *refWriter) begin() {
 	if w.begun == 0 && len(w.pending) > 0 {
 		w.begun = 1
@@ -396,7 +396,7 @@ func (w *refWriter) begin() {
 	}
 }
 
-// fault is that of the connection of w.
+// fault is the Fault of the connection of w.
 func (w *refWriter) fault(p []byte) (int, error) {
 	n := len(p)
 	if w.failing {
@@ -417,7 +417,7 @@ func (w *refWriter) accept(p string) {
 	}
 }
 
-// A returnedMessages is what OnUndelivered gets, under one of the names.
+// returnedMessages are the messages of one call of OnUndelivered, and the names it may give.
 type returnedMessages struct {
 	names    []string
 	messages []string
@@ -470,7 +470,7 @@ func asStrings(messages iter.Seq[[]byte]) (s []string) {
 	return s
 }
 
-// A report is what a call should tell.
+// A report holds the expected results of a call.
 type report struct {
 	accepted int
 	unknown  []string
@@ -481,7 +481,8 @@ func (r *report) add(other report) {
 	r.unknown = append(r.unknown, other.unknown...)
 }
 
-// unclear is how many messages a conn.Write has if it began while they were being queued.
+// unclear stands for the number of messages in a conn.Write that began while they were being
+// queued.
 const unclear = -1
 
 func without(names []string, name string) []string {

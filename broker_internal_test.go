@@ -12,7 +12,7 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// Who has many Writers loses one without a look at all of them: there is an index.
+// A name with many Writers has an index, so removing one does not search all.
 func TestManyWritersHaveAnIndex(t *testing.T) {
 	const many = 100
 	b := NewBroker(&BrokerOptions{Names: Attach})
@@ -23,7 +23,7 @@ func TestManyWritersHaveAnIndex(t *testing.T) {
 	require.Equal(t, many, b.names.Get("bob").index.Len())
 }
 
-// The numbers of a large fan-out are larger than an int of 32 bits.
+// The counts of large fan-outs exceed 32 bits.
 func TestFanOutsCountBeyondInt32(t *testing.T) {
 	var f fanOuts
 	f.count(math.MaxInt32, math.MaxInt32, nil)
@@ -35,7 +35,7 @@ func newIdleWriter() *Writer {
 	return NewWriter(conn, nil)
 }
 
-// While a message is on its way to all and to a room, everything else goes on.
+// A fan-out in progress, to all or to a room, delays no other operation.
 func TestFanOutHoldsUpNothingElse(t *testing.T) {
 	b := NewBroker(nil)
 	conn, _ := net.Pipe()
@@ -43,7 +43,7 @@ func TestFanOutHoldsUpNothingElse(t *testing.T) {
 	require.NoError(t, b.Register("bob", w))
 	require.NoError(t, b.Room("room").Join("bob"))
 
-	b.all.order.Lock() // as the fan-out does, which is in the midst of its recipients
+	b.all.order.Lock() // as a fan-out in progress does
 	b.rooms.Get("room").order.Lock()
 	require.NoError(t, b.Send("bob", []byte("direct")))
 	require.Equal(t, 1, b.SendTo([]string{"bob", "carol"}, []byte("to several")).Accepted)
@@ -62,8 +62,8 @@ func TestFanOutHoldsUpNothingElse(t *testing.T) {
 	other.CloseNow()
 }
 
-// whileLocked runs f in a goroutine, which sends to the only Writer of n, and calls meanwhile with
-// the Writer locked, when f has looked who has the name. It returns when f has.
+// whileLocked runs f, which sends to the only Writer of n, in a goroutine. After f has looked up
+// the Writers of the name, whileLocked calls meanwhile with the Writer locked. It returns after f.
 func whileLocked(n *named, f, meanwhile func()) {
 	w := n.first.writer
 	w.mu.Lock()
@@ -81,7 +81,7 @@ func whileLocked(n *named, f, meanwhile func()) {
 	<-done
 }
 
-// If the name is taken over while a room replays to it, the new Writer gets the replay.
+// If a takeover happens while a room replays to the name, the new Writer gets the replay.
 func TestReplayDuringTakeover(t *testing.T) {
 	b := NewBroker(nil)
 	old, next := NewWriter(faultconn.New(), nil), NewWriter(faultconn.New(), nil)
@@ -101,8 +101,8 @@ func TestReplayDuringTakeover(t *testing.T) {
 	require.EqualValues(t, 1, next.Stats().Written)
 }
 
-// A message that ends a slow Writer is refused for that reason, although the name is free by the
-// time the sender looks.
+// A message that ends a slow Writer is refused with ErrSlowConsumer, even if the name is free when
+// the sender looks again.
 func TestSlowConsumerWhoseNameIsFree(t *testing.T) {
 	b := NewBroker(nil)
 	w := NewWriter(faultconn.New(), nil)
@@ -119,7 +119,7 @@ func TestSlowConsumerWhoseNameIsFree(t *testing.T) {
 	})
 }
 
-// Nobody claims a name that a Writer has got since the call of Register looked.
+// beginClaim fails if a Writer got the name after Register had looked.
 func TestClaimOfANameThatIsTaken(t *testing.T) {
 	b := NewBroker(nil)
 	require.NoError(t, b.Register("bob", NewWriter(faultconn.New(), nil)))
@@ -128,7 +128,7 @@ func TestClaimOfANameThatIsTaken(t *testing.T) {
 	require.Equal(t, errChanged, err)
 }
 
-// The count of takeovers by one Writer does not overflow.
+// The number of takeovers that a Writer waits for is bounded.
 func TestHoldIsBounded(t *testing.T) {
 	w := NewWriter(faultconn.New(), nil)
 	w.paused = math.MaxInt16

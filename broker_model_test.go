@@ -23,10 +23,9 @@ import (
 
 var brokerSeed = flag.Uint64("brokerseed", 0, "the seed of TestBrokerModel; 0: one by chance")
 
-// TestBrokerModel does to a Broker whatever chance says, from several goroutines at once, and
-// then checks what must hold in whatever order it happened: the order at each recipient and
-// in each room, across takeovers too; that the reports tell the truth; that events tell who
-// is there; and that nothing is left of those who have ended.
+// TestBrokerModel runs random operations on a Broker from several goroutines. Then it checks what
+// holds in any interleaving: the order of messages at each recipient and in each room, also across
+// takeovers; the results of the calls; the events; and that ended Writers leave nothing.
 func TestBrokerModel(t *testing.T) {
 	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover, sendq.Attach} {
 		t.Run(policy.String(), func(t *testing.T) {
@@ -49,9 +48,9 @@ const (
 	randomUsers  = 6
 	stepsPerUser = 120 // of each
 
-	// The witness has its name, and is in the room of history, all the time: it gets
-	// whatever is published there. Others join that room with a replay, and stay. What they
-	// get there is behind time, so it is checked apart.
+	// The witness keeps its name and is always in the room of history, so it gets every message to
+	// that room. Others join that room with a replay, and stay. A replay is older than other
+	// messages, so it is checked apart.
 	witness = "witness"
 	history = "history"
 
@@ -64,7 +63,7 @@ var (
 	brokerRooms = []string{"kitchen", "garden"}
 )
 
-// A brokerModel is a Broker and all Writers that ever had a name in it.
+// A brokerModel is a Broker and all Writers that ever had a name.
 type brokerModel struct {
 	policy   sendq.NamePolicy
 	broker   *sendq.Broker
@@ -76,7 +75,7 @@ type brokerModel struct {
 	registrations []*registration
 }
 
-// A registration is a Writer that gets one name, once.
+// A registration is a Writer and its one name.
 type registration struct {
 	name               string
 	w                  *sendq.Writer
@@ -84,7 +83,7 @@ type registration struct {
 	release            func() // ends the stall of conn, if there is one
 	called, registered int64  // when Register was called, and when it had returned
 	unregistered       atomic.Bool
-	got                []messageID // what check found, but for that of history
+	got                []messageID // what check found, except in history
 }
 
 func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
@@ -103,7 +102,7 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	}
 	require.NoError(t, m.broker.Room(history).Join(witness))
 
-	// Each has its own choices, so that they depend on the seed alone.
+	// Each user has its own generator, so its choices depend on the seed alone.
 	var rs []*randomUser
 	var running sync.WaitGroup
 	for i := range randomUsers {
@@ -117,7 +116,7 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	}
 	running.Wait()
 	m.ending.Wait()
-	synctest.Wait() // for the Writers whose connections have failed, and the events
+	synctest.Wait() // for Writers with failed connections, and for the events
 	present.requireEqual(t, m.broker, rooms)
 
 	rng := rand.New(rand.NewPCG(seed, randomUsers))
@@ -135,11 +134,11 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	m.check(t, rs)
 }
 
-// register gives name to a new Writer, of a kind that rng chooses.
+// register gives name to a new Writer of a random kind.
 func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	var opts *sendq.WriterOptions
 	if name == "limited" {
-		// With these a message that is accepted is never dropped.
+		// With these policies an accepted message is never dropped.
 		overflow := pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest})
 		opts = &sendq.WriterOptions{MaxPending: 2000, Overflow: overflow}
 	}
@@ -168,7 +167,7 @@ func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	m.registrations = append(m.registrations, reg)
 }
 
-// end ends reg in one of three ways. It does not wait.
+// end ends reg in one of three ways, without waiting.
 func (m *brokerModel) end(reg *registration, way int) {
 	m.ending.Go(func() {
 		switch way {
@@ -183,30 +182,30 @@ func (m *brokerModel) end(reg *registration, way int) {
 	})
 }
 
-// A randomUser does things in a town. It is one sender.
+// A randomUser runs random operations. It is one sender.
 type randomUser struct {
 	*brokerModel
 	t   *testing.T
 	id  int
 	rng *rand.Rand
 
-	to        []string   // by number, for whom a message was: names, #room, or all
-	calls     []sentCall // but those to history
-	inHistory int        // how often something was accepted in that room
+	to        []string   // the recipients of each message, by number: names, #room, or all
+	calls     []sentCall // except those to history
+	inHistory int        // messages accepted in history
 }
 
-// A sentCall is what was sent by one call, and what that told.
+// A sentCall is one call that sent messages, and its results.
 type sentCall struct {
 	first, last int            // the numbers, last excluded
-	accepted    int            // how often one was accepted
-	without     map[string]int // how many of them did not come to a name
+	accepted    int            // times a message was accepted
+	without     map[string]int // messages refused, by name
 }
 
 func (r *randomUser) step() {
 	name, roomName := pick(r.rng, brokerNames), pick(r.rng, brokerRooms)
 	room := r.broker.Room(roomName)
 	except, excluded := name, []string(nil)
-	if r.rng.IntN(2) == 0 { // of the names only this one cannot change hands during the call
+	if r.rng.IntN(2) == 0 { // the only name that cannot change hands during the call
 		except, excluded = witness, []string{witness}
 	}
 	switch r.rng.IntN(21) {
@@ -262,7 +261,7 @@ func (r *randomUser) step() {
 	}
 }
 
-// send calls f with one message, and notes how often that was accepted and by whom not.
+// send calls f with one message, and notes how many accepted it and the names that did not.
 func (r *randomUser) send(to string, f func(p []byte) (accepted int, without []string)) {
 	first := len(r.to)
 	r.to = append(r.to, to)
@@ -276,7 +275,7 @@ func (r *randomUser) send(to string, f func(p []byte) (accepted int, without []s
 	r.calls = append(r.calls, s)
 }
 
-// sendBatch sends several messages, often some in a row to the same recipients.
+// sendBatch sends several messages, often a row of them to the same recipients.
 func (r *randomUser) sendBatch() {
 	batch := r.broker.NewBatch()
 	first := len(r.to)
@@ -309,7 +308,7 @@ func (r *randomUser) sendBatch() {
 	r.calls = append(r.calls, s)
 }
 
-// frame returns the message that is to be sent next.
+// frame returns the next message.
 func (r *randomUser) frame() []byte {
 	length := r.rng.IntN(100)
 	if r.rng.IntN(30) == 0 {
@@ -318,7 +317,7 @@ func (r *randomUser) frame() []byte {
 	return frame(r.id, len(r.to)-1, length)
 }
 
-// anyRegistration returns one that is among the last: others have mostly ended.
+// anyRegistration returns one of the last registrations: most earlier Writers have ended.
 func (r *randomUser) anyRegistration() *registration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -326,7 +325,7 @@ func (r *randomUser) anyRegistration() *registration {
 	return pick(r.rng, registrations[max(0, len(registrations)-2*len(brokerNames)):])
 }
 
-// check looks at what became of all messages. The Writers have ended.
+// check accounts for all messages after the Writers have ended.
 func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 	returned := make(map[string]int)
 	for _, r := range m.returned {
@@ -336,7 +335,7 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 	got := make(map[messageID]map[string]int) // by how many Writers of a name
 	inHistory, wantInHistory := 0, 0
 	var whole []messageID // all of history
-	// For each room, and for all, the orders in which its senders and members saw its messages.
+	// For each room, and for all: the order of each sender and each recipient.
 	orders := make(map[string][][]messageID)
 	for _, r := range rs {
 		wantInHistory += r.inHistory
@@ -385,8 +384,8 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 		if part := arrived[toHistory]; reg.name == witness {
 			whole = part
 		} else if reg.name != "limited" && m.policy != sendq.Takeover && len(part) > 0 {
-			// With Takeover there may be a gap: what came while the old Writer was failing,
-			// and was refused.
+			// With Takeover there may be a gap: messages that the old Writer refused while it was
+			// failing.
 			i := max(0, slices.Index(whole, part[0]))
 			require.Equal(t, whole[i:min(i+len(part), len(whole))], part, "%s: a gap, or a message twice", reg.name)
 		}
@@ -408,7 +407,7 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 	}
 }
 
-// checkReports compares what the calls told with who got the messages.
+// checkReports compares the results of the calls with the messages that arrived.
 func (r *randomUser) checkReports(t *testing.T, got map[messageID]map[string]int) {
 	for _, s := range r.calls {
 		accepted := 0
@@ -429,10 +428,9 @@ func (r *randomUser) checkReports(t *testing.T, got map[messageID]map[string]int
 	}
 }
 
-// checkSuccession checks that the Writers of a name, of which there was one at a time, got one
-// stream of messages, one Writer after the other: there is an order of the Writers in which
-// no message comes twice and those of each sender are in order, and it agrees with the order in
-// which the Writers were registered, as far as that is known.
+// checkSuccession checks that the Writers of a name, one at a time, got one stream of messages.
+// There must be an order of the Writers in which no message comes twice and the messages of each
+// sender are in order. It must agree with the known order of registration.
 func (m *brokerModel) checkSuccession(t *testing.T, got map[messageID]map[string]int) {
 	for id, names := range got {
 		for name, times := range names {
@@ -473,10 +471,10 @@ func (m *brokerModel) checkSuccession(t *testing.T, got map[messageID]map[string
 	require.True(t, oneOrder(successions), "a sender's messages to a name are not in order")
 }
 
-// oneOrder tells whether there is an order that agrees with all lists: a topological sort.
-// There is none if a list has something twice.
+// oneOrder reports whether some order agrees with all lists, by a topological sort. There is none
+// if a list contains something twice.
 func oneOrder[T comparable](lists [][]T) bool {
-	before := make(map[T]int) // how often something is said to come before it
+	before := make(map[T]int) // number of lists with something just before it
 	after := make(map[T][]T)
 	for _, list := range lists {
 		for i, x := range list {

@@ -88,8 +88,8 @@ func TestBrokerNameMapsUntilEnd(t *testing.T) {
 		newer.CloseNow()
 	})
 
-	// The old Writer has many names, so that its end is under way for a while, and
-	// reaches "bob" when another Writer has the name.
+	// The old Writer has many names, so its end takes a while and reaches "bob" after another
+	// Writer has got that name.
 	t.Run("also when it comes late", func(t *testing.T) {
 		const others = 128
 		for range 100 {
@@ -156,7 +156,7 @@ func TestBrokerRegisterFails(t *testing.T) {
 	require.NoError(t, other.Close())
 }
 
-// Whatever the order in which a Writer ends and gets a name, no name is left over.
+// However the end of a Writer and its registration interleave, no name remains.
 func TestBrokerRegisterMeetsEnd(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	for range 1000 {
@@ -215,7 +215,7 @@ func TestBrokerForgetsEndedWriter(t *testing.T) {
 			}
 			b := sendq.NewBroker(nil)
 			room := b.Room("room")
-			// Many names, which take a while to remove: Done must wait for it.
+			// Removing many names takes a while, and Done must wait for it.
 			const names = 200
 			w := register(t, b, memberName(0), conn)
 			for i := range names {
@@ -239,14 +239,14 @@ func TestBrokerForgetsEndedWriter(t *testing.T) {
 				require.ErrorIs(t, w.Err(), test.err)
 			}
 
-			// The name is free, and its rooms are not inherited.
+			// The name is free, and its new Writer is in no room.
 			register(t, b, memberName(0), readingPeer())
 			require.Zero(t, room.Len())
 		})
 	}
 }
 
-// Whenever and however an old Writer ends, its successor keeps the name and the rooms.
+// However an old Writer ends, its successor keeps the name and the rooms.
 func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 	const names, lives = 4, 100
 	for _, policy := range []sendq.NamePolicy{sendq.Takeover, sendq.Attach} {
@@ -333,7 +333,7 @@ func TestBrokerWriterWithSeveralNames(t *testing.T) {
 	require.Zero(t, b.Len())
 }
 
-// The names of one Writer go one by one as fast as they came.
+// A Writer with many names loses one as fast as it gets one.
 func TestWriterWithManyNames(t *testing.T) {
 	names := sized(100_000)
 	b := sendq.NewBroker(nil)
@@ -351,8 +351,8 @@ func TestWriterWithManyNames(t *testing.T) {
 	require.Zero(t, b.Len())
 }
 
-// An iteration is over the names as they were when it began; the loop may call
-// anything, and may stop at any time.
+// An iteration covers the names that existed when it began. The loop may call any method and may
+// stop at any time.
 func TestBrokerIterate(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	joinMany(t, b, 10)
@@ -401,7 +401,7 @@ func TestBrokerIterate(t *testing.T) {
 	require.Zero(t, room.Len())
 }
 
-// A name is any string: none means all, or nobody, or several.
+// Any string is a name, and none has a special meaning.
 func TestBrokerOddNames(t *testing.T) {
 	odd := []string{"", "*", ">", "#x", "a.b", "a, b", "line\nbreak", "\x00", "\xff", "é", "e\u0301", strings.Repeat("long", 1<<16)}
 	b := sendq.NewBroker(nil)

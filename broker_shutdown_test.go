@@ -49,8 +49,8 @@ func TestBrokerShutdownDelivers(t *testing.T) {
 	})
 }
 
-// All end under one deadline, not one after the other, and the error tells of those
-// that did not deliver.
+// All Writers end under one deadline, not one after the other, and the error names those that did
+// not deliver.
 func TestBrokerShutdownUnderOneDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := sendq.NewBroker(nil)
@@ -86,7 +86,7 @@ func TestBrokerShutdownMeanwhile(t *testing.T) {
 		require.NoError(t, b.Room("room").Join("bob"))
 		require.NoError(t, b.Send("bob", []byte("stuck\n")))
 
-		// Of several bounds the first to pass ends the Writers, for every caller.
+		// If there are several deadlines, the first one ends the Writers, for every caller.
 		start := time.Now()
 		var callers sync.WaitGroup
 		for _, bound := range []time.Duration{2 * time.Second, time.Minute} {
@@ -122,7 +122,7 @@ func TestBrokerShutdownWithDoneContext(t *testing.T) {
 	})
 }
 
-// A name is either refused or its Writer is ended: none slips through.
+// Either Register fails or Shutdown ends the Writer.
 func TestBrokerShutdownMeetsRegister(t *testing.T) {
 	for range 200 {
 		b := sendq.NewBroker(nil)
@@ -147,8 +147,7 @@ func TestBrokerShutdownMeetsRegister(t *testing.T) {
 	}
 }
 
-// Close is the hard end: it waits for no peer, says what was not delivered, and hands it
-// back.
+// Close waits for no peer, reports the undelivered messages, and hands them back.
 func TestBrokerClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		returned := 0

@@ -16,7 +16,8 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// The old Writer ends in its own time. Until then the new Writer has the name, and waits.
+// The new Writer has the name while the old one is still ending, and writes nothing new before the
+// old one's messages.
 func TestTakeoverMeanwhile(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -113,7 +114,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "begun\nold 0\nold 1\n"}, <-received)
 		}},
-		// It ends after the old one then, although nothing is left to write.
+		// Close waits for the old Writer, although there is nothing to write yet.
 		{"Close of an idle one", nil, func(t *testing.T, u takeover) {
 			u.begin()
 			closed := async(u.w.Close)
@@ -154,7 +155,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 			third := sendq.NewWriter(peer, nil)
 			registered := async(func() error { return u.b.Register("bob", third) })
 			for range 1000 {
-				runtime.Gosched() // it waits for a mutex, which synctest.Wait does not see
+				runtime.Gosched() // Register waits for a mutex, and synctest.Wait does not see that
 			}
 			require.Empty(t, registered)
 			u.end()
@@ -202,7 +203,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 	}
 }
 
-// A node that takes a name over during a takeover here gets what both Writers leave.
+// A node that takes a name over during a local takeover gets the messages of both Writers.
 func TestEvictionDuringTakeover(t *testing.T) {
 	var returned handBacks
 	node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
@@ -229,12 +230,12 @@ func TestEvictionDuringTakeover(t *testing.T) {
 	require.Empty(t, returned.all())
 }
 
-// An takeover is a takeover that is under way from begin to end.
+// A takeover is in progress from begin to end.
 type takeover struct {
 	b          *sendq.Broker
 	returned   *handBacks
 	old        *sendq.Writer
-	left       []string // by old, which is stuck in the first
+	left       []string // the messages of old, stuck in the first
 	w          *sendq.Writer
 	peer       net.Conn // of w
 	begin, end func()
@@ -244,8 +245,7 @@ func inTakeover(t *testing.T, test func(t *testing.T, u takeover)) {
 	inTakeoverWith(t, nil, test)
 }
 
-// inTakeoverWith runs test in a bubble. The new Writer, which has the options, does not have
-// the name yet.
+// inTakeoverWith runs test in a bubble. The new Writer has the options, and gets the name at begin.
 func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, u takeover)) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -272,7 +272,7 @@ func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testin
 	})
 }
 
-// requireReceived ends the new Writer and requires that its peer gets the lines until then.
+// requireReceived closes the new Writer and requires the lines at its peer.
 func requireReceived(t *testing.T, u takeover, want ...string) {
 	t.Helper()
 	received := async(func() content { return readAll(u.peer) })

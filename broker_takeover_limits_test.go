@@ -13,7 +13,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// What is inherited has been accepted: MaxPending does not matter.
+// MaxPending does not apply to inherited messages, because they were accepted before.
 func TestTakeoverMaxPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -35,8 +35,8 @@ func TestTakeoverMaxPending(t *testing.T) {
 	})
 }
 
-// After a takeover MaxPending is for what comes later: what the name had left does not make the
-// next message end the new Writer.
+// After a takeover MaxPending applies only to later messages: the backlog of the name does not make
+// the next message end the new Writer.
 func TestTakeoverBeyondMaxPending(t *testing.T) {
 	b, returned := newBroker(sendq.Takeover)
 	register(t, b, "bob", stalledPeer())
@@ -56,8 +56,8 @@ func TestTakeoverBeyondMaxPending(t *testing.T) {
 	require.Len(t, returned.all(), 1)
 }
 
-// What comes of a takeover never counts at MaxPending, also when the message in front of it, which
-// was being written, has gone.
+// Inherited messages never count at MaxPending, even after the message in front of them was
+// written.
 func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
 	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u takeover) {
 		require.NoError(t, u.w.Send(make([]byte, 500)))
@@ -71,7 +71,7 @@ func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
 	})
 }
 
-// Who would wait for room at the new Writer waits for what it inherits, too.
+// A sender that waits for room at the new Writer also waits for the inherited messages.
 func TestTakeoverBlock(t *testing.T) {
 	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, u takeover) {
 		u.w.WriteString("begun\n")
@@ -89,8 +89,8 @@ func TestTakeoverBlock(t *testing.T) {
 	})
 }
 
-// What is inherited counts to the Budget of the new Writer, which may cost its life, or
-// that of another.
+// Inherited messages count in the Budget of the new Writer. This may end the new Writer or another
+// one.
 func TestTakeoverBudget(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
@@ -138,8 +138,8 @@ func TestTakeoverBudget(t *testing.T) {
 	}
 }
 
-// A takeover that the Budget of the new Writer cannot hold ends that Writer, whatever others in
-// the Budget share with the old one.
+// If the Budget of the new Writer cannot hold the inherited messages, the new Writer ends, whatever
+// other Writers in the Budget share with the old one.
 func TestTakeoverThatABudgetCannotHold(t *testing.T) {
 	budget := sendq.NewBudget(1 << 20)
 	b, returned := newBroker(sendq.Takeover)
@@ -162,7 +162,7 @@ func TestTakeoverThatABudgetCannotHold(t *testing.T) {
 	require.NotEmpty(t, returned.all())
 }
 
-// In a Budget smaller than a shared block, a takeover brings the messages and not the block.
+// If the Budget is smaller than a shared block, a takeover copies the messages out of the block.
 func TestTakeoverIntoASmallBudget(t *testing.T) {
 	b, _ := newBroker(sendq.Takeover)
 	register(t, b, "bob", stalledPeer())
@@ -182,8 +182,8 @@ func TestTakeoverIntoASmallBudget(t *testing.T) {
 	_ = b.Close()
 }
 
-// While a takeover waits for the old Writer's connection to close, messages to the new one
-// grow old.
+// While a takeover waits for the old Writer's connection to close, the pending messages of the new
+// Writer age.
 func TestMaxAgeDuringTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = 8 * time.Second
@@ -212,7 +212,7 @@ func TestMaxAgeDuringTakeover(t *testing.T) {
 	})
 }
 
-// What a Writer has inherited grows old too, though it never accepted a message itself.
+// Inherited messages age too, even if the Writer never accepted one itself.
 func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = 8 * time.Second
@@ -232,7 +232,7 @@ func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 	})
 }
 
-// While a takeover holds a Writer nothing is written, and its peer has no fault in that.
+// While a takeover holds a Writer, nothing is written, and WriteTimeout does not run.
 func TestWriteTimeoutDoesNotCountWhileHeld(t *testing.T) {
 	inTakeoverWith(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, u takeover) {
 		u.w.WriteString("before\n")

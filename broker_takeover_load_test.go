@@ -55,8 +55,8 @@ func TestTakeoverChain(t *testing.T) {
 	})
 }
 
-// However many take the same name at once: each message is written once, and one of them has
-// the name at the end.
+// If several Writers take a name over at once, each message is written once, and one of the Writers
+// has the name at the end.
 func TestTakeoverAtOnce(t *testing.T) {
 	const takers, takeovers, senders, messages = 4, 400, 32, 1500
 	b, returned := newBroker(sendq.Takeover)
@@ -93,7 +93,7 @@ func TestTakeoverAtOnce(t *testing.T) {
 	for range takers * takeovers {
 		got = append(got, linesOf(<-peers)...)
 	}
-	// The end of an old one may have come in the middle of a message.
+	// An old Writer may have ended in the middle of a message.
 	got = slices.DeleteFunc(got, func(line string) bool { return !strings.HasSuffix(line, "\n") })
 	slices.Sort(want)
 	slices.Sort(got)
@@ -101,8 +101,8 @@ func TestTakeoverAtOnce(t *testing.T) {
 	require.Empty(t, returned.all())
 }
 
-// Two that take each other's name at once may end each other. Then nothing is left of either
-// but what is handed back.
+// Two Writers that take over each other's name may end each other. Then only the messages handed
+// back remain.
 func TestTakeoverOfEachOther(t *testing.T) {
 	for range 200 {
 		b, returned := newBroker(sendq.Takeover)
@@ -127,8 +127,7 @@ func TestTakeoverOfEachOther(t *testing.T) {
 	}
 }
 
-// Two Writers that take two names of one over, before it has ended, do not both get what it
-// leaves.
+// If two Writers take over two names of one Writer before it has ended, only one of them inherits.
 func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -156,7 +155,7 @@ func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 	})
 }
 
-// A Writer may take over any number of names at once: it waits for all.
+// A Writer may take over any number of names at once, and waits for all.
 func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const names = 300
@@ -188,11 +187,10 @@ func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
 	})
 }
 
-// Senders of all kinds, over connections of all kinds, while new connections take the name
-// over, whose peers read, read slowly, do not read, or reset. What a connection took is
-// known; what came of it at the peer is not after a reset. Every message that was accepted
-// has been taken whole by one connection, or was handed back, once; and those of a sender
-// in order.
+// Senders use all methods while new connections of all kinds take over the name. Their peers read,
+// read slowly, do not read, or reset. After a reset only the bytes taken by the connection are
+// known. Every accepted message was taken whole by one connection or handed back, exactly once, and
+// the messages of a sender are in order.
 func TestTakeoverUnderLoad(t *testing.T) {
 	for _, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) { takeOverUnderLoad(t, tr) })
@@ -298,7 +296,7 @@ func takeOverUnderLoad(t *testing.T, tr transport) {
 	t.Logf("%d takeovers; %d messages handed back", len(chain)-1, total)
 }
 
-// A recordingConn knows what the connection beneath took.
+// A recordingConn records the bytes that its connection took.
 type recordingConn struct {
 	net.Conn
 	taken []byte

@@ -16,8 +16,8 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// Whatever the old Writer and the new one are in the middle of: the new peer gets what the
-// new Writer has begun, then what the old one had left, then everything else.
+// Whatever the two Writers are doing, the new peer gets the message that the new Writer has begun,
+// then the messages of the old Writer, then everything else.
 func TestTakeover(t *testing.T) {
 	for _, o := range oldWriters {
 		for _, n := range newWriters {
@@ -55,8 +55,7 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// What a takeover may find: each gives work to a Writer that has the name "bob", and returns
-// what it will not have written.
+// oldWriters prepare a Writer that has the name "bob", and return the messages it will leave.
 var oldWriters = []struct {
 	name    string
 	opts    *sendq.WriterOptions
@@ -105,8 +104,8 @@ var oldWriters = []struct {
 	}},
 }
 
-// Who may take over: each gives work to a Writer without a name, and returns what the peer
-// has got by then, and the messages of which something has been written, and the others.
+// newWriters prepare a Writer without a name. They return the bytes that the peer has read, the
+// messages already begun, and the messages that wait.
 var newWriters = []struct {
 	name    string
 	opts    *sendq.WriterOptions
@@ -145,12 +144,13 @@ var newWriters = []struct {
 		}},
 }
 
-// longMessage returns one that takes three conn.Writes.
+// longMessage returns a message that takes three conn.Writes.
 var longMessage = sync.OnceValue(func() string { return string(letters(600 << 10)) })
 
 var framed = &sendq.WriterOptions{MessageFramed: true}
 
-// writeOneByOne writes n lines, each when the Writer has nothing more to do, and returns them.
+// writeOneByOne writes n lines, waiting until the Writer is idle or stuck after each, and returns
+// them.
 func writeOneByOne(w *sendq.Writer, n int) (lines []string) {
 	for i := range n {
 		lines = append(lines, fmt.Sprintf("new %d\n", i))
@@ -160,8 +160,8 @@ func writeOneByOne(w *sendq.Writer, n int) (lines []string) {
 	return lines
 }
 
-// A new Writer that has written a part of a message when the takeover begins writes the rest
-// before anything else, also if that takes a second conn.Write.
+// If a takeover begins in the middle of a message, the new Writer first writes the rest of it, even
+// if that takes a second conn.Write.
 func TestTakeoverBetweenTwoWrites(t *testing.T) {
 	inTakeover(t, func(t *testing.T, u takeover) {
 		long := longMessage()
@@ -179,7 +179,7 @@ func TestTakeoverBetweenTwoWrites(t *testing.T) {
 	})
 }
 
-// A takeover that fails leaves everything as it was.
+// A failed takeover changes nothing.
 func TestTakeoverFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -200,7 +200,7 @@ func TestTakeoverFails(t *testing.T) {
 	})
 }
 
-// A Writer that is closing takes nothing over: it might have written its last message.
+// A closing Writer takes over nothing, because it may have written its last message.
 func TestTakeoverByOneThatIsClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -220,8 +220,8 @@ func TestTakeoverByOneThatIsClosing(t *testing.T) {
 	})
 }
 
-// A Writer that is closed while it takes a name over, and whose write under way ends only then,
-// waits for what the old one leaves all the same.
+// A Writer that is closed during its takeover waits for the old Writer's messages, even if its last
+// write returns in between.
 func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
 	inTakeover(t, func(t *testing.T, u takeover) {
 		u.w.WriteString("begun\n")
@@ -241,8 +241,8 @@ func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
 	})
 }
 
-// A Writer that is closed while it takes over a name, of which nothing is left, ends when the
-// takeover does, and not at its CloseTimeout.
+// If there is nothing to inherit, a Writer that is closed during its takeover ends with the
+// takeover, not at its CloseTimeout.
 func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newBroker(sendq.Takeover)
@@ -261,8 +261,8 @@ func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 	})
 }
 
-// A Writer that loses one of its names in a takeover ends, and what it had left, for whatever
-// name it was, goes to the one that took over.
+// A Writer that loses one of two names in a takeover ends. The new Writer gets its messages for
+// both names.
 func TestTakeoverOfOneOfTwoNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -280,8 +280,8 @@ func TestTakeoverOfOneOfTwoNames(t *testing.T) {
 	})
 }
 
-// What the old Writer yields stays as it is when the new one has written it and its memory
-// is used again.
+// Undelivered of the old Writer stays valid after the new Writer has written the messages and their
+// memory is reused.
 func TestTakeoverLeavesUndeliveredAlone(t *testing.T) {
 	b, _ := newBroker(sendq.Takeover)
 	old := register(t, b, "bob", stalledPeer())
@@ -300,7 +300,7 @@ func TestTakeoverLeavesUndeliveredAlone(t *testing.T) {
 	requireTakenOver(t, old, left)
 }
 
-// A Broker that is being shut down lets nobody take over from a Writer that is not done yet.
+// During Shutdown of the Broker a takeover fails, even if the old Writer has not ended.
 func TestNoTakeoverDuringShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := newBroker(sendq.Takeover)

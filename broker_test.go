@@ -21,8 +21,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Guarantee 12: the caller learns what became of each recipient: unknown, accepted,
-// refused.
+// Guarantee 12: the caller learns the outcome for each recipient: unknown, accepted or refused.
 func TestBrokerTellsOutcome(t *testing.T) {
 	line := []byte("hello\n")
 
@@ -48,7 +47,7 @@ func TestBrokerTellsOutcome(t *testing.T) {
 		require.Len(t, linesOf(peer), 1+len(fanOuts))
 	})
 
-	// A Writer that is about to end still has its name.
+	// A Writer keeps its name until it has ended.
 	t.Run("refused", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := sendq.NewBroker(nil)
@@ -123,8 +122,8 @@ func TestSendTo(t *testing.T) {
 	})
 }
 
-// The sender whose message ends a Writer learns that, even if the name is free before it looks
-// at it again.
+// The sender of a message that ends a slow Writer gets ErrSlowConsumer, even if the name is free
+// before the sender looks at it again.
 func TestSenderLearnsThatItHasEndedASlowConsumer(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	var senders sync.WaitGroup
@@ -152,8 +151,7 @@ func TestBrokerDoesNotWaitForRoom(t *testing.T) {
 	require.Zero(t, b.Room("room").Publish([]byte("message")))
 }
 
-// The message may be reused when the call returns, long before a stalled recipient
-// gets it.
+// The caller may reuse the message after the call, long before a stalled recipient gets it.
 func TestBrokerMessageMayBeReused(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	peer := stalledPeer()
@@ -182,8 +180,8 @@ func TestBrokerMessageMayBeReused(t *testing.T) {
 	require.True(t, slices.Equal(want, linesOf(peer)), "the messages were changed")
 }
 
-// Guarantee 10: one sender's messages, direct, to a room or to all, reach a recipient
-// in call order.
+// Guarantee 10: the messages of one sender, direct, to a room or to all, reach a recipient in call
+// order.
 func TestBrokerSenderOrder(t *testing.T) {
 	const senders, messages = 4, 300
 	b := sendq.NewBroker(nil)
@@ -194,7 +192,7 @@ func TestBrokerSenderOrder(t *testing.T) {
 	for sender := range senders {
 		sending.Go(func() {
 			for i := range messages {
-				// Short and long messages take different ways.
+				// Short and long messages are queued in different ways.
 				p := fmt.Appendf(nil, "%d %d %s\n", sender, i, strings.Repeat(".", i%7/6*20_000))
 				switch i % 5 {
 				case 0:
@@ -263,7 +261,7 @@ func TestBrokerParksNoGoroutine(t *testing.T) {
 	require.LessOrEqual(t, goroutinesLeft(before), before)
 }
 
-// What is gone leaves nothing behind: neither rooms nor names nor Writers.
+// Old rooms, names and Writers leave no memory behind.
 func TestBrokerLeavesNothingBehind(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	w := register(t, b, "bob", readingPeer())
@@ -282,15 +280,15 @@ func TestBrokerLeavesNothingBehind(t *testing.T) {
 	runtime.KeepAlive(b)
 }
 
-// 16 names come and go over TCP, in every way, while others send to them. Nobody stays
-// on as a ghost, and nobody is found after the end.
+// 16 names come and go over TCP, in every way, while others send to them. No name outlives its
+// Writer, and Lookup returns no ended Writer.
 func TestBrokerChurn(t *testing.T) {
 	const names, lives = 16, 12
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
 	line := []byte("hello\n")
 
-	// live registers a Writer, and ends it once the peer has heard something.
+	// live registers a Writer, and ends it after the peer has read something.
 	live := func(name string, life int) {
 		conn, peer := tcpPair(t)
 		w := sendq.NewWriter(conn, nil)

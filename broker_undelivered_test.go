@@ -19,7 +19,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Whatever ends a Writer that has a name, what it had left is handed back, with the cause.
+// However a Writer with a name ends, its messages are handed back with the cause.
 func TestOnUndelivered(t *testing.T) {
 	const limit = time.Second
 	left := []string{"one\n", "two\n"}
@@ -109,8 +109,8 @@ func TestOnUndeliveredIsNotCalled(t *testing.T) {
 	}
 }
 
-// What was inherited and is not delivered either is handed back once, by the one that had it
-// last, before what came later.
+// Inherited messages that remain undelivered are handed back once, by their last Writer, before
+// later messages.
 func TestOnUndeliveredAfterTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
@@ -140,8 +140,8 @@ func TestOnUndeliveredOfSeveralNames(t *testing.T) {
 	})
 }
 
-// The calls come one after the other, in the order in which the Writers ended, and hold up
-// nothing but themselves and Shutdown.
+// The calls are made one by one, in the order in which the Writers ended. They delay only each
+// other and Shutdown.
 func TestOnUndeliveredHoldsUpNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 10
@@ -223,7 +223,7 @@ func TestShutdownWaitsForOnUndelivered(t *testing.T) {
 	}
 }
 
-// A Broker that has handed back what a Writer left keeps neither.
+// After a call of OnUndelivered the Broker keeps neither the Writer nor its messages.
 func TestOnUndeliveredForgets(t *testing.T) {
 	calls := make(chan string)
 	b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(name string, _ iter.Seq[[]byte], _ error) { calls <- name }})
@@ -254,7 +254,7 @@ func requireForgotten(t *testing.T, w weak.Pointer[sendq.Writer]) {
 	}
 }
 
-// A handler that ends its goroutine, as t.FailNow does, holds up no other call.
+// A handler that ends its goroutine, as t.FailNow does, stops no other call.
 func TestOnUndeliveredSurvivesGoexit(t *testing.T) {
 	var calls atomic.Int64
 	b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(string, iter.Seq[[]byte], error) {
@@ -269,8 +269,8 @@ func TestOnUndeliveredSurvivesGoexit(t *testing.T) {
 	require.EqualValues(t, 10, calls.Load())
 }
 
-// What a Writer leaves that has names in several Brokers goes to one that hands it back,
-// whichever hears first of the end, and however it ends.
+// If a Writer has names in several Brokers, one with OnUndelivered hands its messages back,
+// whichever Broker learns of the end first, and however the Writer ends.
 func TestOnUndeliveredOfSeveralBrokers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for i := range 6 {
@@ -299,7 +299,7 @@ func TestOnUndeliveredOfSeveralBrokers(t *testing.T) {
 	})
 }
 
-// A node that loses a name hands back what its Writer leaves, or leaves that to another Broker.
+// A node that loses a name hands back the messages of its Writer, unless another Broker does.
 func TestOnUndeliveredOfALostName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node, cluster := alone(t, nil)
@@ -314,7 +314,7 @@ func TestOnUndeliveredOfALostName(t *testing.T) {
 	})
 }
 
-// If both hand back, one of them does.
+// If both Brokers have OnUndelivered, only one calls it.
 func TestOnUndeliveredOfTwoBrokersIsCalledOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, returnedByOne := newBroker(sendq.Reject)
@@ -328,7 +328,7 @@ func TestOnUndeliveredOfTwoBrokersIsCalledOnce(t *testing.T) {
 	})
 }
 
-// Close of the Broker waits for what a lost name leaves, although its Writer takes long to end.
+// Close of a Broker waits for the messages of a lost name, even if its Writer ends slowly.
 func TestCloseWaitsForALostName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks
@@ -347,8 +347,8 @@ func TestCloseWaitsForALostName(t *testing.T) {
 	})
 }
 
-// What a Writer with two names leaves goes with the name that another node takes over, and the
-// other name does not hand it back here.
+// If another node takes over one name of a Writer with two names, it gets the messages for both,
+// and nothing is handed back here.
 func TestEvictedWriterWithTwoNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks

@@ -11,8 +11,8 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// Whatever is queued, written, dropped, handed over and ended: a Budget counts what the queues
-// refer to, a shared block once, and nothing is left of it at the end.
+// Through queueing, writes, drops, takeovers and ends, a Budget counts the memory that the queues
+// refer to, and each shared block once. At the end it counts nothing.
 func TestBudgetCountsWhatIsHeld(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { countWhatIsHeld(t, rand.New(rand.NewPCG(seed, 0))) })
@@ -59,7 +59,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 			batch.Flush()
 		case 6:
 			broker.Broadcast(p)
-		case 7, 8: // a moment in which somebody reads
+		case 7, 8: // a peer reads for a moment
 			if len(conns) > 0 {
 				i := random.IntN(len(conns))
 				conns[i].Release()
@@ -88,10 +88,10 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 	require.Empty(t, budget.holders)
 }
 
-// requireCounted compares the books of a Budget with the queues of its Writers.
+// requireCounted compares the counts of a Budget with the queues of its Writers.
 func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 	t.Helper()
-	for _, w := range writers { // held all at once, as no other code may
+	for _, w := range writers { // no other code may lock several at once
 		w.mu.Lock()
 		defer w.mu.Unlock()
 	}
@@ -125,7 +125,7 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 	require.GreaterOrEqual(t, b.pending, alone)
 }
 
-// The list of what a backlog refers to goes with the backlog.
+// The list of a backlog's blocks shrinks with the backlog.
 func TestBudgetMemoryComesBack(t *testing.T) {
 	b := NewBroker(nil)
 	conn := faultconn.New()
@@ -145,8 +145,7 @@ func TestBudgetMemoryComesBack(t *testing.T) {
 	require.NoError(t, w.Close())
 }
 
-// The memory of the list refers to nothing but what is in the list: otherwise it would keep blocks
-// alive which are written or dropped by now.
+// Unused elements of the list are nil. Otherwise they would keep written and dropped blocks alive.
 func TestBacklogForgetsWhatHasLeft(t *testing.T) {
 	var l backlog
 	for i := range 200 {
@@ -160,7 +159,7 @@ func TestBacklogForgetsWhatHasLeft(t *testing.T) {
 	}
 }
 
-// A segment of a shared block that was split counts once, until both parts have left.
+// A segment of a shared block counts once after it is split, until both parts are gone.
 func TestBudgetOfASplitSegment(t *testing.T) {
 	b := NewBudget(1 << 20)
 	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
@@ -175,7 +174,7 @@ func TestBudgetOfASplitSegment(t *testing.T) {
 	require.Zero(t, b.Pending())
 }
 
-// Nothing is counted for a Writer that its Budget has just ended.
+// A Budget counts nothing for a Writer that it has just ended.
 func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
 	b := NewBudget(1000)
 	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
@@ -188,7 +187,7 @@ func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
 	require.Zero(t, b.shared.Len())
 }
 
-// A backlog that was large at the last look at all, and has become small, is spared.
+// A Budget spares a backlog that was large when it last looked at all, and is small now.
 func TestBudgetSparesWhoHasCaughtUp(t *testing.T) {
 	b := NewBudget(1 << 30)
 	var all []*backlog

@@ -24,7 +24,7 @@ func TestBudget(t *testing.T) {
 	opts := &sendq.WriterOptions{Budget: budget}
 	all := make([]*sendq.Writer, writers)
 	for i := range all {
-		conn := net.Conn(discard) // which takes no notes, so no memory
+		conn := net.Conn(discard) // records nothing, so it takes no memory
 		if i < stalled {
 			conn = stalledPeer()
 		}
@@ -69,7 +69,7 @@ func TestBudgetTooLarge(t *testing.T) {
 	require.Panics(t, func() { sendq.NewBudget(0) })
 }
 
-// Only a message that is queued, and then the largest backlog, may cost a Writer its life.
+// A Writer ends only for a message that is queued, and only if it has the largest backlog.
 func TestBudgetSparesTheInnocent(t *testing.T) {
 	budget := sendq.NewBudget(10_000)
 	bystander, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
@@ -82,7 +82,7 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	require.Equal(t, sendq.ErrDropped, full.Send(counted(5000)))
 	require.NoError(t, bystander.Err())
 
-	// It is the largest that ends, however much the message of another brings.
+	// The largest backlog ends, however large the new message is.
 	idle := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, idle.Send(counted(9000)))
 	<-bystander.Done()
@@ -90,7 +90,7 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	require.ErrorContains(t, bystander.Err(), "8100")
 	require.NoError(t, idle.Close())
 
-	// Also when it is the one that gets the message.
+	// The receiver of the message may be the one that ends.
 	require.NoError(t, full.Send(counted(4000)))
 	greedy, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, greedy.Send(counted(5500)))
@@ -99,8 +99,8 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	require.NoError(t, full.Err())
 }
 
-// With many small backlogs and a spent Budget each message costs one of them, and not a look
-// at all.
+// If a Budget with many small backlogs is spent, each message ends one Writer without a search
+// through all.
 func TestBudgetOfManyWriters(t *testing.T) {
 	writers := sized(10_000)
 	budget := sendq.NewBudget(writers * 80)
@@ -123,7 +123,7 @@ func TestBudgetOfManyWriters(t *testing.T) {
 	require.Equal(t, writers, ended)
 }
 
-// Senders of many Writers that end one another's are no deadlock, and the sum comes out.
+// Senders that end each other's Writers do not deadlock, and the sum stays right.
 func TestBudgetUnderPressure(t *testing.T) {
 	budget := sendq.NewBudget(20_000)
 	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
@@ -156,8 +156,8 @@ func TestBudgetUnderPressure(t *testing.T) {
 	}
 }
 
-// A crowd that reads as fast as it can is not ended because one of it says much at once: the
-// members share one copy of it. By the measure of each backlog alone it is 3 GB.
+// A large room whose members all read is spared, because the members share one copy of a burst.
+// Counted for each member it would be 3 GB.
 func TestBudgetSparesACrowd(t *testing.T) {
 	const members, lines, limit = 1000, 13_000, 16 << 20
 	budget := sendq.NewBudget(limit)
@@ -179,7 +179,7 @@ func TestBudgetSparesACrowd(t *testing.T) {
 	require.Zero(t, budget.Pending())
 }
 
-// Members that stall share one backlog. The Budget bounds its memory, and ends only them.
+// Stalled members share one backlog. The Budget bounds its memory, and ends only them.
 func TestBudgetOfStalledMembers(t *testing.T) {
 	const members, stalled, size, limit = 60, 20, 12_000, 4 << 20
 	budget := sendq.NewBudget(limit)
@@ -215,12 +215,12 @@ func TestBudgetOfStalledMembers(t *testing.T) {
 	require.Zero(t, budget.Pending())
 }
 
-// A shared block may be larger than a small Budget. Each Writer gets a copy of its own then, and
-// nobody is ended for what others have in the block.
+// A shared block may be larger than a small Budget. Then each Writer gets its own copy, and no
+// Writer ends because of messages for others in the block.
 func TestBudgetSmallerThanABlock(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
-	register(t, b, "large", stalledPeer()) // keeps the room's blocks in use, which grow
+	register(t, b, "large", stalledPeer()) // keeps the room's growing blocks in use
 	require.NoError(t, room.Join("large"))
 	for range 1000 {
 		room.Publish(make([]byte, 1000))
@@ -262,7 +262,7 @@ func release(conns []*faultconn.Conn) {
 	}
 }
 
-// One message that is a large part of the Budget is one copy for all.
+// A message of a large part of the Budget is one copy for all.
 func TestBudgetOfALargeMessage(t *testing.T) {
 	budget := sendq.NewBudget(1 << 20)
 	b := sendq.NewBroker(nil)
@@ -273,8 +273,8 @@ func TestBudgetOfALargeMessage(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// The Writer that keeps the most memory ends, although it has the fewest bytes pending: a short
-// message of each of many rooms, whose blocks it alone keeps.
+// The Writer that keeps the most memory ends, although it has the fewest bytes pending: one short
+// message of each of many rooms, and it alone keeps their blocks.
 func TestBudgetEndsWhoKeepsTheMost(t *testing.T) {
 	budget := sendq.NewBudget(4 << 20)
 	opts := &sendq.WriterOptions{Budget: budget}
@@ -303,7 +303,7 @@ func TestBudgetEndsWhoKeepsTheMost(t *testing.T) {
 	_ = b.Close()
 }
 
-// A Writer that is about to end counts no more, also while its connection takes long to close.
+// An ending Writer no longer counts, even while its connection is slow to close.
 func TestBudgetForgetsWhoEnds(t *testing.T) {
 	budget := sendq.NewBudget(10_000)
 	conn, releaseClose := stalledClose()
@@ -317,8 +317,8 @@ func TestBudgetForgetsWhoEnds(t *testing.T) {
 	<-w.Done()
 }
 
-// If the Writer that must make room is the only one that refers to a block, the block counts for
-// the next one.
+// If the Writer that must make room holds the only reference to a block, the block counts again for
+// the next Writer.
 func TestBudgetCountsABlockAgain(t *testing.T) {
 	const limit = 100_000
 	budget := sendq.NewBudget(limit)

@@ -62,7 +62,7 @@ func TestEvents(t *testing.T) {
 	})
 }
 
-// An observer that is too slow holds up nobody, and hears how much it has missed.
+// A slow observer delays nobody, and learns how many events it missed.
 func TestEventsLagged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const kept, changes = 4096, 10_000
@@ -103,8 +103,8 @@ func TestEventsLagged(t *testing.T) {
 	})
 }
 
-// Whoever observes, from whatever moment on, knows who is here: from the events follows the
-// same as from Names and Members.
+// From whatever moment one observes, the events lead to the same names and members as Names and
+// Members.
 func TestEventsTellWhoIsHere(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	observe := func() <-chan map[string]bool {
@@ -166,7 +166,7 @@ func TestEventsTellWhoIsHere(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// An iteration ends when its context does, and when its loop does, and leaves nothing.
+// An iteration ends with its context or its loop, and leaves no goroutine.
 func TestEventsEnd(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	register(t, b, "bob", readingPeer())

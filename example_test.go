@@ -35,7 +35,7 @@ func ExampleWriter() {
 	// Output: true
 }
 
-// Flush is for those who must know that a message has gone out.
+// Flush waits until the connection has taken the message.
 func ExampleWriter_Flush() {
 	conn, peer := dialed()
 	defer peer.Close()
@@ -71,8 +71,8 @@ func ExampleWriter_Undelivered() {
 	// true
 }
 
-// A service that sends 256 MiB to everybody, one of whom is stuck, with 32 MiB for what
-// is pending: the stuck one is let go, and the other gets all.
+// A service sends 256 MiB to everybody with a Budget of 32 MiB. It loses the one stuck recipient,
+// and the other gets everything.
 func ExampleBudget() {
 	budget := sendq.NewBudget(32 << 20)
 	opts := &sendq.WriterOptions{Budget: budget}
@@ -89,7 +89,7 @@ func ExampleBudget() {
 	message := make([]byte, 1<<20)
 	for range 64 {
 		broker.Broadcast(message)
-		// The source of the messages keeps pace with those who read.
+		// The sender keeps pace with the peers that read.
 		healthy.WaitPending(context.Background(), 8<<20)
 	}
 
@@ -118,7 +118,7 @@ func ExampleBroker() {
 	// bob got "hi\n"
 }
 
-// A room needs no making: it is there while it has members.
+// A room exists while it has members.
 func ExampleRoom() {
 	broker := sendq.NewBroker(nil)
 	defer broker.Close()
@@ -145,7 +145,7 @@ func ExampleRoom() {
 	// alice got "hi\n"
 }
 
-// Who got it, and who did not.
+// The Report says who got it and who did not.
 func ExampleBroker_SendTo() {
 	broker := sendq.NewBroker(nil)
 	defer broker.Close()
@@ -163,8 +163,8 @@ func ExampleBroker_SendTo() {
 	// alice did not get it: sendq: unknown name: "alice"
 }
 
-// Bob's connection hangs, and he logs in anew: the new connection gets what the old one
-// did not.
+// Bob's connection hangs, and he logs in again. The new connection gets the messages that the old
+// one did not.
 func ExampleNamePolicy_takeover() {
 	broker := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
 	hanging, _ := net.Pipe() // nobody reads
@@ -189,7 +189,7 @@ func ExampleNamePolicy_takeover() {
 	// three
 }
 
-// What could not be delivered comes back, so that it can be stored.
+// Undelivered messages come back, for example to be stored.
 func ExampleBrokerOptions_onUndelivered() {
 	broker := sendq.NewBroker(&sendq.BrokerOptions{
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], cause error) {
@@ -212,7 +212,7 @@ func ExampleBrokerOptions_onUndelivered() {
 	// true
 }
 
-// A reader passes on what one read has brought, and wakes each recipient once.
+// A reader passes on the messages of one read together, and wakes each recipient once.
 func ExampleBatch() {
 	broker := sendq.NewBroker(nil)
 	conn, peer := dialed()
@@ -236,7 +236,7 @@ func ExampleBatch() {
 	// writes: 1
 }
 
-// Who is here, from the first name on.
+// Events reports who is here, from the first name on.
 func ExampleBroker_Events() {
 	broker := sendq.NewBroker(nil)
 	conn, peer := dialed()
@@ -263,8 +263,8 @@ func ExampleBroker_Events() {
 	// sendq: closed
 }
 
-// The figures of a Broker, where the rest of a program's are: package expvar serves them at
-// /debug/vars. Those of Writers without a Broker come from a Tally in the same way.
+// Package expvar serves the figures of a Broker at /debug/vars, beside those of the program. A
+// Tally does the same for Writers without a Broker.
 func ExampleBroker_Stats() {
 	broker := sendq.NewBroker(nil)
 	expvar.Publish("sendq", expvar.Func(func() any { return broker.Stats() }))
@@ -281,7 +281,7 @@ func ExampleBroker_Stats() {
 	// Output: written: 1 delivered by: 1
 }
 
-// Those who join late get the last messages first.
+// A late member first gets the last messages.
 func ExampleRoom_JoinReplay() {
 	broker := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 100})
 	room := broker.Room("gophers")

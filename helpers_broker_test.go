@@ -18,13 +18,13 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// newBroker returns a Broker, and what it hands back.
+// newBroker returns a Broker, and the calls of its OnUndelivered.
 func newBroker(policy sendq.NamePolicy) (*sendq.Broker, *handBacks) {
 	var returned handBacks
 	return sendq.NewBroker(&sendq.BrokerOptions{Names: policy, OnUndelivered: returned.add}), &returned
 }
 
-// handBacks are calls of OnUndelivered.
+// handBacks records calls of OnUndelivered.
 type handBacks struct {
 	mu    sync.Mutex
 	calls []handBack
@@ -52,7 +52,7 @@ type handBack struct {
 	cause    error
 }
 
-// register gives name to a new Writer for conn, which the test ends.
+// register gives name to a new Writer on conn. The Writer ends with the test.
 func register(t *testing.T, b *sendq.Broker, name string, conn net.Conn) *sendq.Writer {
 	t.Helper()
 	w := sendq.NewWriter(conn, nil)
@@ -61,7 +61,7 @@ func register(t *testing.T, b *sendq.Broker, name string, conn net.Conn) *sendq.
 	return w
 }
 
-// joinMany registers n members of "room" whose peers read.
+// joinMany registers n members of "room". Their peers read.
 func joinMany(t *testing.T, b *sendq.Broker, n int) []*faultconn.Conn {
 	t.Helper()
 	peers := make([]*faultconn.Conn, n)
@@ -75,7 +75,7 @@ func joinMany(t *testing.T, b *sendq.Broker, n int) []*faultconn.Conn {
 
 func memberName(i int) string { return fmt.Sprintf("member-%d", i) }
 
-// flushAll waits until all Writers have written what they have accepted.
+// flushAll flushes the Writers of all names.
 func flushAll(t *testing.T, b *sendq.Broker) {
 	t.Helper()
 	for name := range b.Names() {
@@ -85,7 +85,7 @@ func flushAll(t *testing.T, b *sendq.Broker) {
 	}
 }
 
-// The four ways to reach many, all of whom are in "room".
+// fanOuts are the four ways to send to many. All recipients are in "room".
 var fanOuts = []struct {
 	name string
 	send func(b *sendq.Broker, p []byte) int
@@ -96,8 +96,8 @@ var fanOuts = []struct {
 	{"PublishFrom", func(b *sendq.Broker, p []byte) int { return b.Room("room").PublishFrom("nobody", p) }},
 }
 
-// waysToBob are the ways of a Broker to reach "bob", who is in "room". Each returns how many
-// have accepted the message.
+// waysToBob are all ways to send to "bob", a member of "room". They return the number of recipients
+// that accepted the message.
 var waysToBob = slices.Concat(fanOuts, []struct {
 	name string
 	send func(b *sendq.Broker, p []byte) int
@@ -121,8 +121,8 @@ var waysToBob = slices.Concat(fanOuts, []struct {
 	}},
 })
 
-// sendInAllWays sends lines to "bob", short ones and one that is a block of its own, and
-// returns them. They begin with prefix.
+// sendInAllWays sends lines to "bob" and returns them. They begin with prefix, and one is so long
+// that it has its own block.
 func sendInAllWays(t *testing.T, b *sendq.Broker, prefix string) (lines []string) {
 	t.Helper()
 	for _, length := range []int{1, 20_000, 10} {
@@ -142,8 +142,8 @@ func sendInAllWays(t *testing.T, b *sendq.Broker, prefix string) (lines []string
 
 const publishers = 8
 
-// publishAtOnce publishes n lines from each of several goroutines, in each of the
-// given ways by turns. No two lines are the same.
+// publishAtOnce publishes n different lines from each of several goroutines, in the given ways by
+// turns.
 func publishAtOnce(n int, publish ...func(p []byte) int) {
 	var publishing sync.WaitGroup
 	for i := range publishers {
@@ -161,7 +161,7 @@ func linesOf(conn *faultconn.Conn) []string {
 	return slices.Collect(strings.Lines(string(conn.Bytes())))
 }
 
-// requireSameLines checks that all peers got the same n lines in the same order.
+// requireSameLines requires the same n lines in the same order at all peers.
 func requireSameLines(t *testing.T, b *sendq.Broker, peers []*faultconn.Conn, n int) {
 	t.Helper()
 	flushAll(t, b)
@@ -172,7 +172,7 @@ func requireSameLines(t *testing.T, b *sendq.Broker, peers []*faultconn.Conn, n 
 	}
 }
 
-// inBoth returns what is in b of a, and what is in a of b.
+// inBoth returns the elements of a found in b, and the elements of b found in a.
 func inBoth(a, b []string) ([]string, []string) {
 	common := make(map[string]int)
 	for _, line := range slices.Concat(a, b) {
@@ -189,7 +189,8 @@ func requireHas(t *testing.T, b *sendq.Broker, name string, want *sendq.Writer) 
 	require.Same(t, want, got)
 }
 
-// requireTakenOver requires that w has ended by a takeover and tells so, and what it left.
+// requireTakenOver requires that a takeover ended w, that its errors say so, and the messages it
+// left.
 func requireTakenOver(t *testing.T, w *sendq.Writer, left []string) {
 	t.Helper()
 	require.True(t, hasEnded(w))
@@ -209,7 +210,7 @@ func requireTakenOver(t *testing.T, w *sendq.Writer, left []string) {
 	require.True(t, slices.Equal(left, got), "%.200q, not %.200q", got, left)
 }
 
-// observe collects events until stop is called, which returns them.
+// observe collects events until stop is called. stop returns them.
 func observe(b *sendq.Broker) (stop func() []sendq.Event) {
 	ctx, cancel := context.WithCancel(context.Background())
 	collected := async(func() (events []sendq.Event) {
@@ -224,7 +225,7 @@ func observe(b *sendq.Broker) (stop func() []sendq.Event) {
 	}
 }
 
-// A presence is who is there, as the events tell: the rooms of each name.
+// A presence holds the rooms of each name, according to the events.
 type presence struct {
 	rooms map[string]map[string]bool
 	err   error // that no event may cause
@@ -257,7 +258,7 @@ func (p *presence) see(e sendq.Event) {
 	}
 }
 
-// requireEqual compares p with what b says. There are no other rooms.
+// requireEqual compares p with b. There are no other rooms.
 func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
 	t.Helper()
 	require.NoError(t, p.err)
@@ -279,7 +280,7 @@ func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
 	}
 }
 
-// watchPresence follows the events of b. The presence is up to date after synctest.Wait.
+// watchPresence follows the events of b. The presence is current after synctest.Wait.
 func watchPresence(t *testing.T, b *sendq.Broker) *presence {
 	p := &presence{rooms: make(map[string]map[string]bool)}
 	go func() {

@@ -22,19 +22,19 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// A transport makes connected pairs of one kind, which live as long as the test.
+// A transport makes connected pairs of one kind. They are closed at the end of the test.
 type transport struct {
 	name string
 	pair func(t testing.TB) (conn, peer net.Conn)
 }
 
-// The sockets buffer on the way; on a pipe a write waits for the reader.
+// Sockets buffer data in transit; on a pipe a write waits for the reader.
 var (
 	sockets    = []transport{{"TCP", tcpPair}, {"TLS", tlsPair}, {"Unix", unixPair}, {"Wrapped", wrappedPair}}
 	transports = append(sockets[:len(sockets):len(sockets)], transport{"Pipe", pipePair})
 )
 
-// over runs test once for each transport, as subtests.
+// over runs test in a subtest for each transport.
 func over(t *testing.T, transports []transport, test func(t *testing.T, conn, peer net.Conn)) {
 	for _, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func pipePair(t testing.TB) (conn, peer net.Conn) {
 	return conn, peer
 }
 
-// tlsPair has the handshake behind it, and the server on the side of conn.
+// tlsPair returns a pair after the handshake. conn is the server.
 func tlsPair(t testing.TB) (conn, peer net.Conn) {
 	inner, innerPeer := tcpPair(t)
 	server, client := tls.Server(inner, tlsConfig()), tls.Client(innerPeer, tlsConfig())
@@ -69,13 +69,13 @@ func wrappedPair(t testing.TB) (conn, peer net.Conn) {
 	return wrappedConn{conn}, peer
 }
 
-// A wrappedConn is what programs make to count bytes or log: it hides all of the
-// connection beneath but the methods of net.Conn, and tells where that is.
+// A wrappedConn is a typical wrapper, as for counting or logging: it has only the methods of
+// net.Conn, and NetConn.
 type wrappedConn struct{ net.Conn }
 
 func (c wrappedConn) NetConn() net.Conn { return c.Conn }
 
-// connect listens at address, for one connection, and makes it.
+// connect returns both ends of a connection through a listener at address.
 func connect(t testing.TB, network, address string) (conn, peer net.Conn) {
 	l, err := net.Listen(network, address)
 	require.NoError(t, err)
@@ -92,8 +92,7 @@ func connect(t testing.TB, network, address string) (conn, peer net.Conn) {
 	return conn, peer
 }
 
-// socketPath returns where to bind a Unix socket. The directory of t may have too
-// long a name for that.
+// socketPath returns a path for a Unix socket. The directory of t may be too long for one.
 func socketPath(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "sendq")
 	require.NoError(t, err)
@@ -109,7 +108,7 @@ func closeAtEnd(t testing.TB, conns ...net.Conn) {
 	})
 }
 
-// innermost returns the connection at the bottom of the wrappers around it.
+// innermost unwraps conn.
 func innermost(conn net.Conn) net.Conn {
 	for {
 		w, ok := conn.(interface{ NetConn() net.Conn })
@@ -129,8 +128,8 @@ func reset(t testing.TB, conn net.Conn) {
 	require.NoError(t, conn.Close())
 }
 
-// tlsConfig returns a configuration for both sides: a certificate for 127.0.0.1, and
-// the trust in it.
+// tlsConfig returns a configuration for both sides, with a certificate for 127.0.0.1 that it
+// trusts.
 var tlsConfig = sync.OnceValue(func() *tls.Config {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -139,7 +138,7 @@ var tlsConfig = sync.OnceValue(func() *tls.Config {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		NotBefore:    time.Unix(0, 0),
-		NotAfter:     time.Unix(1<<32, 0), // whatever the clock says, for a bubble has its own
+		NotAfter:     time.Unix(1<<32, 0), // a bubble has its own clock
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
@@ -159,10 +158,7 @@ var tlsConfig = sync.OnceValue(func() *tls.Config {
 	}
 })
 
-// What tests need to know of the kernel.
-
-// bounded makes transports on which the kernel holds less than a message of 4 MiB, on its
-// way, however large the machine lets its buffers grow.
+// bounded returns transports whose kernel buffers hold less than 4 MiB in transit, on any machine.
 func bounded(transports []transport) (b []transport) {
 	for _, tr := range transports {
 		b = append(b, transport{tr.name, func(t testing.TB) (conn, peer net.Conn) {
@@ -182,8 +178,7 @@ func bounded(transports []transport) (b []transport) {
 	return b
 }
 
-// needAcknowledgements skips a test that asks what only some kernels tell: which bytes the
-// peer's machine has acknowledged.
+// needAcknowledgements skips a test on systems whose kernel is not asked for acknowledged bytes.
 func needAcknowledgements(t testing.TB) {
 	if runtime.GOOS != "linux" || runtime.GOARCH == "386" || runtime.GOARCH == "s390x" {
 		t.Skip("the kernel is not asked what the peer has acknowledged")
@@ -200,7 +195,8 @@ func narrow(pair func(testing.TB) (conn, peer net.Conn)) func(testing.TB) (conn,
 	}
 }
 
-// makeBlocking does to conn what a program does that hands its descriptor to somebody.
+// makeBlocking puts conn into blocking mode, as File.Fd does when a program passes its descriptor
+// on.
 func makeBlocking(t testing.TB, conn net.Conn) {
 	file, err := innermost(conn).(interface{ File() (*os.File, error) }).File()
 	require.NoError(t, err)
@@ -215,7 +211,7 @@ func outQueue(t testing.TB, conn net.Conn) (n int) {
 	return n
 }
 
-// readingPeer returns a connection that takes whatever is written.
+// readingPeer returns a connection that takes everything at once.
 func readingPeer() *faultconn.Conn { return faultconn.New() }
 
 // stalledPeer returns a connection whose writes are stuck until Release or Close.
@@ -225,8 +221,8 @@ func stalledPeer() *faultconn.Conn {
 	return conn
 }
 
-// A sink takes everything once it is open. It keeps nothing, so that what is left of
-// a Writer's memory can be measured.
+// A sink takes everything once it is open. It keeps nothing, so a test can measure the memory of a
+// Writer.
 type sink struct {
 	net.Conn
 	open chan struct{}
@@ -243,13 +239,13 @@ func discarded() *sink {
 	return s
 }
 
-// A pipeAddr is that of a net.Pipe: Close does not wait for a peer.
+// A pipeAddr is the address of a net.Pipe: Close does not wait for a peer.
 type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
 
-// overPipe returns a Writer, which the test ends, and its peer.
+// overPipe returns a Writer and its peer. The Writer ends with the test.
 func overPipe(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, net.Conn) {
 	t.Helper()
 	conn, peer := pipePair(t)
@@ -258,7 +254,7 @@ func overPipe(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, net.Conn)
 	return w, peer
 }
 
-// stalledClose returns a connection whose writes are stuck until Close, and whose Close until
+// stalledClose returns a connection with stuck writes. Close ends these, and is stuck until
 // releaseClose.
 func stalledClose() (conn *faultconn.Conn, releaseClose func()) {
 	gate := make(chan struct{})

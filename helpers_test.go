@@ -27,17 +27,17 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// TestMain fails the run if a goroutine or a socket is left over at its end.
+// TestMain fails the run if goroutines or sockets are left at its end.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if flag.Lookup("test.fuzz").Value.String() != "" {
 		os.Exit(m.Run()) // fuzzing leaves a goroutine for signals
 	}
-	// Parallel tests wait for a kernel's or a peer's time to pass. They wait together.
+	// Parallel tests spend their time waiting, so they wait together.
 	flag.Set("test.parallel", "32")
 	goroutines, sockets := runtime.NumGoroutine(), openSockets()
 	code := m.Run()
-	// What has been told to end may take a moment.
+	// Some goroutines and sockets may still be ending.
 	for deadline := time.Now().Add(time.Minute); runtime.NumGoroutine() > goroutines || openSockets() > sockets; {
 		if time.Now().After(deadline) {
 			stacks := make([]byte, 1<<20)
@@ -51,10 +51,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// goroutinesLeft counts goroutines. Where there are more than expected it lets those that are
-// about to end do so, and those of the runtime that call finalizers.
+// goroutinesLeft counts goroutines. If there are more than expected, it first lets ending ones end,
+// and the finalizers of the runtime.
 func goroutinesLeft(expected int) (n int) {
-	for range 10_000_000 { // some seconds, by no clock: it may be that of a bubble
+	for range 10_000_000 { // some seconds; the clock may be that of a bubble
 		if n = runtime.NumGoroutine(); n <= expected {
 			break
 		}
@@ -63,7 +63,7 @@ func goroutinesLeft(expected int) (n int) {
 	return n
 }
 
-// openSockets counts the sockets of this process, where /proc tells.
+// openSockets counts the sockets of this process, if there is a /proc.
 func openSockets() (n int) {
 	fds, _ := filepath.Glob("/proc/self/fd/*")
 	for _, fd := range fds {
@@ -74,15 +74,13 @@ func openSockets() (n int) {
 	return n
 }
 
-// What several tests of Writers need.
-
 var (
 	errBroken   = errors.New("broken on purpose")
 	errChecksum = errors.New("a wrong checksum")
 )
 
-// patient bounds Close by more than a test may take: that Close returns at all shows
-// that it did not wait for the bound.
+// patient sets a CloseTimeout longer than any test. So if Close returns, it did not wait for the
+// timeout.
 var patient = &sendq.WriterOptions{CloseTimeout: time.Hour}
 
 // ends are the ways to end a Writer.
@@ -92,7 +90,7 @@ var ends = map[string]func(*sendq.Writer) error{
 	"Shutdown": func(w *sendq.Writer) error { return w.Shutdown(context.Background()) },
 }
 
-// send sends p in one of the three ways. It may change p.
+// send sends p in one of three ways. It may change p.
 func send(w *sendq.Writer, way int, p []byte) error {
 	var n int
 	var err error
@@ -111,7 +109,7 @@ func send(w *sendq.Writer, way int, p []byte) error {
 	return err
 }
 
-// size returns the length of message i: 0 to 100 KB, short ones most often.
+// size returns the length of message i: up to 100 KB, mostly short.
 func size(i int) int {
 	switch i {
 	case 0:
@@ -122,8 +120,8 @@ func size(i int) int {
 	return rand.IntN(100_001) >> rand.IntN(12)
 }
 
-// sized returns n, or a twentieth of it under the race detector. It is for tests of size alone,
-// in which that detector finds nothing more and takes ten times as long.
+// sized returns n, or n/20 under the race detector. It is for tests of large numbers: the detector
+// finds nothing more in them, and makes them ten times as slow.
 func sized(n int) int {
 	if underRace {
 		return n / 20
@@ -131,8 +129,7 @@ func sized(n int) int {
 	return n
 }
 
-// A frame is a message that tells who sent it, which one it is, how long, and a
-// checksum of all that.
+// frame returns a message with its sender, number, length and a checksum.
 func frame(sender, number, length int) []byte {
 	p := make([]byte, frameHeader+length)
 	body := p[frameHeader:]
@@ -155,13 +152,13 @@ func checksum(p []byte) uint32 {
 	return crc32.Update(crc32.ChecksumIEEE(p[:12]), crc32.IEEETable, p[frameHeader:])
 }
 
-// An arrival is what came in frames: the numbers of each sender's, in order.
+// An arrival holds the numbers of the received frames of each sender, in order.
 type arrival struct {
 	order map[int][]int
 	err   error // nil if all frames were whole, up to EOF
 }
 
-// receive reads r to the end, even after an error, so that no sender is stuck.
+// receive reads r to the end, even after an error, so senders do not get stuck.
 func receive(r io.Reader) arrival {
 	a := arrival{order: make(map[int][]int)}
 	in := bufio.NewReader(r)
@@ -188,7 +185,7 @@ func receive(r io.Reader) arrival {
 	}
 }
 
-// A content is what a peer read to the end, and nil for EOF.
+// A content is everything a peer read, and the error after it, nil for EOF.
 type content struct {
 	bytes string
 	err   error
@@ -207,7 +204,7 @@ func upTo(n int) (s []int) {
 	return s
 }
 
-// A messageID is in every message.
+// A messageID identifies a frame.
 type messageID struct{ sender, number int }
 
 func idOf(frame []byte) messageID {
@@ -221,8 +218,8 @@ func idsOf(messages iter.Seq[[]byte]) (ids []messageID) {
 	return ids
 }
 
-// outcomesOf returns the messages that are whole on the wire, and the undelivered ones. The wire may
-// end with a part of a message: the first undelivered one, unless the wire is lossy.
+// outcomesOf returns the whole messages on the wire, and the undelivered ones. The wire may end
+// with a part of the first undelivered message, or, if it is lossy, of any message.
 func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool) (arrived, undelivered []messageID) {
 	rest := wire
 	for len(rest) >= frameHeader {
@@ -250,7 +247,7 @@ func outcomesOf(t testing.TB, wire []byte, messages iter.Seq[[]byte], lossy bool
 	return arrived, undelivered
 }
 
-// requireMessages compares messages, an empty one being the same as nil.
+// requireMessages compares messages. An empty one equals nil.
 func requireMessages(t testing.TB, want [][]byte, got func(func([]byte) bool)) {
 	t.Helper()
 	var wantStrings, gotStrings []string
@@ -271,14 +268,14 @@ func assertConserved(t testing.TB, s sendq.WriterStats) {
 	}
 }
 
-// async calls f in a goroutine; the channel brings its result.
+// async calls f in a goroutine and returns a channel for its result.
 func async[T any](f func() T) <-chan T {
 	result := make(chan T, 1)
 	go func() { result <- f() }()
 	return result
 }
 
-// within receives from c, and fails the test if nothing comes for so long that it never will.
+// within receives from c, and fails the test after a minute.
 func within[T any](t testing.TB, c <-chan T) (v T) {
 	t.Helper()
 	select {
@@ -291,7 +288,7 @@ func within[T any](t testing.TB, c <-chan T) (v T) {
 
 func second[A, B any](_ A, b B) B { return b }
 
-// letters returns n bytes of text that repeats nowhere near.
+// letters returns n bytes of text without repetition nearby.
 func letters(n int) []byte {
 	var b []byte
 	for i := int64(0); len(b) < n; i++ {
@@ -300,15 +297,15 @@ func letters(n int) []byte {
 	return b[:n:n]
 }
 
-// all reports that so many messages were all accepted.
+// all returns the Report of messages without refusals.
 func all(accepted int) sendq.Report { return sendq.Report{Accepted: accepted} }
 
 func oneOf[T any](choices ...T) T { return choices[rand.IntN(len(choices))] }
 
 func pick[T any](rng *rand.Rand, choices []T) T { return choices[rng.IntN(len(choices))] }
 
-// stuck returns a Writer whose first message is being written and stays so until conn is
-// released. It counts 100 bytes at MaxPending.
+// stuck returns a Writer whose first message is stuck until conn is released. The message counts
+// 100 bytes at MaxPending.
 func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *faultconn.Conn) {
 	conn := faultconn.New()
 	waiting := conn.Stall()
@@ -319,7 +316,7 @@ func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *faultconn.C
 	return w, conn
 }
 
-// counted returns a message that counts n bytes at MaxPending.
+// counted returns a message of n bytes at MaxPending.
 func counted(n int) []byte { return make([]byte, n-64) }
 
 func hasEnded(w *sendq.Writer) bool {
@@ -344,8 +341,8 @@ func idleWriters(t *testing.T, n int) []*sendq.Writer {
 	return writers
 }
 
-// stalled returns Writers on connections that take nothing until release is called, each
-// with a backlog of messages of the given size.
+// stalled returns Writers with a backlog of messages of the given size. Their connections take
+// nothing until release is called.
 func stalled(writers, backlog, size int, send func(w *sendq.Writer, n int)) (all []*sendq.Writer, release func()) {
 	conn := &sink{open: make(chan struct{})}
 	all = make([]*sendq.Writer, writers)
@@ -360,8 +357,8 @@ func stalled(writers, backlog, size int, send func(w *sendq.Writer, n int)) (all
 
 var zeros [128 << 10]byte
 
-// warmUp has n goroutines at a time, so that what the runtime keeps of them for the
-// next ones is not counted as some Writer's.
+// warmUp starts n goroutines at once, so the memory that the runtime keeps for them is not counted
+// as that of Writers.
 func warmUp(n int) {
 	var wg sync.WaitGroup
 	end := make(chan struct{})
@@ -372,7 +369,7 @@ func warmUp(n int) {
 	wg.Wait()
 }
 
-// heap returns how many bytes are reachable.
+// heap returns the number of reachable bytes.
 func heap() int {
 	for range 3 { // a sync.Pool lasts for two
 		runtime.GC()

@@ -11,7 +11,7 @@ func setOption(fd uintptr, level, option, value int) error {
 	return syscall.SetsockoptInt(int(fd), level, option, value)
 }
 
-// outQueueOf returns how many bytes are not acknowledged.
+// outQueueOf returns the number of unacknowledged bytes.
 func outQueueOf(fd uintptr) int {
 	var n int32
 	_, _, _ = syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))

@@ -26,18 +26,18 @@ import (
 	"github.com/sendq-go/sendq/internal/netlab"
 )
 
-// What loopback never does: packets are lost, late, or out of order, and peers vanish. The
-// Writer is on host B, its peer on A.
+// The tests of this file have packet loss, delay, reordering and vanishing peers. The Writer is on
+// host B, its peer on A.
 
-// newWriter ends the Writer with the test, whatever becomes of it.
+// newWriter returns a Writer that ends with the test.
 func newWriter(t *testing.T, conn net.Conn, opts *sendq.WriterOptions) *sendq.Writer {
 	w := sendq.NewWriter(conn, opts)
 	t.Cleanup(func() { w.CloseNow() })
 	return w
 }
 
-// requireEnd waits for the end of w, far longer than it takes, and far less than the 15
-// minutes after which the kernel gives up.
+// requireEnd waits for the end of w: much longer than the end takes, and much shorter than the 15
+// minutes of the kernel.
 func requireEnd(t *testing.T, w *sendq.Writer) {
 	t.Helper()
 	select {
@@ -47,7 +47,7 @@ func requireEnd(t *testing.T, w *sendq.Writer) {
 	}
 }
 
-// requireAll requires that r yields want and ends, and does not print it if not.
+// requireAll requires want and then EOF from r. It does not print the bytes.
 func requireAll(t *testing.T, want []byte, r io.Reader) {
 	t.Helper()
 	got, err := io.ReadAll(r)
@@ -67,8 +67,8 @@ func onDescriptor(conn *net.TCPConn, f func(fd int) error) error {
 	return err
 }
 
-// unacknowledged returns how much the kernel waits to be acknowledged, a half-close included,
-// and 0 if conn is closed.
+// unacknowledged returns the number of unacknowledged bytes, with one for a half-close. It returns
+// 0 if conn is closed.
 func unacknowledged(t *testing.T, conn *net.TCPConn) int {
 	t.Helper()
 	var n int32
@@ -91,7 +91,7 @@ func waitUntilAcknowledged(t *testing.T, conn *net.TCPConn) {
 	}
 }
 
-// The first byte of struct tcp_info.
+// States in the first byte of struct tcp_info.
 const tcpFinWait1, tcpClosed = 4, 7
 
 func tcpState(t *testing.T, conn *net.TCPConn) (state byte) {
@@ -104,7 +104,7 @@ func tcpState(t *testing.T, conn *net.TCPConn) (state byte) {
 	return state
 }
 
-// lossOf returns the number of bytes that err tells to be lost.
+// lossOf returns the number of lost bytes in the text of err.
 func lossOf(t *testing.T, err error) int {
 	t.Helper()
 	number := regexp.MustCompile(`not acknowledged by the peer: (\d+)`).FindStringSubmatch(err.Error())
@@ -114,7 +114,7 @@ func lossOf(t *testing.T, err error) int {
 	return n
 }
 
-// onlySecondPath returns a connection whose first path has gone, with its subflow.
+// onlySecondPath returns an MPTCP connection whose first path and subflow are gone.
 func onlySecondPath(t *testing.T, rate int, backlog []byte) (conn, peer *net.TCPConn) {
 	n := netlab.New(t, 2)
 	var err error
@@ -133,7 +133,7 @@ func onlySecondPath(t *testing.T, rate int, backlog []byte) (conn, peer *net.TCP
 	return conn, peer
 }
 
-// TCP_INFO describes the first path, which has gone, and not the connection.
+// TCP_INFO describes the lost first path, not the connection.
 func TestNetlabCloseDeliversByTheSecondPath(t *testing.T) {
 	t.Parallel()
 	conn, peer := onlySecondPath(t, 2<<20, make([]byte, 1<<20))
@@ -155,10 +155,10 @@ func TestNetlabWriteTimeoutSeesTheSecondPath(t *testing.T) {
 	require.NoError(t, w.Err())
 }
 
-// A lab is a connection between the hosts of a network.
+// A lab is a connection between two hosts of a network.
 type lab struct {
 	*netlab.Network
-	socket     *net.TCPConn // what is beneath conn
+	socket     *net.TCPConn // the innermost connection of conn
 	conn, peer net.Conn
 }
 
@@ -211,7 +211,7 @@ var labs = map[string]func(*testing.T) lab{
 	},
 }
 
-// With everything acknowledged there is nothing left to wait for but a goodbye.
+// If everything is acknowledged, Close has only a goodbye to wait for.
 func TestNetlabCloseAcknowledgedThenCut(t *testing.T) {
 	t.Parallel()
 	for name, connect := range labs {
@@ -232,7 +232,7 @@ func TestNetlabCloseAcknowledgedThenCut(t *testing.T) {
 	}
 }
 
-// The kernel gives up, and says why.
+// If the kernel gives up, Close returns its cause.
 func TestNetlabCloseTellsTheKernelsCause(t *testing.T) {
 	t.Parallel()
 	n := netlab.New(t, 1)
@@ -252,11 +252,11 @@ func TestNetlabCloseTellsTheKernelsCause(t *testing.T) {
 	require.Equal(t, size, lossOf(t, err))
 }
 
-// What Close says is how it is at the end, not at its last look.
+// Close reports the state at its end, not at its last look.
 func TestNetlabCloseCutShortTellsHowItIs(t *testing.T) {
 	t.Parallel()
 	const size = 300 << 10
-	// shutDown returns when the kernel has everything, and Shutdown waits for the peer, which
+	// shutDown returns when Shutdown waits for the peer, with everything in the kernel. The peer
 	// reads nothing.
 	shutDown := func(t *testing.T) (l lab, w *sendq.Writer, cancel context.CancelCauseFunc, outcome <-chan error) {
 		l = labs["TCP"](t)
@@ -400,7 +400,7 @@ func TestNetlabWriteTimeoutSpares(t *testing.T) {
 	})
 }
 
-// 64 kbit/s with much delay and loss: the peer is silent for seconds.
+// At 64 kbit/s with delay and loss, the peer is silent for seconds.
 func TestNetlabWriteTimeoutSparesASlowLink(t *testing.T) {
 	t.Parallel()
 	n := netlab.New(t, 1)
@@ -428,7 +428,7 @@ func TestNetlabCloseDeliversOverABadLink(t *testing.T) {
 	t.Parallel()
 	n := netlab.New(t, 1)
 	peer, conn := n.TCP(t)
-	_, err := peer.Write(make([]byte, 64<<10)) // which nobody reads
+	_, err := peer.Write(make([]byte, 64<<10)) // nobody reads this
 	require.NoError(t, err)
 	n.Paths[0].Set(netlab.Conditions{Delay: 5 * time.Millisecond, Jitter: 10 * time.Millisecond, Loss: 0.03})
 	w := newWriter(t, conn, &sendq.WriterOptions{CloseTimeout: time.Minute})
@@ -448,7 +448,7 @@ func TestNetlabCloseDeliversOverABadLink(t *testing.T) {
 	require.NotZero(t, n.Paths[0].BtoA.Lost())
 }
 
-// A takeover is for those whose connection hangs, so it must not hang too.
+// A takeover of a hanging connection does not hang.
 func TestNetlabTakeoverOfAVanishedPeer(t *testing.T) {
 	t.Parallel()
 	n := netlab.New(t, 1)

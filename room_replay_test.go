@@ -58,7 +58,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// A room keeps long messages and short ones, and no more than it may.
+// A room keeps long and short messages, up to its limits.
 func TestReplayOfAllLengths(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 100, ReplayBytes: 500_000})
 	room := b.Room("room")
@@ -98,8 +98,8 @@ func TestReplayGoesWithTheRoom(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// Those who join while messages are being published get some last ones and everything
-// after them: no gap, no double.
+// A member that joins during publishing gets some last messages and then every one, without a gap
+// or a double.
 func TestReplayHasNoGap(t *testing.T) {
 	const messages, publishers = 1500, 3
 	b := sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: 50})
@@ -143,8 +143,8 @@ func TestReplayHasNoGap(t *testing.T) {
 	}
 }
 
-// What a room replays to a newcomer never ends the newcomer, whatever its MaxPending and
-// Overflow, and never comes without its newest part.
+// A replay never ends a new member, whatever its MaxPending and Overflow, and always has the newest
+// messages.
 func TestReplayBeyondMaxPending(t *testing.T) {
 	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
 		t.Run(overflow.String(), func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestReplayBeyondMaxPending(t *testing.T) {
 	}
 }
 
-// What is in front of a replay leaves first, and then still the replay does not disconnect.
+// A replay does not end the Writer after the messages in front of it have left.
 func TestReplayBehindSomething(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := brokerWithHistory(t, 100)
@@ -187,7 +187,7 @@ func TestReplayBehindSomething(t *testing.T) {
 	})
 }
 
-// Where there is not enough room in a Budget, it is the newest part that comes, and nobody ends.
+// If a Budget has no room for all, a replay brings the newest messages, and nobody ends.
 func TestReplayBeyondBudget(t *testing.T) {
 	b, kept := brokerWithHistory(t, 100)
 	const each = 10 + 64
@@ -211,7 +211,7 @@ func TestReplayBeyondBudget(t *testing.T) {
 	require.NoError(t, b.Shutdown(t.Context()))
 }
 
-// brokerWithHistory returns a Broker whose room keeps n lines of 10 bytes.
+// brokerWithHistory returns a Broker whose "room" keeps n lines of 10 bytes.
 func brokerWithHistory(t *testing.T, n int) (b *sendq.Broker, kept []string) {
 	b = sendq.NewBroker(&sendq.BrokerOptions{ReplayMessages: n})
 	register(t, b, "member", readingPeer())

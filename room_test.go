@@ -13,7 +13,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// Guarantee 10: every member of a room sees the room's messages in one same order.
+// Guarantee 10: all members of a room see its messages in one same order.
 func TestRoomOneOrder(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
@@ -22,8 +22,8 @@ func TestRoomOneOrder(t *testing.T) {
 	requireSameLines(t, b, peers, 200*publishers)
 }
 
-// Those who come and go see a part of the room's messages, in the order of the rest,
-// also when the room empties in between.
+// Members that come and go see part of the messages, in the same order, even if the room is empty
+// in between.
 func TestRoomOneOrderWhileMembersComeAndGo(t *testing.T) {
 	const members = 16
 	for _, test := range []struct{ stay, rounds int }{{2, 2}, {0, 6}} {

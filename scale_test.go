@@ -13,8 +13,8 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Names that join while others are told of it, and leave, all at once: the cost is no
-// square of their number. It is counted in bytes allocated, which no noise disturbs.
+// If many names join and leave while others are told, the cost is not quadratic. It is counted in
+// allocated bytes, because noise does not change them.
 func TestMassJoinIsNotQuadratic(t *testing.T) {
 	cost := func(names int) int {
 		b := sendq.NewBroker(nil)
@@ -80,8 +80,8 @@ func TestBrokerScale(t *testing.T) {
 	require.Zero(t, b.Room("lobby").Len())
 }
 
-// What n users do one after the other costs each of them the same, whatever n is. The cost is
-// counted in bytes allocated, because no noise disturbs these: a copy of all for each shows.
+// Each of n users costs the same, whatever n is. The cost is counted in allocated bytes, because
+// noise does not change them: copying everything for each user shows.
 func TestCostIsNoSquare(t *testing.T) {
 	for name, run := range map[string]func(t *testing.T, n int) (work func()){
 		"messages in a row from another node": func(t *testing.T, n int) func() {
@@ -165,7 +165,7 @@ func TestCostIsNoSquare(t *testing.T) {
 	}
 }
 
-// What a crowd has needed is given back when it has gone.
+// Many names, Writers or rooms give their memory back when they are gone.
 func TestBrokerMemoryComesBack(t *testing.T) {
 	const n = 5000
 	warmUp(1000)

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// stop stops a process, or makes it go on.
+// stop stops a process, or continues it.
 func stop(p *os.Process, stopped bool) error {
 	if stopped {
 		return p.Signal(syscall.SIGSTOP)

@@ -7,5 +7,5 @@ import (
 	"testing"
 )
 
-// socketPair returns two connected sockets, of another kind where there is no socketpair.
+// socketPair returns two connected sockets. Without socketpair they are TCP.
 func socketPair(t testing.TB) (conn, peer net.Conn) { return tcpPair(t) }

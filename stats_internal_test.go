@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// While a Broker's Writers are asked for their figures, everything else goes on.
+// Collecting the figures of a Broker's Writers delays nothing else.
 func TestStatsHoldUpNothingElse(t *testing.T) {
 	newWriter := func() *Writer {
 		conn, _ := net.Pipe()
@@ -43,14 +43,14 @@ func TestStatsHoldUpNothingElse(t *testing.T) {
 	require.Equal(t, 2, (<-asked).Writers)
 }
 
-// isRead reports whether somebody has a snapshot of the Writers.
+// isRead reports whether there is a snapshot of the Writers.
 func (t *Tally) isRead() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return reflect.ValueOf(&t.living).Elem().FieldByName("frozen").Bool()
 }
 
-// A Writer that is refused a name never counts, whatever the reason.
+// A Writer that Register refuses never counts, whatever the reason.
 func TestRefusedWriterDoesNotCount(t *testing.T) {
 	b := NewBroker(&BrokerOptions{Names: Takeover})
 	defer b.Close()
@@ -80,7 +80,7 @@ func TestRefusedWriterDoesNotCount(t *testing.T) {
 	require.Equal(t, open, w.currentState())
 }
 
-// A Writer that ends while it is being registered counts if it has got the name, and only then.
+// A Writer that ends during Register counts if and only if it got the name.
 func TestWriterThatEndsInRegisterCounts(t *testing.T) {
 	for _, policy := range []NamePolicy{Reject, Takeover} {
 		b := NewBroker(&BrokerOptions{Names: policy})

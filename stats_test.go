@@ -37,7 +37,7 @@ func TestStatsTellAgeAndPeak(t *testing.T) {
 	})
 }
 
-// Each end counts by its cause, with what was not written.
+// An end counts under its cause, with the unwritten messages.
 func TestTallyEnds(t *testing.T) {
 	done, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -76,7 +76,7 @@ func TestTallyEnds(t *testing.T) {
 	}
 }
 
-// A Writer counts once, from when it is added, with what it did before; not if it has ended.
+// A Writer counts once, from Add on, including its history, unless it has ended.
 func TestTallyAdd(t *testing.T) {
 	var tally sendq.Tally
 	w := sendq.NewWriter(readingPeer(), nil)
@@ -94,7 +94,7 @@ func TestTallyAdd(t *testing.T) {
 	require.Equal(t, want, tally.Stats())
 }
 
-// The most of any one Writer, where a sum would make no sense.
+// For some figures the largest of one Writer is reported, because a sum would make no sense.
 func TestTallyMost(t *testing.T) {
 	var tally sendq.Tally
 	for _, size := range []int{10, 300, 20} {
@@ -111,7 +111,7 @@ func TestTallyMost(t *testing.T) {
 	require.GreaterOrEqual(t, s.OldestPending, 6*time.Millisecond)
 }
 
-// Whatever Writers come and go meanwhile, no counter ever goes back, and every snapshot adds up.
+// No counter ever decreases while Writers come and go, and every snapshot adds up.
 func TestTallyNeverGoesBack(t *testing.T) {
 	const workers, each = 4, 300
 	var tally sendq.Tally
@@ -167,7 +167,7 @@ func TestTallyNeverGoesBack(t *testing.T) {
 	require.Equal(t, last.Undelivered, ends.Closed.Undelivered+ends.Expired.Undelivered+ends.SlowConsumer.Undelivered)
 }
 
-// A Writer that has ended is not kept.
+// A Tally does not keep ended Writers alive.
 func TestTallyForgetsEndedWriters(t *testing.T) {
 	var tally sendq.Tally
 	var ended weak.Pointer[sendq.Writer]
@@ -182,7 +182,7 @@ func TestTallyForgetsEndedWriters(t *testing.T) {
 	runtime.KeepAlive(&tally)
 }
 
-// countersOf returns the figures of s that must never go back.
+// countersOf returns the figures of s that never decrease.
 func countersOf(s sendq.TallyStats) (counters []int64) {
 	s.Pending, s.PendingBytes, s.OldestPending = 0, 0, 0
 	for _, v := range []any{s.Ends, s.WriterStats} {
@@ -208,7 +208,7 @@ func requireNotLess(t *testing.T, now, before []int64) {
 	}
 }
 
-// Fan-outs count by how many recipients they have, for each message, and only if they have some.
+// Fan-outs are counted by their number of recipients, for each message, and not without recipients.
 func TestBrokerStatsFanOuts(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	defer b.Close()
@@ -225,7 +225,7 @@ func TestBrokerStatsFanOuts(t *testing.T) {
 	}
 	room.Publish(nil)                      // 5
 	room.PublishFrom(memberName(0), nil)   // 4
-	room.PublishFrom(memberName(16), nil)  // 5, for the sender is no member
+	room.PublishFrom(memberName(16), nil)  // 5, because the sender is no member
 	room.PublishFrom("nobody", nil)        // 5
 	b.Broadcast(nil)                       // 17
 	b.BroadcastFrom(memberName(0), nil)    // 16
@@ -247,7 +247,7 @@ func TestBrokerStatsFanOuts(t *testing.T) {
 	require.EqualValues(t, math.MaxInt64, s.FanOuts.Sizes[len(s.FanOuts.Sizes)-1].UpTo)
 }
 
-// A Writer counts once, whatever its names, until it ends, even without one.
+// A Writer counts once, with any number of names, from its first name until its end.
 func TestBrokerStatsOfWriters(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	w := register(t, b, "bob", readingPeer())
@@ -273,8 +273,8 @@ func TestBrokerStatsOfWriters(t *testing.T) {
 	}, b.Stats().TallyStats)
 }
 
-// What is taken over is undelivered for the old Writer, and accepted by the new one. No
-// counter goes back meanwhile.
+// Inherited messages are undelivered for the old Writer and accepted by the new one. No counter
+// decreases.
 func TestBrokerStatsOfTakeover(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
 	register(t, b, "bob", stalledPeer())
@@ -304,7 +304,7 @@ func TestBrokerStatsOfTakeover(t *testing.T) {
 	b.Close()
 }
 
-// The figures may be published as JSON.
+// The figures can be published as JSON.
 func TestBrokerStatsAsJSON(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	joinMany(t, b, 1)

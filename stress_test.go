@@ -46,7 +46,7 @@ func TestStress(t *testing.T) {
 	assert.Zero(t, broker.Len())
 }
 
-// runConnection is the life of one connection. It returns how many messages were accepted.
+// runConnection runs one connection from start to end, and returns the number of accepted messages.
 func runConnection(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int64 {
 	conn, peer := transports[rand.IntN(len(transports))].pair(t)
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{
@@ -64,7 +64,7 @@ func runConnection(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int
 	behavior := rand.IntN(behaviors)
 	arrived := async(func() arrival { return receive(&stressPeer{peer, gone, behavior}) })
 
-	// By sender, the numbers of those messages that were accepted and not dropped at once.
+	// By sender, the numbers of the messages accepted and not dropped at once.
 	const senders = 4
 	var accepted [senders][]int
 	var dropped atomic.Int64
@@ -146,7 +146,7 @@ func runConnection(t *testing.T, broker *sendq.Broker, budget *sendq.Budget) int
 	return s.Accepted
 }
 
-// sendRandomly sends p to w, which has the name.
+// sendRandomly sends p to w, by its name or directly.
 func sendRandomly(w *sendq.Writer, broker *sendq.Broker, name string, p []byte) error {
 	switch rand.IntN(5) {
 	case 0:
@@ -169,8 +169,8 @@ const (
 	behaviors
 )
 
-// A stressPeer reads. According to its behavior it reads slowly, or stops in the middle until it
-// goes away, or resets the connection there.
+// A stressPeer reads. Depending on its behavior it reads slowly, or stops in the middle until gone
+// is closed, or resets the connection there.
 type stressPeer struct {
 	net.Conn
 	gone     <-chan struct{}

@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector has sync.Pool forget at random.
+// Under the race detector, sync.Pool forgets at random.
 
 package sendq_test
 
@@ -14,7 +14,7 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A short message allocates nothing: neither alone, nor in a burst, nor with limits.
+// A short message allocates nothing: alone, in a burst, and with limits.
 func TestWriterAllocatesNothing(t *testing.T) {
 	for name, opts := range map[string]*sendq.WriterOptions{
 		"no limits": nil,

@@ -24,9 +24,8 @@ import (
 func TestWriterCloseDelivers(t *testing.T) {
 	t.Run("a long farewell", func(t *testing.T) {
 		over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
-			// The peer has sent what nobody reads, more than one byte of which has
-			// surely arrived: that makes the kernel reset a connection that is just
-			// closed.
+			// The peer has sent data that nobody reads, and more than one byte of it has arrived.
+			// So closing the connection alone would make the kernel reset it.
 			unread := letters(16 << 10)
 			_, err := peer.Write(unread)
 			require.NoError(t, err)
@@ -37,7 +36,7 @@ func TestWriterCloseDelivers(t *testing.T) {
 			farewell := letters(2 << 20)
 			require.NoError(t, w.Send(farewell))
 			closed := async(w.Close)
-			// And it goes on sending, until it cannot.
+			// The peer goes on sending until it cannot.
 			chatter := async(func() error {
 				for {
 					if _, err := peer.Write(unread); err != nil {
@@ -126,8 +125,6 @@ func TestWriterCloseDelivers(t *testing.T) {
 	})
 }
 
-// How a Writer ends.
-
 func TestWriterCloseFromPipe(t *testing.T) {
 	conn, peer := net.Pipe()
 	w := sendq.NewWriter(conn, patient)
@@ -163,7 +160,7 @@ func TestWriterCloseToHalfClosedPeer(t *testing.T) {
 	})
 }
 
-// A Close that took its bound on each dead peer would use up a server's descriptors.
+// If Close waited out its timeout for each dead peer, a server would run out of descriptors.
 func TestWriterCloseToPeerThatIsGone(t *testing.T) {
 	t.Run("and has closed", func(t *testing.T) {
 		over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
@@ -385,8 +382,8 @@ func TestWriterCloseNowIdle(t *testing.T) {
 	})
 }
 
-// On a pipe the goodbye of TLS fails when the connection beneath is closed first, and
-// the pipe itself never tells that it was closed already.
+// On a pipe the goodbye of TLS fails if the inner connection is closed first, and the pipe does not
+// report that it was already closed.
 func TestWriterCloseNowTLSOverPipe(t *testing.T) {
 	inner, innerPeer := pipePair(t)
 	conn, peer := tls.Server(inner, tlsConfig()), tls.Client(innerPeer, tlsConfig())
@@ -422,7 +419,7 @@ func TestWriterCloseNowReturnsTheConnectionsError(t *testing.T) {
 	require.NoError(t, w.CloseNow())
 }
 
-// A connection may bring the last bytes on their way only when it is closed, and fail.
+// A connection may deliver its last bytes only at Close, and fail.
 func TestWriterCloseReturnsTheConnectionsError(t *testing.T) {
 	w := sendq.NewWriter(failingClose{faultconn.New()}, nil)
 	require.NoError(t, w.Send([]byte("message")))
@@ -563,7 +560,7 @@ func TestWriterOnEnd(t *testing.T) {
 	})
 }
 
-// requireGone requires an error that tells that the peer has gone.
+// requireGone requires an error for a peer that is gone.
 func requireGone(t testing.TB, err error) {
 	t.Helper()
 	require.Error(t, err)

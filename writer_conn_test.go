@@ -18,9 +18,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// What Close waits for, what it says, and what nobody's connection can do to it.
-
-// Close of a socket does not interrupt what waits in a system call.
+// Closing a blocking socket does not interrupt its system calls.
 func TestBlockingSocketCanBeClosed(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" {
@@ -80,7 +78,7 @@ func TestBlockingSocketCanBeClosed(t *testing.T) {
 	})
 }
 
-// A hookConn connection does as its function says when the method of that name is called.
+// A hookConn calls do when the method of the given name is called.
 type hookConn struct {
 	net.Conn
 	method string
@@ -162,7 +160,7 @@ func TestWildConnections(t *testing.T) {
 	}
 }
 
-// A loopConn is a connection that wraps itself, by a detour if there is one.
+// A loopConn wraps itself, directly or through another.
 type loopConn struct {
 	net.Conn
 	next *net.Conn
@@ -203,7 +201,8 @@ func TestNetConnThatLeadsNowhere(t *testing.T) {
 	}
 }
 
-// A lockingConn connection holds a lock while it writes, and wants it to say what is beneath it.
+// A lockingConn holds a lock during Write, and takes it in the methods that return its inner
+// connection.
 type lockingConn struct {
 	*net.TCPConn
 	mu sync.Mutex
@@ -227,7 +226,7 @@ func (c *lockingConn) NetConn() net.Conn {
 	return c.TCPConn
 }
 
-// CloseNow interrupts a stuck write also where the wrapper's methods wait for that write.
+// CloseNow interrupts a stuck write even if the wrapper's methods wait for that write.
 func TestCloseNowOfALockingConn(t *testing.T) {
 	t.Parallel()
 	conn, peer := narrow(tcpPair)(t)
@@ -239,8 +238,6 @@ func TestCloseNowOfALockingConn(t *testing.T) {
 	require.NoError(t, w.CloseNow())
 	peer.Close()
 }
-
-// The scenarios: connections that break the rules, and arguments that do.
 
 func TestWriterBadCounts(t *testing.T) {
 	for _, tt := range []struct {
@@ -287,7 +284,7 @@ type noAddrConn struct{ *faultconn.Conn }
 
 func (noAddrConn) LocalAddr() net.Addr { return nil }
 
-// A panic in Write, which nobody else could recover, ends the Writer and no more.
+// A panic in Write ends only the Writer. Nobody else could recover from it.
 func TestWriterSurvivesPanic(t *testing.T) {
 	conn := faultconn.New()
 	conn.Fault = func([]byte) (int, error) { panic("broken wrapper") }
@@ -301,7 +298,7 @@ func TestWriterSurvivesPanic(t *testing.T) {
 	require.EqualValues(t, 1, w.Stats().Undelivered)
 }
 
-// Goexit, which t.FailNow calls, takes the flusher away.
+// Goexit, as called by t.FailNow, ends the flusher's goroutine.
 func TestWriterSurvivesGoexit(t *testing.T) {
 	conn := faultconn.New()
 	conn.Fault = func([]byte) (int, error) { runtime.Goexit(); return 0, nil }

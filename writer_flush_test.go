@@ -45,8 +45,8 @@ func TestWriterOneFlusher(t *testing.T) {
 	})
 
 	t.Run("none while idle", func(t *testing.T) {
-		// A bubble does not end before its goroutines do: the test fails if one is
-		// parked, though the Writer lives on.
+		// A bubble ends after its goroutines. So the test fails if one is parked, although the
+		// Writer still lives.
 		synctest.Test(t, func(t *testing.T) {
 			conn := faultconn.New()
 			w := sendq.NewWriter(conn, nil)
@@ -57,7 +57,7 @@ func TestWriterOneFlusher(t *testing.T) {
 	})
 
 	t.Run("none is missed", func(t *testing.T) {
-		// Each message comes just when the flusher of the one before it leaves.
+		// Each message comes just when the flusher of the previous one leaves.
 		w := sendq.NewWriter(faultconn.New(), nil)
 		var wg sync.WaitGroup
 		for range 4 {
@@ -96,7 +96,7 @@ func TestWriterNeverTorn(t *testing.T) {
 				conn := faultconn.New()
 				conn.Fault = faultconn.FailAt(n, errBroken)
 				w := sendq.NewWriter(conn, nil)
-				// The first message goes out alone, the others all wait behind it.
+				// The first message goes out alone, and the others wait for it.
 				waiting := conn.Stall()
 				for i, p := range tt.messages {
 					require.NoError(t, tt.send(w, i, slices.Clone(p)))
@@ -169,7 +169,7 @@ func TestWriterNeverTorn(t *testing.T) {
 			faulty.Release()
 			<-w.Done()
 			require.ErrorIs(t, w.Err(), errBroken)
-			// Beyond the records that went out whole the peer has nothing.
+			// The peer has nothing but whole records.
 			s := w.Stats()
 			require.Equal(t, string(bytes.Join(messages[:s.Written], nil)), (<-arrived).bytes)
 			requireMessages(t, messages[s.Written:], w.Undelivered())
@@ -177,8 +177,8 @@ func TestWriterNeverTorn(t *testing.T) {
 	})
 }
 
-// interestingOffsets returns every offset in messages if they are short, and else those
-// about the ends of messages and of large writes. The end itself is not one.
+// interestingOffsets returns all offsets in short messages, and otherwise those near the ends of
+// messages and of large writes. The end itself is not included.
 func interestingOffsets(messages [][]byte) (offsets []int) {
 	total := len(bytes.Join(messages, nil))
 	if total < 1000 {
@@ -221,8 +221,8 @@ func TestWriterCoalesces(t *testing.T) {
 	})
 }
 
-// To an idle Writer on a socket a short message is written by its sender: no goroutine is in
-// between, and the message is on its way when Write returns.
+// The sender itself writes a short message to an idle Writer on a socket, so the message is in
+// transit when Write returns.
 func TestWriterIdleWrites(t *testing.T) {
 	for _, tr := range []transport{{"TCP", tcpPair}, {"Unix", unixPair}} {
 		t.Run(tr.name, func(t *testing.T) {
@@ -237,7 +237,7 @@ func TestWriterIdleWrites(t *testing.T) {
 				require.Equal(t, "message", string(message))
 				time.Sleep(time.Millisecond) // or it counts as of one burst
 			}
-			// Errors are those of conn.Write.
+			// Errors come from conn.Write.
 			require.NoError(t, conn.Close())
 			_, want := conn.Write([]byte("message"))
 			w.WriteString("message")
@@ -245,7 +245,7 @@ func TestWriterIdleWrites(t *testing.T) {
 			require.Equal(t, want.Error(), w.Err().Error())
 			require.ErrorIs(t, w.Err(), net.ErrClosed)
 
-			// When the kernel takes no more, nobody waits, and the limits hold.
+			// When the kernel takes no more, nobody waits, and the limits apply.
 			conn, _ = tr.pair(t)
 			w = sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: 100 * time.Millisecond})
 			for w.Stats().PendingBytes < 8<<20 { // so the kernel is full, whatever it has grown to
@@ -274,7 +274,7 @@ func TestMessageFramed(t *testing.T) {
 	require.Equal(t, []int{3, 5, 0, 5}, conn.Sizes())
 }
 
-// On a socket that is a stream beneath, too, no message is divided or lost when the kernel
+// Even if the inner connection is a stream socket, no message is split or lost when the kernel
 // takes no more for a while.
 func TestMessageFramedOverTCP(t *testing.T) {
 	conn, peer := tcpPair(t)
@@ -325,7 +325,7 @@ func TestWriterDatagrams(t *testing.T) {
 		}
 	}
 
-	// Package net waits until there is room, but not for an empty one: it returns EAGAIN.
+	// Package net waits for room, but not for an empty datagram: it returns EAGAIN.
 	t.Run("empty ones, more than a socket holds", func(t *testing.T) {
 		conn, peer := unixgramPair(t)
 		w := sendq.NewWriter(conn, nil)
@@ -356,7 +356,7 @@ func TestWriterDatagrams(t *testing.T) {
 	})
 }
 
-// requireDatagram requires that want is what conn receives next.
+// requireDatagram requires that conn receives want next.
 func requireDatagram(t testing.TB, conn net.Conn, want []byte) {
 	t.Helper()
 	buf := make([]byte, 64<<10)
@@ -395,8 +395,8 @@ func unixpacketPair(t testing.TB) (conn, peer net.Conn) {
 	return connect(t, "unixpacket", socketPath(t))
 }
 
-// A write deadline that somebody set ends the Writer like any other error, for part of
-// a message may be on the connection.
+// A write deadline set by someone else ends the Writer like any other error, because part of a
+// message may be on the connection.
 func TestWriterDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := faultconn.New()

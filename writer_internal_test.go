@@ -18,7 +18,7 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// What no longer waits must not be remembered, which only memory would tell outside.
+// Canceled calls of Flush are forgotten. Outside of the package only memory would show it.
 func TestQueueForgetsCanceledFlushes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn := faultconn.New()
@@ -71,7 +71,7 @@ func TestWriterIsSmall(t *testing.T) {
 	}
 }
 
-// A Writer that is closing or has ended keeps no message of a sender that waited for room.
+// A closing or ended Writer keeps no message of a blocked sender.
 func TestRefusedSendersAreForgotten(t *testing.T) {
 	for name, end := range map[string]func(w *Writer){
 		"Shutdown": func(w *Writer) { _ = w.Shutdown(context.Background()) },
@@ -105,7 +105,7 @@ func TestRefusedSendersAreForgotten(t *testing.T) {
 	}
 }
 
-// Close waits until the peer's kernel has acknowledged the goodbye too, although all messages have
+// Close also waits until the peer's kernel has acknowledged the goodbye, although all messages have
 // arrived.
 func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -121,7 +121,7 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 		t.Skip("this platform does not tell what is acknowledged")
 	}
 
-	// The kernel is full of what the Writer did not send, and the goodbye is behind that.
+	// The kernel is full of other data, and the goodbye follows that data.
 	require.NoError(t, inner.(*net.TCPConn).SetWriteBuffer(1))
 	require.NoError(t, inner.SetWriteDeadline(time.Now().Add(50*time.Millisecond)))
 	_, err = inner.Write(make([]byte, 64<<20))
@@ -135,7 +135,7 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	require.Zero(t, s.Unacknowledged)
 }
 
-// A lookHookConn calls do at one of the looks at what it wraps.
+// A lookHookConn calls do at one of the looks at its inner connection.
 type lookHookConn struct {
 	net.Conn
 	looks, after int
@@ -149,7 +149,7 @@ func (c *lookHookConn) NetConn() net.Conn {
 	return c.Conn
 }
 
-// A peer is silent from the look on that has found something to take, and until it takes some.
+// A peer is silent from the look that found something to take until it takes some.
 func TestSilence(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

@@ -69,7 +69,7 @@ func TestMaxPendingDropNewest(t *testing.T) {
 	require.EqualValues(t, len("dropped"), stats.DroppedBytes)
 }
 
-// The oldest messages go, those being written never do, and what is left is in order.
+// The oldest messages are dropped, but never those being written, and the rest stays in order.
 func TestMaxPendingDropOldest(t *testing.T) {
 	messages := make([][]byte, 200)
 	for i := range messages {
@@ -123,8 +123,8 @@ func TestMaxPendingDropOldest(t *testing.T) {
 	})
 }
 
-// Tiny messages are not all in flight either, although their bytes are few beside what they
-// count at MaxPending: the newest take the place of older ones.
+// Not all tiny messages are in flight, although they have few bytes compared to their count at
+// MaxPending: the newest replace older ones.
 func TestMaxPendingDropOldestOfTinyMessages(t *testing.T) {
 	conn := faultconn.New()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 64 << 10, Overflow: sendq.DropOldest})
@@ -142,8 +142,8 @@ func TestMaxPendingDropOldestOfTinyMessages(t *testing.T) {
 	require.Equal(t, 700, strings.Count(string(conn.Bytes()), "new"))
 }
 
-// A write of DropOldest takes a small part of what is pending, so that a message which comes
-// meanwhile finds something to drop.
+// With DropOldest a write takes a small part of the backlog, so that a message during the write
+// finds something to drop.
 func TestDropOldestDuringAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 8000, Overflow: sendq.DropOldest})
@@ -159,7 +159,7 @@ func TestDropOldestDuringAWrite(t *testing.T) {
 	})
 }
 
-// The peak is not lost when it is dropped before a write returns.
+// The peak includes messages that are dropped before a write returns.
 func TestPeakOfWhatWasDropped(t *testing.T) {
 	w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropOldest})
 	require.NoError(t, w.Send(make([]byte, 800)))
@@ -170,7 +170,7 @@ func TestPeakOfWhatWasDropped(t *testing.T) {
 	require.EqualValues(t, 36+800, s.PeakPendingBytes)
 }
 
-// A message is not as old as those that were dropped before it.
+// The age of a message does not include that of dropped messages before it.
 func TestAgeAfterDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 1000, MaxAge: time.Hour, Overflow: sendq.DropOldest})
@@ -246,7 +246,7 @@ func TestMaxPendingBlockGivesUp(t *testing.T) {
 	}
 }
 
-// So does giving up while many senders wait for room.
+// Giving up is cheap even if many senders wait for room.
 func TestManyBlockedSendersGiveUp(t *testing.T) {
 	w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -261,8 +261,7 @@ func TestManyBlockedSendersGiveUp(t *testing.T) {
 	require.EqualValues(t, 1, w.Stats().Accepted)
 }
 
-// A message that would fit waits its turn nevertheless: senders that wait for room would starve
-// if smaller messages took it.
+// A message that fits waits its turn. Otherwise smaller messages would starve blocked senders.
 func TestNobodyOvertakesABlockedSender(t *testing.T) {
 	for name, send := range map[string]func(w *sendq.Writer, p []byte) error{
 		"Write": func(w *sendq.Writer, p []byte) error { return second(w.Write(p)) },
@@ -291,7 +290,7 @@ func TestNobodyOvertakesABlockedSender(t *testing.T) {
 	}
 }
 
-// hookContext calls a function when it is asked for Done.
+// hookContext calls asked in Done.
 type hookContext struct {
 	context.Context
 	asked func()
@@ -302,8 +301,8 @@ func (c hookContext) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// Room that comes while the Context is asked is taken, and the flusher, which has gone meanwhile,
-// is woken.
+// If there is room again while WriteContext asks the Context, WriteContext takes it and wakes the
+// flusher, which has left.
 func TestRoomComesWhileTheContextIsAsked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
@@ -318,7 +317,7 @@ func TestRoomComesWhileTheContextIsAsked(t *testing.T) {
 	})
 }
 
-// Those that waited behind a sender that gives up need not wait for the connection.
+// When a blocked sender gives up, those after it need not wait for the connection.
 func TestBlockedSenderThatGivesUpMakesWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.Block})
@@ -338,7 +337,7 @@ func TestBlockedSenderThatGivesUpMakesWay(t *testing.T) {
 	})
 }
 
-// More may be pending than an int of 32 bits counts, because Send does not copy.
+// The backlog can exceed a 32-bit int, because Send does not copy.
 func TestPendingBeyond32Bits(t *testing.T) {
 	const size = 1 << 30
 	p := make([]byte, size) // never touched, so it takes no memory
@@ -350,7 +349,7 @@ func TestPendingBeyond32Bits(t *testing.T) {
 	require.NoError(t, w.CloseNow())
 	require.Equal(t, int64(3*size+36), w.Stats().UndeliveredBytes)
 
-	// Limits that are near the largest int hold as well.
+	// Limits near the largest int hold as well.
 	for _, limit := range []int{math.MaxInt, math.MaxInt - 1} {
 		for name, opts := range map[string]*sendq.WriterOptions{
 			"MaxPending": {MaxPending: limit},

@@ -21,7 +21,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// An opaque connection buffers, and nobody can ask it.
+// An opaqueConn buffers, and cannot be asked for acknowledged bytes.
 type opaqueConn struct{ *faultconn.Conn }
 
 func (opaqueConn) NetConn() net.Conn   { return nil }
@@ -96,7 +96,7 @@ func TestCloseWaitsBlindly(t *testing.T) {
 	})
 }
 
-// A stuckGoodbyeConn is a connection whose goodbye is never done.
+// A stuckGoodbyeConn never finishes its goodbye.
 type stuckGoodbyeConn struct {
 	net.Conn
 	begun, closed chan struct{}
@@ -120,7 +120,7 @@ func (c stuckGoodbyeConn) Close() error {
 	return c.Conn.Close()
 }
 
-// What comes after the last message is no loss, whatever becomes of it.
+// A failure after the last message is no loss.
 func TestCloseIsAboutMessages(t *testing.T) {
 	needAcknowledgements(t)
 	for _, tr := range []transport{{"TCP", tcpPair}, {"TLS", tlsPair}, {"Unix", unixPair}} {
@@ -148,8 +148,7 @@ func TestCloseIsAboutMessages(t *testing.T) {
 	}
 }
 
-// A reader that ends its Writer when the peer has gone away does not make an error of a
-// Close that has delivered.
+// If a reader ends its Writer because the peer is gone, a Close that has delivered still succeeds.
 func TestCloseNowAtEOF(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -170,8 +169,8 @@ func TestCloseNowAtEOF(t *testing.T) {
 	})
 }
 
-// The peer takes everything just before the bound: what an earlier look has found is no
-// error any more.
+// The peer takes everything just before the timeout, so what an earlier look found is no longer an
+// error.
 func TestCloseLooksOnceMore(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -194,7 +193,7 @@ func TestCloseLooksOnceMore(t *testing.T) {
 	}
 }
 
-// What it says is lost is what the kernel has not got acknowledged by then.
+// Close reports as lost the bytes unacknowledged at its end.
 func TestCloseCountsWhatIsLost(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -237,9 +236,9 @@ func TestCloseTellsTheKernelsCause(t *testing.T) {
 	require.ErrorIs(t, err, syscall.ETIMEDOUT)
 }
 
-// A connection of MPTCP to a peer without it falls back to TCP. Close knows there, too, what has
-// arrived: all of it when the peer reads to the end and closes, and not all when the peer resets
-// the connection, although the reader has taken the kernel's error.
+// An MPTCP connection to a peer without MPTCP falls back to TCP. Close still knows what has
+// arrived: everything if the peer reads to the end and closes, and not everything if the peer
+// resets, even if the reader has taken the kernel's error.
 func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -288,7 +287,7 @@ func TestCloseOfMPTCPThatHasFallenBack(t *testing.T) {
 	})
 }
 
-// A bufferingConn is a wrapper that keeps what is written until CloseWrite.
+// A bufferingConn is a wrapper that buffers writes until CloseWrite.
 type bufferingConn struct {
 	net.Conn
 	kept *bufio.Writer
@@ -298,7 +297,7 @@ func (c *bufferingConn) NetConn() net.Conn           { return c.Conn }
 func (c *bufferingConn) Write(p []byte) (int, error) { return c.kept.Write(p) }
 func (c *bufferingConn) CloseWrite() error           { return c.kept.Flush() }
 
-// What a wrapper writes in CloseWrite is part of the messages, and no goodbye: Close waits for it.
+// Bytes that a wrapper writes in CloseWrite are messages, not a goodbye, and Close waits for them.
 func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -317,9 +316,9 @@ func TestCloseWaitsForWhatAWrapperHasGathered(t *testing.T) {
 	require.EqualValues(t, size, <-arrived)
 }
 
-// TLS gives its goodbye 5 s, and a kernel that is full has no room for it: a peer that reads
-// slowly would get everything and then no proper end. So nobody says goodbye before the peer
-// has the messages.
+// TLS has 5 s for its goodbye, and a full kernel has no room for it. So a peer that reads slowly
+// would get everything and then no proper end. Therefore Close sends the goodbye after the peer has
+// the messages.
 func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
 	needAcknowledgements(t)
 	const length = 300 << 10
@@ -332,7 +331,7 @@ func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
 	require.NoError(t, w.Flush(t.Context()), "the kernel takes it")
 	closed := async(w.Close)
 	select {
-	case <-conn.bye: // too early, and what was read will be too little
+	case <-conn.bye: // too early: too little will have been read
 	case <-time.After(200 * time.Millisecond):
 	}
 	n, err := io.CopyBuffer(&conn.arrived, struct{ io.Reader }{peer}, make([]byte, 4<<10))
@@ -343,7 +342,7 @@ func TestGoodbyeComesWhenThereIsRoom(t *testing.T) {
 	require.Greater(t, conn.early, int64(length/2), "had arrived when it said goodbye")
 }
 
-// A goodbyeConn says goodbye, as TLS does, and knows how much had arrived by then.
+// A goodbyeConn records how much had arrived at its goodbye.
 type goodbyeConn struct {
 	net.Conn
 	arrived counter
@@ -359,8 +358,8 @@ func (c *goodbyeConn) CloseWrite() error {
 	return nil
 }
 
-// If the peer resets the connection when a wrapper has just written what it had kept, Close does not
-// take that for delivered.
+// If the peer resets the connection just after a wrapper has written its buffer, Close does not
+// report success.
 func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
 	needAcknowledgements(t)
 	const size = 200 << 10
@@ -378,7 +377,7 @@ func TestCloseCountsWhatAWrapperHasGatheredInVain(t *testing.T) {
 	require.ErrorContains(t, w.Close(), "not acknowledged")
 }
 
-// An flushHookConn is a bufferingConn that calls flushed when it has written what it had kept.
+// A flushHookConn is a bufferingConn that calls flushed after writing its buffer.
 type flushHookConn struct {
 	*bufferingConn
 	flushed func()
@@ -389,7 +388,7 @@ func (c *flushHookConn) CloseWrite() error {
 	return c.bufferingConn.CloseWrite()
 }
 
-// A counter counts what is written to it.
+// A counter counts written bytes.
 type counter struct{ atomic.Int64 }
 
 func (c *counter) Write(p []byte) (int, error) {

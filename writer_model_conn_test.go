@@ -12,7 +12,7 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// A connKind is what the connections of a model are.
+// A connKind is the kind of a model's connections.
 type connKind byte
 
 const (
@@ -23,13 +23,13 @@ const (
 	connKindCount
 )
 
-// A modelConn is a connection of a model, of which writes stall, are released, or fail.
+// A modelConn is a connection of a model. Its writes can be stalled, released, and made to fail.
 type modelConn struct {
 	conn    net.Conn
 	fault   *faultconn.Conn // conn, or nil
 	peer    *pacedPeer      // nil in memory
 	stalled bool
-	lossy   bool // the peer may have thrown away what the connection took
+	lossy   bool // the peer may have discarded bytes taken by the connection
 
 	left    atomic.Int64                  // how much fault takes before it fails
 	closing atomic.Pointer[chan struct{}] // its Close waits until that is closed; nil: it does not
@@ -71,8 +71,8 @@ func newModelConn(t testing.TB, kind connKind, wrap bool) *modelConn {
 	return c
 }
 
-// smallPair returns connected sockets that buffer little. A smaller buffer of a TCP receiver would
-// leave all to timers: it would be full of half a segment.
+// smallPair returns connected sockets with small buffers. With a smaller TCP receive buffer
+// everything would wait for timers, because half a segment would fill it.
 func smallPair(t testing.TB, tcp bool) (conn, peer net.Conn) {
 	if !tcp {
 		conn, peer = socketPair(t)
@@ -94,7 +94,7 @@ func (c *modelConn) stall() {
 	}
 }
 
-// release lets everything through, Close too.
+// release lets everything through, including Close.
 func (c *modelConn) release() {
 	if c.stalled {
 		c.fault.Release()
@@ -106,14 +106,14 @@ func (c *modelConn) release() {
 	}
 }
 
-// read lets the peer read n bytes more.
+// read lets the peer read n more bytes.
 func (c *modelConn) read(n int) {
 	if c.peer != nil {
 		c.peer.pace(func(allowed int) int { return max(allowed, allowed+n) })
 	}
 }
 
-// fail makes the connection fail: after n bytes, or at once because the peer resets it.
+// fail makes the connection fail after n bytes, or at once by a reset of the peer.
 func (c *modelConn) fail(n int) {
 	if c.fault != nil {
 		c.left.Store(int64(n))
@@ -123,7 +123,7 @@ func (c *modelConn) fail(n int) {
 	c.peer.reset()
 }
 
-// holdClose makes Close wait for release, if conn is no socket itself.
+// holdClose makes Close wait for release, unless conn is a socket itself.
 func (c *modelConn) holdClose() {
 	if c.fault != nil && c.closing.Load() == nil {
 		c.closing.Store(new(make(chan struct{})))
@@ -137,7 +137,7 @@ func (c *modelConn) letClose() {
 	}
 }
 
-// arrived returns what has been written, when the Writer has ended.
+// arrived returns the written bytes after the Writer has ended.
 func (c *modelConn) arrived(t testing.TB) []byte {
 	if c.peer == nil {
 		return c.fault.Bytes()
@@ -145,10 +145,10 @@ func (c *modelConn) arrived(t testing.TB) []byte {
 	return within(t, c.peer.all)
 }
 
-// A pacedPeer reads as much as it may, in pieces of many lengths.
+// A pacedPeer reads the allowed number of bytes, in pieces of many lengths.
 type pacedPeer struct {
 	conn net.Conn
-	all  <-chan []byte // brings what it has read, after EOF or an error
+	all  <-chan []byte // receives everything read, after EOF or an error
 
 	mu      sync.Mutex
 	more    sync.Cond
@@ -173,7 +173,7 @@ func newPacedPeer(conn net.Conn) *pacedPeer {
 	return p
 }
 
-// pace changes how much it may read.
+// pace changes the allowed number of bytes.
 func (p *pacedPeer) pace(change func(allowed int) int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,7 +181,7 @@ func (p *pacedPeer) pace(change func(allowed int) int) {
 	p.more.Signal()
 }
 
-// take waits until something may be read, and returns how much, at most limit.
+// take waits until reading is allowed, and returns the allowed number of bytes, at most limit.
 func (p *pacedPeer) take(limit int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -16,9 +16,9 @@ type sender struct {
 	accepted   int           // by all lines
 }
 
-// next returns the next message. Its length grows with the square of amount, which is less
-// than 256: there are many short ones, many that the kernel does not take at once, and a few
-// that are not copied together.
+// next returns the next message. Its length grows with the square of amount, at most 255. So there
+// are many short messages, many that the kernel does not take at once, and a few too long to be
+// copied together.
 func (s *sender) next(amount int) []byte {
 	s.number++
 	length := amount * amount / 20
@@ -28,7 +28,7 @@ func (s *sender) next(amount int) []byte {
 	return frame(s.id, s.number, length)
 }
 
-// record notes the outcome of the last message, for line i.
+// record records the outcome of the last message, for line i.
 func (s *sender) record(i int, err error) {
 	to := &s.results[i]
 	switch {
@@ -41,7 +41,7 @@ func (s *sender) record(i int, err error) {
 	}
 }
 
-// send sends to line i, by its name or to its last Writer.
+// send sends to line i, by its name or to the Writer at.
 func (s *sender) send(i int, at *modelWriter, amount int) {
 	if s.number%4 == 0 {
 		s.sendNamed(i, amount)
@@ -89,7 +89,7 @@ func (s *sender) sendTo(amount int) {
 	}
 }
 
-// joinReplay makes line i a member of the room of history, and reports whether it could.
+// joinReplay makes line i a member of the history room, and reports whether it succeeded.
 func (s *sender) joinReplay(i, messages int) bool {
 	n, err := s.broker.Room(modelHistory).JoinReplay(s.lines[i].name, messages)
 	if err != nil {
@@ -135,11 +135,11 @@ func (s *sender) fanOut(n, amount int, send func(*sendq.Batch, []byte)) {
 	}
 }
 
-// A lineResults has the results of a sender's messages to a line. A Report does not say which messages
-// were refused, so the counts have bounds.
+// lineResults holds the results of a sender's messages to a line. The counts have bounds, because a
+// Report does not say which messages were refused.
 type lineResults struct {
 	accepted, dropped bounds
-	numbers           map[int]bool // those perhaps accepted
+	numbers           map[int]bool // numbers perhaps accepted
 }
 
 type bounds struct{ least, most int }

@@ -49,11 +49,11 @@ const (
 	largeBudget // with limitBudget
 )
 
-// modelMaxPending leaves a write of DropOldest 512 bytes: most messages take several.
+// With modelMaxPending a write of DropOldest has 512 bytes, so most messages take several writes.
 const modelMaxPending = 4 << 10
 
-// A setting is the first two bytes of an input: an Overflow, a kind of connection, a
-// number of lines, and limits.
+// setting returns the first two bytes of an input: an Overflow, a kind of connection, a number of
+// lines, and limits.
 func setting(overflow sendq.Overflow, kind connKind, lines int, limits byte) []byte {
 	return []byte{byte(overflow) | byte(kind)<<2 | byte(lines-1)<<4, limits}
 }
@@ -97,10 +97,10 @@ func FuzzWriter(f *testing.F) {
 	})
 }
 
-// tearing has inputs that once made a Writer tear messages: DropOldest dropped a message that was
-// partly on the connection, because no write was under way.
+// tearing holds inputs that once tore messages: DropOldest dropped a message partly on the
+// connection, because no write was in progress.
 var tearing = map[string][]byte{
-	// The sender's own try has written a part, and the flusher has not run.
+	// The sender's own try has written a part, and the flusher has not run yet.
 	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending), slices.Repeat(slices.Concat(
 		slices.Repeat(on(0, opSend, 150), 5), on(0, opRead, 255), on(0, opSleep, 200)), 14)),
 	// The same with the try of a fan-out.
@@ -111,13 +111,14 @@ var tearing = map[string][]byte{
 	"takeover": slices.Concat(setting(sendq.DropOldest, wrappedUnix, 1, limitPending), slices.Repeat(slices.Concat(
 		on(0, opTakeover, 0), on(0, opSlowTakeover, 150), slices.Repeat(on(0, opSend, 150), 4),
 		on(0, opRelease, 0), on(0, opSleep, 255)), 12)),
-	// Many send while the peer reads.
+	// Many senders send while the peer reads.
 	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending),
 		slices.Repeat(on(0, opConcurrent, 63), 3), slices.Repeat(slices.Concat(
 			on(0, opSend, 150), on(0, opRead, 200), on(0, opSleep, 10)), 32)),
 }
 
-// TestNeverTearsOnSockets runs each input of tearing several times, because the scheduler has a say.
+// TestNeverTearsOnSockets runs each input of tearing several times, because it depends on the
+// scheduler.
 func TestNeverTearsOnSockets(t *testing.T) {
 	for name, input := range tearing {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +152,7 @@ func TestWriterModel(t *testing.T) {
 	}
 }
 
-// modelOf runs the model with an input, in a bubble if it has no sockets.
+// modelOf runs the model with an input, in a bubble if it uses no sockets.
 func modelOf(t *testing.T, input []byte) {
 	if connKind(input[0]>>2)%connKindCount != inMemory {
 		runModel(t, input)
@@ -177,7 +178,7 @@ type model struct {
 	returned map[string]int // how often OnUndelivered got the name with these messages
 }
 
-// A line is a name, and the Writers that have or had it, one after the other.
+// A line is a name and its Writers, one after the other.
 type line struct {
 	name    string
 	writers []*modelWriter
@@ -192,10 +193,10 @@ type modelWriter struct {
 	refused    error        // the result of Register
 }
 
-// current is the last Writer.
+// current returns the last Writer.
 func (l *line) current() *modelWriter { return l.writers[len(l.writers)-1] }
 
-// All names are in the room. They join that of history by JoinReplay, once.
+// All names are in modelRoom. They join modelHistory once, by JoinReplay.
 const modelRoom, modelHistory = "room", "history"
 
 func runModel(t testing.TB, input []byte) {
@@ -267,7 +268,7 @@ func (m *model) checkStats(l *line) {
 	}
 }
 
-// do does one operation.
+// do runs one operation.
 func (m *model) do(me *sender, op, amount int) {
 	i := op / opCount % len(m.lines)
 	l := m.lines[i]
@@ -376,8 +377,8 @@ func (m *model) settle() {
 	}
 }
 
-// takeOver gives line i a new Writer. If amount is not 0, the Writer gets a message before. If slow is
-// true, the old Writer's connection does not close until it is released.
+// takeOver gives line i a new Writer. If amount is not 0, the Writer gets a message first. If slow
+// is true, the old Writer's connection does not close until it is released.
 func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
 	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0)}
@@ -414,7 +415,7 @@ func (m *model) takeOver(i, amount int, slow bool) {
 	l.writers = append(l.writers, next)
 }
 
-// end ends what has been begun.
+// end releases and waits for everything, and ends all Writers.
 func (m *model) end() {
 	for _, l := range m.lines {
 		for _, mw := range l.writers {
@@ -491,7 +492,7 @@ func (m *model) check() {
 	assertConserved(t, stats.WriterStats)
 }
 
-// A final has the messages to a line that are on the wire, or undelivered and not taken over.
+// A final holds the messages to a line that are on the wire, or undelivered and not inherited.
 type final struct {
 	numbers map[int][]int // by sender, in order
 	found   int

@@ -23,8 +23,6 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// The guarantees of a Writer, one test each.
-
 func TestWriterWhole(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 		w := sendq.NewWriter(conn, nil)
@@ -128,7 +126,7 @@ func TestWriterNeverInTheWay(t *testing.T) {
 			require.NoError(t, w.Err())
 			require.Empty(t, slices.Collect(w.Undelivered()))
 
-			// Nor are others held up.
+			// Other Writers are not delayed.
 			otherConn, otherPeer := pipePair(t)
 			other := sendq.NewWriter(otherConn, nil)
 			require.NoError(t, b.Register("other", other))
@@ -232,14 +230,14 @@ func TestWriterAccountedFor(t *testing.T) {
 		rest := bytes.Join(undelivered, nil)
 		require.EqualValues(t, len(rest), s.UndeliveredBytes)
 
-		// The peer has what was written and a part of the next message.
+		// The peer has the written messages and a part of the next one.
 		got := []byte((<-arrived).bytes)
 		require.Len(t, got, limit)
 		require.GreaterOrEqual(t, int64(limit), s.WrittenBytes)
 		written, torn := got[:s.WrittenBytes], got[s.WrittenBytes:]
 		require.True(t, bytes.HasPrefix(undelivered[0], torn))
 
-		// What was written and what was not are all that was sent, in order.
+		// The written and the undelivered messages together are all messages, in order.
 		all := receive(io.MultiReader(bytes.NewReader(written), bytes.NewReader(rest)))
 		require.NoError(t, all.err)
 		for sender := range senders {
@@ -278,7 +276,7 @@ func TestWriterMemoryComesBack(t *testing.T) {
 			for runtime.NumGoroutine() > goroutines {
 				runtime.Gosched() // a flusher that had its last word a moment ago, and nothing else
 			}
-			// What else the process allocates meanwhile matters only beside few Writers.
+			// Other allocations of the process matter only if there are few Writers.
 			require.Less(t, heap()-before, 512*tt.writers+16<<10)
 			runtime.KeepAlive(writers)
 		})
@@ -295,7 +293,7 @@ func TestWriterMemoryComesBack(t *testing.T) {
 				require.NoError(t, w.Close())
 			}
 			const fixed = 2 << 10            // the Writer, its flusher and a first block
-			copied := min(2*backlog, 16<<10) // what the flusher writes together
+			copied := min(2*backlog, 16<<10) // one write of the flusher
 			require.Less(t, cost, 2*backlog+copied+fixed)
 		})
 	}
@@ -338,7 +336,7 @@ func TestWriterEmptyMessages(t *testing.T) {
 				require.NoError(t, w.Flush(t.Context())) // one alone
 			}
 		}
-		// Nobody reads yet: on a pipe a write of nothing would wait.
+		// Nobody reads yet, and on a pipe even an empty write would wait.
 		require.NoError(t, w.Flush(t.Context()))
 		require.Empty(t, watched.Sizes())
 		arrived := async(func() content { return readAll(peer) })
@@ -369,17 +367,17 @@ func TestWriterCopiesOptions(t *testing.T) {
 	})
 }
 
-// panickingContext is a Context that somebody has made badly.
+// panickingContext panics in Done.
 type panickingContext struct{ context.Context }
 
 func (panickingContext) Done() <-chan struct{} { panic("Done") }
 
-// lateContext is one that panics when it is asked for the cause.
+// lateContext panics when it is asked for the cause.
 type lateContext struct{ context.Context }
 
 func (lateContext) Value(any) any { panic("Value") }
 
-// The message of a call that has panicked is not accepted later.
+// A call that panicked does not have its message accepted later.
 func TestContextPanicsLate(t *testing.T) {
 	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -391,8 +389,8 @@ func TestContextPanicsLate(t *testing.T) {
 	require.Len(t, conn.Bytes(), 36)
 }
 
-// A nil Context panics with a message, and a Context that panics does no more than that: the
-// Writer goes on, and no lock is left in a state that ends the process.
+// A nil Context panics with a message. If a Context panics, the Writer goes on, and no lock is left
+// in a wrong state.
 func TestBadContexts(t *testing.T) {
 	for name, call := range map[string]func(w *sendq.Writer, ctx context.Context){
 		"WriteContext": func(w *sendq.Writer, ctx context.Context) { w.WriteContext(ctx, counted(500)) },

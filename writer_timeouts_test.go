@@ -36,7 +36,7 @@ func TestMaxAge(t *testing.T) {
 	})
 }
 
-// A queue that never gets empty is no matter, as long as each message leaves in time.
+// A queue may be non-empty for ever, as long as each message leaves in time.
 func TestMaxAgeIsAboutTheOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn, peer := net.Pipe()
@@ -56,7 +56,7 @@ func TestMaxAgeIsAboutTheOldest(t *testing.T) {
 	})
 }
 
-// The backlog of a peer that is too slow grows older, and then the peer stalls.
+// The backlog of a slow peer ages, and then the peer stalls.
 func TestMaxAgeOfALongBacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = time.Second
@@ -94,7 +94,7 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
-// A peer that takes 4 KiB now and then is alive, however long the whole takes.
+// A peer that takes 4 KiB now and then is alive, however long everything takes.
 func TestWriteTimeoutIsAboutProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn, peer := net.Pipe()
@@ -112,8 +112,7 @@ func TestWriteTimeoutIsAboutProgress(t *testing.T) {
 	})
 }
 
-// The kernel tells of progress that no Write shows, beneath TLS and a wrapper too; and
-// of its lack.
+// The kernel shows progress, or its lack, that no Write shows, also beneath TLS and a wrapper.
 func TestWriteTimeoutOverSockets(t *testing.T) {
 	t.Parallel()
 	for _, tr := range bounded(sockets) {
@@ -134,8 +133,8 @@ func TestWriteTimeoutOverSockets(t *testing.T) {
 	}
 }
 
-// The kernel's buffer is full, so that one conn.Write takes some times WriteTimeout, while
-// the peer reads 4 KiB now and then. Only a Unix socket tells of such small steps.
+// The kernel's buffer is full, so one conn.Write takes several times WriteTimeout while the peer
+// reads 4 KiB now and then. Only a Unix socket shows such small steps.
 func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -153,9 +152,7 @@ func TestWriteTimeoutSparesASlowReader(t *testing.T) {
 	w.CloseNow()
 }
 
-// Peers that are slow, and such as have gone: which of them MaxAge and WriteTimeout end.
-
-// A peer that empties its queue now and then finds it full again, to the byte.
+// A peer that empties its queue now and then finds it exactly as full again.
 func TestWriteTimeoutSparesAUnixPeerThatEmptiesItsQueue(t *testing.T) {
 	needAcknowledgements(t)
 	t.Parallel()
@@ -172,7 +169,7 @@ func TestWriteTimeoutSparesAUnixPeerThatEmptiesItsQueue(t *testing.T) {
 		},
 	}
 	for name, wrap := range wraps {
-		for buffer, emptied := range map[int]int{1: 2000, 20_000: 30_000, 0: 170_000} { // about what it holds
+		for buffer, emptied := range map[int]int{1: 2000, 20_000: 30_000, 0: 170_000} { // about the capacity
 			t.Run(name+" "+strconv.Itoa(buffer), func(t *testing.T) {
 				t.Parallel()
 				inner, innerPeer := unixPair(t)
@@ -205,7 +202,7 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 			conn, _ := tr.pair(t)
 			w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
 			began := time.Now()
-			for range 100 { // which the sender itself writes, and which comes to less than the kernel holds
+			for range 100 { // written by the sender itself, and less than the kernel holds
 				if _, err := w.Write(make([]byte, 3000)); err != nil {
 					break
 				}
@@ -246,8 +243,8 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 	})
 }
 
-// What looks at the connection, beneath a wrapper, while something is under way stops
-// when everything has arrived.
+// While data is in transit, the Writer looks at the connection beneath a wrapper. It stops when
+// everything has arrived.
 func TestIdleWriterIsNotWatched(t *testing.T) {
 	t.Parallel()
 	tcp, peer := tcpPair(t)
@@ -281,7 +278,7 @@ type countedConn struct {
 
 func (c *countedConn) NetConn() net.Conn { c.looks.Add(1); return c.Conn }
 
-// A Writer that has nothing to do has no timer either: nobody looks at its connection.
+// An idle Writer has no timer, so nothing looks at its connection.
 func TestNobodyLooksAtAnIdleWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 8 * time.Second
@@ -308,7 +305,7 @@ func TestNobodyLooksAtAnIdleWriter(t *testing.T) {
 	})
 }
 
-// A watchedConn counts how often somebody looks what is beneath.
+// A watchedConn counts the looks at its inner connection.
 type watchedConn struct {
 	*faultconn.Conn
 	looks atomic.Int64
@@ -319,7 +316,7 @@ func (c *watchedConn) NetConn() net.Conn {
 	return nil
 }
 
-// The time for which a whole process is stopped is held against nobody.
+// The time in which the process is stopped counts against no peer.
 func TestPauseOfTheProcess(t *testing.T) {
 	t.Parallel()
 	if address := os.Getenv("SENDQ_PAUSED"); address != "" {

@@ -14,8 +14,6 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// What one may ask of a Writer that lives.
-
 func TestWriterFlush(t *testing.T) {
 	t.Run("when all is written", func(t *testing.T) {
 		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
@@ -109,7 +107,7 @@ func TestFlushDoesNotShareAWrite(t *testing.T) {
 	})
 }
 
-// Messages that were dropped behind one that is being written do not stand for it.
+// Flush waits for the message being written, however many later ones are dropped.
 func TestFlushWaitsForWhatIsBeingWritten(t *testing.T) {
 	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 200, Overflow: sendq.DropOldest})
 	flushed := async(func() error { return w.Flush(t.Context()) })
@@ -125,7 +123,7 @@ func TestFlushWaitsForWhatIsBeingWritten(t *testing.T) {
 	require.NoError(t, <-flushed)
 }
 
-// Many calls of Flush at once cost each its turn, not a look at all others for each write.
+// Many concurrent calls of Flush take a turn each, and no write looks at all of them.
 func TestManyFlushes(t *testing.T) {
 	w, conn := stuck(t, nil)
 	var flushes []<-chan error
@@ -139,7 +137,8 @@ func TestManyFlushes(t *testing.T) {
 	}
 }
 
-// Flush waits for the messages before it, and not for as many later ones as were dropped of these.
+// Flush waits for the messages before it, and not also for as many later ones as were dropped of
+// these.
 func TestFlushDoesNotWaitForWhatWasDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, peer := overPipe(t, &sendq.WriterOptions{MaxPending: 300, Overflow: sendq.DropOldest})
@@ -183,7 +182,7 @@ func TestWaitPending(t *testing.T) {
 	})
 }
 
-// What is dropped is pending no more: those who wait for that hear of it at once.
+// A dropped message is no longer pending, and WaitPending returns at once.
 func TestWaitPendingHearsOfDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropOldest})
