@@ -248,12 +248,12 @@ func TestBrokerForgetsEndedWriter(t *testing.T) {
 
 // However an old Writer ends, its successor keeps the name and the rooms.
 func TestOldEndNeverTouchesSuccessor(t *testing.T) {
-	const names, lives = 4, 100
+	const names, rounds = 4, 100
 	for _, policy := range []sendq.NamePolicy{sendq.Takeover, sendq.Attach} {
 		t.Run(policy.String(), func(t *testing.T) {
 			b, _ := newBroker(policy)
 			ctx, stop := context.WithCancel(t.Context())
-			var sending, living sync.WaitGroup
+			var sending, running sync.WaitGroup
 			for range 2 {
 				sending.Go(func() {
 					for ctx.Err() == nil {
@@ -266,12 +266,12 @@ func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 			}
 			for i := range names {
 				name := fmt.Sprint(i)
-				living.Go(func() {
+				running.Go(func() {
 					old := sendq.NewWriter(readingPeer(), nil)
 					assert.NoError(t, b.Register(name, old))
-					for life := range lives {
+					for round := range rounds {
 						var ending sync.WaitGroup
-						switch life % 4 {
+						switch round % 4 {
 						case 0:
 							ending.Go(func() { old.CloseNow() })
 						case 1:
@@ -283,7 +283,7 @@ func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 						assert.NoError(t, b.Register(name, w))
 						assert.NoError(t, b.Room("room").Join(name))
 						ending.Wait()
-						if policy == sendq.Attach || life%4 == 2 {
+						if policy == sendq.Attach || round%4 == 2 {
 							old.CloseNow()
 						}
 						assert.True(t, hasEnded(old))
@@ -297,7 +297,7 @@ func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 					old.CloseNow()
 				})
 			}
-			living.Wait()
+			running.Wait()
 			stop()
 			sending.Wait()
 			require.Zero(t, b.Len())

@@ -22,180 +22,180 @@ func TestTakeoverMeanwhile(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		opts *sendq.WriterOptions // of the new Writer
-		test func(t *testing.T, u takeover)
+		test func(t *testing.T, tk takeover)
 	}{
-		{"the name is the new Writer's", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			requireHas(t, u.b, "bob", u.w)
-			require.ErrorIs(t, u.b.Register("bob", u.w), sendq.ErrNameTaken)
-			later := sendInAllWays(t, u.b, "later")
+		{"the name is the new Writer's", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			requireHas(t, tk.b, "bob", tk.w)
+			require.ErrorIs(t, tk.b.Register("bob", tk.w), sendq.ErrNameTaken)
+			later := sendInAllWays(t, tk.b, "later")
 			synctest.Wait()
-			require.Zero(t, u.w.Stats().Writes, "before what the old one leaves")
-			require.False(t, hasEnded(u.old))
-			u.end()
-			requireReceived(t, u, slices.Concat(u.left, later)...)
+			require.Zero(t, tk.w.Stats().Writes, "before what the old one leaves")
+			require.False(t, hasEnded(tk.old))
+			tk.end()
+			requireReceived(t, tk, slices.Concat(tk.left, later)...)
 		}},
-		{"what is not begun waits", nil, func(t *testing.T, u takeover) {
-			u.w.WriteString("begun\n")
+		{"what is not begun waits", nil, func(t *testing.T, tk takeover) {
+			tk.w.WriteString("begun\n")
 			synctest.Wait()
-			u.w.WriteString("waiting\n")
-			u.begin()
-			requireTake(t, u.peer, "begun\n")
+			tk.w.WriteString("waiting\n")
+			tk.begin()
+			requireTake(t, tk.peer, "begun\n")
 			synctest.Wait()
-			u.end()
-			requireReceived(t, u, "old 0\n", "old 1\n", "waiting\n")
+			tk.end()
+			requireReceived(t, tk, "old 0\n", "old 1\n", "waiting\n")
 		}},
-		{"the age of what waits", framed, func(t *testing.T, u takeover) {
-			u.w.WriteString("begun\n")
+		{"the age of what waits", framed, func(t *testing.T, tk takeover) {
+			tk.w.WriteString("begun\n")
 			synctest.Wait()
-			u.w.WriteString("waiting\n")
+			tk.w.WriteString("waiting\n")
 			time.Sleep(time.Second)
-			u.w.Stats() // takes a sample
-			u.begin()
-			u.end()
+			tk.w.Stats() // takes a sample
+			tk.begin()
+			tk.end()
 			time.Sleep(time.Hour)
-			requireTake(t, u.peer, "begun\nold 0\nold 1\n")
+			requireTake(t, tk.peer, "begun\nold 0\nold 1\n")
 			synctest.Wait()
-			s := u.w.Stats()
+			s := tk.w.Stats()
 			require.EqualValues(t, 1, s.Pending)
 			require.Equal(t, time.Hour, s.OldestPending)
-			requireReceived(t, u, "waiting\n")
+			requireReceived(t, tk, "waiting\n")
 		}},
-		{"Flush", nil, func(t *testing.T, u takeover) {
-			u.w.WriteString("begun\n")
+		{"Flush", nil, func(t *testing.T, tk takeover) {
+			tk.w.WriteString("begun\n")
 			synctest.Wait()
-			begun := async(func() error { return u.w.Flush(t.Context()) })
+			begun := async(func() error { return tk.w.Flush(t.Context()) })
 			synctest.Wait()
-			u.w.WriteString("waiting\n")
-			waiting := async(func() error { return u.w.Flush(t.Context()) })
-			oldFlush := async(func() error { return u.old.Flush(t.Context()) })
-			u.begin()
-			u.w.WriteString("later\n")
-			u.end()
+			tk.w.WriteString("waiting\n")
+			waiting := async(func() error { return tk.w.Flush(t.Context()) })
+			oldFlush := async(func() error { return tk.old.Flush(t.Context()) })
+			tk.begin()
+			tk.w.WriteString("later\n")
+			tk.end()
 			require.ErrorIs(t, <-oldFlush, sendq.ErrTakenOver)
 
-			requireTake(t, u.peer, "begun\n")
+			requireTake(t, tk.peer, "begun\n")
 			require.NoError(t, <-begun, "whatever comes next")
-			requireTake(t, u.peer, "old 0\nold 1\nwaiting")
+			requireTake(t, tk.peer, "old 0\nold 1\nwaiting")
 			synctest.Wait()
 			require.Empty(t, waiting)
-			requireTake(t, u.peer, "\n")
+			requireTake(t, tk.peer, "\n")
 			require.NoError(t, <-waiting)
-			requireReceived(t, u, "later\n")
+			requireReceived(t, tk, "later\n")
 		}},
-		{"WaitPending", nil, func(t *testing.T, u takeover) {
-			u.w.WriteString("begun\n")
+		{"WaitPending", nil, func(t *testing.T, tk takeover) {
+			tk.w.WriteString("begun\n")
 			synctest.Wait()
-			u.w.WriteString("waiting\n")
-			none := async(func() error { return u.w.WaitPending(t.Context(), 0) })
-			few := async(func() error { return u.w.WaitPending(t.Context(), len("waiting\n")) })
+			tk.w.WriteString("waiting\n")
+			none := async(func() error { return tk.w.WaitPending(t.Context(), 0) })
+			few := async(func() error { return tk.w.WaitPending(t.Context(), len("waiting\n")) })
 			synctest.Wait()
-			u.begin()
-			u.end()
+			tk.begin()
+			tk.end()
 			for _, part := range []string{"begun\n", "old 0\nold 1", "\n"} {
 				synctest.Wait()
 				require.Empty(t, none, "before %q", part)
 				require.Empty(t, few, "before %q", part)
-				requireTake(t, u.peer, part)
+				requireTake(t, tk.peer, part)
 			}
-			requireReceived(t, u, "waiting\n")
+			requireReceived(t, tk, "waiting\n")
 			require.NoError(t, <-few)
 			require.NoError(t, <-none)
 		}},
-		{"Close", nil, func(t *testing.T, u takeover) {
-			u.w.WriteString("begun\n")
+		{"Close", nil, func(t *testing.T, tk takeover) {
+			tk.w.WriteString("begun\n")
 			synctest.Wait()
-			u.begin()
-			closed := async(u.w.Close)
-			received := async(func() content { return readAll(u.peer) })
+			tk.begin()
+			closed := async(tk.w.Close)
+			received := async(func() content { return readAll(tk.peer) })
 			synctest.Wait()
 			require.Empty(t, closed)
-			u.end()
+			tk.end()
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "begun\nold 0\nold 1\n"}, <-received)
 		}},
 		// Close waits for the old Writer, although there is nothing to write yet.
-		{"Close of an idle one", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			closed := async(u.w.Close)
-			received := async(func() content { return readAll(u.peer) })
+		{"Close of an idle one", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			closed := async(tk.w.Close)
+			received := async(func() content { return readAll(tk.peer) })
 			synctest.Wait()
 			require.Empty(t, closed)
-			u.end()
+			tk.end()
 			require.NoError(t, <-closed)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
 		}},
-		{"the new Writer ends", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			require.NoError(t, u.b.Send("bob", []byte("own\n")))
-			u.w.CloseNow()
-			require.Zero(t, u.b.Len())
-			u.end()
+		{"the new Writer ends", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			require.NoError(t, tk.b.Send("bob", []byte("own\n")))
+			tk.w.CloseNow()
+			require.Zero(t, tk.b.Len())
+			tk.end()
 			synctest.Wait()
 			require.ElementsMatch(t, []handBack{
 				{"bob", []string{"own\n"}, sendq.ErrClosed},
-				{"bob", u.left, sendq.ErrTakenOver},
-			}, u.returned.all())
-			requireTakenOver(t, u.old, u.left)
-			assertConserved(t, u.w.Stats())
+				{"bob", tk.left, sendq.ErrTakenOver},
+			}, tk.returned.all())
+			requireTakenOver(t, tk.old, tk.left)
+			assertConserved(t, tk.w.Stats())
 		}},
-		{"the new Writer loses the name", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			require.False(t, u.b.Unregister("bob", u.old))
-			require.True(t, u.b.Unregister("bob", u.w))
-			other := register(t, u.b, "bob", readingPeer())
-			u.end()
-			requireReceived(t, u, u.left...)
-			requireHas(t, u.b, "bob", other)
+		{"the new Writer loses the name", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			require.False(t, tk.b.Unregister("bob", tk.old))
+			require.True(t, tk.b.Unregister("bob", tk.w))
+			other := register(t, tk.b, "bob", readingPeer())
+			tk.end()
+			requireReceived(t, tk, tk.left...)
+			requireHas(t, tk.b, "bob", other)
 		}},
-		{"the next takeover", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			require.NoError(t, u.b.Send("bob", []byte("to the second\n")))
+		{"the next takeover", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			require.NoError(t, tk.b.Send("bob", []byte("to the second\n")))
 			peer := readingPeer()
 			third := sendq.NewWriter(peer, nil)
-			registered := async(func() error { return u.b.Register("bob", third) })
+			registered := async(func() error { return tk.b.Register("bob", third) })
 			for range 1000 {
 				runtime.Gosched() // Register waits for a mutex, and synctest.Wait does not see that
 			}
 			require.Empty(t, registered)
-			u.end()
+			tk.end()
 			require.NoError(t, <-registered)
 			require.NoError(t, third.Close())
 			require.Equal(t, []string{"old 0\n", "old 1\n", "to the second\n"}, linesOf(peer))
-			requireTakenOver(t, u.w, linesOf(peer))
+			requireTakenOver(t, tk.w, linesOf(peer))
 		}},
-		{"a batch", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			batch := u.b.NewBatch()
+		{"a batch", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			batch := tk.b.NewBatch()
 			batch.Send("bob", []byte("a\n"))
 			batch.Broadcast([]byte("b\n"))
 			require.Equal(t, 2, batch.Flush().Accepted)
 			synctest.Wait()
-			require.Zero(t, u.w.Stats().Writes)
-			u.end()
-			requireReceived(t, u, "old 0\n", "old 1\n", "a\n", "b\n")
+			require.Zero(t, tk.w.Stats().Writes)
+			tk.end()
+			requireReceived(t, tk, "old 0\n", "old 1\n", "a\n", "b\n")
 		}},
-		{"Shutdown delivers", nil, func(t *testing.T, u takeover) {
-			u.begin()
-			down := async(func() error { return u.b.Shutdown(t.Context()) })
-			received := async(func() content { return readAll(u.peer) })
+		{"Shutdown delivers", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
+			down := async(func() error { return tk.b.Shutdown(t.Context()) })
+			received := async(func() content { return readAll(tk.peer) })
 			synctest.Wait()
 			require.Empty(t, down)
-			u.end()
+			tk.end()
 			require.NoError(t, <-down)
 			require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
 		}},
-		{"Shutdown returns after the last call of OnUndelivered", nil, func(t *testing.T, u takeover) {
-			u.begin()
+		{"Shutdown returns after the last call of OnUndelivered", nil, func(t *testing.T, tk takeover) {
+			tk.begin()
 			down := async(func() error {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				err := u.b.Shutdown(ctx)
-				assert.Equal(t, []handBack{{"bob", u.left, sendq.ErrTakenOver}}, u.returned.all())
+				err := tk.b.Shutdown(ctx)
+				assert.Equal(t, []handBack{{"bob", tk.left, sendq.ErrTakenOver}}, tk.returned.all())
 				return err
 			})
 			time.Sleep(2 * time.Second)
-			u.end()
+			tk.end()
 			<-down
 		}},
 	} {
@@ -241,12 +241,12 @@ type takeover struct {
 	begin, end func()
 }
 
-func inTakeover(t *testing.T, test func(t *testing.T, u takeover)) {
+func inTakeover(t *testing.T, test func(t *testing.T, tk takeover)) {
 	inTakeoverWith(t, nil, test)
 }
 
 // inTakeoverWith runs test in a bubble. The new Writer has the options, and gets the name at begin.
-func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, u takeover)) {
+func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, tk takeover)) {
 	synctest.Test(t, func(t *testing.T) {
 		b, returned := newBroker(sendq.Takeover)
 		conn, releaseClose := stalledClose()
@@ -273,12 +273,12 @@ func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testin
 }
 
 // requireReceived closes the new Writer and requires the lines at its peer.
-func requireReceived(t *testing.T, u takeover, want ...string) {
+func requireReceived(t *testing.T, tk takeover, want ...string) {
 	t.Helper()
-	received := async(func() content { return readAll(u.peer) })
-	require.NoError(t, u.w.Close())
+	received := async(func() content { return readAll(tk.peer) })
+	require.NoError(t, tk.w.Close())
 	require.Equal(t, content{bytes: strings.Join(want, "")}, <-received)
-	requireTakenOver(t, u.old, u.left)
-	assertConserved(t, u.w.Stats())
-	require.Empty(t, u.returned.all())
+	requireTakenOver(t, tk.old, tk.left)
+	assertConserved(t, tk.w.Stats())
+	require.Empty(t, tk.returned.all())
 }

@@ -59,33 +59,33 @@ func TestTakeoverBeyondMaxPending(t *testing.T) {
 // Inherited messages never count at MaxPending, even after the message in front of them was
 // written.
 func TestTakeoverBehindAMessageAndMaxPending(t *testing.T) {
-	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, u takeover) {
-		require.NoError(t, u.w.Send(make([]byte, 500)))
+	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 1000}, func(t *testing.T, tk takeover) {
+		require.NoError(t, tk.w.Send(make([]byte, 500)))
 		synctest.Wait()
-		u.begin()
-		u.end()
-		take(t, u.peer, 500)
+		tk.begin()
+		tk.end()
+		take(t, tk.peer, 500)
 		synctest.Wait()
-		require.NoError(t, u.w.Send(counted(1000)))
-		require.NoError(t, u.w.CloseNow())
+		require.NoError(t, tk.w.Send(counted(1000)))
+		require.NoError(t, tk.w.CloseNow())
 	})
 }
 
 // A sender that waits for room at the new Writer also waits for the inherited messages.
 func TestTakeoverBlock(t *testing.T) {
-	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, u takeover) {
-		u.w.WriteString("begun\n")
-		blocked := async(func() error { return second(u.w.WriteString("blocked\n")) })
+	inTakeoverWith(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block}, func(t *testing.T, tk takeover) {
+		tk.w.WriteString("begun\n")
+		blocked := async(func() error { return second(tk.w.WriteString("blocked\n")) })
 		synctest.Wait()
-		u.begin()
-		u.end()
-		requireTake(t, u.peer, "begun\n")
-		requireTake(t, u.peer, "old 0\nold 1") // not the whole of both
+		tk.begin()
+		tk.end()
+		requireTake(t, tk.peer, "begun\n")
+		requireTake(t, tk.peer, "old 0\nold 1") // not the whole of both
 		synctest.Wait()
 		require.Empty(t, blocked)
-		requireTake(t, u.peer, "\n")
+		requireTake(t, tk.peer, "\n")
 		require.NoError(t, <-blocked)
-		requireReceived(t, u, "blocked\n")
+		requireReceived(t, tk, "blocked\n")
 	})
 }
 
@@ -234,16 +234,16 @@ func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 
 // While a takeover holds a Writer, nothing is written, and WriteTimeout does not run.
 func TestWriteTimeoutDoesNotCountWhileHeld(t *testing.T) {
-	inTakeoverWith(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, u takeover) {
-		u.w.WriteString("before\n")
+	inTakeoverWith(t, &sendq.WriterOptions{WriteTimeout: time.Second}, func(t *testing.T, tk takeover) {
+		tk.w.WriteString("before\n")
 		synctest.Wait()
-		requireTake(t, u.peer, "before\n")
-		u.begin()
-		u.w.WriteString("later\n")
+		requireTake(t, tk.peer, "before\n")
+		tk.begin()
+		tk.w.WriteString("later\n")
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.NoError(t, u.w.Err())
-		u.end()
-		requireReceived(t, u, "old 0\n", "old 1\n", "later\n")
+		require.NoError(t, tk.w.Err())
+		tk.end()
+		requireReceived(t, tk, "old 0\n", "old 1\n", "later\n")
 	})
 }

@@ -163,18 +163,18 @@ func writeOneByOne(w *sendq.Writer, n int) (lines []string) {
 // If a takeover begins in the middle of a message, the new Writer first writes the rest of it, even
 // if that takes a second conn.Write.
 func TestTakeoverBetweenTwoWrites(t *testing.T) {
-	inTakeover(t, func(t *testing.T, u takeover) {
+	inTakeover(t, func(t *testing.T, tk takeover) {
 		long := longMessage()
-		u.w.WriteString(long)
-		received := take(t, u.peer, 300<<10)
-		u.begin()
-		u.w.WriteString("waiting\n")
-		received += take(t, u.peer, 212<<10) // the end of the second write
+		tk.w.WriteString(long)
+		received := take(t, tk.peer, 300<<10)
+		tk.begin()
+		tk.w.WriteString("waiting\n")
+		received += take(t, tk.peer, 212<<10) // the end of the second write
 		synctest.Wait()
-		require.EqualValues(t, 2, u.w.Stats().Writes)
-		u.end()
-		rest := async(func() content { return readAll(u.peer) })
-		require.NoError(t, u.w.Close())
+		require.EqualValues(t, 2, tk.w.Stats().Writes)
+		tk.end()
+		rest := async(func() content { return readAll(tk.peer) })
+		require.NoError(t, tk.w.Close())
 		require.True(t, long+"old 0\nold 1\nwaiting\n" == received+(<-rest).bytes)
 	})
 }
@@ -223,21 +223,21 @@ func TestTakeoverByOneThatIsClosing(t *testing.T) {
 // A Writer that is closed during its takeover waits for the old Writer's messages, even if its last
 // write returns in between.
 func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
-	inTakeover(t, func(t *testing.T, u takeover) {
-		u.w.WriteString("begun\n")
+	inTakeover(t, func(t *testing.T, tk takeover) {
+		tk.w.WriteString("begun\n")
 		synctest.Wait()
-		u.begin()
-		closed := async(u.w.Close)
+		tk.begin()
+		closed := async(tk.w.Close)
 		synctest.Wait()
-		requireTake(t, u.peer, "begun\n")
+		requireTake(t, tk.peer, "begun\n")
 		synctest.Wait()
 		require.Empty(t, closed)
-		received := async(func() content { return readAll(u.peer) })
-		u.end()
+		received := async(func() content { return readAll(tk.peer) })
+		tk.end()
 		require.NoError(t, <-closed)
 		require.Equal(t, content{bytes: "old 0\nold 1\n"}, <-received)
-		requireTakenOver(t, u.old, u.left)
-		require.Empty(t, u.returned.all())
+		requireTakenOver(t, tk.old, tk.left)
+		require.Empty(t, tk.returned.all())
 	})
 }
 

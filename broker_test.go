@@ -283,13 +283,13 @@ func TestBrokerLeavesNothingBehind(t *testing.T) {
 // 16 names come and go over TCP, in every way, while others send to them. No name outlives its
 // Writer, and Lookup returns no ended Writer.
 func TestBrokerChurn(t *testing.T) {
-	const names, lives = 16, 12
+	const names, rounds = 16, 12
 	b := sendq.NewBroker(nil)
 	room := b.Room("room")
 	line := []byte("hello\n")
 
-	// live registers a Writer, and ends it after the peer has read something.
-	live := func(name string, life int) {
+	// runWriter registers a Writer, and ends it after the peer has read something.
+	runWriter := func(name string, round int) {
 		conn, peer := tcpPair(t)
 		w := sendq.NewWriter(conn, nil)
 		if !assert.NoError(t, b.Register(name, w)) {
@@ -301,7 +301,7 @@ func TestBrokerChurn(t *testing.T) {
 		io.ReadFull(peer, make([]byte, 100*len(line)))
 
 		var reader sync.WaitGroup
-		switch life % 6 {
+		switch round % 6 {
 		case 0, 1:
 			reset(t, peer) // and the next message fails
 		case 2:
@@ -362,8 +362,8 @@ func TestBrokerChurn(t *testing.T) {
 	var churn sync.WaitGroup
 	for i := range names {
 		churn.Go(func() {
-			for life := range lives {
-				live(memberName(i), life)
+			for round := range rounds {
+				runWriter(memberName(i), round)
 			}
 		})
 	}

@@ -162,7 +162,7 @@ func TestBudgetSparesACrowd(t *testing.T) {
 	const members, lines, limit = 1000, 13_000, 16 << 20
 	budget := sendq.NewBudget(limit)
 	b := sendq.NewBroker(nil)
-	conns := joinCrowd(t, b, members, &sendq.WriterOptions{Budget: budget})
+	conns := joinStalled(t, b, members, &sendq.WriterOptions{Budget: budget})
 	batch := b.NewBatch()
 	for range lines {
 		batch.PublishFrom("room", "member 0", []byte("from x: y\n"))
@@ -184,7 +184,7 @@ func TestBudgetOfStalledMembers(t *testing.T) {
 	const members, stalled, size, limit = 60, 20, 12_000, 4 << 20
 	budget := sendq.NewBudget(limit)
 	b := sendq.NewBroker(nil)
-	conns := joinCrowd(t, b, members, &sendq.WriterOptions{Budget: budget})
+	conns := joinStalled(t, b, members, &sendq.WriterOptions{Budget: budget})
 	release(conns[stalled:])
 	var reading []*sendq.Writer
 	for i := stalled; i < members; i++ {
@@ -241,8 +241,8 @@ func TestBudgetSmallerThanABlock(t *testing.T) {
 	_ = b.Close()
 }
 
-// joinCrowd registers n Writers with stalled peers and lets them join "room".
-func joinCrowd(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions) (conns []*faultconn.Conn) {
+// joinStalled registers n Writers with stalled peers and lets them join "room".
+func joinStalled(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions) (conns []*faultconn.Conn) {
 	t.Helper()
 	room := b.Room("room")
 	for i := range n {
@@ -266,7 +266,7 @@ func release(conns []*faultconn.Conn) {
 func TestBudgetOfALargeMessage(t *testing.T) {
 	budget := sendq.NewBudget(1 << 20)
 	b := sendq.NewBroker(nil)
-	conns := joinCrowd(t, b, 20, &sendq.WriterOptions{Budget: budget})
+	conns := joinStalled(t, b, 20, &sendq.WriterOptions{Budget: budget})
 	require.Equal(t, 20, b.Room("room").Publish(make([]byte, 300<<10)))
 	require.Less(t, budget.Pending(), 310<<10)
 	release(conns)

@@ -138,10 +138,10 @@ func TestNetlabCloseDeliversByTheSecondPath(t *testing.T) {
 	t.Parallel()
 	conn, peer := onlySecondPath(t, 2<<20, make([]byte, 1<<20))
 	w := newWriter(t, conn, &sendq.WriterOptions{CloseTimeout: time.Minute})
-	farewell := letters(3 << 20)
-	require.NoError(t, w.Send(farewell))
+	message := letters(3 << 20)
+	require.NoError(t, w.Send(message))
 	closed := async(w.Close)
-	requireAll(t, farewell, peer)
+	requireAll(t, message, peer)
 	require.NoError(t, <-closed)
 }
 

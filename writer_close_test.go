@@ -22,7 +22,7 @@ import (
 )
 
 func TestWriterCloseDelivers(t *testing.T) {
-	t.Run("a long farewell", func(t *testing.T) {
+	t.Run("a long last message", func(t *testing.T) {
 		over(t, sockets, func(t *testing.T, conn, peer net.Conn) {
 			// The peer has sent data that nobody reads, and more than one byte of it has arrived.
 			// So closing the connection alone would make the kernel reset it.
@@ -33,11 +33,11 @@ func TestWriterCloseDelivers(t *testing.T) {
 			require.NoError(t, err)
 
 			w := sendq.NewWriter(conn, patient)
-			farewell := letters(2 << 20)
-			require.NoError(t, w.Send(farewell))
+			message := letters(2 << 20)
+			require.NoError(t, w.Send(message))
 			closed := async(w.Close)
 			// The peer goes on sending until it cannot.
-			chatter := async(func() error {
+			writeErr := async(func() error {
 				for {
 					if _, err := peer.Write(unread); err != nil {
 						return err
@@ -46,12 +46,12 @@ func TestWriterCloseDelivers(t *testing.T) {
 			})
 			got := readAll(peer)
 			require.NoError(t, got.err)
-			require.Len(t, got.bytes, len(farewell))
-			require.Equal(t, string(farewell), got.bytes)
+			require.Len(t, got.bytes, len(message))
+			require.Equal(t, string(message), got.bytes)
 			require.NoError(t, <-closed)
 			require.NoError(t, w.Err())
 			peer.Close()
-			require.Error(t, <-chatter)
+			require.Error(t, <-writeErr)
 		})
 	})
 
@@ -128,10 +128,10 @@ func TestWriterCloseDelivers(t *testing.T) {
 func TestWriterCloseFromPipe(t *testing.T) {
 	conn, peer := net.Pipe()
 	w := sendq.NewWriter(conn, patient)
-	farewell := letters(2 << 20)
-	require.NoError(t, w.Send(farewell))
+	message := letters(2 << 20)
+	require.NoError(t, w.Send(message))
 	closed := async(w.Close)
-	require.Equal(t, content{string(farewell), nil}, readAll(peer))
+	require.Equal(t, content{string(message), nil}, readAll(peer))
 	require.NoError(t, <-closed)
 }
 
@@ -152,10 +152,10 @@ func TestWriterCloseToHalfClosedPeer(t *testing.T) {
 		_, err := conn.Read(make([]byte, 1))
 		require.ErrorIs(t, err, io.EOF)
 		w := sendq.NewWriter(conn, patient)
-		farewell := letters(2 << 20)
-		require.NoError(t, w.Send(farewell))
+		message := letters(2 << 20)
+		require.NoError(t, w.Send(message))
 		closed := async(w.Close)
-		require.Equal(t, content{string(farewell), nil}, readAll(peer))
+		require.Equal(t, content{string(message), nil}, readAll(peer))
 		require.NoError(t, <-closed)
 	})
 }

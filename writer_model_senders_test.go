@@ -62,7 +62,7 @@ func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
 		s.record(i, send(at.w, s.number, p))
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
+	ctx, cancel := context.WithTimeout(context.Background(), s.blockTimeout)
 	defer cancel()
 	_, err := at.w.WriteContext(ctx, p)
 	clear(p)

@@ -166,7 +166,7 @@ type model struct {
 	t             testing.TB
 	kind          connKind
 	opts          *sendq.WriterOptions
-	patience      time.Duration // of a sender that waits for room
+	blockTimeout  time.Duration // of a sender that waits for room
 	broker        *sendq.Broker
 	lines         []*line
 	senders       []*sender
@@ -202,14 +202,14 @@ const modelRoom, modelHistory = "room", "history"
 func runModel(t testing.TB, input []byte) {
 	limits := input[1]
 	m := &model{
-		t:        t,
-		kind:     connKind(input[0]>>2) % connKindCount,
-		opts:     &sendq.WriterOptions{Overflow: sendq.Overflow(input[0] & 3), MessageFramed: limits&messageFramed != 0},
-		returned: make(map[string]int),
-		patience: time.Second,
+		t:            t,
+		kind:         connKind(input[0]>>2) % connKindCount,
+		opts:         &sendq.WriterOptions{Overflow: sendq.Overflow(input[0] & 3), MessageFramed: limits&messageFramed != 0},
+		returned:     make(map[string]int),
+		blockTimeout: time.Second,
 	}
 	if m.kind != inMemory {
-		m.patience = 50 * time.Microsecond
+		m.blockTimeout = 50 * time.Microsecond
 		m.opts.CloseTimeout = time.Hour // no verdict depends on the time
 	}
 	if limits&limitPending != 0 {
@@ -329,7 +329,7 @@ func (m *model) do(me *sender, op, amount int) {
 			m.concurrent.Go(func() { at.w.CloseNow() })
 		case 2:
 			m.concurrent.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(amount)*m.patience)
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(amount)*m.blockTimeout)
 				defer cancel()
 				_ = at.w.Shutdown(ctx)
 			})
