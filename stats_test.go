@@ -244,7 +244,7 @@ func TestBrokerStatsFanOuts(t *testing.T) {
 	require.Equal(t, []sendq.FanOutBucket{
 		{UpTo: 1}, {UpTo: 4, Messages: 1}, {UpTo: 16, Messages: 6}, {UpTo: 64, Messages: 1},
 	}, s.FanOuts.Sizes[:4])
-	require.EqualValues(t, math.MaxInt64, s.FanOuts.Sizes[len(s.FanOuts.Sizes)-1].UpTo)
+	require.EqualValues(t, int64(math.MaxInt64), s.FanOuts.Sizes[len(s.FanOuts.Sizes)-1].UpTo)
 }
 
 // A Writer counts once, with any number of names, from its first name until its end.
