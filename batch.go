@@ -1,5 +1,7 @@
 package sendq
 
+import "github.com/sendq-go/sendq/relay"
+
 // A Batch collects messages that are at hand together, such as those that one read has
 // brought, and queues them all on Flush: in the order of the calls, those in a row to the
 // same room in one pass, and each recipient is woken once, at the end. That takes a
@@ -25,20 +27,20 @@ type post struct {
 func (b *Broker) NewBatch() *Batch { return &Batch{broker: b} }
 
 // Send adds what Broker.Send would send.
-func (t *Batch) Send(name string, p []byte) { t.add(target{kind: toName, name: name}, p) }
+func (t *Batch) Send(name string, p []byte) { t.add(toName(name), p) }
 
 // Broadcast adds what Broker.Broadcast would send.
-func (t *Batch) Broadcast(p []byte) { t.add(target{kind: toAll}, p) }
+func (t *Batch) Broadcast(p []byte) { t.add(toAll, p) }
 
 // BroadcastFrom adds what Broker.BroadcastFrom would send.
-func (t *Batch) BroadcastFrom(sender string, p []byte) { t.add(target{kind: toAll}.from(sender), p) }
+func (t *Batch) BroadcastFrom(sender string, p []byte) { t.add(toAll.from(sender), p) }
 
 // Publish adds what Room.Publish would send in the room of that name.
-func (t *Batch) Publish(room string, p []byte) { t.add(target{kind: toRoom, name: room}, p) }
+func (t *Batch) Publish(room string, p []byte) { t.add(toRoom(room), p) }
 
 // PublishFrom adds what Room.PublishFrom would send in the room of that name.
 func (t *Batch) PublishFrom(room, sender string, p []byte) {
-	t.add(target{kind: toRoom, name: room}.from(sender), p)
+	t.add(toRoom(room).from(sender), p)
 }
 
 func (t *Batch) add(to target, p []byte) {
@@ -78,11 +80,11 @@ func (t *Batch) queueAll(r *Report) (away errands, ends []int) {
 		for i < len(messages) && t.posts[i].to == to {
 			i++
 		}
-		if to.kind != toName {
+		if to.Kind != relay.TargetName {
 			r.Accepted += t.broker.publish(to, messages[first:i], idle, &r.Refused)
 			continue
 		}
-		t.broker.sendAll(to.name, messages[first:i], idle, r, &away)
+		t.broker.sendAll(to.Name, messages[first:i], idle, r, &away)
 		if len(away) > len(ends) {
 			ends = append(ends, i)
 		}
@@ -98,8 +100,8 @@ func (t *Batch) allowRetries(away errands, ends []int) {
 	}
 	fannedOut, sentTo := 0, make(map[string]int) // the number of posts up to the last one
 	for i, p := range t.posts {
-		if p.to.kind == toName {
-			sentTo[p.to.name] = i + 1
+		if p.to.Kind == relay.TargetName {
+			sentTo[p.to.Name] = i + 1
 		} else {
 			fannedOut = i + 1
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // BrokerOptions configure a Broker. The zero value of each field is its default.
@@ -42,7 +43,7 @@ type BrokerOptions struct {
 	// Relay, if it is not nil, connects the Broker with those of other processes, so that
 	// names and rooms reach across machines; see the package documentation. It belongs to
 	// one Broker, which closes it, and does not go together with Attach.
-	Relay Relay
+	Relay relay.Transport
 }
 
 // A Broker delivers messages to Writers by name: to one, to all, or to the members of
@@ -104,7 +105,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 		b.cluster = newCluster(b.opts.Relay)
 		b.mu.Lock() // nothing can be learned before it is known who this is
 		defer b.mu.Unlock()
-		b.cluster.self = b.opts.Relay.Start(&Node{b})
+		b.cluster.self = b.opts.Relay.Start(node{b})
 	}
 	return b
 }
@@ -125,7 +126,7 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
-		members, away := b.all.Snapshot(), b.away(target{kind: toAll})
+		members, away := b.all.Snapshot(), b.away(toAll)
 		b.mu.Unlock()
 		yieldNames(members, away, yield)
 	}
@@ -148,7 +149,7 @@ func yieldNames(members []*named, away []*remote, yield func(string) bool) {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.names.Len() + b.awayLen(target{kind: toAll})
+	return b.names.Len() + b.awayLen(toAll)
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
@@ -219,13 +220,13 @@ func (b *Broker) sendToAll(names []string, p []byte, r *Report) (away errands) {
 // that dropped it at once, nor those on other nodes. A Writer with several names gets it for
 // each.
 func (b *Broker) Broadcast(p []byte) int {
-	return b.publishOne(target{kind: toAll}, p)
+	return b.publishOne(toAll, p)
 }
 
 // BroadcastFrom is Broadcast to all names but sender. With Attach, no Writer of the sender gets
 // p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
-	return b.publishOne(target{kind: toAll}.from(sender), p)
+	return b.publishOne(toAll.from(sender), p)
 }
 
 // Shutdown takes no new names from now on, and ends all Writers at once as

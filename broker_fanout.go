@@ -5,28 +5,26 @@ import (
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
+	"github.com/sendq-go/sendq/relay"
 )
 
-// A target is whom a message is for.
+// A target identifies the recipients of a message.
 type target struct {
-	kind   targetKind
-	name   string // of the recipient, or of the room
-	except bool   // all but the sender
-	here   bool   // those on this node alone
-	sender string
+	relay.Target
+	here bool // only those on this node
 }
 
-type targetKind uint8
+func toName(name string) target { return target{Target: relay.Target{Name: name}} }
 
-const (
-	toName targetKind = iota
-	toRoom
-	toAll
-)
+func toRoom(name string) target {
+	return target{Target: relay.Target{Kind: relay.TargetRoom, Name: name}}
+}
+
+var toAll = target{Target: relay.Target{Kind: relay.TargetAll}}
 
 // from returns t without the sender.
 func (t target) from(sender string) target {
-	t.except, t.sender = true, sender
+	t.Except, t.Sender = true, sender
 	return t
 }
 
@@ -35,9 +33,9 @@ func (b *Broker) use(t target) *group {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	g := b.all
-	if t.kind == toRoom {
-		if g = b.rooms.Get(t.name); g == nil && b.cluster.nodesOf(t) != nil {
-			g = b.makeRoom(t.name) // for its order
+	if t.Kind == relay.TargetRoom {
+		if g = b.rooms.Get(t.Name); g == nil && b.cluster.nodesOf(t) != nil {
+			g = b.makeRoom(t.Name) // for its order
 		}
 	}
 	if g != nil {
@@ -51,8 +49,8 @@ func (b *Broker) use(t target) *group {
 func (b *Broker) recipients(g *group, t target) (members []*named, except *named, nodes []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t.except {
-		if except = b.names.Get(t.sender); !g.Has(except) {
+	if t.Except {
+		if except = b.names.Get(t.Sender); !g.Has(except) {
 			except = nil
 		}
 	}
@@ -122,9 +120,9 @@ func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[
 
 // postAll sends r, which is for t, to other nodes.
 func (b *Broker) postAll(nodes []string, t target, r queue.Run) {
-	d := Delivery{t.address(), r.Messages()}
+	d := relay.Delivery{To: t.Target, Messages: r.Messages()}
 	for _, node := range nodes {
-		b.cluster.relay.Post(node, d, nil)
+		b.cluster.transport.Post(node, d, nil)
 	}
 }
 

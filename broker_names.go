@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sendq-go/sendq/internal/set"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A NamePolicy is what a Broker does when a name is registered that a Writer has already: it
@@ -230,7 +231,7 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 		b.change(name, nil, func() {
 			b.names.Put(name, n)
 			b.all.Add(n)
-			b.tell(Event{Kind: Joined, Name: name})
+			b.announce(relay.Event{Kind: relay.EventJoined, Name: name})
 		})
 	}
 	return nil
@@ -279,22 +280,22 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 	if n.first != nil {
 		return true
 	}
-	b.vacate(n, Event{Kind: Left, Name: n.name, Cause: cause})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: n.name, Cause: cause})
 	return true
 }
 
-// vacate makes a name free that no Writer has any more, and tells so by left.
-func (b *Broker) vacate(n *named, left Event) {
-	b.change(n.name, left.Cause, func() {
+// vacate makes a name free that no Writer has any longer, and announces left.
+func (b *Broker) vacate(n *named, left relay.Event) {
+	b.change(n.name, causeOf(left), func() {
 		b.names.Remove(n.name)
 		for _, g := range n.rooms.Members() {
 			b.leave(n, g)
 		}
 		b.all.Remove(n)
-		b.tell(left)
+		b.announce(left)
 	})
 	if b.cluster != nil {
-		b.cluster.relay.Release(n.name)
+		b.cluster.transport.Release(n.name)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // The new Writer has the name while the old one is still ending, and writes nothing new before the
@@ -216,8 +217,8 @@ func TestEvictionDuringTakeover(t *testing.T) {
 		runtime.Gosched()
 	}
 	require.NoError(t, b.Send("bob", []byte("new\n")))
-	evicted := async(func() (e sendq.Estate) {
-		e, _ = node.Evict("bob", "other")
+	evicted := async(func() (e relay.Handover) {
+		e, _ = node.Evict(context.Background(), "bob", "other")
 		return e
 	})
 	for range 1000 {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sendq-go/sendq/internal/set"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A cluster is what a Broker with a Relay knows of the other nodes, as they have told it.
@@ -17,8 +18,8 @@ import (
 // and else at the node that said last that it has it; after a partition there may be several
 // for a while.
 type cluster struct {
-	relay Relay
-	self  string // the name of this node
+	transport relay.Transport
+	self      string // the name of this node
 
 	// For closeRelay.
 	closing atomic.Bool
@@ -38,7 +39,7 @@ type cluster struct {
 
 	// For change.
 	changing bool
-	told     []Event // for the Relay
+	told     []relay.Event // for the transport
 
 	changes uint // for letOthers
 }
@@ -66,15 +67,15 @@ type remote struct {
 	leaving bool
 }
 
-func newCluster(r Relay) *cluster {
+func newCluster(t relay.Transport) *cluster {
 	bound, cancel := context.WithCancelCause(context.Background())
 	return &cluster{
-		relay:  r,
-		bound:  bound,
-		cancel: cancel,
-		over:   make(chan struct{}),
-		peers:  make(map[string]*peer),
-		all:    newReach(""),
+		transport: t,
+		bound:     bound,
+		cancel:    cancel,
+		over:      make(chan struct{}),
+		peers:     make(map[string]*peer),
+		all:       newReach(""),
 	}
 }
 
@@ -116,7 +117,7 @@ func (b *Broker) drop(r *remote) {
 		close(r.moving)
 	}
 	if r.vouched && b.names.Get(r.name) == nil {
-		c.told = append(c.told, Event{Kind: Left, Name: r.name, Cause: ErrTakenOver})
+		c.told = append(c.told, relay.Event{Kind: relay.EventLeft, Name: r.name, Cause: ErrTakenOver})
 	}
 }
 
@@ -194,7 +195,7 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 		return c.err
 	}
 	defer close(c.over)
-	if err := c.relay.Close(c.bound); err != nil {
+	if err := c.transport.Close(c.bound); err != nil {
 		c.err = fmt.Errorf("sendq: closing the Relay: %w", err)
 	}
 	b.mu.Lock()
@@ -240,8 +241,8 @@ func (c *cluster) reachOf(t target) *reach {
 	switch {
 	case c == nil || t.here:
 		return nil
-	case t.kind == toRoom:
-		return c.rooms.Get(t.name)
+	case t.Kind == relay.TargetRoom:
+		return c.rooms.Get(t.Name)
 	}
 	return c.all
 }
@@ -305,3 +306,6 @@ func (b *Broker) hiddenUnder(name string) (n int) {
 	}
 	return n
 }
+
+// A node is the side of a Broker that its transport calls.
+type node struct{ *Broker }

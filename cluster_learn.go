@@ -1,7 +1,9 @@
 package sendq
 
-// learn is Node.Learn. mu is not held, here and below.
-func (b *Broker) learn(node string, events []Event, snapshot bool) {
+import "github.com/sendq-go/sendq/relay"
+
+// Apply implements [relay.Node].
+func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.cluster
@@ -21,10 +23,10 @@ func (b *Broker) learn(node string, events []Event, snapshot bool) {
 		b.dropAll(nil, func(r *remote) bool { return r.at == p && !told[r.name] || r.from == p })
 	}
 	for len(events) > 0 && !c.closed {
-		if e := events[0]; e.Kind == RoomJoined || e.Kind == RoomLeft {
+		if e := events[0]; e.Kind == relay.EventRoomJoined || e.Kind == relay.EventRoomLeft {
 			// No more can change than that: no need to compare the rooms before and after.
 			if r := c.find(e.Name, p); c.applyRoom(r, e) && b.isVisible(r) {
-				b.notify(Event{Kind: e.Kind, Name: r.name, Room: e.Room, Node: p.name})
+				b.notify(eventOf(e, p.name))
 			}
 			events = events[1:]
 			b.letOthers()
@@ -34,7 +36,7 @@ func (b *Broker) learn(node string, events []Event, snapshot bool) {
 		for n < len(events) && events[n].Name == name {
 			n++
 		}
-		b.changeAnywhere(name, events[n-1].Cause, func() {
+		b.changeAnywhere(name, causeOf(events[n-1]), func() {
 			for _, e := range events[:n] {
 				b.apply(p, e)
 			}
@@ -65,11 +67,11 @@ func (b *Broker) letOthers() {
 }
 
 // apply notes what p has told. mu is held, here and below.
-func (b *Broker) apply(p *peer, e Event) {
+func (b *Broker) apply(p *peer, e relay.Event) {
 	c := b.cluster
 	r := c.find(e.Name, p)
 	switch e.Kind {
-	case Joined:
+	case relay.EventJoined:
 		vouched := r != nil && r.vouched
 		if r != nil { // it was moving, or this is told anew
 			r.vouched = false
@@ -77,7 +79,7 @@ func (b *Broker) apply(p *peer, e Event) {
 		}
 		c.add(e.Name, p).vouched = vouched
 		b.dropMoving(e.Name, p)
-	case Left:
+	case relay.EventLeft, relay.EventMoved:
 		b.dropMoving(e.Name, p)
 		b.applyLeft(p, r, e)
 	default:
@@ -87,33 +89,33 @@ func (b *Broker) apply(p *peer, e Event) {
 
 // applyRoom notes that r, unless it is nil, has joined or left a room, and reports whether that
 // is new.
-func (c *cluster) applyRoom(r *remote, e Event) bool {
+func (c *cluster) applyRoom(r *remote, e relay.Event) bool {
 	switch {
 	case r == nil:
 		return false
-	case e.Kind == RoomJoined:
+	case e.Kind == relay.EventRoomJoined:
 		return c.join(r, e.Room)
-	case e.Kind == RoomLeft:
+	case e.Kind == relay.EventRoomLeft:
 		return c.leave(r, e.Room)
 	}
 	return false
 }
 
 // applyLeft notes that the name has left p, where r is if it is not nil: for good, or
-// for e.Node, which takes it over.
-func (b *Broker) applyLeft(p *peer, r *remote, e Event) {
+// for e.To, which takes it over.
+func (b *Broker) applyLeft(p *peer, r *remote, e relay.Event) {
 	c := b.cluster
 	switch {
-	case e.Node == c.self && c.claims.Get(e.Name) != nil:
+	case e.To == c.self && c.claims.Get(e.Name) != nil:
 		if r != nil {
 			r.leaving = true // until the claim is over
 		}
 		return
-	case e.Node == c.self && b.names.Get(e.Name) == nil:
+	case e.To == c.self && b.names.Get(e.Name) == nil:
 		// It is not about to come here, or has left already.
-		c.told = append(c.told, Event{Kind: Left, Name: e.Name, Cause: e.Cause})
-	case e.Node != "" && r != nil:
-		c.move(p, e.Name, e.Node, r.roomNames())
+		c.told = append(c.told, relay.Event{Kind: relay.EventLeft, Name: e.Name, Cause: ErrTakenOver})
+	case e.Kind == relay.EventMoved && r != nil:
+		c.move(p, e.Name, e.To, r.roomNames())
 	}
 	if r != nil {
 		b.drop(r)
@@ -139,8 +141,8 @@ func (c *cluster) move(from *peer, name, node string, rooms []string) {
 	}
 }
 
-// forget is Node.Forget.
-func (b *Broker) forget(node string, cause error) {
+// NodeGone implements [relay.Node].
+func (b node) NodeGone(node string, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if p := b.cluster.peers[node]; p != nil {
@@ -149,15 +151,22 @@ func (b *Broker) forget(node string, cause error) {
 	}
 }
 
-// snapshotFor is Node.Snapshot.
-func (b *Broker) snapshotFor(f func(events []Event)) {
+// Snapshot implements [relay.Node].
+func (b node) Snapshot(f func(events []relay.Event)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f(b.eventsOf(b.all.Members()))
+	var events []relay.Event
+	for _, n := range b.all.Members() {
+		events = append(events, relay.Event{Kind: relay.EventJoined, Name: n.name})
+		for _, g := range n.rooms.Members() {
+			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
+		}
+	}
+	f(events)
 }
 
-// missed is Node.Missed.
-func (b *Broker) missed(node string, messages int) {
+// MessagesLost implements [relay.Node].
+func (b node) MessagesLost(node string, messages int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.notify(Event{Kind: Gap, Node: node, Missed: messages})

@@ -1,11 +1,13 @@
 package sendq
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A claim is a name that is about to be registered here, once the Relay has made it this
@@ -23,10 +25,10 @@ func (b *Broker) claimName(name string, w *Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	var e Estate
+	var e relay.Handover
 	err = errNoAnswer
 	defer func() { err = b.endClaim(name, w, cl, &e, err) }()
-	e, err = b.cluster.relay.Claim(name, b.opts.Names == Takeover)
+	e, err = b.cluster.transport.Claim(context.TODO(), name, b.opts.Names == Takeover)
 	return err
 }
 
@@ -56,7 +58,7 @@ func (b *Broker) beginClaim(name string, w *Writer) (*claim, error) {
 }
 
 // endClaim gives w the name if err is nil. It returns why w does not have it.
-func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err error) error {
+func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *relay.Handover, err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	defer func() {
@@ -73,18 +75,18 @@ func (b *Broker) endClaim(name string, w *Writer, cl *claim, e *Estate, err erro
 	})
 	if err != nil && b.opts.Names == Takeover {
 		// Others may have noted that the name is about to come here. Here nobody has.
-		b.cluster.relay.Tell([]Event{{Kind: Left, Name: name, Cause: ErrTakenOver}})
+		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: name, Cause: ErrTakenOver}})
 	}
 	b.handBackEstate(name, e.Undelivered)
 	if isOurs && err != nil {
-		b.cluster.relay.Release(name)
+		b.cluster.transport.Release(name)
 	}
 	return err
 }
 
 // enter gives w a name that is this node's own now, and what it has left on another. What w does
 // not get stays in the estate. b.mu is held, here and below.
-func (b *Broker) enter(name string, w *Writer, cl *claim, e *Estate) error {
+func (b *Broker) enter(name string, w *Writer, cl *claim, e *relay.Handover) error {
 	if cl.lost {
 		return fmt.Errorf("sendq: register %q: %w", name, ErrNameLost)
 	}
@@ -113,10 +115,10 @@ func (w *Writer) currentState() state {
 	return w.state
 }
 
-// evict is Node.Evict. A takeover by another node is one by a Writer that is not here: the
+// Evict implements [relay.Node]. A takeover by another node is one by a Writer that is not here: the
 // name goes at once, and with it what is sent to it, which waits until the other node has
 // said that it is there.
-func (b *Broker) evict(name, by string) (e Estate, ok bool) {
+func (b node) Evict(ctx context.Context, name, by string) (e relay.Handover, ok bool) {
 	for {
 		b.mu.Lock()
 		n, cl := b.names.Get(name), b.cluster.claims.Get(name)
@@ -135,7 +137,7 @@ func (b *Broker) evict(name, by string) (e Estate, ok bool) {
 }
 
 // evictFrom is evict unless the name is free meanwhile.
-func (b *Broker) evictFrom(n *named, by string) (e Estate, ok bool) {
+func (b *Broker) evictFrom(n *named, by string) (e relay.Handover, ok bool) {
 	n.taking.Lock()
 	defer n.taking.Unlock()
 	w, rooms := b.takeAway(n, by)
@@ -162,14 +164,14 @@ func (b *Broker) takeAway(n *named, by string) (w *Writer, rooms []string) {
 	w, rooms = n.first.writer, n.roomNames()
 	b.changeAnywhere(n.name, ErrTakenOver, func() {
 		b.detach(n, w)
-		b.vacate(n, Event{Kind: Left, Name: n.name, Cause: ErrTakenOver, Node: by})
+		b.vacate(n, relay.Event{Kind: relay.EventMoved, Name: n.name, To: by})
 		b.cluster.move(nil, n.name, by, rooms)
 	})
 	return w, rooms
 }
 
-// lose is Node.Lose.
-func (b *Broker) lose(name string) {
+// NameLost implements [relay.Node].
+func (b node) NameLost(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if cl := b.cluster.claims.Get(name); cl != nil {
@@ -181,7 +183,7 @@ func (b *Broker) lose(name string) {
 	}
 	w := n.first.writer
 	b.detach(n, w)
-	b.vacate(n, Event{Kind: Left, Name: name, Cause: ErrNameLost})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Cause: ErrNameLost})
 	b.handbacks.expected++
 	go func() {
 		defer b.handbackSettled()
@@ -193,6 +195,13 @@ func (b *Broker) lose(name string) {
 			b.handBackOf(name, w)
 		}
 	}()
+}
+
+// HandBack implements [relay.Node].
+func (b node) HandBack(name string, undelivered [][]byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handBackEstate(name, undelivered)
 }
 
 // handBackEstate hands back what a name has left that another node has taken over. mu is

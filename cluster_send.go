@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/sendq-go/sendq/relay"
 )
 
 // maxMove is how long a message waits for a name that another node is taking over.
@@ -76,22 +78,22 @@ func (b *Broker) sendAll(name string, messages [][]byte, idle *wakeList, r *Repo
 type errand struct {
 	name, node string
 	messages   [][]byte
-	outcome    chan Outcome
+	outcome    chan relay.Outcome
 	retry      bool // may be sent again, without a change in the order of messages
 	refusal    int  // where in Report.Refused it has its place
 }
 
 // dispatch sends messages to a name on another node.
 func (b *Broker) dispatch(name, node string, messages [][]byte) *errand {
-	e := &errand{name: name, node: node, messages: messages, outcome: make(chan Outcome, 1)}
-	d := Delivery{To: Address{Kind: ToName, Name: name}, Messages: messages}
-	b.cluster.relay.Post(node, d, func(o Outcome) { e.outcome <- o })
+	e := &errand{name: name, node: node, messages: messages, outcome: make(chan relay.Outcome, 1)}
+	d := relay.Delivery{To: relay.Target{Kind: relay.TargetName, Name: name}, Messages: messages}
+	b.cluster.transport.Post(node, d, func(o relay.Outcome) { e.outcome <- o })
 	return e
 }
 
 // await waits for the answer. If the name has moved, which is known when the answer comes, it
 // tries once more.
-func (b *Broker) await(e *errand) Outcome {
+func (b *Broker) await(e *errand) relay.Outcome {
 	o := <-e.outcome
 	if !e.retry || o.Accepted > 0 || !errors.Is(o.Err, ErrUnknownName) {
 		return o
@@ -103,7 +105,7 @@ func (b *Broker) await(e *errand) Outcome {
 	var away errands
 	b.sendAll(e.name, e.messages, nil, &r, &away)
 	b.settle(away, &r)
-	o = Outcome{Accepted: r.Accepted}
+	o = relay.Outcome{Accepted: r.Accepted}
 	if len(r.Refused) > 0 {
 		o.Err = r.Refused[0].Err
 	}
@@ -137,16 +139,15 @@ func (b *Broker) settle(es errands, r *Report) {
 	}
 }
 
-// handOver delivers what another node has sent, to those who are here, and returns what became
-// of each Delivery to a name. Those in a row to the same room are one pass.
-func (b *Broker) handOver(ds []Delivery) []Outcome {
-	outcomes := make([]Outcome, len(ds))
+// Deliver implements [relay.Node]. Deliveries in a row to the same room are one pass.
+func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
+	outcomes := make([]relay.Outcome, len(ds))
 	idle := newWakeList()
 	defer idle.done()
 	var row [][]byte
 	for i := 0; i < len(ds); {
 		to := ds[i].To
-		if to.Kind == ToName {
+		if to.Kind == relay.TargetName {
 			outcomes[i] = b.handOverTo(to.Name, ds[i].Messages, idle)
 			i++
 			continue
@@ -155,17 +156,17 @@ func (b *Broker) handOver(ds []Delivery) []Outcome {
 		for ; i < len(ds) && ds[i].To == to; i++ {
 			row = append(row, ds[i].Messages...)
 		}
-		b.publish(to.target(), row, idle, nil)
+		b.publish(target{to, true}, row, idle, nil)
 	}
 	return outcomes
 }
 
-func (b *Broker) handOverTo(name string, messages [][]byte, idle *wakeList) (o Outcome) {
+func (b *Broker) handOverTo(name string, messages [][]byte, idle *wakeList) (o relay.Outcome) {
 	b.mu.Lock()
 	n := b.names.Get(name)
 	b.mu.Unlock()
 	if n == nil {
-		return Outcome{Err: fmt.Errorf("%w: %q", ErrUnknownName, name)}
+		return relay.Outcome{Err: fmt.Errorf("%w: %q", ErrUnknownName, name)}
 	}
 	for _, p := range messages {
 		m := copyOf(p)
@@ -176,22 +177,4 @@ func (b *Broker) handOverTo(name string, messages [][]byte, idle *wakeList) (o O
 		}
 	}
 	return o
-}
-
-// target returns what a means on the node to which it was sent.
-func (a Address) target() target {
-	t := target{kind: toAll, name: a.Name, except: a.Except, sender: a.Sender, here: true}
-	if a.Kind == ToRoom {
-		t.kind = toRoom
-	}
-	return t
-}
-
-// address returns what t means on another node.
-func (t target) address() Address {
-	a := Address{Kind: ToAll, Name: t.name, Except: t.except, Sender: t.sender}
-	if t.kind == toRoom {
-		a.Kind = ToRoom
-	}
-	return a
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+
+	"github.com/sendq-go/sendq/relay"
 )
 
 // An EventKind is what has happened to a name.
@@ -88,23 +90,21 @@ func (b *Broker) observe() (*observer, []Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.observers.Add(o)
-	events := b.eventsOf(b.all.Members())
-	for _, r := range b.away(target{kind: toAll}) {
-		events = append(events, Event{Kind: Joined, Name: r.name, Node: r.at.name})
-		for _, g := range r.rooms.Members() {
-			events = append(events, Event{Kind: RoomJoined, Name: r.name, Room: g.room, Node: r.at.name})
-		}
+	var events []Event
+	for _, n := range b.all.Members() {
+		events = appendPresence(events, "", n.name, n.roomNames())
+	}
+	for _, r := range b.away(toAll) {
+		events = appendPresence(events, r.at.name, r.name, r.roomNames())
 	}
 	return o, events
 }
 
-// eventsOf tells how things are with names that are here. mu is held.
-func (b *Broker) eventsOf(members []*named) (events []Event) {
-	for _, n := range members {
-		events = append(events, Event{Kind: Joined, Name: n.name})
-		for _, g := range n.rooms.Members() {
-			events = append(events, Event{Kind: RoomJoined, Name: n.name, Room: g.room})
-		}
+// appendPresence appends the events of a name that joins a node and those rooms.
+func appendPresence(events []Event, node, name string, rooms []string) []Event {
+	events = append(events, Event{Kind: Joined, Name: name, Node: node})
+	for _, room := range rooms {
+		events = append(events, Event{Kind: RoomJoined, Name: name, Room: room, Node: node})
 	}
 	return events
 }
@@ -124,16 +124,35 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 	return events, missed
 }
 
-// tell tells what has happened here to a name, within change if there is a Relay. mu is held.
-func (b *Broker) tell(e Event) {
+// announce tells observers and other nodes about a name of this node. If there is a transport,
+// it is called within change. mu is held.
+func (b *Broker) announce(e relay.Event) {
 	if b.cluster != nil {
 		b.cluster.told = append(b.cluster.told, e)
 	} else {
-		b.notify(e)
+		b.notify(eventOf(e, ""))
 	}
 }
 
-// notify tells the observers. mu is held, so they hear of everything in the same order.
+// eventOf returns what observers see of an event on a node.
+func eventOf(e relay.Event, node string) Event {
+	return Event{Kind: kinds[e.Kind], Name: e.Name, Room: e.Room, Cause: causeOf(e), Node: node}
+}
+
+var kinds = [...]EventKind{
+	relay.EventJoined: Joined, relay.EventLeft: Left, relay.EventMoved: Left,
+	relay.EventRoomJoined: RoomJoined, relay.EventRoomLeft: RoomLeft,
+}
+
+// causeOf returns why a name leaves.
+func causeOf(e relay.Event) error {
+	if e.Kind == relay.EventMoved {
+		return ErrTakenOver
+	}
+	return e.Cause
+}
+
+// notify tells the observers. mu is held, so all of them see the same order.
 func (b *Broker) notify(e Event) {
 	for _, o := range b.observers.Members() {
 		if len(o.events) == maxLag {
@@ -192,9 +211,9 @@ func (b *Broker) change(name string, cause error, f func()) {
 	default:
 		c.during(f)
 		for _, e := range c.told {
-			b.notify(e)
+			b.notify(eventOf(e, ""))
 		}
-		c.tell()
+		c.announce()
 	}
 }
 
@@ -218,7 +237,7 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	if b.observers.Len() > 0 {
 		b.notifyChange(name, cause, before, b.presenceOf(name))
 	}
-	c.tell()
+	c.announce()
 }
 
 // notifyChange tells the observers what has changed about a name.
@@ -255,15 +274,17 @@ func without(rooms, others []string) (rest []string) {
 	return rest
 }
 
-// tell tells the other nodes what has happened here to a name. That it has left says all.
-func (c *cluster) tell() {
+// announce tells the other nodes what has happened here to a name. If it has left, the rest does
+// not matter.
+func (c *cluster) announce() {
 	events := c.told
 	if len(events) == 0 {
 		return
 	}
 	c.told = nil
-	if last := len(events) - 1; events[last].Kind == Left {
+	switch last := len(events) - 1; events[last].Kind {
+	case relay.EventLeft, relay.EventMoved:
 		events = events[last:]
 	}
-	c.relay.Tell(events)
+	c.transport.Announce(events)
 }

@@ -11,17 +11,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A solitude is a Relay without other nodes, which panics in the methods of the given names.
 type solitude struct {
-	node   *sendq.Node
+	node   relay.Node
 	broken map[string]bool
 	kept   [][]byte // the answer of other nodes to Replay
 }
 
 // alone returns the node of a Broker with such a Relay.
-func alone(t *testing.T, opts *sendq.BrokerOptions) (*sendq.Node, *sendq.Broker) {
+func alone(t *testing.T, opts *sendq.BrokerOptions) (relay.Node, *sendq.Broker) {
 	var o sendq.BrokerOptions
 	if opts != nil {
 		o = *opts
@@ -39,21 +40,21 @@ func (s *solitude) enter(method string) {
 	}
 }
 
-func (s *solitude) Start(node *sendq.Node) string {
+func (s *solitude) Start(node relay.Node) string {
 	s.node = node
 	s.enter("Start")
 	return "here"
 }
 
-func (s *solitude) Claim(string, bool) (sendq.Estate, error) {
+func (s *solitude) Claim(context.Context, string, bool) (relay.Handover, error) {
 	s.enter("Claim")
-	return sendq.Estate{}, nil
+	return relay.Handover{}, nil
 }
 
 func (s *solitude) Release(string)                                   { s.enter("Release") }
-func (s *solitude) Tell([]sendq.Event)                               { s.enter("Tell") }
-func (s *solitude) Post(string, sendq.Delivery, func(sendq.Outcome)) { s.enter("Post") }
-func (s *solitude) Replay(string, string, int) ([][]byte, error) {
+func (s *solitude) Announce([]relay.Event)                           { s.enter("Announce") }
+func (s *solitude) Post(string, relay.Delivery, func(relay.Outcome)) { s.enter("Post") }
+func (s *solitude) Replay(context.Context, string, string, int) ([][]byte, error) {
 	s.enter("Replay")
 	return s.kept, nil
 }
@@ -70,43 +71,47 @@ func look(t *testing.T, b *sendq.Broker) (stop func()) {
 // A Relay that panics makes the call fail that has called it, and nothing else: no lock stays
 // locked, and nobody waits for it.
 func TestRelayPanics(t *testing.T) {
-	remote := []sendq.Event{
-		{Kind: sendq.Joined, Name: "alice"},
-		{Kind: sendq.RoomJoined, Name: "alice", Room: "room"},
-		{Kind: sendq.Joined, Name: "carol"},
+	remote := []relay.Event{
+		{Kind: relay.EventJoined, Name: "alice"},
+		{Kind: relay.EventRoomJoined, Name: "alice", Room: "room"},
+		{Kind: relay.EventJoined, Name: "carol"},
 	}
 	for _, tt := range []struct {
 		method string
-		call   func(b *sendq.Broker, node *sendq.Node, bob *sendq.Writer)
+		call   func(b *sendq.Broker, node relay.Node, bob *sendq.Writer)
 	}{
-		{"Claim", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
-		{"Claim", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("carol", bob) }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("other").Join("bob") }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("quiet").Leave("bob") }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
-		{"Tell", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("other").JoinReplay("bob", 0) }},
-		{"Tell", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Evict("bob", "other") }},
-		{"Tell", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Lose("bob") }},
-		{"Release", func(b *sendq.Broker, _ *sendq.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
-		{"Release", func(_ *sendq.Broker, node *sendq.Node, _ *sendq.Writer) { node.Evict("bob", "other") }},
-		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Send("alice", nil) }},
-		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Broadcast(nil) }},
-		{"Post", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").Publish(nil) }},
-		{"Replay", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
-		{"Close", func(b *sendq.Broker, _ *sendq.Node, _ *sendq.Writer) { b.Close() }},
+		{"Claim", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
+		{"Claim", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Register("carol", bob) }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Register("robert", bob) }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("other").Join("bob") }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("quiet").Leave("bob") }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
+		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("other").JoinReplay("bob", 0) }},
+		{"Announce", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) {
+			node.Evict(context.Background(), "bob", "other")
+		}},
+		{"Announce", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) { node.NameLost("bob") }},
+		{"Release", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
+		{"Release", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) {
+			node.Evict(context.Background(), "bob", "other")
+		}},
+		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Send("alice", nil) }},
+		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Broadcast(nil) }},
+		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").Publish(nil) }},
+		{"Replay", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
+		{"Close", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Close() }},
 	} {
 		t.Run(tt.method, func(t *testing.T) {
-			relay := &solitude{}
-			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, ReplayMessages: 1, Relay: relay})
+			transport := &solitude{}
+			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, ReplayMessages: 1, Relay: transport})
 			bob := register(t, b, "bob", readingPeer())
 			require.NoError(t, b.Room("quiet").Join("bob"))
-			relay.node.Learn("other", remote, true)
+			transport.node.Apply("other", remote, true)
 
-			relay.broken = map[string]bool{tt.method: true}
-			require.PanicsWithValue(t, tt.method, func() { tt.call(b, relay.node, bob) })
-			relay.broken = nil
+			transport.broken = map[string]bool{tt.method: true}
+			require.PanicsWithValue(t, tt.method, func() { tt.call(b, transport.node, bob) })
+			transport.broken = nil
 			if tt.method != "Close" {
 				peer := readingPeer()
 				register(t, b, "robert", peer)
@@ -115,7 +120,7 @@ func TestRelayPanics(t *testing.T) {
 				require.Zero(t, replayed)
 				require.NotZero(t, b.Broadcast([]byte("hello\n")))
 				require.True(t, b.Room("room").Has("robert"))
-				relay.node.Forget("other", nil)
+				transport.node.NodeGone("other", nil)
 				require.NoError(t, b.Shutdown(t.Context()))
 				require.Zero(t, b.Len())
 			}
@@ -126,8 +131,8 @@ func TestRelayPanics(t *testing.T) {
 
 // The same while somebody else waits for the name.
 func TestRelayPanicsInClaim(t *testing.T) {
-	relay := &solitude{broken: map[string]bool{"Claim": true}}
-	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+	transport := &solitude{broken: map[string]bool{"Claim": true}}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 	defer b.Close()
 	const crowd = 10
 	panics := make(chan any, crowd)
@@ -144,9 +149,9 @@ func TestRelayPanicsInClaim(t *testing.T) {
 
 // If Start panics, the Broker is of no use, but a Relay that has got it may still call it.
 func TestRelayPanicsInStart(t *testing.T) {
-	relay := &solitude{broken: map[string]bool{"Start": true}}
-	require.PanicsWithValue(t, "Start", func() { sendq.NewBroker(&sendq.BrokerOptions{Relay: relay}) })
-	relay.node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
+	transport := &solitude{broken: map[string]bool{"Start": true}}
+	require.PanicsWithValue(t, "Start", func() { sendq.NewBroker(&sendq.BrokerOptions{Relay: transport}) })
+	transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
 }
 
 // A number of messages may be as far from what makes sense as an int can be.
@@ -183,13 +188,13 @@ func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			relay := &solitude{}
-			b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+			transport := &solitude{}
+			b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 			bob := register(t, b, "bob", readingPeer())
-			relay.node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "alice"}}, true)
-			relay.broken = map[string]bool{"Post": true}
+			transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "alice"}}, true)
+			transport.broken = map[string]bool{"Post": true}
 			require.Panics(t, func() { call(b) })
-			relay.broken = nil
+			transport.broken = nil
 			require.NoError(t, bob.Flush(t.Context()))
 			require.NotZero(t, bob.Stats().Written)
 			require.NoError(t, b.Shutdown(t.Context()))
@@ -200,40 +205,40 @@ func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 // talkative is a Relay that keeps what it is told, and whose Claim may fail.
 type talkative struct {
 	solitude
-	told []sendq.Event
+	told []relay.Event
 	fail bool
 }
 
-func (r *talkative) Tell(es []sendq.Event) { r.told = append(r.told, es...) }
-func (r *talkative) Claim(string, bool) (sendq.Estate, error) {
+func (r *talkative) Announce(es []relay.Event) { r.told = append(r.told, es...) }
+func (r *talkative) Claim(context.Context, string, bool) (relay.Handover, error) {
 	if r.fail {
-		return sendq.Estate{}, errors.New("no answer")
+		return relay.Handover{}, errors.New("no answer")
 	}
-	return sendq.Estate{}, nil
+	return relay.Handover{}, nil
 }
 
 // A Relay that panics once is told of what happens later.
 func TestRelayPanicsAndIsToldLater(t *testing.T) {
-	relay := &talkative{}
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: relay})
+	transport := &talkative{}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
 	register(t, b, "bob", readingPeer())
-	relay.broken = map[string]bool{"Release": true}
-	require.Panics(t, func() { relay.node.Evict("bob", "other") })
-	relay.broken = nil
-	relay.told = nil
+	transport.broken = map[string]bool{"Release": true}
+	require.Panics(t, func() { transport.node.Evict(context.Background(), "bob", "other") })
+	transport.broken = nil
+	transport.told = nil
 	register(t, b, "robert", readingPeer())
-	require.NotEmpty(t, relay.told)
+	require.NotEmpty(t, transport.told)
 }
 
 // A name that nobody was given does not leave.
 func TestRelayRegisterFailsUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		relay := &talkative{fail: true}
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: relay})
+		transport := &talkative{fail: true}
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
 		stop := observe(b)
 		synctest.Wait()
 		require.Error(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)))
-		require.Len(t, relay.told, 1, "the other nodes are told")
+		require.Len(t, transport.told, 1, "the other nodes are told")
 		synctest.Wait()
 		require.Empty(t, stop())
 	})
@@ -243,11 +248,11 @@ func TestRelayRegisterFailsUnseen(t *testing.T) {
 // over from it.
 func TestSnapshotReplacesMoves(t *testing.T) {
 	node, b := alone(t, nil)
-	node.Learn("one", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
-	node.Learn("two", nil, true)
-	node.Learn("one", []sendq.Event{{Kind: sendq.Left, Name: "bob", Node: "two", Cause: sendq.ErrTakenOver}}, false)
+	node.Apply("one", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
+	node.Apply("two", nil, true)
+	node.Apply("one", []relay.Event{{Kind: relay.EventMoved, Name: "bob", To: "two"}}, false)
 	require.Equal(t, 1, b.Len(), "it is about to be there")
-	node.Learn("one", nil, true)
+	node.Apply("one", nil, true)
 	require.Zero(t, b.Len())
 	require.ErrorIs(t, b.Send("bob", []byte("hello\n")), sendq.ErrUnknownName)
 }
@@ -269,9 +274,9 @@ type claiming struct {
 	released []string
 }
 
-func (r *claiming) Claim(string, bool) (sendq.Estate, error) {
+func (r *claiming) Claim(context.Context, string, bool) (relay.Handover, error) {
 	r.during()
-	return sendq.Estate{}, nil
+	return relay.Handover{}, nil
 }
 
 func (r *claiming) Release(name string) { r.released = append(r.released, name) }
@@ -279,10 +284,10 @@ func (r *claiming) Release(name string) { r.released = append(r.released, name) 
 // A name is released if its Writer has ended during the claim.
 func TestWriterEndsDuringClaim(t *testing.T) {
 	w := sendq.NewWriter(readingPeer(), nil)
-	relay := &claiming{during: func() { w.CloseNow() }}
-	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
+	transport := &claiming{during: func() { w.CloseNow() }}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 	require.ErrorIs(t, b.Register("bob", w), sendq.ErrClosed)
-	require.Equal(t, []string{"bob"}, relay.released)
+	require.Equal(t, []string{"bob"}, transport.released)
 	require.NoError(t, b.Close())
 }
 

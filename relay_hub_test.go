@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A hub is a network in the process, and the registry of names: its ports are Relays, as they
@@ -92,9 +93,9 @@ type link struct {
 
 // A thing is a call of a method of the other Node. Deliveries in a row are one.
 type thing struct {
-	call     func(*sendq.Node)
-	delivery *sendq.Delivery
-	outcome  func(sendq.Outcome) // of the delivery, or nil
+	call     func(relay.Node)
+	delivery *relay.Delivery
+	outcome  func(relay.Outcome) // of the delivery, or nil
 	lost     func()              // is called if call is not, or nil
 }
 
@@ -173,12 +174,12 @@ func (l *link) run() {
 	}
 }
 
-func (l *link) carry(to *sendq.Node, things []thing) {
+func (l *link) carry(to relay.Node, things []thing) {
 	if things[0].call != nil {
 		things[0].call(to)
 		return
 	}
-	var ds []sendq.Delivery
+	var ds []relay.Delivery
 	for _, th := range things {
 		ds = append(ds, *th.delivery)
 	}
@@ -190,7 +191,7 @@ func (l *link) carry(to *sendq.Node, things []thing) {
 	}
 	for i, th := range things {
 		if th.outcome != nil {
-			l.hub.link(l.to, l.from).add(thing{call: func(*sendq.Node) { th.outcome(outcomes[i]) }})
+			l.hub.link(l.to, l.from).add(thing{call: func(relay.Node) { th.outcome(outcomes[i]) }})
 		}
 	}
 }
@@ -220,7 +221,7 @@ func (h *hub) lose(from, to string) (heal func()) {
 		lost := l.lost
 		l.losing, l.lost = false, 0
 		l.mu.Unlock()
-		l.add(thing{call: func(n *sendq.Node) { n.Missed(from, lost) }})
+		l.add(thing{call: func(n relay.Node) { n.MessagesLost(from, lost) }})
 		h.port(from).introduce(to)
 	}
 }
@@ -232,7 +233,7 @@ func (h *hub) kill(node string) {
 	maps.DeleteFunc(h.owners, func(_, o string) bool { return o == node })
 	h.mu.Unlock()
 	for _, other := range h.others(node) {
-		h.port(other).node.Forget(node, errKilled)
+		h.port(other).node.NodeGone(node, errKilled)
 	}
 }
 
@@ -252,14 +253,14 @@ func settle() { time.Sleep(time.Second / 2) }
 type port struct {
 	hub    *hub
 	name   string
-	node   *sendq.Node
+	node   relay.Node
 	busy   map[string]bool // claims under way
 	closed bool
 	closes int
 	left   chan struct{} // closed by Close
 }
 
-func (p *port) Start(node *sendq.Node) string {
+func (p *port) Start(node relay.Node) string {
 	p.node = node
 	p.hub.mu.Lock()
 	p.hub.ports[p.name] = p
@@ -275,13 +276,13 @@ func (p *port) Start(node *sendq.Node) string {
 
 // introduce tells another node how things are.
 func (p *port) introduce(to string) {
-	p.node.Snapshot(func(events []sendq.Event) {
-		p.hub.link(p.name, to).add(thing{call: func(n *sendq.Node) { n.Learn(p.name, events, true) }})
+	p.node.Snapshot(func(events []relay.Event) {
+		p.hub.link(p.name, to).add(thing{call: func(n relay.Node) { n.Apply(p.name, events, true) }})
 	})
 }
 
 // Claim enters the name, when the node that has it, if there is one, has given it up.
-func (p *port) Claim(name string, takeover bool) (e sendq.Estate, err error) {
+func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.Handover, err error) {
 	h := p.hub
 	h.mu.Lock()
 	h.together = h.together || p.busy[name]
@@ -304,7 +305,7 @@ func (p *port) Claim(name string, takeover bool) (e sendq.Estate, err error) {
 		e.Rooms = append(e.Rooms, left.Rooms...)
 		if err != nil {
 			p.node.HandBack(name, e.Undelivered)
-			return sendq.Estate{}, err
+			return relay.Handover{}, err
 		}
 	}
 }
@@ -329,16 +330,16 @@ func (p *port) enter(name string, takeover bool) (old string, err error) {
 
 // evict asks the owner of a name to give it up, and waits for the answer. If that comes late,
 // what the name has left goes back.
-func (p *port) evict(name string, old string, late <-chan time.Time) (e sendq.Estate, err error) {
+func (p *port) evict(name string, old string, late <-chan time.Time) (e relay.Handover, err error) {
 	h := p.hub
-	answer := make(chan sendq.Estate)
+	answer := make(chan relay.Handover)
 	over := make(chan struct{})
 	defer close(over)
-	h.link(p.name, old).add(thing{call: func(n *sendq.Node) {
+	h.link(p.name, old).add(thing{call: func(n relay.Node) {
 		go func() { // for it may wait
-			left, _ := n.Evict(name, p.name)
+			left, _ := n.Evict(context.Background(), name, p.name)
 			undo := func() { n.HandBack(name, left.Undelivered) }
-			h.link(old, p.name).add(thing{lost: undo, call: func(*sendq.Node) {
+			h.link(old, p.name).add(thing{lost: undo, call: func(relay.Node) {
 				select {
 				case <-over:
 					undo()
@@ -365,34 +366,34 @@ func (p *port) Release(name string) {
 	}
 }
 
-func (p *port) Tell(events []sendq.Event) {
+func (p *port) Announce(events []relay.Event) {
 	for _, other := range p.hub.others(p.name) {
-		p.hub.link(p.name, other).add(thing{call: func(n *sendq.Node) { n.Learn(p.name, events, false) }})
+		p.hub.link(p.name, other).add(thing{call: func(n relay.Node) { n.Apply(p.name, events, false) }})
 	}
 }
 
-func (p *port) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome)) {
+func (p *port) Post(node string, d relay.Delivery, outcome func(relay.Outcome)) {
 	d.Messages = slices.Clone(d.Messages)
 	for i, m := range d.Messages {
 		d.Messages[i] = slices.Clone(m)
 	}
 	if tell := outcome; tell != nil {
 		if p.isClosed() {
-			tell(sendq.Outcome{Err: sendq.ErrClosed})
+			tell(relay.Outcome{Err: sendq.ErrClosed})
 			return
 		}
 		var once sync.Once
-		outcome = func(o sendq.Outcome) { once.Do(func() { tell(o) }) }
-		time.AfterFunc(p.hub.bound(), func() { outcome(sendq.Outcome{Err: sendq.ErrUnconfirmed}) })
+		outcome = func(o relay.Outcome) { once.Do(func() { tell(o) }) }
+		time.AfterFunc(p.hub.bound(), func() { outcome(relay.Outcome{Err: sendq.ErrUnconfirmed}) })
 	}
 	p.hub.link(p.name, node).add(thing{delivery: &d, outcome: outcome})
 }
 
-func (p *port) Replay(node, room string, messages int) ([][]byte, error) {
+func (p *port) Replay(ctx context.Context, node, room string, messages int) ([][]byte, error) {
 	answer := make(chan [][]byte, 1)
-	p.hub.link(p.name, node).add(thing{call: func(n *sendq.Node) {
+	p.hub.link(p.name, node).add(thing{call: func(n relay.Node) {
 		kept := n.Replay(room, messages)
-		p.hub.link(node, p.name).add(thing{call: func(*sendq.Node) { answer <- kept }})
+		p.hub.link(node, p.name).add(thing{call: func(relay.Node) { answer <- kept }})
 	}})
 	select {
 	case kept := <-answer:
@@ -419,7 +420,7 @@ func (p *port) Close(ctx context.Context) error {
 	pending := 0
 	for _, other := range h.others(p.name) {
 		l := h.link(p.name, other)
-		l.add(thing{call: func(n *sendq.Node) { n.Forget(p.name, sendq.ErrClosed) }})
+		l.add(thing{call: func(n relay.Node) { n.NodeGone(p.name, sendq.ErrClosed) }})
 		for ctx.Err() == nil && l.pending() > 0 {
 			time.Sleep(time.Millisecond)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/relay"
 )
 
 var anyPolicy = sendq.BrokerOptions{}
@@ -274,8 +275,8 @@ func TestRelayEvictMeetsRegister(t *testing.T) {
 		w := sendq.NewWriter(stalledPeer(), nil)
 		registered := async(func() error { return bs[0].Register("bob", w) })
 		synctest.Wait()
-		evicted := async(func() sendq.Estate {
-			e, ok := h.port("a").node.Evict("bob", "c")
+		evicted := async(func() relay.Handover {
+			e, ok := h.port("a").node.Evict(context.Background(), "bob", "c")
 			assert.True(t, ok)
 			return e
 		})
@@ -283,9 +284,9 @@ func TestRelayEvictMeetsRegister(t *testing.T) {
 		require.Empty(t, evicted)
 		release()
 		require.NoError(t, <-registered)
-		require.Equal(t, sendq.Estate{Undelivered: [][]byte{[]byte("old")}, Rooms: []string{"room"}}, <-evicted)
+		require.Equal(t, relay.Handover{Undelivered: [][]byte{[]byte("old")}, Rooms: []string{"room"}}, <-evicted)
 		require.ErrorIs(t, w.Err(), sendq.ErrTakenOver)
-		_, ok := h.port("a").node.Evict("bob", "c")
+		_, ok := h.port("a").node.Evict(context.Background(), "bob", "c")
 		require.False(t, ok)
 		settle()
 		requireSameView(t, bs, 0)
@@ -300,7 +301,7 @@ func TestRelaySendGivesUp(t *testing.T) {
 		register(t, bs[1], "dave", readingPeer())
 		settle()
 		h.hold("b", "a") // so that it cannot say that it knows nothing of that
-		_, ok := h.port("a").node.Evict("bob", "b")
+		_, ok := h.port("a").node.Evict(context.Background(), "bob", "b")
 		require.True(t, ok)
 		start := time.Now()
 		r := bs[0].SendTo([]string{"carol", "bob"}, []byte("hello"))
@@ -810,8 +811,8 @@ func TestRelayNameLost(t *testing.T) {
 		requireHas(t, bs[0], "bob", loser)
 		stops := []func() []sendq.Event{observe(bs[0]), observe(bs[1]), observe(bs[2])}
 		synctest.Wait()
-		h.port("a").node.Lose("bob")
-		h.port("a").node.Lose("nobody")
+		h.port("a").node.NameLost("bob")
+		h.port("a").node.NameLost("nobody")
 		require.NoError(t, bs[0].Send("bob", []byte("from a\n")), "at once")
 		settle()
 		require.True(t, hasEnded(loser))
@@ -841,7 +842,7 @@ func TestRelayNameLostMeanwhile(t *testing.T) {
 		w := sendq.NewWriter(readingPeer(), nil)
 		registered := async(func() error { return bs[0].Register("bob", w) })
 		synctest.Wait()
-		h.port("a").node.Lose("bob")
+		h.port("a").node.NameLost("bob")
 		release()
 		require.ErrorIs(t, <-registered, sendq.ErrNameLost)
 		require.NoError(t, w.Close())
@@ -1023,7 +1024,7 @@ func TestRelayShutdown(t *testing.T) {
 			require.Contains(t, stop(), sendq.Event{Kind: sendq.Left, Name: "bob", Node: "a"})
 			require.NoError(t, bs[0].Shutdown(t.Context()))
 			require.NoError(t, bs[0].Close())
-			port.node.Learn("b", []sendq.Event{{Kind: sendq.Joined, Name: "late"}}, false)
+			port.node.Apply("b", []relay.Event{{Kind: relay.EventJoined, Name: "late"}}, false)
 			require.Zero(t, bs[0].Len())
 		})
 	})

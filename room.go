@@ -5,6 +5,7 @@ import (
 	"iter"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A Room is a set of a Broker's names that share messages. It is a handle, cheap to
@@ -18,7 +19,7 @@ type Room struct {
 // Room returns a handle to the room of that name, whether or not it has members.
 func (b *Broker) Room(name string) *Room { return &Room{b, name} }
 
-func (r *Room) target() target { return target{kind: toRoom, name: r.name} }
+func (r *Room) target() target { return toRoom(r.name) }
 
 // RoomsOf yields the rooms that name is in at the moment when the iteration starts, in no
 // order.
@@ -69,7 +70,7 @@ func (b *Broker) join(n *named, g *group) bool {
 	b.change(n.name, nil, func() {
 		g.Add(n)
 		n.rooms.Add(g)
-		b.tell(Event{Kind: RoomJoined, Name: n.name, Room: g.room})
+		b.announce(relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
 	})
 	return true
 }
@@ -94,7 +95,7 @@ func (r *Room) Leave(name string) bool {
 // leave takes n out of g, where it is a member.
 func (b *Broker) leave(n *named, g *group) {
 	g.Remove(n)
-	b.tell(Event{Kind: RoomLeft, Name: n.name, Room: g.room})
+	b.announce(relay.Event{Kind: relay.EventRoomLeft, Name: n.name, Room: g.room})
 	b.forgetIfEmpty(g)
 }
 

@@ -2,8 +2,11 @@ package sendq
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
+
+	"github.com/sendq-go/sendq/relay"
 )
 
 // JoinReplay is like Join, and queues for name the last messages that the room has kept: at
@@ -70,9 +73,9 @@ func (b *Broker) keepers(g *group, n *named) []string {
 	if b.opts.ReplayMessages == 0 || g.Len() > 0 || n.first == nil {
 		return nil
 	}
-	nodes := b.cluster.nodesOf(target{kind: toRoom, name: g.room})
+	nodes := b.cluster.nodesOf(toRoom(g.room))
 	if len(nodes) > 0 {
-		b.cluster.relay.Tell([]Event{{Kind: RoomJoined, Name: n.name, Room: g.room}})
+		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room}})
 	}
 	return nodes
 }
@@ -80,15 +83,15 @@ func (b *Broker) keepers(g *group, n *named) []string {
 // fetch returns what the first of the nodes that answers has kept.
 func (b *Broker) fetch(nodes []string, room string, messages int) [][]byte {
 	for _, node := range nodes {
-		if kept, err := b.cluster.relay.Replay(node, room, messages); err == nil {
+		if kept, err := b.cluster.transport.Replay(context.TODO(), node, room, messages); err == nil {
 			return kept
 		}
 	}
 	return nil
 }
 
-// replayFor is Node.Replay.
-func (b *Broker) replayFor(room string, messages int) (kept [][]byte) {
+// Replay implements [relay.Node].
+func (b node) Replay(room string, messages int) (kept [][]byte) {
 	b.mu.Lock()
 	g := b.rooms.Get(room)
 	if g == nil {

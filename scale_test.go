@@ -11,6 +11,7 @@ import (
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // If many names join and leave while others are told, the cost is not quadratic. It is counted in
@@ -90,10 +91,10 @@ func TestCostIsNoSquare(t *testing.T) {
 			t.Cleanup(func() { w.CloseNow() })
 			require.NoError(t, b.Register("bob", w))
 			require.NoError(t, b.Room("room").Join("bob"))
-			ds := make([]sendq.Delivery, n)
+			ds := make([]relay.Delivery, n)
 			for i := range ds {
-				ds[i] = sendq.Delivery{
-					To:       sendq.Address{Kind: sendq.ToRoom, Name: "room"},
+				ds[i] = relay.Delivery{
+					To:       relay.Target{Kind: relay.TargetRoom, Name: "room"},
 					Messages: [][]byte{make([]byte, 50)},
 				}
 			}
@@ -136,14 +137,14 @@ func TestCostIsNoSquare(t *testing.T) {
 		},
 		"a name joins and leaves rooms on another node while somebody looks": func(t *testing.T, n int) func() {
 			node, b := alone(t, nil)
-			node.Learn("other", []sendq.Event{{Kind: sendq.Joined, Name: "bob"}}, true)
+			node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
 			t.Cleanup(look(t, b))
 			return func() {
-				for _, kind := range []sendq.EventKind{sendq.RoomJoined, sendq.RoomLeft} {
+				for _, kind := range []relay.EventKind{relay.EventRoomJoined, relay.EventRoomLeft} {
 					for i := range n {
-						told := []sendq.Event{{Kind: kind, Name: "bob", Room: fmt.Sprint(i)}}
-						node.Learn("other", told, false)
-						node.Learn("other", told, false) // as JoinReplay does
+						told := []relay.Event{{Kind: kind, Name: "bob", Room: fmt.Sprint(i)}}
+						node.Apply("other", told, false)
+						node.Apply("other", told, false) // as JoinReplay does
 					}
 				}
 			}
@@ -232,12 +233,12 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 			node, _ := alone(t, nil)
 			return func() {
 				for i := range n {
-					node.Learn("other", []sendq.Event{
-						{Kind: sendq.Joined, Name: memberName(i)},
-						{Kind: sendq.RoomJoined, Name: memberName(i), Room: memberName(i)},
+					node.Apply("other", []relay.Event{
+						{Kind: relay.EventJoined, Name: memberName(i)},
+						{Kind: relay.EventRoomJoined, Name: memberName(i), Room: memberName(i)},
 					}, false)
 				}
-			}, func() { node.Forget("other", nil) }
+			}, func() { node.NodeGone("other", nil) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A program can serve in its own way, with a Broker of its own choice.
@@ -46,7 +47,7 @@ func TestRelayLoses(t *testing.T) {
 	served := make(chan error)
 	go func() { served <- s.Serve(ctx, l) }()
 	require.Eventually(t, func() bool {
-		r.node.Missed("b", 3)
+		r.node.MessagesLost("b", 3)
 		return logged.have("node=b messages=3")
 	}, chattest.Patience, 10*time.Millisecond)
 	cancel()
@@ -56,11 +57,11 @@ func TestRelayLoses(t *testing.T) {
 
 // A lossyRelay is alone, and cannot tell whether what it has sent has arrived.
 type lossyRelay struct {
-	sendq.Relay
-	node *sendq.Node
+	relay.Transport
+	node relay.Node
 }
 
-func (r *lossyRelay) Start(node *sendq.Node) string {
+func (r *lossyRelay) Start(node relay.Node) string {
 	r.node = node
 	return "a"
 }
