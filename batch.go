@@ -1,6 +1,10 @@
 package sendq
 
-import "github.com/sendq-go/sendq/relay"
+import (
+	"context"
+
+	"github.com/sendq-go/sendq/relay"
+)
 
 // A Batch collects messages that are at hand together, such as those that one read has
 // brought, and queues them all on Flush: in the order of the calls, those in a row to the
@@ -12,13 +16,13 @@ import "github.com/sendq-go/sendq/relay"
 // returns. A Batch may be used again after Flush, and keeps no memory in between. It must
 // not be used by several goroutines at once.
 type Batch struct {
-	broker *Broker
-	buf    []byte // the messages, one behind the other
-	posts  []post
+	broker  *Broker
+	buf     []byte // the messages, one after the other
+	entries []entry
 }
 
-// A post is a message of a Batch.
-type post struct {
+// An entry is a message of a Batch.
+type entry struct {
 	to  target
 	end int // of the message in buf
 }
@@ -45,68 +49,75 @@ func (t *Batch) PublishFrom(room, sender string, p []byte) {
 
 func (t *Batch) add(to target, p []byte) {
 	t.buf = append(t.buf, p...)
-	t.posts = append(t.posts, post{to, len(t.buf)})
+	t.entries = append(t.entries, entry{to, len(t.buf)})
 }
 
 // Len returns how many messages the Batch has.
-func (t *Batch) Len() int { return len(t.posts) }
+func (t *Batch) Len() int { return len(t.entries) }
 
-// Flush queues the messages and tells what became of them, in the order in which they were
-// added. The Batch is empty then.
+// Flush queues the messages in the order in which they were added and reports what became of
+// them. The Batch is empty then.
 //
-// Those to names on other nodes are sent there; when all messages are on their way, Flush
-// waits for the answers. Of fan-outs the Report tells about members on this node.
-func (t *Batch) Flush() (r Report) {
-	away, ends := t.queueAll(&r)
-	t.allowRetries(away, ends)
-	t.broker.settle(away, &r)
-	t.buf, t.posts = nil, nil
+// When all messages are on their way, Flush waits for the replies of other nodes. For fan-outs
+// the Report covers the members on this node.
+func (t *Batch) Flush() Report { return t.FlushContext(context.Background()) }
+
+// FlushContext is Flush, but stops waiting for other nodes when ctx is done. All messages are
+// sent none the less, but for those to a name that moves between nodes. For each name whose
+// reply is missing then, Report.Refused has an error as from Broker.SendContext. FlushContext
+// panics if ctx is nil.
+func (t *Batch) FlushContext(ctx context.Context) (r Report) {
+	requireContext(ctx)
+	pending, ends := t.queueAll(ctx, &r)
+	t.allowRetries(pending, ends)
+	t.broker.awaitAll(ctx, pending, &r)
+	t.buf, t.entries = nil, nil
 	return r
 }
 
-// queueAll queues the messages. It returns the errands whose answers are yet to come, and for
-// each the number of posts up to its end.
-func (t *Batch) queueAll(r *Report) (away errands, ends []int) {
-	messages := make([][]byte, len(t.posts))
+// queueAll queues the messages. It returns the requests to other nodes, and for each the number
+// of entries up to its end.
+func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends []int) {
+	messages := make([][]byte, len(t.entries))
 	start := 0
-	for i, p := range t.posts {
+	for i, p := range t.entries {
 		messages[i] = t.buf[start:p.end]
 		start = p.end
 	}
 	idle := newWakeList()
 	defer idle.done() // also if a Relay panics
 	for i := 0; i < len(messages); {
-		first, to := i, t.posts[i].to
-		for i < len(messages) && t.posts[i].to == to {
+		first, to := i, t.entries[i].to
+		for i < len(messages) && t.entries[i].to == to {
 			i++
 		}
 		if to.Kind != relay.TargetName {
 			r.Accepted += t.broker.publish(to, messages[first:i], idle, &r.Refused)
 			continue
 		}
-		t.broker.sendAll(to.Name, messages[first:i], idle, r, &away)
-		if len(away) > len(ends) {
+		t.broker.sendAll(ctx, to.Name, messages[first:i], idle, r, &pending)
+		if len(pending) > len(ends) {
 			ends = append(ends, i)
 		}
 	}
-	return away, ends
+	return pending, ends
 }
 
-// allowRetries says which errands, each with the number of posts up to its end, may be sent again
-// if the name has moved: those behind which nothing in the Batch may have reached the name.
-func (t *Batch) allowRetries(away errands, ends []int) {
-	if len(away) == 0 {
+// allowRetries sets retry for each request after which nothing in the Batch may have reached the
+// name. ends has the number of entries up to the end of each.
+func (t *Batch) allowRetries(pending requests, ends []int) {
+	if len(pending) == 0 {
 		return
 	}
-	fannedOut, sentTo := 0, make(map[string]int) // the number of posts up to the last one
-	for i, p := range t.posts {
+	fannedOut, sentTo := 0, make(map[string]int) // the number of entries up to the last one
+	for i, p := range t.entries {
 		if p.to.Kind == relay.TargetName {
 			sentTo[p.to.Name] = i + 1
 		} else {
 			fannedOut = i + 1
 		}
 	}
-	for i, e := range away {
-		e.retry = ends[i] > fannedOut && ends[i] == sentTo[e.name]
+	for i, q := range pending {
+		q.retry = ends[i] > fannedOut && ends[i] == sentTo[q.name]
 	}
 }

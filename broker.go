@@ -69,8 +69,9 @@ type Broker struct {
 	mu        sync.Mutex
 	names     set.Map[string, *named]
 	rooms     set.Map[string, *group] // those with members
-	all       *group                  // the members that Broadcast reaches: every one
-	closed    bool                    // no new names
+	turns     set.Map[string, *turn]
+	all       *group // the members that Broadcast reaches: every one
+	closed    bool   // no new names
 	observers set.Set[*observer]
 	handbacks handbacks
 	cluster   *cluster // nil without a Relay
@@ -126,19 +127,19 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
-		members, away := b.all.Snapshot(), b.away(toAll)
+		members, remotes := b.all.Snapshot(), b.remotes(toAll)
 		b.mu.Unlock()
-		yieldNames(members, away, yield)
+		yieldNames(members, remotes, yield)
 	}
 }
 
-func yieldNames(members []*named, away []*remote, yield func(string) bool) {
+func yieldNames(members []*named, remotes []*remoteName, yield func(string) bool) {
 	for _, n := range members {
 		if !yield(n.name) {
 			return
 		}
 	}
-	for _, r := range away {
+	for _, r := range remotes {
 		if !yield(r.name) {
 			return
 		}
@@ -149,24 +150,33 @@ func yieldNames(members []*named, away []*remote, yield func(string) bool) {
 func (b *Broker) Len() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.names.Len() + b.awayLen(toAll)
+	return b.names.Len() + b.remotesLen(toAll)
 }
 
 // Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
 // has, and as Writer.Write does if that Writer refuses it. It never waits: where Write would, it
 // fails with ErrWouldBlock.
 //
-// If another node has the name, Send waits for its answer, which is the same as here; if
-// none comes in time, it fails with ErrUnconfirmed.
+// If another node has the name, Send waits for its reply, which is the same as here. It fails
+// with ErrUnconfirmed if no reply comes within the timeout of the Relay.
 func (b *Broker) Send(name string, p []byte) error {
+	return b.SendContext(context.Background(), name, p)
+}
+
+// SendContext is Send, but stops waiting for other nodes when ctx is done. It fails with an
+// error that wraps context.Cause(ctx) then. The error also wraps ErrUnconfirmed if p was sent:
+// the other node may have accepted it. Otherwise the name was moving between nodes, and nobody
+// has accepted p. SendContext panics if ctx is nil.
+func (b *Broker) SendContext(ctx context.Context, name string, p []byte) error {
+	requireContext(ctx)
 	m := copyOf(p)
-	_, node, err := b.post(name, &m, nil)
+	_, node, err := b.deliver(ctx, name, &m, nil)
 	if node == "" {
 		return err
 	}
-	e := b.dispatch(name, node, [][]byte{bytes.Clone(p)}) // p stays on its stack if it is there
-	e.retry = true
-	return b.await(e).Err
+	q := b.request(name, node, [][]byte{bytes.Clone(p)}) // p stays on its stack if it is there
+	q.retry = true
+	return b.await(ctx, q).Err
 }
 
 // A Report tells what became of messages to several recipients.
@@ -184,36 +194,43 @@ type Refusal struct {
 	Err      error // why: ErrUnknownName, or as Broker.Send has it
 }
 
-// SendTo queues p for each of the names, as Send does, and tells what became of it: those
-// that are not in Report.Refused have accepted it. A name that is given twice gets it twice.
-// It is copied once, and if all goes well nothing is allocated but that. It is sent to all
-// before the answers of other nodes are waited for.
-func (b *Broker) SendTo(names []string, p []byte) (r Report) {
-	away := b.sendToAll(names, p, &r)
-	b.settle(away, &r)
+// SendTo queues p for each of the names, as Send does. Names that are not in Report.Refused
+// have accepted it. A name that is given twice gets it twice. p is copied once, and if all goes
+// well nothing else is allocated. SendTo sends to all names before it waits for other nodes.
+func (b *Broker) SendTo(names []string, p []byte) Report {
+	return b.SendToContext(context.Background(), names, p)
+}
+
+// SendToContext is SendTo, but stops waiting for other nodes when ctx is done. For each name
+// whose reply is missing then, Report.Refused has an error as from SendContext. SendToContext
+// panics if ctx is nil.
+func (b *Broker) SendToContext(ctx context.Context, names []string, p []byte) (r Report) {
+	requireContext(ctx)
+	pending := b.sendToAll(ctx, names, p, &r)
+	b.awaitAll(ctx, pending, &r)
 	return r
 }
 
-// sendToAll is SendTo without the answers of other nodes.
-func (b *Broker) sendToAll(names []string, p []byte, r *Report) (away errands) {
+// sendToAll is SendTo without the replies of other nodes.
+func (b *Broker) sendToAll(ctx context.Context, names []string, p []byte, r *Report) (pending requests) {
 	b.letters.mu.Lock()
 	m := payload{run: b.letters.log.Append([][]byte{p})}
 	b.letters.mu.Unlock()
 	idle := newWakeList()
 	defer idle.done() // also if a Relay panics
 	for _, name := range names {
-		accepted, node, err := b.post(name, &m, idle)
+		accepted, node, err := b.deliver(ctx, name, &m, idle)
 		r.Accepted += accepted
 		switch {
 		case node != "":
-			e := b.dispatch(name, node, m.run.Messages())
-			e.retry = true
-			away.add(e, r)
+			q := b.request(name, node, m.run.Messages())
+			q.retry = true
+			pending.add(q, r)
 		case err != nil:
 			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}
 	}
-	return away
+	return pending
 }
 
 // Broadcast queues p for every name and returns how many accepted it, those not counted
@@ -286,7 +303,7 @@ func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
 	_ = g.Wait()
 	b.waitHandbacks()
 	if b.cluster != nil {
-		errs = append(errs, b.closeRelay(ctx))
+		errs = append(errs, b.closeTransport(ctx))
 		b.waitHandbacks()
 	}
 	return errors.Join(errs...)

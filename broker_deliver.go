@@ -2,7 +2,6 @@ package sendq
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"runtime"
 	"sync"
@@ -34,7 +33,7 @@ func (n *named) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 		case len(*writers) == 0 && slow != nil:
 			return accepted, slow
 		case len(*writers) == 0:
-			return accepted, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+			return accepted, errUnknownName(n.name)
 		case n.writers.Load() == writers:
 			return accepted, refused
 		case errors.Is(refused, ErrSlowConsumer):

@@ -119,15 +119,6 @@ func TestSlowConsumerWhoseNameIsFree(t *testing.T) {
 	})
 }
 
-// beginClaim fails if a Writer got the name after Register had looked.
-func TestClaimOfANameThatIsTaken(t *testing.T) {
-	b := NewBroker(nil)
-	require.NoError(t, b.Register("bob", NewWriter(faultconn.New(), nil)))
-	b.cluster = newCluster(nil)
-	_, err := b.beginClaim("bob", NewWriter(faultconn.New(), nil))
-	require.Equal(t, errChanged, err)
-}
-
 // The number of takeovers that a Writer waits for is bounded.
 func TestHoldIsBounded(t *testing.T) {
 	w := NewWriter(faultconn.New(), nil)

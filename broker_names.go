@@ -1,9 +1,8 @@
 package sendq
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"github.com/sendq-go/sendq/internal/set"
@@ -57,10 +56,6 @@ func (p NamePolicy) String() string {
 // A named is a name in use: who has it, and where it is a member.
 type named struct {
 	name string
-
-	// taking is held during a takeover, so that there is one at a time. It is taken
-	// before any other lock.
-	taking sync.Mutex
 
 	// writers is a snapshot of the Writers that have the name, which current returns. It is
 	// nil if they have changed since. It is stored under Broker.mu, and read without.
@@ -175,37 +170,64 @@ func (n *named) remove(h *holder) {
 //
 // A Writer may have several names; the empty string is a name like any other.
 //
-// With a Relay, Register waits until it is known that no other node has the name, or, with
-// Takeover, until that node has given it up. It fails if that is not known within the bound
-// of the Relay. Registrations of one name wait for each other.
+// With a Relay, Register waits until no other node has the name, or, with Takeover, until that
+// node has given it up. It fails if that is not known within the Relay's timeout.
+// Registrations of one name wait for each other.
 func (b *Broker) Register(name string, w *Writer) error {
-	for {
-		if err := b.register(name, w); err != errChanged {
-			return err
-		}
-	}
+	return b.RegisterContext(context.Background(), name, w)
 }
 
-// errChanged says that a name has changed hands since Register looked at it.
-var errChanged = errors.New("changed")
-
-func (b *Broker) register(name string, w *Writer) error {
-	b.mu.Lock()
-	n := b.names.Get(name)
-	switch {
-	case n == nil && b.cluster != nil:
-		b.mu.Unlock()
-		return b.claimName(name, w)
-	case n != nil && b.opts.Names == Takeover && n.holder(w) == nil:
-		b.mu.Unlock()
-		return b.takeOver(n, w)
+// RegisterContext is Register, but stops waiting when ctx is done. It fails with an error that
+// wraps context.Cause(ctx) then, and w does not have the name. What another node has given up by
+// then goes to OnUndelivered on one of the two nodes. RegisterContext panics if ctx is nil.
+func (b *Broker) RegisterContext(ctx context.Context, name string, w *Writer) error {
+	requireContext(ctx)
+	if isDone, err := b.registerAtOnce(name, w); isDone {
+		return err
 	}
+	t, err := b.takeTurn(ctx, name)
+	if err != nil {
+		return fmt.Errorf("sendq: register %q: %w", name, err)
+	}
+	defer b.endTurn(t)
+	return b.register(ctx, t, w)
+}
+
+// registerAtOnce registers or refuses w, unless it has to wait for other nodes or for the
+// Writer that has the name.
+func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error) {
+	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.add(n, name, w)
+	n := b.names.Get(name)
+	claims := n == nil && b.cluster != nil
+	takesOver := n != nil && b.opts.Names == Takeover && n.holder(w) == nil
+	if claims || takesOver {
+		return false, nil
+	}
+	return true, b.add(n, name, w)
+}
+
+// register gives w a name whose turn the caller has. mu is not held.
+func (b *Broker) register(ctx context.Context, t *turn, w *Writer) error {
+	n, old, err := b.replace(t.name, w)
+	switch {
+	case err != nil:
+		return err
+	case old != nil:
+		b.takeOver(n, old, w)
+		return nil
+	case b.cluster != nil:
+		return b.claimName(ctx, t, w)
+	}
+	return nil
 }
 
 func errShutDown(name string) error {
 	return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
+}
+
+func errWriterClosed(name string) error {
+	return fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
 }
 
 // add gives the name to w: alone if n is nil, or beside those that have it. mu is held,
@@ -243,7 +265,7 @@ func (b *Broker) follow(n *named, w *Writer) (*holder, error) {
 	h := &holder{writer: w}
 	h.hook.ended = func() { n.broker.ended(n, w) }
 	if !b.tally.follow(w, &h.hook) {
-		return nil, fmt.Errorf("sendq: register %q: Writer has ended: %w", n.name, ErrClosed)
+		return nil, errWriterClosed(n.name)
 	}
 	return h, nil
 }

@@ -4,137 +4,173 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/sendq-go/sendq/internal/set"
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A cluster is what a Broker with a Relay knows of the other nodes, as they have told it.
-// Broker.mu guards it.
+// A cluster holds what a Broker with a transport knows about other nodes. Broker.mu guards it.
 //
-// Each node speaks for itself: what one tells changes nothing of what another has told. So
-// it does not matter in which order several are heard. A name that is here is found here,
-// and else at the node that said last that it has it; after a partition there may be several
-// for a while.
+// Each node speaks for itself. What one node announces changes nothing that another has
+// announced, so it does not matter in which order several nodes are heard. A name that is here
+// is found here, and otherwise at the node that announced it last. After a partition several
+// nodes may have a name for a while.
 type cluster struct {
 	transport relay.Transport
 	self      string // the name of this node
 
-	// For closeRelay.
+	nodes    map[string]*remoteNode
+	names    set.Map[string, *remoteName]  // the last to announce the name, which links to the others
+	rooms    set.Map[string, *remoteGroup] // those with members on other nodes
+	all      *remoteGroup
+	shadowed int // members of all that are not found under their names
+
+	// For Broker.change.
+	changing bool
+	outgoing []relay.Event // to be announced
+
+	changes uint           // for Broker.yield
+	claims  sync.WaitGroup // calls of Transport.Claim; none begins once the Broker is closed
+
+	// For Broker.closeTransport.
 	closing atomic.Bool
 	bound   context.Context
 	cancel  context.CancelCauseFunc
-	closed  bool // nothing is learned any more
+	closed  bool // nothing is learned any longer
 	err     error
-	over    chan struct{} // closed when it is
-
-	peers  map[string]*peer
-	names  set.Map[string, *remote] // the last that said that it has the name, and behind it the others
-	rooms  set.Map[string, *reach]  // those with members elsewhere
-	all    *reach
-	hidden int // how many of all.Members() are not the one that is found under the name
-
-	claims set.Map[string, *claim] // of names that are about to be registered here
-
-	// For change.
-	changing bool
-	told     []relay.Event // for the transport
-
-	changes uint // for letOthers
-}
-
-// A peer is another node that has told something.
-type peer struct{ name string }
-
-// A remote is a name that another node has, or is about to have.
-type remote struct {
-	name  string
-	at    *peer
-	rooms set.Set[*reach]
-	older *remote // another node that has the name too
-
-	// moving, if it is not nil, says that at is about to take the name over: from, which had
-	// it, has told so, or this node, if from is nil. It is closed when more is known.
-	moving chan struct{}
-	from   *peer
-
-	// vouched says that this node has told so. It tells again that the name has left it, when
-	// at has lost it.
-	vouched bool
-
-	// leaving says that the name has been taken over by this node, whose claim is not over.
-	leaving bool
+	done    chan struct{} // closed when the transport is closed
 }
 
 func newCluster(t relay.Transport) *cluster {
 	bound, cancel := context.WithCancelCause(context.Background())
 	return &cluster{
 		transport: t,
+		nodes:     make(map[string]*remoteNode),
+		all:       newRemoteGroup(""),
 		bound:     bound,
 		cancel:    cancel,
-		over:      make(chan struct{}),
-		peers:     make(map[string]*peer),
-		all:       newReach(""),
+		done:      make(chan struct{}),
 	}
 }
 
-// find returns what is known of the name at p, or nil.
-func (c *cluster) find(name string, p *peer) *remote {
+// A remoteNode is another node that has announced something. It is a new one when the node comes
+// back.
+type remoteNode struct{ name string }
+
+// A remoteName is a name on another node. Its state only moves down this list:
+//
+//	arriving    origin has announced that the name moves to node
+//	present     node has announced the name
+//	departing   node has announced that the name moves to this node, which is claiming it
+//
+// It begins at arriving or at present, and may skip present. It is dropped from any state: when
+// the node announces the name again, which makes a new one, when the name leaves or moves to a
+// third node, when the claim of a departing name ends, or when a node is gone.
+//
+// Messages to an arriving or departing name wait until it is dropped.
+type remoteName struct {
+	name  string
+	node  *remoteNode
+	state remoteState
+	rooms set.Set[*remoteGroup]
+	next  *remoteName // the same name on another node
+
+	settled chan struct{} // closed when it is dropped; nil if it was always present
+	origin  *remoteNode   // of an arriving name; nil if this node has announced the move
+
+	// announced is true if this node has announced that the name moves to node. It announces
+	// once more that the name has left, when node has lost it.
+	announced bool
+}
+
+type remoteState uint8
+
+const (
+	arriving remoteState = iota
+	present
+	departing
+)
+
+// find returns the name on that node, or nil.
+func (c *cluster) find(name string, node *remoteNode) *remoteName {
 	r := c.names.Get(name)
-	for r != nil && r.at != p {
-		r = r.older
+	for r != nil && r.node != node {
+		r = r.next
 	}
 	return r
 }
 
-// add notes that p has the name.
-func (c *cluster) add(name string, p *peer) *remote {
-	r := &remote{name: name, at: p, older: c.names.Get(name)}
+// add adds a name on a node, before the same name on others.
+func (c *cluster) add(name string, node *remoteNode, s remoteState) *remoteName {
+	r := &remoteName{name: name, node: node, state: s, next: c.names.Get(name)}
+	if s == arriving {
+		r.settled = make(chan struct{})
+	}
 	c.names.Put(name, r)
 	c.all.add(r)
 	return r
 }
 
-// drop forgets r. mu is held.
-func (b *Broker) drop(r *remote) {
+// depart notes that the name moves to this node.
+func (r *remoteName) depart() {
+	r.state, r.origin = departing, nil
+	if r.settled == nil {
+		r.settled = make(chan struct{})
+	}
+}
+
+// drop removes r. mu is held.
+func (b *Broker) drop(r *remoteName) {
 	c := b.cluster
 	for r.rooms.Len() > 0 {
 		c.leave(r, r.rooms.Members()[r.rooms.Len()-1].room)
 	}
 	c.all.remove(r)
 	if first := c.names.Get(r.name); first != r {
-		for first.older != r {
-			first = first.older
+		for first.next != r {
+			first = first.next
 		}
-		first.older = r.older
-	} else if r.older != nil {
-		c.names.Put(r.name, r.older)
+		first.next = r.next
+	} else if r.next != nil {
+		c.names.Put(r.name, r.next)
 	} else {
 		c.names.Remove(r.name)
 	}
-	if r.moving != nil {
-		close(r.moving)
+	if r.settled != nil {
+		close(r.settled)
 	}
-	if r.vouched && b.names.Get(r.name) == nil {
-		c.told = append(c.told, relay.Event{Kind: relay.EventLeft, Name: r.name, Cause: ErrTakenOver})
+	if r.announced && b.names.Get(r.name) == nil {
+		c.outgoing = append(c.outgoing, relay.Event{Kind: relay.EventLeft, Name: r.name, Cause: ErrTakenOver})
 	}
 }
 
-// dropMoving forgets what p has told of who is about to take the name over. mu is held.
-func (b *Broker) dropMoving(name string, p *peer) {
-	for r := b.cluster.names.Get(name); r != nil; r = r.older {
-		if r.moving != nil && r.from == p {
+// dropUnder drops those under the name that match f. mu is held.
+func (b *Broker) dropUnder(name string, f func(*remoteName) bool) {
+	for r := b.cluster.names.Get(name); r != nil; r = r.next {
+		if f(r) {
 			b.drop(r)
 		}
 	}
 }
 
-// join notes that r is a member of the room, and reports whether that is new.
-func (c *cluster) join(r *remote, room string) bool {
+// dropArriving drops what node has announced about the move of a name to a third node. mu is
+// held.
+func (b *Broker) dropArriving(name string, node *remoteNode) {
+	b.dropUnder(name, func(r *remoteName) bool { return r.state == arriving && r.origin == node })
+}
+
+// dropDeparting drops a name on the nodes from which it was taken over. mu is held.
+func (b *Broker) dropDeparting(name string) {
+	b.dropUnder(name, func(r *remoteName) bool { return r.state == departing })
+}
+
+// join makes r a member of the room, and reports whether it was none.
+func (c *cluster) join(r *remoteName, room string) bool {
 	g := c.rooms.Get(room)
 	if g == nil {
-		g = newReach(room)
+		g = newRemoteGroup(room)
 		c.rooms.Put(room, g)
 	}
 	if g.Has(r) {
@@ -145,8 +181,8 @@ func (c *cluster) join(r *remote, room string) bool {
 	return true
 }
 
-// leave notes that r is no member of the room, and reports whether that is new.
-func (c *cluster) leave(r *remote, room string) bool {
+// leave ends the membership of r in the room, and reports whether there was one.
+func (c *cluster) leave(r *remoteName, room string) bool {
 	g := c.rooms.Get(room)
 	if g == nil || !g.Has(r) {
 		return false
@@ -159,31 +195,25 @@ func (c *cluster) leave(r *remote, room string) bool {
 	return true
 }
 
-// where returns the node that has the name, or what to wait for if that is about to change.
-// A nil cluster knows none.
+// where returns the node that has the name, or a channel to wait for if the name is moving. A
+// nil cluster knows no names.
 func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
-	switch {
-	case c == nil || c.names.Get(name) == nil:
+	if c == nil {
 		return "", nil
-	case c.names.Get(name).leaving:
-		return "", c.claims.Get(name).over
 	}
-	r := c.names.Get(name)
-	return r.at.name, r.moving
-}
-
-// dropLeaving forgets that other nodes had the name which has been taken over. mu is held.
-func (b *Broker) dropLeaving(name string) {
-	for r := b.cluster.names.Get(name); r != nil; r = r.older {
-		if r.leaving {
-			b.drop(r)
-		}
+	switch r := c.names.Get(name); {
+	case r == nil:
+		return "", nil
+	case r.state == present:
+		return r.node.name, nil
+	default:
+		return "", r.settled
 	}
 }
 
-// closeRelay ends the part in the cluster: nothing is known of other nodes from then on, and
-// nobody waits for them. Of several bounds the first counts.
-func (b *Broker) closeRelay(ctx context.Context) error {
+// closeTransport leaves the cluster. Afterwards no other node is known, and nobody waits for
+// one. If there are several calls, the first bound counts.
+func (b *Broker) closeTransport(ctx context.Context) error {
 	c := b.cluster
 	if ctx.Err() != nil {
 		c.cancel(context.Cause(ctx))
@@ -191,53 +221,51 @@ func (b *Broker) closeRelay(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
 	defer stop()
 	if c.closing.Swap(true) {
-		<-c.over
+		<-c.done
 		return c.err
 	}
-	defer close(c.over)
+	defer close(c.done)
 	if err := c.transport.Close(c.bound); err != nil {
 		c.err = fmt.Errorf("sendq: closing the Relay: %w", err)
 	}
+	c.claims.Wait()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c.closed = true
-	b.dropAll(ErrClosed, func(*remote) bool { return true })
-	for c.claims.Len() > 0 {
-		b.handbacks.idle.Wait()
-	}
+	b.dropAll(ErrClosed, func(*remoteName) bool { return true })
 	return c.err
 }
 
-// A reach is the members of a room on other nodes, or all names there.
-type reach struct {
+// A remoteGroup holds the members of a room on other nodes, or all names there.
+type remoteGroup struct {
 	room string
-	set.Set[*remote]
-	count map[*peer]int
+	set.Set[*remoteName]
+	count map[*remoteNode]int
 	nodes []string // those in count, in the order in which they came; a new slice at each change
 }
 
-func newReach(room string) *reach {
-	return &reach{room: room, count: make(map[*peer]int)}
+func newRemoteGroup(room string) *remoteGroup {
+	return &remoteGroup{room: room, count: make(map[*remoteNode]int)}
 }
 
-func (g *reach) add(r *remote) {
+func (g *remoteGroup) add(r *remoteName) {
 	g.Set.Add(r)
-	if g.count[r.at]++; g.count[r.at] == 1 {
-		g.nodes = append(slices.Clip(g.nodes), r.at.name)
+	if g.count[r.node]++; g.count[r.node] == 1 {
+		g.nodes = append(slices.Clip(g.nodes), r.node.name)
 	}
 }
 
-func (g *reach) remove(r *remote) {
+func (g *remoteGroup) remove(r *remoteName) {
 	g.Set.Remove(r)
-	if g.count[r.at]--; g.count[r.at] == 0 {
-		delete(g.count, r.at)
-		i := slices.Index(g.nodes, r.at.name)
+	if g.count[r.node]--; g.count[r.node] == 0 {
+		delete(g.count, r.node)
+		i := slices.Index(g.nodes, r.node.name)
 		g.nodes = slices.Concat(g.nodes[:i], g.nodes[i+1:])
 	}
 }
 
-// reachOf returns who t means on other nodes, or nil if there is none.
-func (c *cluster) reachOf(t target) *reach {
+// group returns the recipients of t on other nodes, or nil if there are none.
+func (c *cluster) group(t target) *remoteGroup {
 	switch {
 	case c == nil || t.here:
 		return nil
@@ -247,29 +275,28 @@ func (c *cluster) reachOf(t target) *reach {
 	return c.all
 }
 
-// nodesOf returns the nodes to which messages for t must go.
+// nodesOf returns the nodes that have recipients of t.
 func (c *cluster) nodesOf(t target) []string {
-	if g := c.reachOf(t); g != nil {
+	if g := c.group(t); g != nil {
 		return g.nodes
 	}
 	return nil
 }
 
-// has tells whether t means the name on the node that has it.
+// has reports whether the name is a recipient of t on the node where it is found.
 func (c *cluster) has(t target, name string) bool {
-	g := c.reachOf(t)
+	g := c.group(t)
 	return g != nil && g.Has(c.names.Get(name))
 }
 
-// away returns those of other nodes that t means and that are found under their names. mu is
-// held, here and below where it does not say otherwise.
-func (b *Broker) away(t target) (found []*remote) {
-	c := b.cluster
-	g := c.reachOf(t)
+// remotes returns the recipients of t on other nodes that are found under their names. mu is
+// held, here and below.
+func (b *Broker) remotes(t target) (found []*remoteName) {
+	g := b.cluster.group(t)
 	switch {
 	case g == nil:
 		return nil
-	case c.hidden == 0:
+	case b.cluster.shadowed == 0:
 		return g.Snapshot()
 	}
 	for _, r := range g.Members() {
@@ -280,32 +307,31 @@ func (b *Broker) away(t target) (found []*remote) {
 	return found
 }
 
-// awayLen returns how many away would return.
-func (b *Broker) awayLen(t target) int {
-	switch g := b.cluster.reachOf(t); {
+// remotesLen returns the number of names that remotes returns.
+func (b *Broker) remotesLen(t target) int {
+	c := b.cluster
+	switch g := c.group(t); {
 	case g == nil:
 		return 0
-	case g == b.cluster.all:
-		return g.Len() - b.cluster.hidden
-	case b.cluster.hidden == 0:
+	case g == c.all:
+		return g.Len() - c.shadowed
+	case c.shadowed == 0:
 		return g.Len()
 	}
-	return len(b.away(t))
+	return len(b.remotes(t))
 }
 
-func (b *Broker) isVisible(r *remote) bool {
+// isVisible reports whether r is found under its name.
+func (b *Broker) isVisible(r *remoteName) bool {
 	return b.names.Get(r.name) == nil && b.cluster.names.Get(r.name) == r
 }
 
-// hiddenUnder returns how many remotes are not found under the name.
-func (b *Broker) hiddenUnder(name string) (n int) {
-	for r := b.cluster.names.Get(name); r != nil; r = r.older {
+// shadowedUnder returns the number of those under the name that are not found there.
+func (b *Broker) shadowedUnder(name string) (n int) {
+	for r := b.cluster.names.Get(name); r != nil; r = r.next {
 		if !b.isVisible(r) {
 			n++
 		}
 	}
 	return n
 }
-
-// A node is the side of a Broker that its transport calls.
-type node struct{ *Broker }

@@ -2,6 +2,9 @@ package sendq
 
 import "github.com/sendq-go/sendq/relay"
 
+// A node is the side of a Broker that its transport calls.
+type node struct{ *Broker }
+
 // Apply implements [relay.Node].
 func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	b.mu.Lock()
@@ -10,86 +13,91 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	if c.closed {
 		return
 	}
-	p := c.peers[node]
-	if p == nil {
-		p = &peer{node}
-		c.peers[node] = p
+	from := c.nodes[node]
+	if from == nil {
+		from = &remoteNode{node}
+		c.nodes[node] = from
 	}
 	if snapshot {
-		told := make(map[string]bool)
+		exists := make(map[string]bool)
 		for _, e := range events {
-			told[e.Name] = true
+			exists[e.Name] = true
 		}
-		b.dropAll(nil, func(r *remote) bool { return r.at == p && !told[r.name] || r.from == p })
+		b.dropAll(nil, func(r *remoteName) bool { return r.node == from && !exists[r.name] || r.origin == from })
 	}
 	for len(events) > 0 && !c.closed {
-		if e := events[0]; e.Kind == relay.EventRoomJoined || e.Kind == relay.EventRoomLeft {
-			// No more can change than that: no need to compare the rooms before and after.
-			if r := c.find(e.Name, p); c.applyRoom(r, e) && b.isVisible(r) {
-				b.notify(eventOf(e, p.name))
-			}
-			events = events[1:]
-			b.letOthers()
-			continue
-		}
-		name, n := events[0].Name, 1
-		for n < len(events) && events[n].Name == name {
-			n++
-		}
-		b.changeAnywhere(name, causeOf(events[n-1]), func() {
-			for _, e := range events[:n] {
-				b.apply(p, e)
-			}
-		})
+		n := b.applyNext(from, events)
 		events = events[n:]
-		b.letOthers()
+		b.yield()
 	}
 }
 
-// dropAll forgets the remotes that f wants, whose names leave with that cause. mu is held,
-// but now and then released, here and below.
-func (b *Broker) dropAll(cause error, f func(*remote) bool) {
+// applyNext applies the first events, which are about the same name, and returns how many. mu
+// is held, here and below.
+func (b *Broker) applyNext(from *remoteNode, events []relay.Event) (n int) {
+	first := events[0]
+	if first.Kind == relay.EventRoomJoined || first.Kind == relay.EventRoomLeft {
+		// No more can change than that: no need to compare the rooms before and after.
+		if r := b.cluster.find(first.Name, from); b.cluster.applyRoom(r, first) && b.isVisible(r) {
+			b.notify(eventOf(first, from.name))
+		}
+		return 1
+	}
+	n = 1
+	for n < len(events) && events[n].Name == first.Name {
+		n++
+	}
+	b.changeAnywhere(first.Name, causeOf(events[n-1]), func() {
+		for _, e := range events[:n] {
+			b.apply(from, e)
+		}
+	})
+	return n
+}
+
+// dropAll drops what matches f. The names leave with that cause. mu is released now and then,
+// here and in yield.
+func (b *Broker) dropAll(cause error, f func(*remoteName) bool) {
 	c := b.cluster
 	for _, r := range c.all.Snapshot() {
-		if f(r) && c.find(r.name, r.at) == r {
+		if f(r) && c.find(r.name, r.node) == r {
 			b.changeAnywhere(r.name, cause, func() { b.drop(r) })
-			b.letOthers()
+			b.yield()
 		}
 	}
 }
 
-// letOthers lets others have mu in the midst of many changes: a node may have a million names.
-func (b *Broker) letOthers() {
+// yield lets others have mu in the midst of many changes: a node may have a million names.
+func (b *Broker) yield() {
 	if b.cluster.changes++; b.cluster.changes%256 == 0 {
 		b.mu.Unlock()
 		b.mu.Lock()
 	}
 }
 
-// apply notes what p has told. mu is held, here and below.
-func (b *Broker) apply(p *peer, e relay.Event) {
+// apply applies an event on another node.
+func (b *Broker) apply(from *remoteNode, e relay.Event) {
 	c := b.cluster
-	r := c.find(e.Name, p)
+	r := c.find(e.Name, from)
 	switch e.Kind {
 	case relay.EventJoined:
-		vouched := r != nil && r.vouched
-		if r != nil { // it was moving, or this is told anew
-			r.vouched = false
+		announced := r != nil && r.announced
+		if r != nil { // it was arriving, or this is a snapshot
+			r.announced = false
 			b.drop(r)
 		}
-		c.add(e.Name, p).vouched = vouched
-		b.dropMoving(e.Name, p)
+		c.add(e.Name, from, present).announced = announced
+		b.dropArriving(e.Name, from)
 	case relay.EventLeft, relay.EventMoved:
-		b.dropMoving(e.Name, p)
-		b.applyLeft(p, r, e)
+		b.dropArriving(e.Name, from)
+		b.applyLeft(from, r, e)
 	default:
 		c.applyRoom(r, e)
 	}
 }
 
-// applyRoom notes that r, unless it is nil, has joined or left a room, and reports whether that
-// is new.
-func (c *cluster) applyRoom(r *remote, e relay.Event) bool {
+// applyRoom makes r, unless it is nil, join or leave a room, and reports whether it did.
+func (c *cluster) applyRoom(r *remoteName, e relay.Event) bool {
 	switch {
 	case r == nil:
 		return false
@@ -101,53 +109,53 @@ func (c *cluster) applyRoom(r *remote, e relay.Event) bool {
 	return false
 }
 
-// applyLeft notes that the name has left p, where r is if it is not nil: for good, or
-// for e.To, which takes it over.
-func (b *Broker) applyLeft(p *peer, r *remote, e relay.Event) {
+// applyLeft notes that a name has left a node, or moves from there to another one. r is the name
+// on that node, or nil.
+func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 	c := b.cluster
+	movesHere := e.Kind == relay.EventMoved && e.To == c.self
 	switch {
-	case e.To == c.self && c.claims.Get(e.Name) != nil:
+	case movesHere && b.isClaiming(e.Name):
 		if r != nil {
-			r.leaving = true // until the claim is over
+			r.depart()
 		}
 		return
-	case e.To == c.self && b.names.Get(e.Name) == nil:
+	case movesHere && b.names.Get(e.Name) == nil:
 		// It is not about to come here, or has left already.
-		c.told = append(c.told, relay.Event{Kind: relay.EventLeft, Name: e.Name, Cause: ErrTakenOver})
+		c.outgoing = append(c.outgoing, relay.Event{Kind: relay.EventLeft, Name: e.Name, Cause: ErrTakenOver})
 	case e.Kind == relay.EventMoved && r != nil:
-		c.move(p, e.Name, e.To, r.roomNames())
+		c.move(from, e.Name, e.To, r.roomNames())
 	}
 	if r != nil {
 		b.drop(r)
 	}
 }
 
-// move notes what from, or this node if it is nil, has told: node is about to take over the
-// name, which is in those rooms. If nothing else is known of that node, nothing is noted.
+// move notes that a name, which is in those rooms, moves to a node, as origin has announced, or
+// this node if origin is nil. If nothing else is known about that node, nothing is noted.
 //
-// This node may have heard already that it did and has lost the name again, so that nothing
-// more of that is to come. Therefore from, which has had to tell all others, sees to it that
-// they forget what they have noted, and tells once more that the name has left it when it has
-// heard that from node.
-func (c *cluster) move(from *peer, name, node string, rooms []string) {
-	p := c.peers[node]
-	if p == nil || c.find(name, p) != nil {
+// This node may have heard already that the name has arrived and left again, so that nothing
+// more about it is to come. Therefore origin announces once more that the name has left it, when
+// it has heard that from the other node, and all nodes forget what they have noted here.
+func (c *cluster) move(origin *remoteNode, name, node string, rooms []string) {
+	to := c.nodes[node]
+	if to == nil || c.find(name, to) != nil {
 		return
 	}
-	r := c.add(name, p)
-	r.moving, r.from, r.vouched = make(chan struct{}), from, from == nil
+	r := c.add(name, to, arriving)
+	r.origin, r.announced = origin, origin == nil
 	for _, room := range rooms {
 		c.join(r, room)
 	}
 }
 
-// NodeGone implements [relay.Node].
+// NodeGone implements [relay.Node]. mu is not held, here and below.
 func (b node) NodeGone(node string, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if p := b.cluster.peers[node]; p != nil {
-		delete(b.cluster.peers, node)
-		b.dropAll(cause, func(r *remote) bool { return r.at == p || r.from == p })
+	if gone := b.cluster.nodes[node]; gone != nil {
+		delete(b.cluster.nodes, node)
+		b.dropAll(cause, func(r *remoteName) bool { return r.node == gone || r.origin == gone })
 	}
 }
 
@@ -166,8 +174,8 @@ func (b node) Snapshot(f func(events []relay.Event)) {
 }
 
 // MessagesLost implements [relay.Node].
-func (b node) MessagesLost(node string, messages int) {
+func (b node) MessagesLost(node string, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.notify(Event{Kind: Gap, Node: node, Missed: messages})
+	b.notify(Event{Kind: Gap, Node: node, Missed: n})
 }

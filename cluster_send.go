@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -9,13 +10,13 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// maxMove is how long a message waits for a name that another node is taking over.
+// maxMove is how long a message waits for a name that moves between nodes.
 const maxMove = 5 * time.Second
 
-// route returns who has the name here, or which other node has it. It waits while the name
-// is on its way; before that, it wakes the Writers in idle, if that is not nil: perhaps the name
-// waits for one of them.
-func (b *Broker) route(name string, idle *wakeList) (n *named, node string) {
+// route returns the name if it is here, or the other node that has it. It waits while the name
+// moves, until ctx is done. Before that it wakes the Writers in idle, if that is not nil:
+// perhaps the name waits for one of them.
+func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *named, node string, err error) {
 	for {
 		b.mu.Lock()
 		n = b.names.Get(name)
@@ -25,7 +26,7 @@ func (b *Broker) route(name string, idle *wakeList) (n *named, node string) {
 		}
 		b.mu.Unlock()
 		if wait == nil {
-			return n, node
+			return n, node, nil
 		}
 		if idle != nil {
 			idle.wake()
@@ -33,21 +34,23 @@ func (b *Broker) route(name string, idle *wakeList) (n *named, node string) {
 		select {
 		case <-wait:
 		case <-time.After(maxMove):
-			return nil, ""
+			return nil, "", nil
+		case <-ctx.Done():
+			return nil, "", fmt.Errorf("sendq: %q moves between nodes: %w", name, context.Cause(ctx))
 		}
 	}
 }
 
-// post delivers m to the name if it is here, or returns the other node that has it. If idle is
-// not nil, a Writer that has been idle goes there.
-func (b *Broker) post(name string, m *payload, idle *wakeList) (accepted int, node string, err error) {
+// deliver delivers m to the name if it is here, or returns the other node that has it. If idle
+// is not nil, a Writer that has been idle goes there.
+func (b *Broker) deliver(ctx context.Context, name string, m *payload, idle *wakeList) (accepted int, node string, err error) {
 	for {
-		n, node := b.route(name, idle)
+		n, node, err := b.route(ctx, name, idle)
 		switch {
-		case node != "":
-			return 0, node, nil
+		case err != nil || node != "":
+			return 0, node, err
 		case n == nil:
-			return 0, "", fmt.Errorf("%w: %q", ErrUnknownName, name)
+			return 0, "", errUnknownName(name)
 		}
 		accepted, err = n.deliver(m, idle)
 		if b.cluster == nil || !errors.Is(err, ErrUnknownName) {
@@ -57,14 +60,16 @@ func (b *Broker) post(name string, m *payload, idle *wakeList) (accepted int, no
 	}
 }
 
-// sendAll delivers messages to the name, wherever it is. It adds to r what became of them, or
-// to away those of which that is not known yet.
-func (b *Broker) sendAll(name string, messages [][]byte, idle *wakeList, r *Report, away *errands) {
+func errUnknownName(name string) error { return fmt.Errorf("%w: %q", ErrUnknownName, name) }
+
+// sendAll delivers messages to the name, wherever it is. It adds the outcomes to r, or a request
+// to pending if another node has the name.
+func (b *Broker) sendAll(ctx context.Context, name string, messages [][]byte, idle *wakeList, r *Report, pending *requests) {
 	for i, p := range messages {
 		m := copyOf(p)
-		accepted, node, err := b.post(name, &m, idle)
+		accepted, node, err := b.deliver(ctx, name, &m, idle)
 		if node != "" {
-			away.add(b.dispatch(name, node, messages[i:]), r)
+			pending.add(b.request(name, node, messages[i:]), r)
 			return
 		}
 		r.Accepted += accepted
@@ -74,37 +79,55 @@ func (b *Broker) sendAll(name string, messages [][]byte, idle *wakeList, r *Repo
 	}
 }
 
-// An errand is messages to a name on another node, whose answer is yet to come.
-type errand struct {
+// A request holds messages to a name on another node, until that node has replied.
+type request struct {
 	name, node string
 	messages   [][]byte
-	outcome    chan relay.Outcome
+	reply      chan relay.Outcome
 	retry      bool // may be sent again, without a change in the order of messages
-	refusal    int  // where in Report.Refused it has its place
+	refusal    int  // index of its place in Report.Refused
 }
 
-// dispatch sends messages to a name on another node.
-func (b *Broker) dispatch(name, node string, messages [][]byte) *errand {
-	e := &errand{name: name, node: node, messages: messages, outcome: make(chan relay.Outcome, 1)}
-	d := relay.Delivery{To: relay.Target{Kind: relay.TargetName, Name: name}, Messages: messages}
-	b.cluster.transport.Post(node, d, func(o relay.Outcome) { e.outcome <- o })
-	return e
+// request sends messages to a name on another node.
+func (b *Broker) request(name, node string, messages [][]byte) *request {
+	q := &request{name: name, node: node, messages: messages, reply: make(chan relay.Outcome, 1)}
+	d := relay.Delivery{To: toName(name).Target, Messages: messages}
+	b.cluster.transport.Post(node, d, func(o relay.Outcome) { q.reply <- o })
+	return q
 }
 
-// await waits for the answer. If the name has moved, which is known when the answer comes, it
-// tries once more.
-func (b *Broker) await(e *errand) relay.Outcome {
-	o := <-e.outcome
-	if !e.retry || o.Accepted > 0 || !errors.Is(o.Err, ErrUnknownName) {
+// wait returns the reply, or ErrUnconfirmed if there is none when ctx is done.
+func (q *request) wait(ctx context.Context) relay.Outcome {
+	select {
+	case o := <-q.reply:
+		return o
+	default:
+	}
+	select {
+	case o := <-q.reply:
+		return o
+	case <-ctx.Done():
+		return relay.Outcome{Err: fmt.Errorf("%w: node %s: %w", ErrUnconfirmed, q.node, context.Cause(ctx))}
+	}
+}
+
+// await waits for the reply. If the name has moved, which is known when the reply comes, it sends
+// the messages once more.
+func (b *Broker) await(ctx context.Context, q *request) relay.Outcome {
+	o := q.wait(ctx)
+	if !q.retry || o.Accepted > 0 || !errors.Is(o.Err, ErrUnknownName) {
 		return o
 	}
-	if n, node := b.route(e.name, nil); node == e.node || n == nil && node == "" {
+	switch n, node, err := b.route(ctx, q.name, nil); {
+	case err != nil:
+		return relay.Outcome{Err: err}
+	case node == q.node || n == nil && node == "":
 		return o
 	}
 	var r Report
-	var away errands
-	b.sendAll(e.name, e.messages, nil, &r, &away)
-	b.settle(away, &r)
+	var pending requests
+	b.sendAll(ctx, q.name, q.messages, nil, &r, &pending)
+	b.awaitAll(ctx, pending, &r)
 	o = relay.Outcome{Accepted: r.Accepted}
 	if len(r.Refused) > 0 {
 		o.Err = r.Refused[0].Err
@@ -112,26 +135,26 @@ func (b *Broker) await(e *errand) relay.Outcome {
 	return o
 }
 
-// errands are those that were sent together.
-type errands []*errand
+// requests were sent together.
+type requests []*request
 
-// add adds e, and keeps a place in the report for it.
-func (es *errands) add(e *errand, r *Report) {
-	e.refusal = len(r.Refused)
-	r.Refused = append(r.Refused, Refusal{Name: e.name, Messages: len(e.messages)})
-	*es = append(*es, e)
+// add adds q, and keeps a place in the report for it.
+func (qs *requests) add(q *request, r *Report) {
+	q.refusal = len(r.Refused)
+	r.Refused = append(r.Refused, Refusal{Name: q.name, Messages: len(q.messages)})
+	*qs = append(*qs, q)
 }
 
-// settle waits for all answers and completes the report.
-func (b *Broker) settle(es errands, r *Report) {
-	if len(es) == 0 {
+// awaitAll waits for all replies and completes the report.
+func (b *Broker) awaitAll(ctx context.Context, qs requests, r *Report) {
+	if len(qs) == 0 {
 		return
 	}
-	for _, e := range es {
-		o := b.await(e)
+	for _, q := range qs {
+		o := b.await(ctx, q)
 		r.Accepted += o.Accepted
-		r.Refused[e.refusal].Messages -= o.Accepted
-		r.Refused[e.refusal].Err = o.Err
+		r.Refused[q.refusal].Messages -= o.Accepted
+		r.Refused[q.refusal].Err = o.Err
 	}
 	r.Refused = slices.DeleteFunc(r.Refused, func(f Refusal) bool { return f.Err == nil })
 	if len(r.Refused) == 0 {
@@ -148,7 +171,7 @@ func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
 	for i := 0; i < len(ds); {
 		to := ds[i].To
 		if to.Kind == relay.TargetName {
-			outcomes[i] = b.handOverTo(to.Name, ds[i].Messages, idle)
+			outcomes[i] = b.deliverHere(to.Name, ds[i].Messages, idle)
 			i++
 			continue
 		}
@@ -161,12 +184,13 @@ func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
 	return outcomes
 }
 
-func (b *Broker) handOverTo(name string, messages [][]byte, idle *wakeList) (o relay.Outcome) {
+// deliverHere delivers messages from another node to a name, and not to a third node.
+func (b *Broker) deliverHere(name string, messages [][]byte, idle *wakeList) (o relay.Outcome) {
 	b.mu.Lock()
 	n := b.names.Get(name)
 	b.mu.Unlock()
 	if n == nil {
-		return relay.Outcome{Err: fmt.Errorf("%w: %q", ErrUnknownName, name)}
+		return relay.Outcome{Err: errUnknownName(name)}
 	}
 	for _, p := range messages {
 		m := copyOf(p)

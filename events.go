@@ -94,8 +94,8 @@ func (b *Broker) observe() (*observer, []Event) {
 	for _, n := range b.all.Members() {
 		events = appendPresence(events, "", n.name, n.roomNames())
 	}
-	for _, r := range b.away(toAll) {
-		events = appendPresence(events, r.at.name, r.name, r.roomNames())
+	for _, r := range b.remotes(toAll) {
+		events = appendPresence(events, r.node.name, r.name, r.roomNames())
 	}
 	return o, events
 }
@@ -128,7 +128,7 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 // it is called within change. mu is held.
 func (b *Broker) announce(e relay.Event) {
 	if b.cluster != nil {
-		b.cluster.told = append(b.cluster.told, e)
+		b.cluster.outgoing = append(b.cluster.outgoing, e)
 	} else {
 		b.notify(eventOf(e, ""))
 	}
@@ -181,7 +181,7 @@ func (n *named) roomNames() (names []string) {
 	return names
 }
 
-func (r *remote) roomNames() (names []string) {
+func (r *remoteName) roomNames() (names []string) {
 	for _, g := range r.rooms.Members() {
 		names = append(names, g.room)
 	}
@@ -193,7 +193,7 @@ func (b *Broker) presenceOf(name string) (p presence) {
 		p = presence{true, "", n.roomNames()}
 	} else if b.cluster != nil && b.cluster.names.Get(name) != nil {
 		r := b.cluster.names.Get(name)
-		p = presence{true, r.at.name, r.roomNames()}
+		p = presence{true, r.node.name, r.roomNames()}
 	}
 	return p
 }
@@ -210,7 +210,7 @@ func (b *Broker) change(name string, cause error, f func()) {
 		b.changeAnywhere(name, cause, f)
 	default:
 		c.during(f)
-		for _, e := range c.told {
+		for _, e := range c.outgoing {
 			b.notify(eventOf(e, ""))
 		}
 		c.announce()
@@ -231,9 +231,9 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	if b.observers.Len() > 0 {
 		before = b.presenceOf(name)
 	}
-	hidden := b.hiddenUnder(name)
+	shadowed := b.shadowedUnder(name)
 	c.during(f)
-	c.hidden += b.hiddenUnder(name) - hidden
+	c.shadowed += b.shadowedUnder(name) - shadowed
 	if b.observers.Len() > 0 {
 		b.notifyChange(name, cause, before, b.presenceOf(name))
 	}
@@ -277,11 +277,11 @@ func without(rooms, others []string) (rest []string) {
 // announce tells the other nodes what has happened here to a name. If it has left, the rest does
 // not matter.
 func (c *cluster) announce() {
-	events := c.told
+	events := c.outgoing
 	if len(events) == 0 {
 		return
 	}
-	c.told = nil
+	c.outgoing = nil
 	switch last := len(events) - 1; events[last].Kind {
 	case relay.EventLeft, relay.EventMoved:
 		events = events[last:]

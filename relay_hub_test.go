@@ -300,7 +300,7 @@ func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.H
 		if err != nil || old == "" {
 			return e, err
 		}
-		left, err := p.evict(name, old, late)
+		left, err := p.evict(ctx, name, old, late)
 		e.Undelivered = append(e.Undelivered, left.Undelivered...)
 		e.Rooms = append(e.Rooms, left.Rooms...)
 		if err != nil {
@@ -330,7 +330,7 @@ func (p *port) enter(name string, takeover bool) (old string, err error) {
 
 // evict asks the owner of a name to give it up, and waits for the answer. If that comes late,
 // what the name has left goes back.
-func (p *port) evict(name string, old string, late <-chan time.Time) (e relay.Handover, err error) {
+func (p *port) evict(ctx context.Context, name string, old string, late <-chan time.Time) (e relay.Handover, err error) {
 	h := p.hub
 	answer := make(chan relay.Handover)
 	over := make(chan struct{})
@@ -353,6 +353,8 @@ func (p *port) evict(name string, old string, late <-chan time.Time) (e relay.Ha
 		return e, nil
 	case <-p.left:
 		return e, sendq.ErrClosed
+	case <-ctx.Done():
+		return e, context.Cause(ctx)
 	case <-late:
 		return e, fmt.Errorf("no answer from %s", old)
 	}
@@ -400,6 +402,8 @@ func (p *port) Replay(ctx context.Context, node, room string, messages int) ([][
 		return kept, nil
 	case <-time.After(p.hub.bound()):
 		return nil, sendq.ErrUnconfirmed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
 }
 

@@ -1,7 +1,6 @@
 package sendq
 
 import (
-	"fmt"
 	"iter"
 
 	"github.com/sendq-go/sendq/internal/queue"
@@ -45,7 +44,7 @@ func (r *Room) Join(name string) error {
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
 	if n == nil {
-		return fmt.Errorf("%w: %q", ErrUnknownName, name)
+		return errUnknownName(name)
 	}
 	b.join(n, b.makeRoom(r.name))
 	return nil
@@ -131,9 +130,9 @@ func (r *Room) Members() iter.Seq[string] {
 		if g := r.broker.rooms.Get(r.name); g != nil {
 			members = g.Snapshot()
 		}
-		away := r.broker.away(r.target())
+		remotes := r.broker.remotes(r.target())
 		r.broker.mu.Unlock()
-		yieldNames(members, away, yield)
+		yieldNames(members, remotes, yield)
 	}
 }
 
@@ -141,7 +140,7 @@ func (r *Room) Members() iter.Seq[string] {
 func (r *Room) Len() int {
 	r.broker.mu.Lock()
 	defer r.broker.mu.Unlock()
-	n := r.broker.awayLen(r.target())
+	n := r.broker.remotesLen(r.target())
 	if g := r.broker.rooms.Get(r.name); g != nil {
 		n += g.Len()
 	}

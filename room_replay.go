@@ -3,31 +3,38 @@ package sendq
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/sendq-go/sendq/relay"
 )
 
-// JoinReplay is like Join, and queues for name the last messages that the room has kept: at
-// most the given number of messages, none if that is negative. What is published later
-// follows them: there is no gap, and no message comes twice. JoinReplay returns how many were
-// accepted; 0 if name is a member already. It waits for what is being published to the room.
+// JoinReplay is Join, and queues for name the last messages that the room has kept: at most the
+// given number of messages, none if that is negative. Messages published later follow them,
+// without a gap or a duplicate. JoinReplay returns the number of messages that were accepted, 0
+// if name is a member already. It waits for messages that are being published to the room.
 //
 // A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
 // no Writer: if the Budget has no room for all of them, the newest are accepted.
 //
-// What rooms keep is up to BrokerOptions. A node keeps the messages of a room while it has
-// members there. Who becomes the first one gets what another node has kept, for which
-// JoinReplay waits, within the bound of the Relay, and nothing if no answer comes; of the
-// messages that are being published meanwhile some may come twice then.
+// BrokerOptions say what rooms keep. A node keeps the messages of a room while it has members
+// there. The first member on a node gets the history of another node. JoinReplay waits for it
+// up to the Relay's timeout, and replays nothing if none arrives. Messages published during
+// that wait may be delivered twice.
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
+	return r.JoinReplayContext(context.Background(), name, messages)
+}
+
+// JoinReplayContext is JoinReplay, but stops waiting for other nodes when ctx is done. As if no
+// history had arrived, name joins the room then, and the error is nil. JoinReplayContext
+// panics if ctx is nil.
+func (r *Room) JoinReplayContext(ctx context.Context, name string, messages int) (replayed int, err error) {
+	requireContext(ctx)
 	b := r.broker
 	b.mu.Lock()
 	n := b.names.Get(name)
 	if n == nil {
 		b.mu.Unlock()
-		return 0, fmt.Errorf("%w: %q", ErrUnknownName, name)
+		return 0, errUnknownName(name)
 	}
 	g := b.makeRoom(r.name)
 	g.users++
@@ -37,7 +44,7 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	if messages > 0 {
 		nodes = b.keepers(g, n)
 	}
-	older := b.fetch(nodes, r.name, messages)
+	older := b.fetch(ctx, nodes, r.name, messages)
 	idle := newWakeList()
 	defer idle.done() // after the lock is released
 	g.order.Lock()
@@ -59,14 +66,14 @@ func (b *Broker) joinIfHere(n *named, g *group) (joined bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n.first == nil {
-		return false, fmt.Errorf("%w: %q", ErrUnknownName, n.name)
+		return false, errUnknownName(n.name)
 	}
 	return b.join(n, g), nil
 }
 
-// keepers returns the nodes that may keep messages of a room of which this one keeps none,
-// for it has no member here yet. They are told of n, which is about to become one: what is
-// published to the room from now on is kept here as well.
+// keepers returns the nodes that may keep messages of a room without members here, of which this
+// node keeps none. It announces n to them as a member, so that what is published to the room
+// from now on is kept here as well.
 func (b *Broker) keepers(g *group, n *named) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -80,10 +87,10 @@ func (b *Broker) keepers(g *group, n *named) []string {
 	return nodes
 }
 
-// fetch returns what the first of the nodes that answers has kept.
-func (b *Broker) fetch(nodes []string, room string, messages int) [][]byte {
+// fetch returns what the first node that replies has kept.
+func (b *Broker) fetch(ctx context.Context, nodes []string, room string, messages int) [][]byte {
 	for _, node := range nodes {
-		if kept, err := b.cluster.transport.Replay(context.TODO(), node, room, messages); err == nil {
+		if kept, err := b.cluster.transport.Replay(ctx, node, room, messages); err == nil {
 			return kept
 		}
 	}
@@ -109,8 +116,8 @@ func (b node) Replay(room string, messages int) (kept [][]byte) {
 	return kept
 }
 
-// replay delivers the last messages to n, at most so many, and returns how many it
-// accepted. What n has not room for is the oldest part.
+// replay delivers the last messages to n, at most the given number, and returns the number that
+// it accepted. If n has no room for all of them, it accepts the newest.
 func (g *group) replay(n *named, messages int, idle *wakeList) (replayed int) {
 	last := slices.Collect(g.kept.Last(messages))
 	for {

@@ -1,0 +1,69 @@
+package sendq
+
+import "context"
+
+// A turn lets one goroutine at a time register, take over or evict a name. So a name never
+// passes to a Writer while somebody else has its turn, but it may become free.
+type turn struct {
+	name string
+	busy chan struct{} // has a value while somebody has the turn
+
+	// Guarded by Broker.mu.
+	users int // who have the turn or wait for it
+	claim claimState
+}
+
+// A claimState is how far a registration with a transport has come. It moves down this list, and
+// back to the top at the end.
+type claimState uint8
+
+const (
+	unclaimed claimState = iota
+	claiming             // Transport.Claim is under way
+	claimLost            // another node owns the name by now
+)
+
+// takeTurn waits for the turn of name until ctx is done. The caller must end the turn. mu is
+// not held.
+func (b *Broker) takeTurn(ctx context.Context, name string) (*turn, error) {
+	done := ctx.Done()
+	b.mu.Lock()
+	t := b.turns.Get(name)
+	if t == nil {
+		t = &turn{name: name, busy: make(chan struct{}, 1)}
+		b.turns.Put(name, t)
+	}
+	t.users++
+	b.mu.Unlock()
+	select {
+	case t.busy <- struct{}{}:
+		return t, nil
+	default: // a context that is done matters only here
+	}
+	select {
+	case t.busy <- struct{}{}:
+		return t, nil
+	case <-done:
+		b.leaveTurn(t)
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (b *Broker) endTurn(t *turn) {
+	<-t.busy
+	b.leaveTurn(t)
+}
+
+func (b *Broker) leaveTurn(t *turn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.users--; t.users == 0 {
+		b.turns.Remove(t.name)
+	}
+}
+
+// isClaiming reports whether Transport.Claim is under way for the name. mu is held.
+func (b *Broker) isClaiming(name string) bool {
+	t := b.turns.Get(name)
+	return t != nil && t.claim != unclaimed
+}
