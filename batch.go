@@ -6,15 +6,14 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A Batch collects messages that are at hand together, such as those that one read has
-// brought, and queues them all on Flush: in the order of the calls, those in a row to the
-// same room in one pass, and each recipient is woken once, at the end. That takes a
-// fraction of the time of so many single calls, and the recipients get the messages in
-// fewer pieces.
+// A Batch collects messages, such as all messages of one read, and queues them on Flush, in the
+// order of the calls. Messages in a row to the same room are one pass over its members, and
+// each recipient is woken once, at the end. That takes a fraction of the time of single calls,
+// and the recipients get the messages in fewer pieces.
 //
-// Nothing is accepted before Flush. A message may be reused when the call that added it
-// returns. A Batch may be used again after Flush, and keeps no memory in between. It must
-// not be used by several goroutines at once.
+// Nothing is accepted before Flush. The methods copy the messages. A Batch may be used again
+// after Flush, and keeps no memory in between. It must not be used by several goroutines at
+// once.
 type Batch struct {
 	broker  *Broker
 	buf     []byte // the messages, one after the other
@@ -52,20 +51,20 @@ func (t *Batch) add(to target, p []byte) {
 	t.entries = append(t.entries, entry{to, len(t.buf)})
 }
 
-// Len returns how many messages the Batch has.
+// Len returns the number of messages in the Batch.
 func (t *Batch) Len() int { return len(t.entries) }
 
-// Flush queues the messages in the order in which they were added and reports what became of
-// them. The Batch is empty then.
+// Flush queues the messages in the order of the calls and reports the outcome. The Batch is
+// empty afterwards.
 //
 // When all messages are on their way, Flush waits for the replies of other nodes. For fan-outs
 // the Report covers the members on this node.
 func (t *Batch) Flush() Report { return t.FlushContext(context.Background()) }
 
 // FlushContext is Flush, but stops waiting for other nodes when ctx is done. All messages are
-// sent none the less, but for those to a name that moves between nodes. For each name whose
-// reply is missing then, Report.Refused has an error as from Broker.SendContext. FlushContext
-// panics if ctx is nil.
+// sent even so, except to a name that is moving between nodes. Report.Refused has the names
+// without a reply, with errors like those of Broker.SendContext. FlushContext panics if ctx is
+// nil.
 func (t *Batch) FlushContext(ctx context.Context) (r Report) {
 	requireContext(ctx)
 	pending, ends := t.queueAll(ctx, &r)
@@ -75,7 +74,7 @@ func (t *Batch) FlushContext(ctx context.Context) (r Report) {
 	return r
 }
 
-// queueAll queues the messages. It returns the requests to other nodes, and for each the number
+// queueAll queues the messages. It returns the requests to other nodes and, for each, the number
 // of entries up to its end.
 func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends []int) {
 	messages := make([][]byte, len(t.entries))
@@ -103,8 +102,8 @@ func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends
 	return pending, ends
 }
 
-// allowRetries sets retry for each request after which nothing in the Batch may have reached the
-// name. ends has the number of entries up to the end of each.
+// allowRetries sets retry for a request if no later message of the Batch may have reached the
+// name. ends has the number of entries up to the end of each request.
 func (t *Batch) allowRetries(pending requests, ends []int) {
 	if len(pending) == 0 {
 		return

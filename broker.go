@@ -40,9 +40,10 @@ type BrokerOptions struct {
 	// ReplayBytes their size does not matter. What is kept goes with the room.
 	ReplayMessages, ReplayBytes int
 
-	// Relay, if it is not nil, connects the Broker with those of other processes, so that
-	// names and rooms reach across machines; see the package documentation. It belongs to
-	// one Broker, which closes it, and does not go together with Attach.
+	// Relay connects the Broker to those of other processes, so that they share names and
+	// rooms across machines; see the package documentation. A transport belongs to one
+	// Broker, which closes it. Relay and Attach exclude each other. Nil means that there are
+	// no other nodes.
 	Relay relay.Transport
 }
 
@@ -56,8 +57,8 @@ type BrokerOptions struct {
 // method, and all recipients see what is broadcast in one same order, as the members
 // of a room do.
 //
-// With a Relay it does the same for names on other nodes; only what waits for these, and says
-// so, waits at all.
+// With a Relay it does the same for names on other nodes. Methods that wait for other nodes say
+// so, and have a form with a context.
 //
 // A Broker keeps no goroutine. It must be made by NewBroker.
 type Broker struct {
@@ -67,7 +68,7 @@ type Broker struct {
 	// messages are queued. It may be held while a Writer's lock is taken, but
 	// not the other way round.
 	mu        sync.Mutex
-	names     set.Map[string, *named]
+	names     set.Map[string, *member]
 	rooms     set.Map[string, *group] // those with members
 	turns     set.Map[string, *turn]
 	all       *group // the members that Broadcast reaches: every one
@@ -76,7 +77,7 @@ type Broker struct {
 	handbacks handbacks
 	cluster   *cluster // nil without a Relay
 
-	letters struct { // to several names
+	direct struct { // messages to several names
 		mu  sync.Mutex // no other lock is taken while it is held
 		log queue.Log
 	}
@@ -89,7 +90,7 @@ type Broker struct {
 // if an option makes no sense.
 func NewBroker(opts *BrokerOptions) *Broker {
 	b := &Broker{all: new(group)}
-	b.letters.log.MaxBlock = 2 * queue.MinBlock // who has one message pending should not keep those of others
+	b.direct.log.MaxBlock = 2 * queue.MinBlock // who has one message pending should not keep those of others
 	if opts != nil {
 		b.opts = *opts
 	}
@@ -123,7 +124,7 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 	return n.first.writer, true
 }
 
-// Names yields the names at the moment when the iteration starts, in no order.
+// Names yields the names when the iteration starts, in no order.
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
@@ -133,7 +134,7 @@ func (b *Broker) Names() iter.Seq[string] {
 	}
 }
 
-func yieldNames(members []*named, remotes []*remoteName, yield func(string) bool) {
+func yieldNames(members []*member, remotes []*remoteName, yield func(string) bool) {
 	for _, n := range members {
 		if !yield(n.name) {
 			return
@@ -163,10 +164,10 @@ func (b *Broker) Send(name string, p []byte) error {
 	return b.SendContext(context.Background(), name, p)
 }
 
-// SendContext is Send, but stops waiting for other nodes when ctx is done. It fails with an
-// error that wraps context.Cause(ctx) then. The error also wraps ErrUnconfirmed if p was sent:
-// the other node may have accepted it. Otherwise the name was moving between nodes, and nobody
-// has accepted p. SendContext panics if ctx is nil.
+// SendContext is Send, but stops waiting for other nodes when ctx is done. The error wraps
+// context.Cause(ctx) then. It also wraps ErrUnconfirmed if p was sent, because the other node may
+// have accepted p. Otherwise the name was moving between nodes, and p was not accepted.
+// SendContext panics if ctx is nil.
 func (b *Broker) SendContext(ctx context.Context, name string, p []byte) error {
 	requireContext(ctx)
 	m := copyOf(p)
@@ -179,19 +180,19 @@ func (b *Broker) SendContext(ctx context.Context, name string, p []byte) error {
 	return b.await(ctx, q).Err
 }
 
-// A Report tells what became of messages to several recipients.
+// A Report is the outcome of messages to several recipients.
 type Report struct {
-	Accepted int       // how often a message was accepted by a recipient, and not dropped at once
+	Accepted int       // messages accepted and not dropped at once, counted for each recipient
 	Refused  []Refusal // the others, in the order of sending; nil if there are none
 }
 
 // A Refusal is a recipient that did not accept a message, or dropped it at once. A room
-// without members has no recipients, and none refuses.
+// without members has no recipients, so it refuses nothing.
 type Refusal struct {
 	Name     string
-	Messages int   // how many of those that were sent together; which, is not told
+	Messages int   // how many of the messages sent together were refused
 	FanOut   bool  // they were for a room or for all, not for the name alone
-	Err      error // why: ErrUnknownName, or as Broker.Send has it
+	Err      error // the cause: ErrUnknownName, or another error of Broker.Send
 }
 
 // SendTo queues p for each of the names, as Send does. Names that are not in Report.Refused
@@ -201,9 +202,9 @@ func (b *Broker) SendTo(names []string, p []byte) Report {
 	return b.SendToContext(context.Background(), names, p)
 }
 
-// SendToContext is SendTo, but stops waiting for other nodes when ctx is done. For each name
-// whose reply is missing then, Report.Refused has an error as from SendContext. SendToContext
-// panics if ctx is nil.
+// SendToContext is SendTo, but stops waiting for other nodes when ctx is done. Report.Refused has
+// the names without a reply, with errors like those of SendContext. SendToContext panics if ctx
+// is nil.
 func (b *Broker) SendToContext(ctx context.Context, names []string, p []byte) (r Report) {
 	requireContext(ctx)
 	pending := b.sendToAll(ctx, names, p, &r)
@@ -213,9 +214,9 @@ func (b *Broker) SendToContext(ctx context.Context, names []string, p []byte) (r
 
 // sendToAll is SendTo without the replies of other nodes.
 func (b *Broker) sendToAll(ctx context.Context, names []string, p []byte, r *Report) (pending requests) {
-	b.letters.mu.Lock()
-	m := payload{run: b.letters.log.Append([][]byte{p})}
-	b.letters.mu.Unlock()
+	b.direct.mu.Lock()
+	m := payload{run: b.direct.log.Append([][]byte{p})}
+	b.direct.mu.Unlock()
 	idle := newWakeList()
 	defer idle.done() // also if a Relay panics
 	for _, name := range names {
@@ -233,14 +234,13 @@ func (b *Broker) sendToAll(ctx context.Context, names []string, p []byte, r *Rep
 	return pending
 }
 
-// Broadcast queues p for every name and returns how many accepted it, those not counted
-// that dropped it at once, nor those on other nodes. A Writer with several names gets it for
-// each.
+// Broadcast queues p for every name. It returns the number of names on this node that accepted
+// it and did not drop it at once. A Writer with several names gets it for each.
 func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(toAll, p)
 }
 
-// BroadcastFrom is Broadcast to all names but sender. With Attach, no Writer of the sender gets
+// BroadcastFrom is Broadcast to all names except sender. With Attach, no Writer of the sender gets
 // p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 	return b.publishOne(toAll.from(sender), p)

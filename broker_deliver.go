@@ -12,7 +12,7 @@ import (
 
 // deliver queues m for those that have the name, and returns how many of its messages were
 // accepted, and if not all, why one was not.
-func (n *named) deliver(m *payload, idle *wakeList) (accepted int, err error) {
+func (n *member) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 	rest, left := *m, m.len()
 	var slow error // m may be what ended the Writer, and the name may be free by now
 	for {

@@ -28,7 +28,7 @@ func (t target) from(sender string) target {
 	return t
 }
 
-// use returns the group that t means, or nil, and keeps it until done. mu is not held.
+// use returns the group of t, or nil, and keeps it until done. mu is not held.
 func (b *Broker) use(t target) *group {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -44,9 +44,9 @@ func (b *Broker) use(t target) *group {
 	return g
 }
 
-// recipients returns the members of g but the one that t excepts, and the other nodes that
-// have some. mu is not held.
-func (b *Broker) recipients(g *group, t target) (members []*named, except *named, nodes []string) {
+// recipients returns the members of g, the member to leave out, and the other nodes with
+// recipients. mu is not held.
+func (b *Broker) recipients(g *group, t target) (members []*member, except *member, nodes []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.Except {
@@ -57,9 +57,9 @@ func (b *Broker) recipients(g *group, t target) (members []*named, except *named
 	return g.Snapshot(), except, b.cluster.nodesOf(t)
 }
 
-// done ends what use began. A room that its last member has left is forgotten then, and not
-// while a message is under way: otherwise those who come back meanwhile could make the room
-// anew, and see the next message before this one.
+// done ends what use began. It forgets a room without members. That must not happen while a
+// message is under way: a member that comes back could make a new room, and see the next
+// message before this one.
 func (b *Broker) done(g *group) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -67,7 +67,7 @@ func (b *Broker) done(g *group) {
 	b.forgetIfEmpty(g)
 }
 
-// forgetIfEmpty forgets a room without members that nobody uses. mu is held.
+// forgetIfEmpty forgets a room without members and users. mu is held.
 func (b *Broker) forgetIfEmpty(g *group) {
 	if g.Len() == 0 && g.users == 0 && b.rooms.Get(g.room) == g {
 		b.rooms.Remove(g.room)
@@ -82,11 +82,11 @@ func (b *Broker) publishOne(t target, p []byte) int {
 }
 
 // publish queues messages for the members of a group and returns how often one was accepted on
-// this node. If refused is not nil, it gets the others. The Writers that have been idle go to
-// idle, which must be started.
+// this node. If refused is not nil, it gets the others. Idle Writers go to idle; the caller must
+// wake them.
 //
-// A message is copied once, and queued without Broker.mu: a large fan-out holds up
-// neither those who join and leave nor messages to one name.
+// A message is copied once, and queued without Broker.mu: a large fan-out delays neither joins
+// and leaves nor messages to one name.
 func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[]Refusal) (accepted int) {
 	g := b.use(t)
 	if g == nil {
@@ -126,20 +126,19 @@ func (b *Broker) postAll(nodes []string, t target, r queue.Run) {
 	}
 }
 
-// A group is whom a message fans out to: the members of a room, or all of a Broker.
+// A group holds the recipients of a fan-out: the members of a room, or all names of a Broker.
 type group struct {
 	room string // the room's name
 
-	// order is held by whoever publishes to the group, so that all members get
-	// its messages in one same order. It is taken before Broker.mu. It guards the
-	// log and what is kept of it.
+	// order is held while messages are published to the group, so that all members get them
+	// in one same order. It is taken before Broker.mu. It guards log and kept.
 	order sync.Mutex
 	log   queue.Log
 	kept  queue.History
 
 	// Guarded by Broker.mu.
-	set.Set[*named]
-	users int32 // who publish, or are about to
+	set.Set[*member]
+	users int32 // calls that publish or are about to
 
-	fetched bool // kept has what another node had kept; guarded by order
+	fetched bool // kept includes the history of another node; guarded by order
 }

@@ -64,7 +64,7 @@ func TestFanOutHoldsUpNothingElse(t *testing.T) {
 
 // whileLocked runs f, which sends to the only Writer of n, in a goroutine. After f has looked up
 // the Writers of the name, whileLocked calls meanwhile with the Writer locked. It returns after f.
-func whileLocked(n *named, f, meanwhile func()) {
+func whileLocked(n *member, f, meanwhile func()) {
 	w := n.first.writer
 	w.mu.Lock()
 	n.writers.Store(nil)

@@ -9,34 +9,33 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A NamePolicy is what a Broker does when a name is registered that a Writer has already: it
-// refuses the second Writer (Reject), gives it the name (Takeover), or lets them share it
-// (Attach).
+// A NamePolicy determines what a Broker does when a name is taken already: it refuses the second
+// Writer (Reject), gives it the name (Takeover), or lets both share the name (Attach).
 type NamePolicy uint8
 
 const (
 	// Reject refuses the new Writer: Register fails with ErrNameTaken.
 	Reject NamePolicy = iota
 
-	// Takeover gives the name, with the rooms it is in, to the new Writer. The old one ends
-	// with ErrTakenOver, and what it had not written the new one writes first: each
-	// message in order and once, though of one the old peer may have got a part. Register
-	// waits until the old Writer has ended, and no message to the name is lost meanwhile.
+	// Takeover gives the name, with its rooms, to the new Writer. The old Writer ends with
+	// ErrTakenOver. The new Writer first writes the messages the old one had not written, in
+	// order and once; the old peer may have received part of the first one. Register waits
+	// until the old Writer has ended, and no message to the name is lost in that time.
 	//
 	// The old Writer counts these messages as undelivered, and its Undelivered yields
-	// them: they must not be sent again. The new one accepts them whatever its
-	// MaxPending. With Disconnect, they never count at MaxPending; with the other policies,
-	// a later message finds no room while they fill it. MaxAge and Budget hold for them
-	// as well. An old Writer that is closing is taken over like any other. A new one that
-	// is closing is refused with ErrClosed.
+	// them; do not send them again. The new Writer accepts them whatever its MaxPending.
+	// With Disconnect, they never count at MaxPending; with the other policies, a later
+	// message finds no room while they fill it. MaxAge and Budget hold for them as well. An
+	// old Writer that is closing is taken over like any other. A new Writer that is closing
+	// is refused with ErrClosed.
 	//
-	// It may also be on another node than the old one, and it is all the same. If it ends before
-	// it has got what the old one left, OnUndelivered of its Broker gets that.
+	// The two Writers may be on different nodes. If the new one ends before it has received
+	// the old one's messages, its Broker passes them to OnUndelivered.
 	Takeover
 
-	// Attach lets several Writers share the name, as the devices of one user do: each
-	// gets every message, and they are in the same rooms. The name lasts until the last of
-	// them ends. A message counts as accepted if one of them accepts it. BroadcastFrom and
+	// Attach lets several Writers share the name, like the devices of one user: each gets
+	// every message, and all are in the same rooms. The name lasts until the last Writer
+	// ends. A message counts as accepted if one Writer accepts it. BroadcastFrom and
 	// PublishFrom leave out the name, so no device of the sender gets the message.
 	Attach
 )
@@ -53,12 +52,12 @@ func (p NamePolicy) String() string {
 	return fmt.Sprintf("NamePolicy(%d)", uint8(p))
 }
 
-// A named is a name in use: who has it, and where it is a member.
-type named struct {
+// A member is a name in use, with its Writers and its rooms.
+type member struct {
 	name string
 
-	// writers is a snapshot of the Writers that have the name, which current returns. It is
-	// nil if they have changed since. It is stored under Broker.mu, and read without.
+	// writers is a snapshot of the Writers of the name, for current. It is nil if they have
+	// changed since. It is stored under Broker.mu, and read without.
 	writers atomic.Pointer[[]*Writer]
 
 	broker *Broker
@@ -69,23 +68,23 @@ type named struct {
 	rooms       set.Set[*group]            // those it is a member of
 }
 
-// A holder is a Writer that has a name. The holders of a name are a list, in the order in which
-// they have got it, so that each comes and goes at the same cost, however many there are.
+// A holder is a Writer of a name. The holders of a name are a list, the oldest first, so each
+// comes and goes at the same cost, whatever their number.
 type holder struct {
 	writer     *Writer
 	hook       endHook
 	next, prev *holder
 }
 
-// current returns the Writers that have the name, the oldest first. Broker.mu is not held.
-func (n *named) current() *[]*Writer {
+// current returns the Writers of the name, the oldest first. Broker.mu is not held.
+func (n *member) current() *[]*Writer {
 	if writers := n.writers.Load(); writers != nil {
 		return writers
 	}
 	return n.makeCurrent()
 }
 
-func (n *named) makeCurrent() *[]*Writer {
+func (n *member) makeCurrent() *[]*Writer {
 	n.broker.mu.Lock()
 	defer n.broker.mu.Unlock()
 	if writers := n.writers.Load(); writers != nil {
@@ -94,9 +93,8 @@ func (n *named) makeCurrent() *[]*Writer {
 	return n.snapshot()
 }
 
-// snapshot stores the Writers that have the name, and returns them. Broker.mu is held, here and
-// below.
-func (n *named) snapshot() *[]*Writer {
+// snapshot stores the Writers of the name and returns them. Broker.mu is held, here and below.
+func (n *member) snapshot() *[]*Writer {
 	var writers []*Writer
 	for h := n.first; h != nil; h = h.next {
 		writers = append(writers, h.writer)
@@ -105,10 +103,9 @@ func (n *named) snapshot() *[]*Writer {
 	return &writers
 }
 
-// changed ends a change of the holders. Those who send learn of it. If there are several
-// Writers, the snapshot is made when somebody sends next, or many that come in a row would cost
-// a copy each.
-func (n *named) changed() {
+// changed ends a change of the holders and shows it to senders. If there are several Writers,
+// the next sender makes the snapshot; otherwise many additions in a row would cost a copy each.
+func (n *member) changed() {
 	if n.first == n.last {
 		n.snapshot()
 	} else {
@@ -116,8 +113,8 @@ func (n *named) changed() {
 	}
 }
 
-// holder returns the holder that w is, or nil.
-func (n *named) holder(w *Writer) *holder {
+// holder returns the holder of w, or nil.
+func (n *member) holder(w *Writer) *holder {
 	if n.index != nil {
 		return n.index.Get(w)
 	}
@@ -128,7 +125,7 @@ func (n *named) holder(w *Writer) *holder {
 }
 
 // add makes h the last holder.
-func (n *named) add(h *holder) {
+func (n *member) add(h *holder) {
 	if n.first == nil {
 		n.first = h
 	} else {
@@ -142,8 +139,8 @@ func (n *named) add(h *holder) {
 	n.last = h
 }
 
-// remove removes h from the holders. Its end does not matter any longer.
-func (n *named) remove(h *holder) {
+// remove removes h from the holders. The end of its Writer no longer matters.
+func (n *member) remove(h *holder) {
 	h.writer.removeEndHook(&h.hook)
 	if h.prev != nil {
 		h.prev.next = h.next
@@ -164,9 +161,9 @@ func (n *named) remove(h *holder) {
 }
 
 // Register gives name to w until w ends or Unregister is called. If another Writer has it,
-// BrokerOptions.Names says what happens; with Reject, the default, Register fails with
-// ErrNameTaken, as it always does if w itself has the name. It fails with ErrClosed if w
-// has ended or the Broker has been shut down. If it fails, w lives on.
+// BrokerOptions.Names decides; with Reject, the default, Register fails with ErrNameTaken. It
+// always does if w itself has the name. It fails with ErrClosed if w has ended or the Broker
+// has been shut down. If it fails, w lives on.
 //
 // A Writer may have several names; the empty string is a name like any other.
 //
@@ -177,9 +174,10 @@ func (b *Broker) Register(name string, w *Writer) error {
 	return b.RegisterContext(context.Background(), name, w)
 }
 
-// RegisterContext is Register, but stops waiting when ctx is done. It fails with an error that
-// wraps context.Cause(ctx) then, and w does not have the name. What another node has given up by
-// then goes to OnUndelivered on one of the two nodes. RegisterContext panics if ctx is nil.
+// RegisterContext is Register, but stops waiting for other nodes and other registrations when ctx
+// is done. The error wraps context.Cause(ctx) then, and w does not have the name. If another
+// node has already given up the name, its messages go to OnUndelivered on one of the two nodes.
+// RegisterContext panics if ctx is nil.
 func (b *Broker) RegisterContext(ctx context.Context, name string, w *Writer) error {
 	requireContext(ctx)
 	if isDone, err := b.registerAtOnce(name, w); isDone {
@@ -193,8 +191,8 @@ func (b *Broker) RegisterContext(ctx context.Context, name string, w *Writer) er
 	return b.register(ctx, t, w)
 }
 
-// registerAtOnce registers or refuses w, unless it has to wait for other nodes or for the
-// Writer that has the name.
+// registerAtOnce registers or refuses w if that needs no waiting for other nodes or for the old
+// Writer.
 func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -207,7 +205,7 @@ func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error)
 	return true, b.add(n, name, w)
 }
 
-// register gives w a name whose turn the caller has. mu is not held.
+// register is the rest of RegisterContext. The caller has the turn. mu is not held.
 func (b *Broker) register(ctx context.Context, t *turn, w *Writer) error {
 	n, old, err := b.replace(t.name, w)
 	switch {
@@ -230,9 +228,9 @@ func errWriterClosed(name string) error {
 	return fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
 }
 
-// add gives the name to w: alone if n is nil, or beside those that have it. mu is held,
-// here and below where it does not say otherwise.
-func (b *Broker) add(n *named, name string, w *Writer) error {
+// add gives the name to w: alone if n is nil, and otherwise together with other Writers. mu is
+// held, here and below unless stated otherwise.
+func (b *Broker) add(n *member, name string, w *Writer) error {
 	switch {
 	case b.closed:
 		return errShutDown(name)
@@ -241,7 +239,7 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 	}
 	isNew := n == nil
 	if isNew {
-		n = &named{name: name, broker: b}
+		n = &member{name: name, broker: b}
 	}
 	h, err := b.follow(n, w)
 	if err != nil {
@@ -259,9 +257,9 @@ func (b *Broker) add(n *named, name string, w *Writer) error {
 	return nil
 }
 
-// follow returns w as a holder of the name, which must be added. The Broker counts w from now on
-// and learns of its end.
-func (b *Broker) follow(n *named, w *Writer) (*holder, error) {
+// follow returns a holder for w; the caller must add it. The Broker counts w from now on and
+// hears of its end.
+func (b *Broker) follow(n *member, w *Writer) (*holder, error) {
 	h := &holder{writer: w}
 	h.hook.ended = func() { n.broker.ended(n, w) }
 	if !b.tally.follow(w, &h.hook) {
@@ -271,9 +269,8 @@ func (b *Broker) follow(n *named, w *Writer) (*holder, error) {
 }
 
 // detach takes the name away from w, and returns false if w did not have it. It compares
-// Writers, not names: the end of a Writer must never remove the one that has the name
-// after it.
-func (b *Broker) detach(n *named, w *Writer) bool {
+// Writers, not names: the end of a Writer must never remove a later Writer of the name.
+func (b *Broker) detach(n *member, w *Writer) bool {
 	h := n.holder(w)
 	if h == nil {
 		return false
@@ -283,9 +280,8 @@ func (b *Broker) detach(n *named, w *Writer) bool {
 	return true
 }
 
-// ended is called when a Writer has ended that has the name, unless it has lost it
-// meanwhile.
-func (b *Broker) ended(n *named, w *Writer) {
+// ended is called when w has ended. w may have lost the name by then.
+func (b *Broker) ended(n *member, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.remove(n, w, w.Err()) && b.takeLeftovers(w) {
@@ -293,9 +289,9 @@ func (b *Broker) ended(n *named, w *Writer) {
 	}
 }
 
-// remove takes the name away from w, and tells whether w had it. If no other Writer is
+// remove takes the name away from w, and reports whether w had it. If no other Writer is
 // attached, the name is free then.
-func (b *Broker) remove(n *named, w *Writer, cause error) bool {
+func (b *Broker) remove(n *member, w *Writer, cause error) bool {
 	if !b.detach(n, w) {
 		return false
 	}
@@ -306,8 +302,8 @@ func (b *Broker) remove(n *named, w *Writer, cause error) bool {
 	return true
 }
 
-// vacate makes a name free that no Writer has any longer, and announces left.
-func (b *Broker) vacate(n *named, left relay.Event) {
+// vacate makes a name without Writers free and announces left.
+func (b *Broker) vacate(n *member, left relay.Event) {
 	b.change(n.name, causeOf(left), func() {
 		b.names.Remove(n.name)
 		for _, g := range n.rooms.Members() {
@@ -321,8 +317,8 @@ func (b *Broker) vacate(n *named, left relay.Event) {
 	}
 }
 
-// Unregister takes name away from w, and out of all rooms if no other Writer is attached,
-// and tells whether w had it. If another Writer has the name by now, nothing happens.
+// Unregister takes name away from w and reports whether w had it. If no other Writer is
+// attached, the name leaves all rooms. If another Writer has the name by now, nothing happens.
 // The Writer lives on.
 func (b *Broker) Unregister(name string, w *Writer) bool {
 	b.mu.Lock()

@@ -2,10 +2,10 @@ package sendq
 
 import "fmt"
 
-// replace makes w the Writer that has the name, instead of old, and pauses it: what is sent to
-// the name from now on waits for what old has not written. old is nil if the name is free, which
-// w has then unless it must be claimed.
-func (b *Broker) replace(name string, w *Writer) (n *named, old *Writer, err error) {
+// replace gives the name to w instead of old and holds w: new messages wait until takeOver has
+// inserted the backlog of old. If the name is free, old is nil. In that case w has the name,
+// unless there is a cluster; then the name must be claimed.
+func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n = b.names.Get(name)
@@ -34,8 +34,8 @@ func (b *Broker) replace(name string, w *Writer) (n *named, old *Writer, err err
 	return n, old, nil
 }
 
-// takeOver ends old, and gives w what it has not written. b.mu is not held.
-func (b *Broker) takeOver(n *named, old, w *Writer) {
+// takeOver ends old and gives w its backlog. b.mu is not held.
+func (b *Broker) takeOver(n *member, old, w *Writer) {
 	defer b.handbackSettled()
 	defer w.resume()
 	claimed := old.takeLeftovers() // before its end, which other names of old hear of too

@@ -13,7 +13,7 @@ type turn struct {
 	claim claimState
 }
 
-// A claimState is how far a registration with a transport has come. It moves down this list, and
+// A claimState describes the claim of a name by a registration. It moves down this list, and
 // back to the top at the end.
 type claimState uint8
 

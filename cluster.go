@@ -13,19 +13,18 @@ import (
 
 // A cluster holds what a Broker with a transport knows about other nodes. Broker.mu guards it.
 //
-// Each node speaks for itself. What one node announces changes nothing that another has
-// announced, so it does not matter in which order several nodes are heard. A name that is here
-// is found here, and otherwise at the node that announced it last. After a partition several
-// nodes may have a name for a while.
+// Each node speaks for itself: its announcements change nothing that others have announced, so
+// the order of several nodes does not matter. A name is found here if it is here, and otherwise
+// on the last node to announce it. After a partition several nodes may have a name for a while.
 type cluster struct {
 	transport relay.Transport
 	self      string // the name of this node
 
 	nodes    map[string]*remoteNode
-	names    set.Map[string, *remoteName]  // the last to announce the name, which links to the others
+	names    set.Map[string, *remoteName]  // the last to announce the name; next leads to the others
 	rooms    set.Map[string, *remoteGroup] // those with members on other nodes
 	all      *remoteGroup
-	shadowed int // members of all that are not found under their names
+	shadowed int // members of all that isVisible rejects
 
 	// For Broker.change.
 	changing bool
@@ -55,19 +54,21 @@ func newCluster(t relay.Transport) *cluster {
 	}
 }
 
-// A remoteNode is another node that has announced something. It is a new one when the node comes
-// back.
+// A remoteNode is another node. If it goes and comes back, it is a new one.
 type remoteNode struct{ name string }
 
 // A remoteName is a name on another node. Its state only moves down this list:
 //
 //	arriving    origin has announced that the name moves to node
 //	present     node has announced the name
-//	departing   node has announced that the name moves to this node, which is claiming it
+//	departing   node has announced that the name moves to this node, and a claim is under way
 //
-// It begins at arriving or at present, and may skip present. It is dropped from any state: when
-// the node announces the name again, which makes a new one, when the name leaves or moves to a
-// third node, when the claim of a departing name ends, or when a node is gone.
+// It begins at arriving or present, may skip present, and is dropped from any state:
+//
+//   - if node announces the name again; a new remoteName takes its place
+//   - if node announces that the name has left or moves to a third node
+//   - if the claim of a departing name ends
+//   - if node is gone, or the origin of an arriving name
 //
 // Messages to an arriving or departing name wait until it is dropped.
 type remoteName struct {
@@ -78,10 +79,10 @@ type remoteName struct {
 	next  *remoteName // the same name on another node
 
 	settled chan struct{} // closed when it is dropped; nil if it was always present
-	origin  *remoteNode   // of an arriving name; nil if this node has announced the move
+	origin  *remoteNode   // of an arriving name; nil if the origin is this node
 
-	// announced is true if this node has announced that the name moves to node. It announces
-	// once more that the name has left, when node has lost it.
+	// announced is true if this node has announced the move to node. When the name leaves
+	// node, this node announces once more that it has left.
 	announced bool
 }
 
@@ -146,8 +147,8 @@ func (b *Broker) drop(r *remoteName) {
 	}
 }
 
-// dropUnder drops those under the name that match f. mu is held.
-func (b *Broker) dropUnder(name string, f func(*remoteName) bool) {
+// dropIf drops the name on nodes where f returns true. mu is held.
+func (b *Broker) dropIf(name string, f func(*remoteName) bool) {
 	for r := b.cluster.names.Get(name); r != nil; r = r.next {
 		if f(r) {
 			b.drop(r)
@@ -155,15 +156,14 @@ func (b *Broker) dropUnder(name string, f func(*remoteName) bool) {
 	}
 }
 
-// dropArriving drops what node has announced about the move of a name to a third node. mu is
-// held.
+// dropArriving drops the name on its way to other nodes, if node has announced that. mu is held.
 func (b *Broker) dropArriving(name string, node *remoteNode) {
-	b.dropUnder(name, func(r *remoteName) bool { return r.state == arriving && r.origin == node })
+	b.dropIf(name, func(r *remoteName) bool { return r.state == arriving && r.origin == node })
 }
 
-// dropDeparting drops a name on the nodes from which it was taken over. mu is held.
+// dropDeparting drops the name on the nodes it was taken over from. mu is held.
 func (b *Broker) dropDeparting(name string) {
-	b.dropUnder(name, func(r *remoteName) bool { return r.state == departing })
+	b.dropIf(name, func(r *remoteName) bool { return r.state == departing })
 }
 
 // join makes r a member of the room, and reports whether it was none.
@@ -211,8 +211,8 @@ func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	}
 }
 
-// closeTransport leaves the cluster. Afterwards no other node is known, and nobody waits for
-// one. If there are several calls, the first bound counts.
+// closeTransport leaves the cluster. Afterwards no other node is known, and nobody waits for one.
+// If there are several calls, the earliest end of a ctx counts.
 func (b *Broker) closeTransport(ctx context.Context) error {
 	c := b.cluster
 	if ctx.Err() != nil {
@@ -241,7 +241,7 @@ type remoteGroup struct {
 	room string
 	set.Set[*remoteName]
 	count map[*remoteNode]int
-	nodes []string // those in count, in the order in which they came; a new slice at each change
+	nodes []string // the names of the nodes, oldest first; a new slice at each change
 }
 
 func newRemoteGroup(room string) *remoteGroup {
@@ -283,14 +283,13 @@ func (c *cluster) nodesOf(t target) []string {
 	return nil
 }
 
-// has reports whether the name is a recipient of t on the node where it is found.
+// has reports whether t includes the name on the node where it is found.
 func (c *cluster) has(t target, name string) bool {
 	g := c.group(t)
 	return g != nil && g.Has(c.names.Get(name))
 }
 
-// remotes returns the recipients of t on other nodes that are found under their names. mu is
-// held, here and below.
+// remotes returns the visible recipients of t on other nodes. mu is held, here and below.
 func (b *Broker) remotes(t target) (found []*remoteName) {
 	g := b.cluster.group(t)
 	switch {
@@ -307,7 +306,7 @@ func (b *Broker) remotes(t target) (found []*remoteName) {
 	return found
 }
 
-// remotesLen returns the number of names that remotes returns.
+// remotesLen returns the length of remotes(t).
 func (b *Broker) remotesLen(t target) int {
 	c := b.cluster
 	switch g := c.group(t); {
@@ -321,12 +320,12 @@ func (b *Broker) remotesLen(t target) int {
 	return len(b.remotes(t))
 }
 
-// isVisible reports whether r is found under its name.
+// isVisible reports whether the name is found on that node.
 func (b *Broker) isVisible(r *remoteName) bool {
 	return b.names.Get(r.name) == nil && b.cluster.names.Get(r.name) == r
 }
 
-// shadowedUnder returns the number of those under the name that are not found there.
+// shadowedUnder returns how many nodes have the name without being where it is found.
 func (b *Broker) shadowedUnder(name string) (n int) {
 	for r := b.cluster.names.Get(name); r != nil; r = r.next {
 		if !b.isVisible(r) {

@@ -32,8 +32,8 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	}
 }
 
-// applyNext applies the first events, which are about the same name, and returns how many. mu
-// is held, here and below.
+// applyNext applies the first event, with later ones about the same name, and returns their
+// number. mu is held, here and below.
 func (b *Broker) applyNext(from *remoteNode, events []relay.Event) (n int) {
 	first := events[0]
 	if first.Kind == relay.EventRoomJoined || first.Kind == relay.EventRoomLeft {
@@ -55,8 +55,8 @@ func (b *Broker) applyNext(from *remoteNode, events []relay.Event) (n int) {
 	return n
 }
 
-// dropAll drops what matches f. The names leave with that cause. mu is released now and then,
-// here and in yield.
+// dropAll drops all names on other nodes where f returns true. They leave with cause. mu is
+// released now and then, here and in yield.
 func (b *Broker) dropAll(cause error, f func(*remoteName) bool) {
 	c := b.cluster
 	for _, r := range c.all.Snapshot() {
@@ -67,7 +67,7 @@ func (b *Broker) dropAll(cause error, f func(*remoteName) bool) {
 	}
 }
 
-// yield lets others have mu in the midst of many changes: a node may have a million names.
+// yield lets others have mu between many changes: a node may have a million names.
 func (b *Broker) yield() {
 	if b.cluster.changes++; b.cluster.changes%256 == 0 {
 		b.mu.Unlock()
@@ -75,7 +75,7 @@ func (b *Broker) yield() {
 	}
 }
 
-// apply applies an event on another node.
+// apply applies an event from another node.
 func (b *Broker) apply(from *remoteNode, e relay.Event) {
 	c := b.cluster
 	r := c.find(e.Name, from)
@@ -96,7 +96,7 @@ func (b *Broker) apply(from *remoteNode, e relay.Event) {
 	}
 }
 
-// applyRoom makes r, unless it is nil, join or leave a room, and reports whether it did.
+// applyRoom makes r join or leave a room, and reports whether it did. r may be nil.
 func (c *cluster) applyRoom(r *remoteName, e relay.Event) bool {
 	switch {
 	case r == nil:
@@ -109,8 +109,8 @@ func (c *cluster) applyRoom(r *remoteName, e relay.Event) bool {
 	return false
 }
 
-// applyLeft notes that a name has left a node, or moves from there to another one. r is the name
-// on that node, or nil.
+// applyLeft notes that a name has left a node or moves from there. r is the name on that node, or
+// nil.
 func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 	c := b.cluster
 	movesHere := e.Kind == relay.EventMoved && e.To == c.self
@@ -121,7 +121,7 @@ func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 		}
 		return
 	case movesHere && b.names.Get(e.Name) == nil:
-		// It is not about to come here, or has left already.
+		// It does not come here, or has left already.
 		c.outgoing = append(c.outgoing, relay.Event{Kind: relay.EventLeft, Name: e.Name, Cause: ErrTakenOver})
 	case e.Kind == relay.EventMoved && r != nil:
 		c.move(from, e.Name, e.To, r.roomNames())
@@ -131,12 +131,12 @@ func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 	}
 }
 
-// move notes that a name, which is in those rooms, moves to a node, as origin has announced, or
-// this node if origin is nil. If nothing else is known about that node, nothing is noted.
+// move notes that a name in those rooms moves to a node. The origin has announced it; nil is this
+// node. If that node is unknown, nothing is noted.
 //
-// This node may have heard already that the name has arrived and left again, so that nothing
-// more about it is to come. Therefore origin announces once more that the name has left it, when
-// it has heard that from the other node, and all nodes forget what they have noted here.
+// The name may have arrived and left again before this node hears of the move. Nothing more
+// would come from that node then. So the origin announces once more that the name has left, when
+// it hears so from that node, and every node drops the arriving name.
 func (c *cluster) move(origin *remoteNode, name, node string, rooms []string) {
 	to := c.nodes[node]
 	if to == nil || c.find(name, to) != nil {

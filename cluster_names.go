@@ -10,8 +10,8 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// claimName registers a name that no Writer has here, when the transport has made this node its
-// owner. If Transport.Claim panics, the claim fails. b.mu is not held.
+// claimName registers a name after the transport has made this node its owner. No Writer here has
+// it. If Transport.Claim panics, the claim fails. b.mu is not held.
 func (b *Broker) claimName(ctx context.Context, t *turn, w *Writer) (err error) {
 	if err := b.beginClaim(t, w); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 	return nil
 }
 
-// endClaim gives w the name if err is nil. It returns why w does not have it.
+// endClaim gives w the name if err is nil. It returns the error of the registration.
 func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,18 +59,18 @@ func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) erro
 		b.dropDeparting(t.name)
 	})
 	if err != nil && b.opts.Names == Takeover {
-		// Others may have noted that the name is about to come here. Here nobody has.
+		// Other nodes may have noted that the name moves here. It is nowhere.
 		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: t.name, Cause: ErrTakenOver}})
 	}
-	b.handBackEstate(t.name, h.Undelivered)
+	b.handBackInherited(t.name, h.Undelivered)
 	if isOwner && err != nil {
 		b.cluster.transport.Release(t.name)
 	}
 	return err
 }
 
-// enter gives w a name that this node owns now, and what the name brings from another. What w does
-// not get stays in the handover. b.mu is held, here and below.
+// enter gives w a name of this node and the contents of its handover. Messages stay in h if w
+// does not take them. b.mu is held, here and below.
 func (b *Broker) enter(name string, w *Writer, h *relay.Handover) error {
 	if len(h.Undelivered) > 0 {
 		if !w.pause() {
@@ -90,15 +90,15 @@ func (b *Broker) enter(name string, w *Writer, h *relay.Handover) error {
 	return nil
 }
 
-// currentState returns the Writer's state, which may be a later one by now.
+// currentState returns the Writer's state. It may be a later one by now.
 func (w *Writer) currentState() state {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.state
 }
 
-// Evict implements [relay.Node]. A takeover by another node is one by a Writer that is not here: the
-// name goes at once. Messages to it wait until the other node has announced it.
+// Evict implements [relay.Node]. The name leaves at once, and messages to it wait until the other
+// node has announced it.
 func (b node) Evict(ctx context.Context, name, by string) (h relay.Handover, ok bool) {
 	t, err := b.takeTurn(ctx, name)
 	if err != nil {
@@ -118,8 +118,8 @@ func (b node) Evict(ctx context.Context, name, by string) (h relay.Handover, ok 
 	return h, true
 }
 
-// takeAway takes the name away from its Writer, which it returns with the rooms of the name, or
-// nil if the name is free.
+// takeAway takes the name away from its Writer, and returns the Writer and the rooms of the name.
+// w is nil if the name is free.
 func (b *Broker) takeAway(name, by string) (w *Writer, rooms []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,12 +167,11 @@ func (b node) NameLost(name string) {
 func (b node) HandBack(name string, undelivered [][]byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.handBackEstate(name, undelivered)
+	b.handBackInherited(name, undelivered)
 }
 
-// handBackEstate hands back what a name has left that another node has taken over. mu is
-// held.
-func (b *Broker) handBackEstate(name string, undelivered [][]byte) {
+// handBackInherited passes messages of a takeover between nodes to OnUndelivered. mu is held.
+func (b *Broker) handBackInherited(name string, undelivered [][]byte) {
 	if len(undelivered) > 0 {
 		b.handBack(name, slices.Values(undelivered), ErrTakenOver)
 	}

@@ -13,10 +13,10 @@ import (
 // maxMove is how long a message waits for a name that moves between nodes.
 const maxMove = 5 * time.Second
 
-// route returns the name if it is here, or the other node that has it. It waits while the name
-// moves, until ctx is done. Before that it wakes the Writers in idle, if that is not nil:
+// route returns the name if it is here, and otherwise the node of the name. It waits while the
+// name moves, until ctx is done. Before that it wakes the Writers in idle, which may be nil:
 // perhaps the name waits for one of them.
-func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *named, node string, err error) {
+func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *member, node string, err error) {
 	for {
 		b.mu.Lock()
 		n = b.names.Get(name)
@@ -41,8 +41,8 @@ func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *nam
 	}
 }
 
-// deliver delivers m to the name if it is here, or returns the other node that has it. If idle
-// is not nil, a Writer that has been idle goes there.
+// deliver delivers m to the name if it is here, and otherwise returns the node of the name. If
+// idle is not nil, it collects the Writers to wake.
 func (b *Broker) deliver(ctx context.Context, name string, m *payload, idle *wakeList) (accepted int, node string, err error) {
 	for {
 		n, node, err := b.route(ctx, name, idle)
@@ -62,8 +62,8 @@ func (b *Broker) deliver(ctx context.Context, name string, m *payload, idle *wak
 
 func errUnknownName(name string) error { return fmt.Errorf("%w: %q", ErrUnknownName, name) }
 
-// sendAll delivers messages to the name, wherever it is. It adds the outcomes to r, or a request
-// to pending if another node has the name.
+// sendAll delivers messages to the name on any node. It adds the outcomes to r, or a request to
+// pending if another node has the name.
 func (b *Broker) sendAll(ctx context.Context, name string, messages [][]byte, idle *wakeList, r *Report, pending *requests) {
 	for i, p := range messages {
 		m := copyOf(p)
@@ -79,12 +79,12 @@ func (b *Broker) sendAll(ctx context.Context, name string, messages [][]byte, id
 	}
 }
 
-// A request holds messages to a name on another node, until that node has replied.
+// A request holds messages to a name on another node until the reply comes.
 type request struct {
 	name, node string
 	messages   [][]byte
 	reply      chan relay.Outcome
-	retry      bool // may be sent again, without a change in the order of messages
+	retry      bool // may be sent again without changing the order of messages
 	refusal    int  // index of its place in Report.Refused
 }
 
@@ -111,8 +111,8 @@ func (q *request) wait(ctx context.Context) relay.Outcome {
 	}
 }
 
-// await waits for the reply. If the name has moved, which is known when the reply comes, it sends
-// the messages once more.
+// await waits for the reply. If the reply says that the name has moved, await sends the messages
+// once more.
 func (b *Broker) await(ctx context.Context, q *request) relay.Outcome {
 	o := q.wait(ctx)
 	if !q.retry || o.Accepted > 0 || !errors.Is(o.Err, ErrUnknownName) {
@@ -135,7 +135,7 @@ func (b *Broker) await(ctx context.Context, q *request) relay.Outcome {
 	return o
 }
 
-// requests were sent together.
+// requests are several requests of one call.
 type requests []*request
 
 // add adds q, and keeps a place in the report for it.
@@ -184,7 +184,7 @@ func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
 	return outcomes
 }
 
-// deliverHere delivers messages from another node to a name, and not to a third node.
+// deliverHere delivers messages from another node to a name on this one.
 func (b *Broker) deliverHere(name string, messages [][]byte, idle *wakeList) (o relay.Outcome) {
 	b.mu.Lock()
 	n := b.names.Get(name)

@@ -8,16 +8,16 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// An EventKind is what has happened to a name.
+// An EventKind is the kind of an Event.
 type EventKind uint8
 
 const (
-	Joined     EventKind = iota // a Writer has the name now, and none had before
-	Left                        // no Writer has the name any more
-	RoomJoined                  // it has become a member of a room
-	RoomLeft                    // it is a member no more
-	Lagged                      // events are missing here, for the observer was too slow
-	Gap                         // messages of another node to this one were lost on the way
+	Joined     EventKind = iota // a Writer has the name, and none had before
+	Left                        // no Writer has the name any longer
+	RoomJoined                  // the name has become a member of a room
+	RoomLeft                    // the name is no longer a member of a room
+	Lagged                      // events are missing here, because the observer was too slow
+	Gap                         // messages from another node were lost in transit
 )
 
 func (k EventKind) String() string {
@@ -27,17 +27,27 @@ func (k EventKind) String() string {
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
 
-// An Event is a change in who has a name or is in a room.
+// An Event is a change of a name or of its rooms, or reports missing events or messages.
 type Event struct {
-	Kind   EventKind
-	Name   string
-	Room   string // of RoomJoined and RoomLeft
-	Cause  error  // of Left: the Err of the last Writer that had the name, or why its node is gone; nil if it was unregistered, or nobody knows
-	Missed int    // of Lagged: how many events; of Gap: how many messages
-	Node   string // where the name is or was, or whose messages are missing; empty if it is this one
+	Kind EventKind
+	Name string
+
+	// Room is the room of RoomJoined and RoomLeft.
+	Room string
+
+	// Cause is the cause of Left: the Err of the last Writer of the name, or why its node is
+	// gone. It is nil if the name was unregistered or the cause is unknown.
+	Cause error
+
+	// Missed is the number of missing events of Lagged, or of lost messages of Gap.
+	Missed int
+
+	// Node is the node of the name, or of the sender of lost messages. It is empty for this
+	// node.
+	Node string
 }
 
-// maxLag is how many events are kept for an observer that does not keep up.
+// maxLag is the number of events kept for an observer that does not keep up.
 const maxLag = 4096
 
 // An observer is an iteration over Events. Broker.mu guards it.
@@ -47,20 +57,19 @@ type observer struct {
 	ready  chan struct{} // has a value if there are some
 }
 
-// Events yields what happens to names and rooms, in the order in which it happens, until
-// ctx is done. First it yields how things are when the iteration starts, as if each name
-// joined, and each room it is in, at that moment.
+// Events yields the events of names and rooms in their order, until ctx is done. It begins with
+// the state at the start of the iteration, as if each name joined, and each of its rooms, at
+// that moment.
 //
-// The Broker does not wait for who iterates. Of events that happen meanwhile it keeps
-// 4,096; more are lost, and a Lagged event in their place says how many. To know again how
-// things are, start anew.
+// The Broker does not wait for the caller. It keeps at most 4,096 events; more are lost, and a
+// Lagged event in their place has their number. To know the state again, restart the iteration.
 //
-// A takeover is no event, for the name has not left, nor is a second Writer that is attached,
-// nor that after a partition two nodes have the name, or that one of them loses it.
-// The end of the Broker does not end the iteration: all names leave then.
+// Takeovers, additional Writers of a name and duplicates after a partition cause no events,
+// because the name never becomes free. The end of the Broker does not end the iteration: all
+// names leave then.
 //
-// With a Relay, the names on other nodes are among them, when they are heard of. Events panics
-// if ctx is nil.
+// With a Relay, Events includes the names on other nodes, as their announcements arrive. Events
+// panics if ctx is nil.
 func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 	requireContext(ctx)
 	return func(yield func(Event) bool) {
@@ -84,7 +93,7 @@ func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 	}
 }
 
-// observe returns an observer of what happens from now on, and how things are.
+// observe returns an observer of later events, and events that describe the current state.
 func (b *Broker) observe() (*observer, []Event) {
 	o := &observer{ready: make(chan struct{}, 1)}
 	b.mu.Lock()
@@ -100,7 +109,7 @@ func (b *Broker) observe() (*observer, []Event) {
 	return o, events
 }
 
-// appendPresence appends the events of a name that joins a node and those rooms.
+// appendPresence appends the events of a name joining a node and rooms.
 func appendPresence(events []Event, node, name string, rooms []string) []Event {
 	events = append(events, Event{Kind: Joined, Name: name, Node: node})
 	for _, room := range rooms {
@@ -115,7 +124,7 @@ func (b *Broker) ignore(o *observer) {
 	b.observers.Remove(o)
 }
 
-// news returns the events since the last call, and how many are missing behind them.
+// news returns the events since the last call, and the number of missing events after them.
 func (b *Broker) news(o *observer) (events []Event, missed int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -124,8 +133,8 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 	return events, missed
 }
 
-// announce tells observers and other nodes about a name of this node. If there is a transport,
-// it is called within change. mu is held.
+// announce tells observers and other nodes about a name of this node. With a transport, it must
+// be called within change. mu is held.
 func (b *Broker) announce(e relay.Event) {
 	if b.cluster != nil {
 		b.cluster.outgoing = append(b.cluster.outgoing, e)
@@ -167,14 +176,14 @@ func (b *Broker) notify(e Event) {
 	}
 }
 
-// A presence is what Events tell of a name. Broker.mu is held in all that follows.
+// A presence is the state of a name for observers. Broker.mu is held in all methods below.
 type presence struct {
 	exists bool
 	node   string
 	rooms  []string
 }
 
-func (n *named) roomNames() (names []string) {
+func (n *member) roomNames() (names []string) {
 	for _, g := range n.rooms.Members() {
 		names = append(names, g.room)
 	}
@@ -198,9 +207,9 @@ func (b *Broker) presenceOf(name string) (p presence) {
 	return p
 }
 
-// change makes f change something about a name that is here, or was, or will be.
-// With a Relay, observers learn only what comes of it: that a name leaves here which
-// another node has as well, or comes here from there, is no event.
+// change calls f, which changes something about a name on this node. With a transport, observers
+// see only the net effect: if another node has the name too, or had it before, its leaving or
+// coming here is no event.
 func (b *Broker) change(name string, cause error, f func()) {
 	c := b.cluster
 	switch {
@@ -217,14 +226,14 @@ func (b *Broker) change(name string, cause error, f func()) {
 	}
 }
 
-// during calls f while changing is true, and not longer if a Relay panics.
+// during calls f while changing is true. It resets changing even if the transport panics.
 func (c *cluster) during(f func()) {
 	c.changing = true
 	defer func() { c.changing = false }()
 	f()
 }
 
-// changeAnywhere is change if f may also change what is known of other nodes.
+// changeAnywhere is change for an f that may also change what is known about other nodes.
 func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	c := b.cluster
 	var before presence
@@ -240,7 +249,7 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	c.announce()
 }
 
-// notifyChange tells the observers what has changed about a name.
+// notifyChange tells the observers about the changes of a name.
 func (b *Broker) notifyChange(name string, cause error, before, after presence) {
 	was, is := before.rooms, after.rooms
 	for _, room := range without(was, is) {
@@ -257,7 +266,7 @@ func (b *Broker) notifyChange(name string, cause error, before, after presence) 
 	}
 }
 
-// without returns the rooms that are not among others.
+// without returns the rooms without others.
 func without(rooms, others []string) (rest []string) {
 	if len(others) == 0 {
 		return rooms
@@ -274,8 +283,8 @@ func without(rooms, others []string) (rest []string) {
 	return rest
 }
 
-// announce tells the other nodes what has happened here to a name. If it has left, the rest does
-// not matter.
+// announce announces the outgoing events. If the last one says that the name has left, the
+// others do not matter.
 func (c *cluster) announce() {
 	events := c.outgoing
 	if len(events) == 0 {

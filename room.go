@@ -20,8 +20,7 @@ func (b *Broker) Room(name string) *Room { return &Room{b, name} }
 
 func (r *Room) target() target { return toRoom(r.name) }
 
-// RoomsOf yields the rooms that name is in at the moment when the iteration starts, in no
-// order.
+// RoomsOf yields the rooms of name when the iteration starts, in no order.
 func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
@@ -35,9 +34,9 @@ func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	}
 }
 
-// Join makes name a member; it is none the less nil if it is one already. It fails with
-// ErrUnknownName if no Writer on this node has the name. A member stays until Leave is called
-// or the name is free again.
+// Join adds name to the room. Joining twice is not an error. Join fails with ErrUnknownName if
+// no Writer on this node has the name. A member stays until Leave is called or the name is free
+// again.
 func (r *Room) Join(name string) error {
 	b := r.broker
 	b.mu.Lock()
@@ -51,7 +50,7 @@ func (r *Room) Join(name string) error {
 }
 
 // makeRoom returns the room of that name, a new one if there is none. b.mu is held, here
-// and below where it does not say otherwise.
+// and below unless stated otherwise.
 func (b *Broker) makeRoom(name string) *group {
 	g := b.rooms.Get(name)
 	if g == nil {
@@ -61,8 +60,8 @@ func (b *Broker) makeRoom(name string) *group {
 	return g
 }
 
-// join makes n a member of g, and returns false if it is one already.
-func (b *Broker) join(n *named, g *group) bool {
+// join makes n a member of g, and reports whether it was none.
+func (b *Broker) join(n *member, g *group) bool {
 	if g.Has(n) {
 		return false
 	}
@@ -74,8 +73,8 @@ func (b *Broker) join(n *named, g *group) bool {
 	return true
 }
 
-// Leave ends the membership of name, which is on this node, and tells whether there was one.
-// Messages that are being published meanwhile may still reach it.
+// Leave removes name from the room and reports whether it was a member on this node. Messages
+// being published at the same time may still reach it.
 func (r *Room) Leave(name string) bool {
 	b := r.broker
 	b.mu.Lock()
@@ -91,26 +90,26 @@ func (r *Room) Leave(name string) bool {
 	return true
 }
 
-// leave takes n out of g, where it is a member.
-func (b *Broker) leave(n *named, g *group) {
+// leave removes the member n from g.
+func (b *Broker) leave(n *member, g *group) {
 	g.Remove(n)
 	b.announce(relay.Event{Kind: relay.EventRoomLeft, Name: n.name, Room: g.room})
 	b.forgetIfEmpty(g)
 }
 
-// Publish queues p for every member and returns how many accepted it, those not counted
-// that dropped it at once, nor those on other nodes.
+// Publish queues p for every member. It returns the number of members on this node that accepted
+// it and did not drop it at once.
 func (r *Room) Publish(p []byte) int {
 	return r.broker.publishOne(r.target(), p)
 }
 
-// PublishFrom is Publish to all members but sender, who need not be one. With Attach, no Writer
-// of the sender gets p.
+// PublishFrom is Publish to all members except sender. The sender need not be a member. With
+// Attach, no Writer of the sender gets p.
 func (r *Room) PublishFrom(sender string, p []byte) int {
 	return r.broker.publishOne(r.target().from(sender), p)
 }
 
-// Has tells whether name is a member.
+// Has reports whether name is a member.
 func (r *Room) Has(name string) bool {
 	b := r.broker
 	b.mu.Lock()
@@ -122,11 +121,11 @@ func (r *Room) Has(name string) bool {
 	return b.cluster.has(r.target(), name)
 }
 
-// Members yields the members' names at the moment when the iteration starts, in no order.
+// Members yields the members' names when the iteration starts, in no order.
 func (r *Room) Members() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.broker.mu.Lock()
-		var members []*named
+		var members []*member
 		if g := r.broker.rooms.Get(r.name); g != nil {
 			members = g.Snapshot()
 		}

@@ -8,15 +8,15 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// JoinReplay is Join, and queues for name the last messages that the room has kept: at most the
-// given number of messages, none if that is negative. Messages published later follow them,
-// without a gap or a duplicate. JoinReplay returns the number of messages that were accepted, 0
-// if name is a member already. It waits for messages that are being published to the room.
+// JoinReplay is Join, and also queues the last messages of the room for name: at most the given
+// number, none if that is negative. Messages published later follow them, without a gap or a
+// duplicate. JoinReplay returns the number of messages accepted, and 0 if name is a member
+// already. It waits for messages being published to the room.
 //
 // A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
 // no Writer: if the Budget has no room for all of them, the newest are accepted.
 //
-// BrokerOptions say what rooms keep. A node keeps the messages of a room while it has members
+// BrokerOptions determine how much a room keeps. A node keeps the messages of a room while it has members
 // there. The first member on a node gets the history of another node. JoinReplay waits for it
 // up to the Relay's timeout, and replays nothing if none arrives. Messages published during
 // that wait may be delivered twice.
@@ -24,9 +24,8 @@ func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	return r.JoinReplayContext(context.Background(), name, messages)
 }
 
-// JoinReplayContext is JoinReplay, but stops waiting for other nodes when ctx is done. As if no
-// history had arrived, name joins the room then, and the error is nil. JoinReplayContext
-// panics if ctx is nil.
+// JoinReplayContext is JoinReplay, but stops waiting for other nodes when ctx is done. Then name
+// joins without their history, and that is no error. JoinReplayContext panics if ctx is nil.
 func (r *Room) JoinReplayContext(ctx context.Context, name string, messages int) (replayed int, err error) {
 	requireContext(ctx)
 	b := r.broker
@@ -62,7 +61,7 @@ func (r *Room) JoinReplayContext(ctx context.Context, name string, messages int)
 }
 
 // joinIfHere is join unless the name has become free.
-func (b *Broker) joinIfHere(n *named, g *group) (joined bool, err error) {
+func (b *Broker) joinIfHere(n *member, g *group) (joined bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n.first == nil {
@@ -71,10 +70,10 @@ func (b *Broker) joinIfHere(n *named, g *group) (joined bool, err error) {
 	return b.join(n, g), nil
 }
 
-// keepers returns the nodes that may keep messages of a room without members here, of which this
-// node keeps none. It announces n to them as a member, so that what is published to the room
-// from now on is kept here as well.
-func (b *Broker) keepers(g *group, n *named) []string {
+// keepers returns the nodes that may keep messages of a room while this node keeps none, because
+// the room has no members here. It announces n to them as a member, so this node keeps the
+// messages published from now on.
+func (b *Broker) keepers(g *group, n *member) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.opts.ReplayMessages == 0 || g.Len() > 0 || n.first == nil {
@@ -87,7 +86,7 @@ func (b *Broker) keepers(g *group, n *named) []string {
 	return nodes
 }
 
-// fetch returns what the first node that replies has kept.
+// fetch returns the kept messages of the first node to reply.
 func (b *Broker) fetch(ctx context.Context, nodes []string, room string, messages int) [][]byte {
 	for _, node := range nodes {
 		if kept, err := b.cluster.transport.Replay(ctx, node, room, messages); err == nil {
@@ -116,9 +115,9 @@ func (b node) Replay(room string, messages int) (kept [][]byte) {
 	return kept
 }
 
-// replay delivers the last messages to n, at most the given number, and returns the number that
-// it accepted. If n has no room for all of them, it accepts the newest.
-func (g *group) replay(n *named, messages int, idle *wakeList) (replayed int) {
+// replay delivers at most the given number of last messages to n and returns the number accepted.
+// If n has no room for all of them, it accepts the newest.
+func (g *group) replay(n *member, messages int, idle *wakeList) (replayed int) {
 	last := slices.Collect(g.kept.Last(messages))
 	for {
 		writers := n.current()

@@ -230,7 +230,7 @@ type fanOuts struct {
 }
 
 // count counts messages to the members of a group, except one of them unless that is nil.
-func (f *fanOuts) count(messages, members int, except *named) {
+func (f *fanOuts) count(messages, members int, except *member) {
 	if except != nil {
 		members--
 	}

@@ -1,29 +1,30 @@
-// Package relay defines the interface of a transport, which connects the Brokers of several
-// processes so that they share their names and rooms. Most code uses package sendq and a
+// Package relay defines the interface of a transport. A transport connects the Brokers of several
+// processes, so that they share their names and rooms. Most code uses package sendq and a
 // transport such as natsrelay; only the author of a transport needs this package.
 //
 // A process in a cluster is called a node. A Broker calls the methods of its [Transport], and
 // the transport calls the methods of the Broker's [Node]. The transport carries messages and
-// events and owns the registry of names. The Broker decides everything else: which node a
-// message goes to, what other nodes hear about a name, and in which order.
+// events and keeps the registry of names. Everything else is up to the Broker: where a message
+// goes, and what other nodes hear about a name.
 //
 // # What a transport guarantees
 //
-//   - Order. What one node posts and announces arrives at another node in the order of the
-//     calls. The transport makes one call of Node after the other for each sending node.
-//   - No silent loss. The transport numbers what it carries. If messages from a node are lost,
-//     it calls [Node.MessagesLost]. If events are lost, it calls [Node.Apply] with a new
-//     snapshot before any later event.
-//   - Unique names. As long as the nodes can reach each other, [Transport.Claim] gives a name
-//     to one node at a time. If a name has two owners after a partition, the transport calls
+//   - Order. Posts and announcements of one node arrive at another node in the order of the
+//     calls. For each sending node, the transport makes one call of Node at a time, in that
+//     order.
+//   - No silent loss. The transport numbers its messages. If it loses some, it calls
+//     [Node.MessagesLost] at the receiver. If it loses events, it calls [Node.Apply] with a
+//     new snapshot before any later event.
+//   - Unique names. While the nodes can reach each other, [Transport.Claim] gives a name to one
+//     node at a time. If a name has two owners after a partition, the transport calls
 //     [Node.NameLost] on one of them.
-//   - An end. Each Claim, each Replay and each outcome of a Post ends within a timeout of the
-//     transport, even if no other node answers.
-//   - Nothing dropped in a takeover. What [Node.Evict] returns reaches the node that takes the
-//     name over, or goes back to [Node.HandBack] once.
+//   - Timeouts. Every Claim, every Replay and every outcome of a Post ends within a timeout of
+//     the transport, even if no other node answers.
+//   - Safe takeovers. The result of [Node.Evict] reaches the node that takes the name over, or
+//     goes back to [Node.HandBack], once.
 //
 // An error that crosses the network keeps its text, and errors.Is finds the same sendq errors
-// in it on both sides. Nothing else about it matters.
+// in it as before. Nothing else about it matters.
 package relay
 
 import "context"
@@ -31,31 +32,32 @@ import "context"
 // A Transport connects the Broker of one process to those of other processes. It belongs to
 // one Broker, as BrokerOptions.Relay.
 //
-// Any goroutine may call any method at any time. Release, Announce and Post are called with
-// locks held, so they must not wait and must not call a method of Node. From Close on, Claim
-// and Replay fail, even those that are waiting; the outcome of a Post is an error; Release and
+// Any goroutine may call any method at any time. The Broker holds locks during Release, Announce
+// and Post, so they must not wait and must not call a method of Node. After the call of Close,
+// Claim and Replay fail, even calls under way; the outcome of a Post is an error; Release and
 // Announce do nothing.
 type Transport interface {
 	// Start gives the transport its Node and returns the name of this process in the
-	// cluster, which is unique and not empty. NewBroker calls it once, before all other
+	// cluster. The name is unique and not empty. NewBroker calls Start once, before all other
 	// methods. The transport calls methods of node from then on, but Start must not wait
 	// for one of them.
 	Start(node Node) (name string)
 
 	// Claim makes this node the owner of name. It waits for other nodes until ctx is done or
-	// the transport's own timeout is exceeded.
+	// the transport's own timeout is exceeded. If ctx is done, the error wraps
+	// context.Cause(ctx).
 	//
 	// If another node owns the name, Claim fails with sendq.ErrNameTaken. With takeover it
-	// asks that node to give the name up, by Node.Evict, and returns what Evict returned.
-	// If Claim fails, this node does not own the name.
+	// asks that node to give the name up, by Node.Evict, and returns the Handover. If Claim
+	// fails, this node does not own the name.
 	//
 	// The Broker makes one claim of a name at a time, and none while it owns the name. It may
 	// have released the name just before.
 	Claim(ctx context.Context, name string, takeover bool) (Handover, error)
 
-	// Release gives up a name that Claim acquired, because no Writer here has it any longer.
-	// The name is free then, unless another node owns it by now. Release is also called
-	// during Node.Evict and Node.NameLost, before they return.
+	// Release gives up a claimed name, because no Writer here has it any longer. The name is
+	// free then, unless another node owns it by now. Release is also called during Node.Evict
+	// and Node.NameLost, before they return.
 	Release(name string)
 
 	// Announce sends events about a name of this node to all other nodes, by Node.Apply. One
@@ -64,24 +66,24 @@ type Transport interface {
 
 	// Post sends messages to another node, by Node.Deliver. It copies what it keeps.
 	//
-	// If outcome is not nil, it is called once, within the transport's timeout: with what
-	// Deliver returned, or with an error. The error is sendq.ErrUnconfirmed if the other node
-	// may have accepted something. If outcome is nil, the transport counts what it cannot
-	// send.
+	// If outcome is not nil, it is called once, within the transport's timeout: with the
+	// result of Deliver, or with an error. The error is sendq.ErrUnconfirmed if the other
+	// node may have accepted something. If outcome is nil, the transport counts the messages
+	// it cannot send.
 	//
 	// An outcome keeps its place among the events of the other node: it is called after
-	// Node.Apply has returned for everything that was announced there before.
+	// Node.Apply has returned for everything announced there before.
 	Post(node string, d Delivery, outcome func(Outcome))
 
-	// Replay returns the last messages that another node keeps of a room, at most n, by
-	// Node.Replay. n is at least 1. It waits for the other node until ctx is done or the
+	// Replay returns the last messages that a room keeps on another node, at most n, by
+	// Node.Replay. n is at least 1. Replay waits for the other node until ctx is done or the
 	// transport's own timeout is exceeded.
 	Replay(ctx context.Context, node, room string, n int) ([][]byte, error)
 
-	// Close sends what was posted and announced, gives up all names and leaves the cluster.
-	// It returns when ctx is done, which may be so from the start. What was not sent by
-	// then is lost, and the error says how much. Close is called once, after all Writers
-	// with names have ended.
+	// Close sends everything posted and announced before, gives up all names and leaves the
+	// cluster. It stops when ctx is done, which may be from the start. The rest is lost
+	// then, and the error says how much. Close is called once, after all Writers with names
+	// have ended.
 	Close(ctx context.Context) error
 }
 
@@ -91,19 +93,18 @@ type Node interface {
 	// Deliver queues messages from another node for recipients here and returns one Outcome
 	// for each Delivery. Outcomes of deliveries to a room or to all are empty.
 	//
-	// A transport should deliver together what arrives together: each recipient is woken
-	// once, and deliveries in a row to the same room are one pass over its members. The
-	// messages may be reused when Deliver returns.
+	// A transport should deliver messages together if they arrive together: each recipient
+	// is woken once, and deliveries in a row to the same room are one pass over its members.
+	// The messages may be reused when Deliver returns.
 	Deliver(ds []Delivery) []Outcome
 
-	// Apply notes what another node has announced. If snapshot is true, the events are all
-	// that there is to know about that node, as its Node.Snapshot returned them, and what
-	// was known before is void.
+	// Apply applies the announcements of another node. If snapshot is true, events is the
+	// result of Snapshot on that node, and everything known about the node before is void.
 	Apply(node string, events []Event, snapshot bool)
 
-	// Snapshot calls f with all that another node should know about this one. What happens
-	// later is announced after f has returned, so nothing is missed in between. Locks are
-	// held during f, so f must not wait and must not call a method of Node.
+	// Snapshot calls f with everything other nodes should know about this one. Later events
+	// are announced after f has returned, so nothing is missed in between. Locks are held
+	// during f, so f must not wait and must not call a method of Node.
 	Snapshot(f func(events []Event))
 
 	// NodeGone reports that a node has left or is unreachable. All its names leave with that
@@ -115,21 +116,20 @@ type Node interface {
 	MessagesLost(node string, n int)
 
 	// NameLost reports that another node owns a name of this one, as can happen after a
-	// partition. The Writer that has it, if any, ends with sendq.ErrNameLost.
+	// partition. The Writer of the name, if any, ends with sendq.ErrNameLost.
 	NameLost(name string)
 
-	// Evict takes name away from its Writer, because the node by takes it over. The Writer
-	// ends with sendq.ErrTakenOver. Evict waits for that, and returns what the name leaves.
-	// It returns false if no Writer here has the name.
+	// Evict takes name away from its Writer, because the node by takes it over. Evict waits
+	// until the Writer has ended with sendq.ErrTakenOver and returns the Handover. It returns
+	// false if no Writer here has the name.
 	//
-	// If name is being registered here, Evict waits for that first, until ctx is done; then
-	// it returns false. Ask only the node that owns the name. Two nodes that both claim it
-	// could wait for each other.
+	// If name is being registered here, Evict first waits for that. When ctx is done it gives
+	// up and returns false. Ask only the node that owns the name. Two nodes that both claim
+	// it could wait for each other.
 	Evict(ctx context.Context, name, by string) (Handover, bool)
 
-	// HandBack passes undelivered messages to BrokerOptions.OnUndelivered with
-	// sendq.ErrTakenOver. Evict returned them, and the node that takes the name over did not
-	// receive them.
+	// HandBack passes the undelivered messages of a Handover to BrokerOptions.OnUndelivered
+	// with sendq.ErrTakenOver, because they did not reach the node that takes the name over.
 	HandBack(name string, undelivered [][]byte)
 
 	// Replay returns the last messages that a room keeps here, at most n, and none if n is
@@ -143,8 +143,8 @@ type Delivery struct {
 	Messages [][]byte // at least one
 }
 
-// A Target identifies the recipients of messages: a name, the members of a room, or all names.
-// Only those on the receiving node count.
+// A Target identifies recipients on the receiving node: a name, the members of a room, or all
+// names.
 type Target struct {
 	Kind   TargetKind
 	Name   string // of the recipient or the room
@@ -152,7 +152,7 @@ type Target struct {
 	Sender string
 }
 
-// A TargetKind says how to read a Target.
+// A TargetKind is the kind of a Target.
 type TargetKind uint8
 
 // The kinds of targets.
@@ -162,20 +162,19 @@ const (
 	TargetAll
 )
 
-// An Outcome reports what became of a Delivery to a name. If a message was not accepted, Err
-// says why.
+// An Outcome is the result of a Delivery to a name. If a message was not accepted, Err says why.
 type Outcome struct {
 	Accepted int // messages
 	Err      error
 }
 
-// A Handover holds what a name brings to the node that takes it over.
+// A Handover holds what a name brings along in a takeover by another node.
 type Handover struct {
 	Undelivered [][]byte // accepted and not written; the new Writer writes them first
 	Rooms       []string // the name stays a member of them
 }
 
-// An Event is a change of a name on the node that announces it.
+// An Event is a change of a name on the announcing node.
 type Event struct {
 	Kind EventKind
 	Name string
@@ -186,7 +185,7 @@ type Event struct {
 	// To is the node of EventMoved.
 	To string
 
-	// Cause is why the name left, for observers of a Broker. It may be nil.
+	// Cause is the cause of EventLeft, for observers of a Broker. It may be nil.
 	Cause error
 }
 
@@ -194,7 +193,7 @@ type Event struct {
 type EventKind uint8
 
 const (
-	// EventJoined announces that a Writer has the name, and in no room yet.
+	// EventJoined announces that a Writer has the name, in no room yet.
 	EventJoined EventKind = iota
 
 	// EventLeft announces that no Writer has the name, so it is in no room either.
@@ -206,6 +205,6 @@ const (
 	// EventRoomLeft announces that the name is no longer a member of Room.
 	EventRoomLeft
 
-	// EventMoved announces that the node To is taking the name over. Its rooms move with it.
+	// EventMoved announces that the node To is taking the name over, with its rooms.
 	EventMoved
 )
