@@ -49,7 +49,7 @@ func TestOneServer(t *testing.T) {
 	_, err = Connect(s.ClientURL(), nil)
 	assert.ErrorIs(t, err, nats.ErrAuthorization)
 	n := newFake(t, s.ClientURL(), Options{}, nats.UserInfo("user", "secret"))
-	_, err = n.relay.Claim("x", false)
+	_, err = n.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.NoError(t, n.relay.Close(t.Context()))
 }

@@ -23,7 +23,7 @@ type Options struct {
 	Lease time.Duration
 
 	// Timeout bounds the wait for an answer in Connect, Register, JoinReplay and direct messages.
-	// The default is 5 s.
+	// A context, as of RegisterContext, may end the wait earlier. The default is 5 s.
 	Timeout time.Duration
 
 	// MaxQueuedBytes limits the queue for each other node, which grows while NATS or the node does

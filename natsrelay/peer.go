@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A peer is another node. It stays known while it is unreachable, because a partition may heal.
@@ -18,7 +19,7 @@ type peer struct {
 	inbox       inbox
 	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
 	silentTicks int              // ticks since anything came from the peer
-	deliveries  []sendq.Delivery // received, and not delivered yet
+	deliveries  []relay.Delivery // received, and not delivered yet
 	deliveryIDs []uint64         // for the outcomes of deliveries; 0 if none is wanted
 
 	unansweredBeats atomic.Int64 // own heartbeats that came back since anything came from the peer
@@ -60,7 +61,7 @@ func (s state) isReachable() bool { return s == stale || s == current }
 type pendingPost struct {
 	id       uint64
 	deadline int64 // in ticks
-	outcome  func(sendq.Outcome)
+	outcome  func(relay.Outcome)
 }
 
 // peerFor returns the peer with that id. If there is none it adds one in state unreachable, or
@@ -111,7 +112,7 @@ func (p *peer) handleBye() {
 	p.state = max(p.state, departed)
 	p.mu.Unlock()
 	p.relay.wakeDrain()
-	p.relay.node.Forget(p.id, nil)
+	p.relay.node.NodeGone(p.id, nil)
 }
 
 // removePeer removes a peer and ends its goroutine.
@@ -153,7 +154,7 @@ func (p *peer) tick(now int64) {
 // failPosts reports that no outcome will arrive for posts.
 func (p *peer) failPosts(posts []pendingPost, cause error) {
 	for _, post := range posts {
-		post.outcome(sendq.Outcome{Err: fmt.Errorf("%w: %w", sendq.ErrUnconfirmed, cause)})
+		post.outcome(relay.Outcome{Err: fmt.Errorf("%w: %w", sendq.ErrUnconfirmed, cause)})
 	}
 }
 
@@ -162,7 +163,7 @@ func (p *peer) failPosts(posts []pendingPost, cause error) {
 func (p *peer) markUnreachable(cause error) {
 	p.hasSnapshot = false
 	p.abandon(unreachable, cause)
-	p.relay.node.Forget(p.id, cause)
+	p.relay.node.NodeGone(p.id, cause)
 }
 
 // abandon ends publish, clears the outbox and fails everything that waits for the peer.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -68,9 +69,9 @@ func TestUnconfirmed(t *testing.T) {
 		{func(p *peer) { p.relay.stop() }, nil, "this node is shutting down"},
 	} {
 		p := newPeer(current)
-		var outcomes []sendq.Outcome
-		d := sendq.Delivery{Messages: [][]byte{[]byte("hi")}}
-		require.NoError(t, p.send(d, func(o sendq.Outcome) { outcomes = append(outcomes, o) }))
+		var outcomes []relay.Outcome
+		d := relay.Delivery{Messages: [][]byte{[]byte("hi")}}
+		require.NoError(t, p.send(d, func(o relay.Outcome) { outcomes = append(outcomes, o) }))
 		test.do(p)
 		require.Len(t, outcomes, 1, test.text)
 		assert.ErrorIs(t, outcomes[0].Err, sendq.ErrUnconfirmed)
@@ -81,8 +82,8 @@ func TestUnconfirmed(t *testing.T) {
 
 // TestNotSent checks the errors of messages that are not sent.
 func TestNotSent(t *testing.T) {
-	d := sendq.Delivery{Messages: [][]byte{[]byte("hi")}}
-	answer := func(sendq.Outcome) {}
+	d := relay.Delivery{Messages: [][]byte{[]byte("hi")}}
+	answer := func(relay.Outcome) {}
 	err := newPeer(unreachable).send(d, answer)
 	assert.ErrorIs(t, err, sendq.ErrUnknownName)
 	assert.ErrorIs(t, err, ErrNodeLost)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // publish sends snapshots, pieces and pings to the peer while it is reachable or departed. Each peer
@@ -87,7 +88,7 @@ func (p *peer) announce(item []byte) {
 }
 
 // sendSnapshot enqueues a snapshot. Node.Snapshot calls it.
-func (p *peer) sendSnapshot(events []sendq.Event) {
+func (p *peer) sendSnapshot(events []relay.Event) {
 	item := appendList([]byte{itemSnapshot}, events, appendEvent)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +100,7 @@ func (p *peer) sendSnapshot(events []sendq.Event) {
 
 // send enqueues messages or returns an error. Messages without an outcome are counted even then, so
 // the peer learns how many it has missed.
-func (p *peer) send(d sendq.Delivery, outcome func(sendq.Outcome)) error {
+func (p *peer) send(d relay.Delivery, outcome func(relay.Outcome)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var err error

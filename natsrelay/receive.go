@@ -3,7 +3,7 @@ package natsrelay
 import (
 	"fmt"
 
-	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // receive handles an envelope. Only the serving goroutine calls receive and the handlers below.
@@ -75,7 +75,7 @@ func (p *peer) handlePiece(h *header, b []byte) {
 		p.hasSnapshot = false
 	}
 	if missed > 0 {
-		p.relay.node.Missed(p.id, int(missed))
+		p.relay.node.MessagesLost(p.id, int(missed))
 	}
 	received := p.inbox.messages
 	if isNext && len(b) > 0 {
@@ -155,7 +155,7 @@ func (p *peer) deliver() {
 // handleOutcome passes an outcome to the sender of its post. Outcomes arrive in the order of posts,
 // so an outcome that is skipped was lost.
 func (p *peer) handleOutcome(in *parser) {
-	id, o := in.uint(), sendq.Outcome{Accepted: in.int(), Err: in.error()}
+	id, o := in.uint(), relay.Outcome{Accepted: in.int(), Err: in.error()}
 	p.mu.Lock()
 	n := 0
 	for n < len(p.pendingPosts) && p.pendingPosts[n].id <= id {
@@ -178,9 +178,9 @@ func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 		return
 	}
 	p.hasSnapshot = true
-	p.relay.node.Learn(p.id, events, isSnapshot)
+	p.relay.node.Apply(p.id, events, isSnapshot)
 	for _, e := range events {
-		if e.Kind == sendq.Joined {
+		if e.Kind == relay.EventJoined {
 			p.relay.registry.verifyLater(e.Name)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A registry maps each name to one node, in a bucket of JetStream's key-value store. The bucket has
@@ -39,26 +40,26 @@ const (
 )
 
 // claim acquires a name for this node.
-func (g *registry) claim(ctx context.Context, name string, takeover bool) (sendq.Estate, error) {
+func (g *registry) claim(ctx context.Context, name string, takeover bool) (relay.Handover, error) {
 	if err := g.waitReady(ctx); err != nil {
-		return sendq.Estate{}, err
+		return relay.Handover{}, err
 	}
 	g.mu.Lock()
 	g.names[name] = claiming
 	g.mu.Unlock()
-	e, err := g.acquire(ctx, name, 0, takeover)
+	h, err := g.acquire(ctx, name, 0, takeover)
 	switch {
 	case err == nil:
-		return e, nil
+		return h, nil
 	case errors.Is(err, sendq.ErrNameTaken):
 		g.deleteName(name)
 	default: // the entry may have been written, if an answer was lost
 		g.release(name)
 	}
-	if len(e.Undelivered) > 0 {
-		g.relay.node.HandBack(name, e.Undelivered)
+	if len(h.Undelivered) > 0 {
+		g.relay.node.HandBack(name, h.Undelivered)
 	}
-	return sendq.Estate{}, err
+	return relay.Handover{}, err
 }
 
 // waitReady waits until this node has a lease and can reach NATS.
@@ -78,34 +79,34 @@ func (g *registry) waitReady(ctx context.Context) error {
 
 // acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
 // entry is at another revision, acquire tries again at that one, once the node in it is dead or has
-// given the name up. It fails if that node keeps the name, or ctx is done. The Estate holds
+// given the name up. It fails if that node keeps the name, or ctx is done. The Handover holds
 // whatever the name left on other nodes, also if acquire fails.
-func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (e sendq.Estate, err error) {
+func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (h relay.Handover, err error) {
 	key := nameKey(name)
 	for failed := 0; ; {
 		if ctxErr := backOff(ctx, failed); ctxErr != nil {
 			if err != nil {
 				ctxErr = fmt.Errorf("%w: %w", ctxErr, err)
 			}
-			return e, fmt.Errorf("natsrelay: claim %q: %w", name, ctxErr)
+			return h, fmt.Errorf("natsrelay: claim %q: %w", name, ctxErr)
 		}
 		var written, at uint64
 		var holder string
 		if written, err = g.bucket.write(ctx, key, g.relay.id, revision); err == nil {
 			g.recordRevision(name, written)
-			return e, nil
+			return h, nil
 		}
 		if isConflict(err) {
 			holder, at, err = g.bucket.read(ctx, key)
 		}
 		if err == nil && holder != "" && holder != g.relay.id {
-			err = g.evictFrom(ctx, holder, name, takeover, &e)
+			err = g.evictFrom(ctx, holder, name, takeover, &h)
 		}
 		switch {
 		case err == nil:
 			revision = at
 		case errors.Is(err, sendq.ErrNameTaken), errors.Is(err, sendq.ErrClosed):
-			return e, err
+			return h, err
 		default:
 			failed++
 		}
@@ -113,8 +114,8 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 }
 
 // evictFrom returns nil if this node may overwrite the holder's entry of a name, because the holder
-// is dead or has given the name up. In the second case it adds what the name left there to e.
-func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, e *sendq.Estate) error {
+// is dead or has given the name up. In the second case it adds what the name left there to h.
+func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, h *relay.Handover) error {
 	p := g.relay.peerFor(holder)
 	if p == nil {
 		return context.Cause(g.relay.closing)
@@ -132,8 +133,8 @@ func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover 
 	if err == nil && !a.found { // it is about to acquire the name, or has just given it up
 		err = fmt.Errorf("node %s does not have name %q", holder, name)
 	}
-	e.Undelivered = append(e.Undelivered, a.messages...)
-	e.Rooms = append(e.Rooms, a.rooms...)
+	h.Undelivered = append(h.Undelivered, a.messages...)
+	h.Rooms = append(h.Rooms, a.rooms...)
 	return err
 }
 
@@ -211,7 +212,7 @@ func (g *registry) verify(name string, revision uint64) {
 	}
 	g.mu.Unlock()
 	if isLost {
-		g.relay.node.Lose(name)
+		g.relay.node.NameLost(name)
 	}
 }
 

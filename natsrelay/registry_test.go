@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -26,7 +27,7 @@ func TestSimultaneousClaims(t *testing.T) {
 		var wg sync.WaitGroup
 		errs := make([]error, len(nodes))
 		for j, n := range nodes {
-			wg.Go(func() { _, errs[j] = n.relay.Claim("x", false) })
+			wg.Go(func() { _, errs[j] = n.relay.Claim(t.Context(), "x", false) })
 		}
 		wg.Wait()
 		winner := -1
@@ -60,7 +61,7 @@ func TestRegistryIsLost(t *testing.T) {
 		for w := range 50 {
 			wg.Go(func() {
 				for i := w; i < names; i += 50 {
-					_, err := n.relay.Claim(fmt.Sprint(prefix, i), false)
+					_, err := n.relay.Claim(t.Context(), fmt.Sprint(prefix, i), false)
 					assert.NoError(t, err)
 				}
 			})
@@ -86,7 +87,7 @@ func TestRegistryIsLost(t *testing.T) {
 	t.Logf("entered again after %v", time.Since(start))
 	c := newFake(t, servers().url(2), opts)
 	for i := range 100 {
-		_, err := c.relay.Claim(fmt.Sprint("a", i), false)
+		_, err := c.relay.Claim(t.Context(), fmt.Sprint("a", i), false)
 		require.ErrorIs(t, err, sendq.ErrNameTaken)
 	}
 	assert.Empty(t, a.recorded().lost)
@@ -99,11 +100,11 @@ func TestNameInLostRegistry(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim("x", false)
+	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.NoError(t, a.relay.registry.bucket.js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
 	eventually(t, func() bool { return b.relay.registry.renew(t.Context()) == nil })
-	_, err = b.relay.Claim("x", false)
+	_, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.Empty(t, a.recorded().lost)
 	eventually(t, func() bool { return a.relay.registry.renew(t.Context()) == nil })
@@ -118,7 +119,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 	p.stall()
 	claimed := make(chan error)
 	go func() {
-		_, err := a.relay.Claim("x", false)
+		_, err := a.relay.Claim(t.Context(), "x", false)
 		claimed <- err
 	}()
 	eventually(t, func() bool { return a.relay.Stats().Names == 1 })
@@ -143,21 +144,21 @@ func TestPartition(t *testing.T) {
 	c := newFake(t, servers().url(2), opts)
 	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
 	for _, name := range []string{"x", "y"} {
-		_, err := a.relay.Claim(name, false)
+		_, err := a.relay.Claim(t.Context(), name, false)
 		require.NoError(t, err)
-		a.announce(sendq.Event{Kind: sendq.Joined, Name: name})
+		a.announce(relay.Event{Kind: relay.EventJoined, Name: name})
 	}
-	_, err := b.relay.Claim("x", false)
+	_, err := b.relay.Claim(t.Context(), "x", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 
 	p.cut()
 	eventually(t, func() bool { return !b.knows(a) })
-	_, err = b.relay.Claim("x", false)
+	_, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err, "the name is free after a Lease")
 	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
-	_, err = a.relay.Claim("z", false)
+	_, err = a.relay.Claim(t.Context(), "z", false)
 	require.Error(t, err, "a node that is cut off claims no names")
-	b.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	b.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
 
 	p.restore()
 	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
@@ -168,7 +169,7 @@ func TestPartition(t *testing.T) {
 		return err == nil && holder == a.relay.id
 	})
 	assert.Empty(t, b.recorded().lost)
-	_, err = c.relay.Claim("y", false)
+	_, err = c.relay.Claim(t.Context(), "y", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 }
 
@@ -178,17 +179,17 @@ func TestLateHandover(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim("x", false)
+	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
-	a.evictBlock, a.onEvict = make(chan struct{}), cancel
-	_, err = b.relay.registry.claim(ctx, "x", true)
+	a.block, a.onEvict = make(chan struct{}), cancel
+	_, err = b.relay.Claim(ctx, "x", true)
 	require.ErrorIs(t, err, context.Canceled)
-	close(a.evictBlock)
+	close(a.block)
 	eventually(t, func() bool { return slices.Equal(b.recorded().handedBack, []string{"x"}) })
 	assert.Empty(t, a.recorded().handedBack)
 	eventually(t, func() bool {
-		_, err := b.relay.Claim("x", true)
+		_, err := b.relay.Claim(t.Context(), "x", true)
 		return err == nil
 	})
 }
@@ -209,13 +210,13 @@ func TestUnheardNode(t *testing.T) {
 	t.Cleanup(silent.stop)
 	claimed := make(chan error)
 	go func() {
-		_, err := a.relay.Claim("x", false)
+		_, err := a.relay.Claim(t.Context(), "x", false)
 		claimed <- err
 	}()
 	eventually(t, func() bool { return a.relay.peer(comes.id) != nil })
 	startFake(t, comes)
 	require.ErrorIs(t, <-claimed, sendq.ErrNameTaken)
-	_, err := a.relay.Claim("y", false)
+	_, err := a.relay.Claim(t.Context(), "y", false)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, a.relay.peer(silent.id).unansweredBeats.Load(), a.relay.leaseBeats())
 }
@@ -295,7 +296,7 @@ func TestLateRenewal(t *testing.T) {
 // The name is entered again nevertheless.
 func TestLostAnswer(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
-	_, err := a.relay.Claim("x", false)
+	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	g := a.relay.registry
 	for _, key := range []string{leaseKey(a.relay.id), nameKey("x")} {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // ErrNodeLost indicates that a node was unreachable for a Lease: it died, or one of the two nodes
@@ -31,7 +32,7 @@ type Relay struct {
 	opts      Options
 	id        string // of this node
 	pieceSize int    // bytes in a piece, at most
-	node      node
+	node      relay.Node
 	nc        *nats.Conn // for messages; the registry has its own
 
 	inbound    chan *nats.Msg
@@ -51,21 +52,7 @@ type Relay struct {
 	malformed atomic.Int64
 }
 
-// A node has the methods of sendq.Node, so that tests can do without a Broker.
-type node interface {
-	Deliver(ds []sendq.Delivery) []sendq.Outcome
-	Learn(node string, events []sendq.Event, snapshot bool)
-	Forget(node string, cause error)
-	Snapshot(f func(events []sendq.Event))
-	Missed(node string, messages int)
-	Evict(name, by string) (sendq.Estate, bool)
-	HandBack(name string, undelivered [][]byte)
-	Lose(name string)
-	Replay(room string, messages int) [][]byte
-}
-
-var _ node = (*sendq.Node)(nil)
-var _ sendq.Relay = (*Relay)(nil)
+var _ relay.Transport = (*Relay)(nil)
 
 // subject returns a subject of the cluster.
 func (r *Relay) subject(kind string) string { return r.opts.Cluster + "." + kind }
@@ -79,17 +66,13 @@ func newNodeID(label string) string {
 	return id
 }
 
-// Start implements [sendq.Relay].
-func (r *Relay) Start(n *sendq.Node) string {
-	r.start(n)
-	return r.id
-}
-
-func (r *Relay) start(n node) {
-	r.node = n
+// Start implements [relay.Transport].
+func (r *Relay) Start(node relay.Node) string {
+	r.node = node
 	r.goroutines.Go(r.serve)
 	r.goroutines.Go(r.beat)
 	r.goroutines.Go(r.registry.renewLoop)
+	return r.id
 }
 
 // serve handles everything from other nodes. One goroutine keeps it in order.
@@ -141,8 +124,8 @@ func (r *Relay) peer(id string) *peer {
 	return r.peers[id]
 }
 
-// Tell implements [sendq.Relay].
-func (r *Relay) Tell(events []sendq.Event) {
+// Announce implements [relay.Transport].
+func (r *Relay) Announce(events []relay.Event) {
 	if r.closing.Err() != nil {
 		return
 	}
@@ -154,8 +137,8 @@ func (r *Relay) Tell(events []sendq.Event) {
 	}
 }
 
-// Post implements [sendq.Relay].
-func (r *Relay) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome)) {
+// Post implements [relay.Transport].
+func (r *Relay) Post(node string, d relay.Delivery, outcome func(relay.Outcome)) {
 	err := context.Cause(r.closing)
 	switch p := r.peer(node); {
 	case err != nil:
@@ -165,37 +148,49 @@ func (r *Relay) Post(node string, d sendq.Delivery, outcome func(sendq.Outcome))
 		err = p.send(d, outcome)
 	}
 	if err != nil && outcome != nil {
-		go outcome(sendq.Outcome{Err: err}) // in a goroutine, because the caller may hold locks
+		go outcome(relay.Outcome{Err: err}) // in a goroutine, because the caller may hold locks
 	}
 }
 
-// Claim implements [sendq.Relay].
-func (r *Relay) Claim(name string, takeover bool) (sendq.Estate, error) {
-	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
+// Claim implements [relay.Transport].
+func (r *Relay) Claim(ctx context.Context, name string, takeover bool) (relay.Handover, error) {
+	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	return r.registry.claim(ctx, name, takeover)
 }
 
-// Release implements [sendq.Relay].
+// Release implements [relay.Transport].
 func (r *Relay) Release(name string) {
 	if r.closing.Err() == nil {
 		r.registry.release(name)
 	}
 }
 
-// Replay implements [sendq.Relay].
-func (r *Relay) Replay(node, room string, messages int) ([][]byte, error) {
+// Replay implements [relay.Transport].
+func (r *Relay) Replay(ctx context.Context, node, room string, n int) ([][]byte, error) {
 	p := r.peer(node)
 	if p == nil {
 		return nil, fmt.Errorf("natsrelay: no node %s", node)
 	}
-	ctx, cancel := context.WithTimeout(r.closing, r.opts.Timeout)
+	ctx, cancel := r.bound(ctx)
 	defer cancel()
-	a, err := p.request(ctx, itemReplay, room, messages)
+	a, err := p.request(ctx, itemReplay, room, n)
 	if err != nil {
 		return nil, fmt.Errorf("natsrelay: replay %q: %w", room, err)
 	}
 	return a.messages, nil
+}
+
+// bound returns a copy of ctx that is also done when Close is called or Timeout has passed.
+func (r *Relay) bound(ctx context.Context) (bounded context.Context, cancel func()) {
+	ctx, end := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(r.closing, func() { end(context.Cause(r.closing)) })
+	ctx, cancelTimeout := context.WithTimeout(ctx, r.opts.Timeout)
+	return ctx, func() {
+		cancelTimeout()
+		stop()
+		end(nil)
+	}
 }
 
 // isCutOff reports whether no heartbeat of this node has come back for a Lease.
@@ -203,7 +198,7 @@ func (r *Relay) isCutOff() bool {
 	return r.clock.Load()-r.lastEcho.Load() > int64(r.opts.ticksIn(r.opts.Lease))
 }
 
-// Close implements [sendq.Relay]. Call it only if no Broker has the Relay.
+// Close implements [relay.Transport]. Call it only if no Broker has the Relay.
 func (r *Relay) Close(ctx context.Context) error {
 	r.beginClose(sendq.ErrClosed)
 	peers := r.allPeers()

@@ -2,6 +2,7 @@ package natsrelay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,18 +12,19 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/require"
 )
 
 // A fakeNode is a node without a Broker.
 type fakeNode struct {
-	relay      *Relay
-	evictBlock chan struct{} // Evict waits until it is closed, if it is not nil
+	relay *Relay
+	block chan struct{} // Evict and Replay wait until it is closed, if it is not nil
 
 	onEvict func() // called by Evict, if it is not nil
 
 	mu     sync.Mutex
-	events []sendq.Event // for the snapshot
+	events []relay.Event // for the snapshot
 	calls
 }
 
@@ -35,63 +37,61 @@ type calls struct {
 	handedBack []string
 }
 
-func (n *fakeNode) Deliver(ds []sendq.Delivery) (os []sendq.Outcome) {
+func (n *fakeNode) Deliver(ds []relay.Delivery) (os []relay.Outcome) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, d := range ds {
 		for _, m := range d.Messages {
 			n.got = append(n.got, d.To.Name+": "+string(m))
 		}
-		os = append(os, sendq.Outcome{Accepted: len(d.Messages), Err: fmt.Errorf("%w: really", sendq.ErrSlowConsumer)})
+		os = append(os, relay.Outcome{Accepted: len(d.Messages), Err: fmt.Errorf("%w: really", sendq.ErrSlowConsumer)})
 	}
 	return os
 }
 
-func (n *fakeNode) Learn(node string, events []sendq.Event, snapshot bool) {
+func (n *fakeNode) Apply(node string, events []relay.Event, snapshot bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if snapshot {
 		n.learned[node] = []string{}
 	}
 	for _, e := range events {
-		n.learned[node] = append(n.learned[node], fmt.Sprint(e.Kind, " ", e.Name, " ", e.Room, e.Node))
+		n.learned[node] = append(n.learned[node], fmt.Sprint(e.Kind, " ", e.Name, " ", e.Room, e.To))
 	}
 }
 
-func (n *fakeNode) Forget(node string, cause error) {
+func (n *fakeNode) NodeGone(node string, cause error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.learned, node)
 }
 
-func (n *fakeNode) Snapshot(f func(events []sendq.Event)) {
+func (n *fakeNode) Snapshot(f func(events []relay.Event)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f(n.events)
 }
 
-func (n *fakeNode) announce(e sendq.Event) {
+func (n *fakeNode) announce(e relay.Event) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.events = append(n.events, e)
-	n.relay.Tell([]sendq.Event{e})
+	n.relay.Announce([]relay.Event{e})
 }
 
-func (n *fakeNode) Missed(node string, messages int) {
+func (n *fakeNode) MessagesLost(node string, messages int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.missed += messages
 }
 
-func (n *fakeNode) Evict(name, by string) (sendq.Estate, bool) {
+func (n *fakeNode) Evict(ctx context.Context, name, by string) (relay.Handover, bool) {
 	if n.onEvict != nil {
 		n.onEvict()
 	}
-	if n.evictBlock != nil {
-		<-n.evictBlock
-	}
+	n.wait()
 	n.relay.Release(name)
-	return sendq.Estate{Undelivered: [][]byte{[]byte("left by " + name)}, Rooms: []string{"room"}}, true
+	return relay.Handover{Undelivered: [][]byte{[]byte("left by " + name)}, Rooms: []string{"room"}}, true
 }
 
 func (n *fakeNode) HandBack(name string, undelivered [][]byte) {
@@ -100,13 +100,20 @@ func (n *fakeNode) HandBack(name string, undelivered [][]byte) {
 	n.handedBack = append(n.handedBack, name)
 }
 
-func (n *fakeNode) Lose(name string) {
+func (n *fakeNode) NameLost(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.lost = append(n.lost, name)
 }
 
+func (n *fakeNode) wait() {
+	if n.block != nil {
+		<-n.block
+	}
+}
+
 func (n *fakeNode) Replay(room string, messages int) [][]byte {
+	n.wait()
 	return slices.Repeat([][]byte{[]byte(room)}, messages)
 }
 
@@ -125,7 +132,7 @@ func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option)
 
 func startFake(t *testing.T, r *Relay) *fakeNode {
 	n := &fakeNode{relay: r, calls: calls{learned: make(map[string][]string)}}
-	r.start(n)
+	r.Start(n)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
@@ -170,16 +177,30 @@ func TestNode(t *testing.T) {
 	c := servers()
 	a := newFake(t, c.url(0), Options{Node: "a"})
 	b := newFake(t, c.url(1), Options{Node: "b"})
-	a.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	a.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
 	eventually(t, func() bool { return len(b.recorded().learned[a.relay.id]) == 1 })
-	outcomes := make(chan sendq.Outcome, 1)
-	b.relay.Post(a.relay.id, sendq.Delivery{To: sendq.Address{Name: "x"}, Messages: [][]byte{[]byte("hi")}}, func(o sendq.Outcome) { outcomes <- o })
+	outcomes := make(chan relay.Outcome, 1)
+	b.relay.Post(a.relay.id, relay.Delivery{To: relay.Target{Name: "x"}, Messages: [][]byte{[]byte("hi")}}, func(o relay.Outcome) { outcomes <- o })
 	o := <-outcomes
 	require.ErrorIs(t, o.Err, sendq.ErrSlowConsumer)
 	require.Equal(t, 1, o.Accepted)
-	kept, err := a.relay.Replay(b.relay.id, "room", 3)
+	kept, err := a.relay.Replay(t.Context(), b.relay.id, "room", 3)
 	require.NoError(t, err)
 	require.Len(t, kept, 3)
 	require.NoError(t, a.relay.Close(t.Context()))
 	require.NoError(t, b.relay.Close(t.Context()))
 }
+
+// TestReplayContext stops waiting for the history of a room.
+func TestReplayContext(t *testing.T) {
+	a, b := newFake(t, servers().url(0), Options{}), newFake(t, servers().url(1), Options{})
+	waitUntilAllKnow(t, a, b)
+	b.block = make(chan struct{})
+	defer close(b.block)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Millisecond, errGivenUp)
+	defer cancel()
+	_, err := a.relay.Replay(ctx, b.relay.id, "room", 1)
+	require.ErrorIs(t, err, errGivenUp)
+}
+
+var errGivenUp = errors.New("given up")

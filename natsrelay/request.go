@@ -73,8 +73,8 @@ func (p *peer) handleRequest(in *parser, kind byte) {
 			p.sendItem(appendResponse(item, response{messages: kept}))
 			return
 		}
-		e, ok := p.relay.node.Evict(name, p.id)
-		p.sendHandover(handover{name: name, undelivered: e.Undelivered}, appendResponse(item, response{ok, e.Undelivered, e.Rooms}))
+		h, ok := p.relay.node.Evict(p.relay.ctx, name, p.id)
+		p.sendHandover(handover{name: name, undelivered: h.Undelivered}, appendResponse(item, response{ok, h.Undelivered, h.Rooms}))
 	})
 }
 

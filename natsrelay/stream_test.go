@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -28,7 +29,7 @@ func (n *fakeNode) postNumbers(to *fakeNode, messages int, stop <-chan struct{})
 			return i
 		default:
 		}
-		d := sendq.Delivery{To: sendq.Address{Name: n.relay.id}, Messages: [][]byte{fmt.Append(nil, i)}}
+		d := relay.Delivery{To: relay.Target{Name: n.relay.id}, Messages: [][]byte{fmt.Append(nil, i)}}
 		n.relay.Post(to.relay.id, d, nil)
 		if i%run == 0 {
 			time.Sleep(5 * time.Millisecond)
@@ -99,14 +100,14 @@ func TestServersAreRestarted(t *testing.T) {
 		c.stop(i)
 		c.start(i)
 		eventually(t, func() bool { return c.servers[i].Healthz(nil).Status == "ok" })
-		_, err := nodes[i].relay.Claim(fmt.Sprint("a name after restart ", i), false)
+		_, err := nodes[i].relay.Claim(t.Context(), fmt.Sprint("a name after restart ", i), false)
 		require.NoError(t, err)
 	}
 	c.stopAll()
 	for i := range 3 {
 		c.start(i)
 	}
-	_, err := nodes[0].relay.Claim("a name at last", false)
+	_, err := nodes[0].relay.Claim(t.Context(), "a name at last", false)
 	require.NoError(t, err)
 	close(stop)
 	sent, got := 0, 0
@@ -137,14 +138,14 @@ func TestSlowNode(t *testing.T) {
 	const messages = 20000
 	big := make([]byte, 1<<10)
 	for range messages {
-		a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, nil)
+		a.relay.Post(slow.relay.id, relay.Delivery{Messages: [][]byte{big}}, nil)
 	}
 	dropped := a.relay.Stats().Nodes[slow.relay.id].Dropped
 	require.Positive(t, dropped)
-	outcomes := make(chan sendq.Outcome, 1)
-	a.relay.Post(slow.relay.id, sendq.Delivery{Messages: [][]byte{big}}, func(o sendq.Outcome) { outcomes <- o })
+	outcomes := make(chan relay.Outcome, 1)
+	a.relay.Post(slow.relay.id, relay.Delivery{Messages: [][]byte{big}}, func(o relay.Outcome) { outcomes <- o })
 	require.ErrorIs(t, (<-outcomes).Err, ErrNodeBehind)
-	a.announce(sendq.Event{Kind: sendq.Joined, Name: "x"})
+	a.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
 	a.postNumbers(b, messages, nil)
 	b.postNumbers(a, messages, nil)
 	eventually(t, func() bool { return isAccounted(a, b) && isAccounted(b, a) })
@@ -190,11 +191,11 @@ func TestDrain(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim("x", false)
+	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	const messages = 50000
 	for i := range messages {
-		a.relay.Post(b.relay.id, sendq.Delivery{Messages: [][]byte{fmt.Append(nil, i)}}, nil)
+		a.relay.Post(b.relay.id, relay.Delivery{Messages: [][]byte{fmt.Append(nil, i)}}, nil)
 	}
 	a.relay.Release("x")
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
@@ -206,7 +207,7 @@ func TestDrain(t *testing.T) {
 		_, revision := b.readKey(t, key)
 		assert.Zero(t, revision)
 	}
-	_, err = a.relay.Claim("x", false)
+	_, err = a.relay.Claim(t.Context(), "x", false)
 	require.ErrorIs(t, err, sendq.ErrClosed)
 }
 
@@ -240,18 +241,18 @@ func TestCloseHandsBack(t *testing.T) {
 	a := newFake(t, servers().url(0), Options{})
 	b := newFake(t, servers().url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim("x", false)
+	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
-	a.evictBlock = make(chan struct{})
+	a.block = make(chan struct{})
 	asked := make(chan struct{})
 	a.onEvict = func() { close(asked) }
-	go b.relay.Claim("x", true)
+	go b.relay.Claim(t.Context(), "x", true)
 	<-asked
 	go func() {
 		for len(a.relay.allPeers()) > 0 { // until it has removed all peers
 			runtime.Gosched()
 		}
-		close(a.evictBlock)
+		close(a.block)
 	}()
 	require.NoError(t, a.relay.Close(t.Context()))
 	assert.Equal(t, []string{"x"}, a.recorded().handedBack)

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // Each item of a stream begins with its kind.
@@ -96,7 +97,7 @@ func appendList[T any](b []byte, l []T, element func([]byte, T) []byte) []byte {
 	return b
 }
 
-func appendDelivery(b []byte, d sendq.Delivery) []byte {
+func appendDelivery(b []byte, d relay.Delivery) []byte {
 	b = append(b, byte(d.To.Kind))
 	b = appendBytes(b, d.To.Name)
 	b = appendBool(b, d.To.Except)
@@ -104,8 +105,8 @@ func appendDelivery(b []byte, d sendq.Delivery) []byte {
 	return appendList(b, d.Messages, appendBytes)
 }
 
-func (p *parser) delivery() (d sendq.Delivery) {
-	d.To.Kind = sendq.AddressKind(p.byte())
+func (p *parser) delivery() (d relay.Delivery) {
+	d.To.Kind = relay.TargetKind(p.byte())
 	d.To.Name = p.string()
 	d.To.Except = p.bool()
 	d.To.Sender = p.string()
@@ -113,19 +114,19 @@ func (p *parser) delivery() (d sendq.Delivery) {
 	return d
 }
 
-func appendEvent(b []byte, e sendq.Event) []byte {
+func appendEvent(b []byte, e relay.Event) []byte {
 	b = append(b, byte(e.Kind))
 	b = appendBytes(b, e.Name)
 	b = appendBytes(b, e.Room)
-	b = appendBytes(b, e.Node)
+	b = appendBytes(b, e.To)
 	return appendError(b, e.Cause)
 }
 
-func (p *parser) event() (e sendq.Event) {
-	e.Kind = sendq.EventKind(p.byte())
+func (p *parser) event() (e relay.Event) {
+	e.Kind = relay.EventKind(p.byte())
 	e.Name = p.string()
 	e.Room = p.string()
-	e.Node = p.string()
+	e.To = p.string()
 	e.Cause = p.error()
 	return e
 }

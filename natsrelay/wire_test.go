@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -48,13 +49,13 @@ func TestRemoteErrors(t *testing.T) {
 }
 
 func TestItems(t *testing.T) {
-	d := sendq.Delivery{
-		To:       sendq.Address{Kind: sendq.ToRoom, Name: "", Except: true, Sender: "> *\x00"},
+	d := relay.Delivery{
+		To:       relay.Target{Kind: relay.TargetRoom, Name: "", Except: true, Sender: "> *\x00"},
 		Messages: [][]byte{[]byte("a"), {}, make([]byte, 1000)},
 	}
 	in := parser{b: appendDelivery(nil, d)}
 	assert.Equal(t, d, in.delivery())
-	e := sendq.Event{Kind: sendq.RoomLeft, Name: "n", Room: "r", Node: "by", Cause: nil}
+	e := relay.Event{Kind: relay.EventRoomLeft, Name: "n", Room: "r", To: "by", Cause: nil}
 	in = parser{b: appendEvent(nil, e)}
 	assert.Equal(t, e, in.event())
 	a := response{true, [][]byte{[]byte("m")}, []string{"r", ""}}
@@ -76,8 +77,8 @@ func FuzzReceive(f *testing.F) {
 		h.put(o.pieces[0].buf)
 		return o.pieces[0].buf
 	}
-	post := appendDelivery([]byte{itemPost, 1}, sendq.Delivery{Messages: [][]byte{[]byte("hi")}})
-	events := appendList([]byte{itemSnapshot}, []sendq.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
+	post := appendDelivery([]byte{itemPost, 1}, relay.Delivery{Messages: [][]byte{[]byte("hi")}})
+	events := appendList([]byte{itemSnapshot}, []relay.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
 	f.Add(envelope(1, post), envelope(2, events))
 	f.Add(envelope(1, events), envelope(3, post))
 	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))

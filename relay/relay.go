@@ -27,7 +27,10 @@
 // in it as before. Nothing else about it matters.
 package relay
 
-import "context"
+import (
+	"context"
+	"fmt"
+)
 
 // A Transport connects the Broker of one process to those of other processes. It belongs to
 // one Broker, as BrokerOptions.Relay.
@@ -208,3 +211,10 @@ const (
 	// EventMoved announces that the node To is taking the name over, with its rooms.
 	EventMoved
 )
+
+func (k EventKind) String() string {
+	if k <= EventMoved {
+		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Moved"}[k]
+	}
+	return fmt.Sprintf("EventKind(%d)", uint8(k))
+}
