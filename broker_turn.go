@@ -2,14 +2,15 @@ package sendq
 
 import "context"
 
-// A turn lets one goroutine at a time register, take over or evict a name. So a name never
-// passes to a Writer while somebody else has its turn, but it may become free.
+// A turn lets one goroutine at a time register, take over or evict a name. A name may become free
+// at any time, whoever has the turn. A free name of a Broker without a cluster is registered
+// without a turn.
 type turn struct {
 	name string
 	busy chan struct{} // has a value while somebody has the turn
 
 	// Guarded by Broker.mu.
-	users int // who have the turn or wait for it
+	users int // callers that have the turn or wait for it
 	claim claimState
 }
 
