@@ -158,7 +158,7 @@ func (b *Broker) dropIf(name string, f func(*remoteName) bool) {
 
 // dropArriving drops the name on its way to other nodes, if node has announced that. mu is held.
 func (b *Broker) dropArriving(name string, node *remoteNode) {
-	b.dropIf(name, func(r *remoteName) bool { return r.state == arriving && r.origin == node })
+	b.dropIf(name, func(r *remoteName) bool { return r.origin == node })
 }
 
 // dropDeparting drops the name on the nodes it was taken over from. mu is held.

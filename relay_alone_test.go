@@ -7,6 +7,7 @@ import (
 	"math"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -304,5 +305,51 @@ func TestCloseWaitsForAClaim(t *testing.T) {
 		close(gate)
 		require.ErrorIs(t, <-registered, sendq.ErrClosed)
 		require.NoError(t, <-closed)
+	})
+}
+
+// A name that moves to a node of which nothing is known leaves, and not without a cause.
+func TestRelayMovesOutOfSight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		transport := &solitude{}
+		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
+		transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
+		stop := observe(b)
+		synctest.Wait()
+		transport.node.Apply("other", []relay.Event{{Kind: relay.EventMoved, Name: "bob", To: "nowhere"}}, false)
+		synctest.Wait()
+		events := stop()
+		require.Equal(t, sendq.Event{Kind: sendq.Left, Name: "bob", Cause: sendq.ErrTakenOver, Node: "other"}, events[len(events)-1])
+	})
+}
+
+// dawdler is a Relay whose Claim succeeds some time after Close.
+type dawdler struct {
+	solitude
+	closed chan struct{}
+}
+
+func (r *dawdler) Claim(context.Context, string, bool) (relay.Handover, error) {
+	<-r.closed
+	time.Sleep(time.Second)
+	return relay.Handover{Undelivered: [][]byte{[]byte("old")}}, nil
+}
+
+func (r *dawdler) Close(context.Context) error { close(r.closed); return nil }
+
+// Shutdown returns when the last claim is over, and what that has brought is handed back.
+func TestRelayShutdownWaitsForClaims(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		b := sendq.NewBroker(&sendq.BrokerOptions{
+			Names: sendq.Takeover, OnUndelivered: returned.add, Relay: &dawdler{closed: make(chan struct{})},
+		})
+		w := sendq.NewWriter(readingPeer(), nil)
+		defer w.CloseNow()
+		registered := async(func() error { return b.Register("bob", w) })
+		synctest.Wait()
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.Equal(t, []handBack{{"bob", []string{"old"}, sendq.ErrTakenOver}}, returned.all())
+		require.ErrorIs(t, <-registered, sendq.ErrClosed)
 	})
 }
