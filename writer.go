@@ -13,55 +13,54 @@ import (
 
 // A Writer sends the messages of any number of goroutines over one connection.
 //
-// A message is the bytes of one call of Write, WriteString or Send. Messages are
-// queued, without limit unless WriterOptions sets one, and written by a goroutine that
-// exists only while there is something to write, or at once by the sender if the kernel
-// takes them: whole, in the order in which they were accepted, and several at a time where
-// the connection is a stream. Accepted does not mean delivered; Flush, Close and Undelivered
-// tell what became of a message.
+// A message is the bytes of one call of Write, WriteString or Send. The Writer queues messages,
+// without limit unless WriterOptions sets one, and writes them whole, in the order in which it
+// accepted them. On a stream it writes several at a time. The writing is done by a goroutine
+// that exists only while there is something to write, or by the sender itself if the kernel
+// takes the message at once. Accepted does not mean delivered: Flush, Close and Undelivered
+// report what became of the messages.
 //
-// A Writer must be made by NewWriter. All its methods may be called from any
-// goroutine at any time.
+// Use NewWriter to make a Writer. All methods may be called from any goroutine at any time.
 type Writer struct {
 	conn         net.Conn
 	socket       sock.Sender // writes to conn without waiting, if it can
 	closeTimeout time.Duration
 	limits       *limits // nil if there are none
 
-	// mu guards what follows. No call into conn, nor anything else that could
-	// wait, is made while it is held: a sender never waits for the network.
+	// mu guards the fields below. Nothing that can wait may happen while it is held, in
+	// particular no call into conn, so a sender never waits for the network.
 	mu            sync.Mutex
-	messageFramed bool // one conn.Write per message; never changed
+	messageFramed bool // one conn.Write for each message; never changed
 	keepsNothing  bool // conn has no buffer that its Close could discard; never changed
 	state         state
-	flushing      bool  // the flusher runs, or is about to: it alone writes to conn
-	paused        int16 // how many takeovers keep the flusher from running
+	flushing      bool  // the flusher runs or is about to, and only it writes to conn
+	paused        int16 // the number of takeovers that keep the flusher from running
 	queue         queue.Queue
 
-	// Whole messages; those dropped are counted by limits, and the bytes of what is neither
-	// dropped nor queued are written.
+	// These count whole messages. Dropped messages are counted by limits. Bytes that are
+	// neither dropped nor queued are written.
 	accepted, acceptedBytes, written int64
 
 	writes      int64         // writes to the connection that took something
-	peakPending int64         // the most bytes that were pending when one returned
+	peakPending int64         // the most bytes that were pending when a write returned
 	ages        queue.Ages    // of the pending messages
-	restedAt    time.Duration // when the flusher was last done
+	restedAt    time.Duration // when the flusher last finished
 
 	err      error     // why the Writer ended or is about to; nil if by Close alone
-	watchers *watchers // who waits for something or wants to know of the end; nil if nobody
+	watchers *watchers // nil if nobody waits for anything
 }
 
-// An watchers is who waits for something of a Writer. Most of the time there is none, which
-// keeps an idle Writer small. Writer.mu guards it.
+// watchers holds everyone that waits for a Writer's progress or end. A Writer usually has none,
+// so an idle Writer stays small. Writer.mu guards the fields.
 type watchers struct {
 	waiters        *waiters      // calls of Flush and WaitPending; nil if there are none
 	linger         *linger       // made by Shutdown
-	done           chan struct{} // closed when the Writer has ended; made when asked for
-	onEnd          *endHook      // what to call then
-	leftoversTaken bool          // a Broker sees to what will be undelivered
+	done           chan struct{} // closed when the Writer has ended; made on demand
+	onEnd          *endHook      // what to call when the Writer has ended
+	leftoversTaken bool          // a Broker takes care of the undelivered messages
 }
 
-// watch returns the audience, which there is from now on. mu is held.
+// watch returns the Writer's watchers, and makes them if there are none. mu is held.
 func (w *Writer) watch() *watchers {
 	if w.watchers == nil {
 		w.watchers = new(watchers)
@@ -69,30 +68,30 @@ func (w *Writer) watch() *watchers {
 	return w.watchers
 }
 
-// The life of a Writer. It only ever moves down this list.
+// A state is a stage in the life of a Writer. A Writer only moves down this list.
 type state uint8
 
 const (
 	open      state = iota
-	closing         // accepts no more; the flusher writes what is queued, then ends
-	aborting        // writes no more; the flusher ends as soon as it can
-	ended           // the connection is closed, the queue is what was undelivered
-	announced       // and who waits for that has been told
+	closing         // accepts no more messages; the flusher writes the queue, then ends the Writer
+	aborting        // writes no more; the flusher ends the Writer as soon as it can
+	ended           // the connection is closed; the queue holds the undelivered messages
+	announced       // all watchers know that the Writer has ended
 )
 
-// NewWriter returns a Writer for conn, with default options if opts is nil; opts is
-// copied. From now on the connection's sending half belongs to the Writer: nobody
-// else may call Write, CloseWrite or SetWriteDeadline on it. Reading stays with the
-// caller, and so does ending the Writer, by Close or otherwise: that closes conn.
+// NewWriter returns a Writer for conn. If opts is nil, the options are the defaults; opts is
+// copied. From now on the connection's sending half belongs to the Writer: nobody else may call
+// Write, CloseWrite or SetWriteDeadline on it. The caller still reads from conn, and still has
+// to end the Writer, by Close or otherwise. That closes conn.
 //
-// On a datagram connection each message is a datagram, and an error, such as that of a
-// port where nobody listens, ends the Writer as on any other. So does a method of conn that
-// panics, with a PanicError. The methods of conn must not call those of the Writer that
-// wait for something.
+// On a datagram connection each message is a datagram. As on any connection, an error ends the
+// Writer, even one that only reports a port where nobody listens. If a method of conn panics,
+// the Writer ends with a PanicError. The methods of conn must not call methods of the Writer
+// that wait for something.
 //
 // A Writer uses no goroutine, no timer and no buffer until the first message.
 //
-// NewWriter panics if conn is nil or an option makes no sense.
+// NewWriter panics if conn is nil or an option is invalid.
 func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 	if conn == nil {
 		panic("sendq: NewWriter: conn is nil")
@@ -112,22 +111,22 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		w.limits.tracker = queue.Tracker{Hold: w.limits.backlog.hold, LetGo: w.limits.backlog.letGo}
 		w.queue.Track(&w.limits.tracker)
 	}
-	if !w.messageFramed { // or a write that does not wait could divide a message
+	if !w.messageFramed { // otherwise a write that does not wait could divide a message
 		w.socket = sock.NewSender(conn)
 	}
 	return w
 }
 
-// Write queues a copy of p as one message and returns len(p), nil: the message is
-// accepted. It never waits for the network, unless Overflow is Block, and p may be
-// reused when it returns.
+// Write queues a copy of p as one message. If the message is accepted, Write returns len(p),
+// nil. Write does not wait for the network, unless Overflow is Block. The caller may reuse p
+// when Write returns.
 //
-// When the Writer is closing or has ended, Write returns 0 and an error that wraps
-// net.ErrClosed and, if there is one, Err. When a limit of WriterOptions is reached
-// the error is ErrSlowConsumer, ErrDropped or ErrTooLarge, as they say.
+// If the Writer is closing or has ended, Write returns 0 and an error that wraps net.ErrClosed
+// and, if Err is not nil, Err. If the message exceeds a limit of WriterOptions, the error wraps
+// ErrSlowConsumer, ErrDropped or ErrTooLarge; see there.
 func (w *Writer) Write(p []byte) (int, error) {
-	// Most messages come while others are being written, and go behind the last one: this
-	// is what WriteContext comes to then, at half its cost.
+	// Most messages come during a write, and go after the last queued one. WriteContext would
+	// do the same as this, at twice the cost.
 	w.mu.Lock()
 	if w.flushing && w.state == open && (w.limits == nil || w.extendsFreely(len(p))) && w.queue.Extend(p) {
 		w.accepted++
@@ -139,9 +138,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return w.WriteContext(context.Background(), p)
 }
 
-// WriteContext is like Write, and when it waits for room, as only Overflow Block does,
-// it gives up when ctx is done: the message is not accepted then, and the error is the
-// cause of ctx. It panics if ctx is nil.
+// WriteContext is like Write, but stops waiting for room when ctx is done. Only Overflow Block
+// waits. The message is then not accepted, and the error wraps the cause of ctx. WriteContext
+// panics if ctx is nil.
 func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
 	requireContext(ctx)
 	m := copyOf(p)
@@ -151,23 +150,23 @@ func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteString is like Write.
+// WriteString is like Write, with the bytes of s.
 func (w *Writer) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
 
-// Send is like Write, but takes p over without a copy, which pays for messages of
-// some kilobytes. The caller must never change p again, whatever Send returns. It may go
-// on reading it, and may send it to other Writers.
+// Send is like Write, but queues p itself, not a copy. This pays for messages of some
+// kilobytes. The caller must never change p again, whatever Send returns. It may still read p,
+// and send it to other Writers.
 func (w *Writer) Send(p []byte) error {
 	return w.send(context.Background(), &payload{run: queue.Lone(p)})
 }
 
-// A payload is what a sender brings: a message to copy, or messages of a block.
+// A payload is what a sender sends: one message to copy, or a run of messages of a block.
 type payload struct {
 	copied []byte
 	run    queue.Run // if its Block is not nil
 }
 
-// copyOf returns p as a message to copy. A long copy is made at once, before a lock is
+// copyOf returns p as a message to copy. If p is long it is copied here, before any lock is
 // taken.
 func copyOf(p []byte) payload {
 	if len(p) > queue.MaxCopied {
@@ -184,7 +183,7 @@ func (m *payload) len() int {
 	return m.run.Len()
 }
 
-// size returns the bytes of the messages.
+// size returns the size of the messages in bytes.
 func (m *payload) size() int {
 	if m.run.Block == nil {
 		return len(m.copied)
@@ -192,14 +191,14 @@ func (m *payload) size() int {
 	return m.run.Size()
 }
 
-// requireContext panics if ctx is nil: at once, and not only when a call has to wait.
+// requireContext panics if ctx is nil, even if the call would not have to wait.
 func requireContext(ctx context.Context) {
 	if ctx == nil {
 		panic("sendq: nil Context")
 	}
 }
 
-// send accepts m or returns why it is not. It waits only as Block and ctx say.
+// send accepts m or returns why it does not. It waits only with Block, until ctx is done.
 func (w *Writer) send(ctx context.Context, m *payload) error {
 	w.mu.Lock()
 	err := w.offer(m)
@@ -213,8 +212,8 @@ func (w *Writer) send(ctx context.Context, m *payload) error {
 	return err
 }
 
-// offer accepts m or returns why it is not, ErrWouldBlock if its sender may wait for
-// room. The caller wakes the flusher. mu is held, here and below where it says so.
+// offer accepts m or returns why it does not: ErrWouldBlock if the sender may wait for room.
+// The caller must wake the flusher. mu is held.
 func (w *Writer) offer(m *payload) error {
 	if w.limits != nil {
 		return w.offerLimited(m)
@@ -248,13 +247,14 @@ func (w *Writer) accept(messages, size int) {
 	}
 }
 
-// wake starts the flusher if there is something to do for it and it does not run. It cannot be missed: the flusher finds
-// the queue empty and says that it leaves under one and the same lock. mu is held, but not
-// while wake writes.
+// wake starts the flusher if there is work for it and it does not run. No wake-up is lost: the
+// flusher checks for an empty queue and clears flushing in one critical section. mu is held,
+// but released while wake writes.
 //
-// The flusher is a goroutine, unless the Writer has been idle: then whoever wakes it tries to
-// write without it, which spares a single message a third of its round trip. Soon after that
-// there may be a burst of messages, which are better written together.
+// The flusher is usually a goroutine. If the Writer was idle, wake first tries to write without
+// one, because a hand-off takes a third of the round trip of a single message. Soon after a
+// write there may be a burst of messages, so wake leaves these to the goroutine, which writes
+// them together.
 func (w *Writer) wake() {
 	switch {
 	case w.queue.Empty() && w.state != closing:
@@ -266,16 +266,18 @@ func (w *Writer) wake() {
 	}
 }
 
-// maxTry bounds what is written without a goroutine, in bytes: more takes the kernel long.
+// maxTry is the most bytes that are written without a goroutine. The kernel takes long for
+// more.
 const maxTry = 16 << 10
 
-// burst is how soon behind a write a message counts as of the same burst. A program that
-// waits for an answer takes longer; one that has more to say does not.
+// A message counts as part of a burst within this time after a write. A program that waits for
+// an answer takes longer; a program with more to send does not.
 const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.restedAt <= burst }
 
-// claimFlusher tells whether the flusher must be started, which the caller promises to do.
+// claimFlusher reports whether the flusher must be started. If so, the caller must start it. mu
+// is held.
 func (w *Writer) claimFlusher() bool {
 	if w.flushing || w.paused > 0 {
 		return false
@@ -284,7 +286,7 @@ func (w *Writer) claimFlusher() bool {
 	return true
 }
 
-// refusal returns the error for a message that comes too late. mu is held.
+// refusal returns the error for a message that comes after the end. mu is held.
 func (w *Writer) refusal() error {
 	if w.err == nil || w.err == ErrClosed {
 		return ErrClosed

@@ -8,8 +8,8 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// Close delivers what is queued, closes the connection and waits until that is done,
-// at most for CloseTimeout. It is Shutdown with that bound.
+// Close delivers the queued messages, closes the connection and waits for both. It is Shutdown
+// with a bound of CloseTimeout.
 func (w *Writer) Close() error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), w.closeTimeout,
 		fmt.Errorf("CloseTimeout of %v exceeded: %w", w.closeTimeout, context.DeadlineExceeded))
@@ -17,35 +17,41 @@ func (w *Writer) Close() error {
 	return w.Shutdown(ctx)
 }
 
-// Shutdown accepts no more messages, delivers what is queued, closes the connection
-// and waits until that is done or ctx is, in which case it ends the Writer as
-// CloseNow does.
+// Shutdown accepts no more messages, delivers the queued ones, closes the connection and waits
+// for the end. If ctx is done first, Shutdown ends the Writer as CloseNow does. It panics if
+// ctx is nil. Every call of Close and Shutdown waits for the end and returns the same outcome;
+// the first bound to pass ends the Writer.
 //
-// Delivered means that the peer's machine has acknowledged it. A peer that reads to
-// the end gets every byte and then EOF, even if it has sent bytes that nobody read.
-// That takes a TCP, MPTCP, Unix or TLS connection, or a wrapper with a method
-// NetConn() net.Conn that leads to one, and Linux, but not 386 or s390x. While Shutdown
-// waits, the caller's reader may go on reading; a Read then fails or returns EOF, also if the
-// peer has reset the connection. A wrapper that keeps bytes back must write them in CloseWrite.
+// A message is delivered when the peer's machine has acknowledged it. A peer that reads to the
+// end gets every byte and then EOF, even if it has sent bytes and nobody read them. This holds
+// on Linux, except on 386 and s390x, for TCP, MPTCP, Unix and TLS connections, and for a
+// wrapper if its method NetConn() net.Conn leads to one. The caller may go on reading while
+// Shutdown waits. In the end a Read fails or returns EOF; it may return EOF even if the peer
+// has reset the connection. If a wrapper keeps bytes back, it must write them in CloseWrite. If
+// the peer has gone by then, it is not known what became of these bytes, and the error may be
+// nil.
 //
-// Elsewhere nobody knows what has arrived. Shutdown half-closes the connection, if it has a
-// method CloseWrite, and waits half a second, or what is left of the bound, before it closes
-// it. On a slow link that loses the end of a long farewell if the peer has sent bytes that
-// nobody read. This is so behind a wrapper that hides the socket: a plain
-// struct{ net.Conn }, such as those of netutil.LimitListener, cmux and many that trace or
-// count. The two methods NetConn, and CloseWrite where the connection beneath has none, mend
-// it. A net.Pipe holds nothing back, so there Shutdown does not wait.
+// Elsewhere nobody knows what has arrived. Shutdown half-closes the connection if it has a
+// method CloseWrite, waits for half a second or until the bound passes, and closes it. On a
+// slow link, the end of a long farewell is then lost if the peer has sent bytes and nobody read
+// them. This includes wrappers around a hidden socket: a plain struct{ net.Conn }, as in
+// netutil.LimitListener, cmux, and many packages for tracing or counting. To solve it, give the
+// wrapper a method NetConn, and a method CloseWrite unless the connection underneath has one. A
+// net.Pipe holds nothing back, so there Shutdown does not wait.
 //
-// The error is nil if the Writer ended by Close or Shutdown alone, with everything
-// delivered but what an overflow policy dropped. Then it does not matter what becomes of the
-// goodbye behind it, for which Shutdown waits a second at most, nor that the bound passes
-// or somebody calls CloseNow meanwhile. Otherwise the error wraps the cause and says how much
-// was not delivered, if anything. The cause is that of ctx, why the Writer ended, maybe
-// long before the call, or the kernel's, such as syscall.ECONNRESET or syscall.ETIMEDOUT;
-// it is syscall.EPIPE if a Read has got that before.
+// The error is nil if Close or Shutdown alone ended the Writer, and everything was delivered
+// except messages dropped by the overflow policy. The goodbye after the messages, such as a
+// FIN, does not matter then. Shutdown waits for it for at most a second, and the error stays
+// nil if the goodbye is lost, if the bound passes, or if somebody calls CloseNow. Where nobody
+// knows what has arrived, the same holds once everything is written and the wait has begun.
 //
-// Every call of Close and Shutdown waits for the end and returns the same outcome;
-// of several bounds the first to pass ends the Writer. Shutdown panics if ctx is nil.
+// Otherwise the error wraps the cause and says how much was not delivered, if anything. The
+// cause is one of these:
+//
+//   - the cause of ctx
+//   - the error that ended the Writer, perhaps long before the call
+//   - the kernel's error, such as syscall.ECONNRESET or syscall.ETIMEDOUT, or syscall.EPIPE if
+//     a Read has already received it
 func (w *Writer) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	w.mu.Lock()
@@ -67,9 +73,8 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	return w.undeliveredError()
 }
 
-// undeliveredError returns nil if everything that was accepted was delivered or
-// dropped, and else an error that says how much was not. mu is held, and the Writer
-// has ended.
+// undeliveredError returns nil if everything accepted was delivered or dropped. Otherwise it
+// returns an error that says how much was not. mu is held, and the Writer has ended.
 func (w *Writer) undeliveredError() error {
 	if n := w.pending(); n > 0 {
 		return failed(w.err, "messages not delivered: %d (%d bytes)", n, w.queue.Bytes())
@@ -77,21 +82,20 @@ func (w *Writer) undeliveredError() error {
 	return w.err
 }
 
-// CloseNow discards what is queued and closes the connection, which interrupts a
-// write that is stuck, and waits until the Writer has ended. The peer may get part of
-// the message that was being written. Undelivered yields what was discarded.
+// CloseNow discards the queued messages, closes the connection and waits until the Writer has
+// ended. Closing the connection interrupts a stuck write, so the peer may receive part of a
+// message. Undelivered yields the discarded messages.
 //
-// It returns the connection's error, if closing fails. Once the Writer has ended, by
-// CloseNow or otherwise, it does nothing and returns nil.
+// If closing fails, CloseNow returns the error of the connection. Once the Writer has ended, by
+// CloseNow or otherwise, CloseNow does nothing and returns nil.
 //
-// It takes as long as Close of the connection does. That is no time, unless the caller has
-// set SetLinger to a number of seconds: then the kernel waits for the peer that long. A
-// blocking socket, which is what File.Fd makes of one, is shut down first, because Close
-// would wait for a Read or Write that is stuck. Behind a wrapper without NetConn it is not found.
+// CloseNow takes as long as Close of the connection. Usually that is no time. But if the caller
+// has set SetLinger to a number of seconds, the kernel waits for the peer that long. A blocking
+// socket, such as File.Fd makes of any socket, is shut down first, because Close would wait for
+// a stuck Read or Write. A blocking socket inside a wrapper without NetConn is not found.
 func (w *Writer) CloseNow() error { return w.abort(ErrClosed) }
 
-// abort ends the Writer with cause, unless something ended it before, and waits until it has
-// ended.
+// abort ends the Writer with cause, unless it is already ending, and waits until it has ended.
 func (w *Writer) abort(cause error) (err error) {
 	w.mu.Lock()
 	isFirst := w.setAborting(cause)
@@ -106,16 +110,16 @@ func (w *Writer) abort(cause error) (err error) {
 	return asPanicError(err)
 }
 
-// setAborting makes cause why the Writer ends, unless something ended it before. Then it returns
-// false. Otherwise interrupt must follow, without mu, unless the flusher calls setAborting: it
-// finds the state when its write returns. mu is held.
+// setAborting makes cause the reason for the Writer's end. If something else ended the Writer
+// before, setAborting returns false. If it returns true, the caller must release mu and call
+// interrupt. Only the flusher need not: it sees the state when its write returns. mu is held.
 func (w *Writer) setAborting(cause error) bool {
 	if w.state >= aborting {
 		return false
 	}
 	l := w.lingering()
 	if w.state == closing && w.queue.Empty() {
-		l.abandon(cause) // all is written: the peer decides whether this is an error
+		l.abandon(cause) // everything is written: the peer decides whether this is an error
 	} else {
 		w.err = cause
 	}
@@ -130,8 +134,8 @@ func (w *Writer) setAborting(cause error) bool {
 	return true
 }
 
-// interrupt makes the flusher end the Writer, or ends it if there is no flusher. It takes as long
-// as closing the connection.
+// interrupt makes the flusher end the Writer, or ends it if there is no flusher. It takes as
+// long as closing the connection. mu is not held.
 func (w *Writer) interrupt() error {
 	w.mu.Lock()
 	isFlushing := w.flushing
@@ -147,8 +151,8 @@ func (w *Writer) interrupt() error {
 	return sock.CloseNow(w.conn)
 }
 
-// Done returns a channel that is closed when the Writer has ended: the connection is
-// closed, and Err, Stats and Undelivered change no more. Err tells why it ended.
+// Done returns a channel. It is closed when the Writer has ended: the connection is closed, and
+// Err, Stats and Undelivered no longer change.
 func (w *Writer) Done() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,20 +167,24 @@ func (w *Writer) Done() <-chan struct{} {
 	return a.done
 }
 
-// Err returns the first cause of the Writer's end: the error of a write, or a PanicError;
-// an ErrSlowConsumer that says which limit was reached; ErrClosed after CloseNow; the cause
-// of the context that bounded Shutdown; or why the peer has not acknowledged everything. It
-// is nil while the Writer lives, and after a Close that delivered everything.
+// Err returns the first cause of the Writer's end. It returns nil while the Writer lives, and
+// after a Close that delivered everything. The cause is one of these:
+//
+//   - the error of a write, or a PanicError
+//   - an error that names the limit and wraps ErrSlowConsumer
+//   - ErrClosed after CloseNow
+//   - ErrTakenOver or ErrNameLost, if a Broker ended the Writer
+//   - an error that wraps the cause of the context of Shutdown
+//   - an error that says why the peer has not acknowledged everything
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.err
 }
 
-// OnEnd calls f in a goroutine of its own when the Writer has ended, at once if it has
-// already. It is for those who supervise many Writers: no goroutine has to wait for
-// Done meanwhile. The returned function takes the request back, and tells whether it
-// came in time to keep f from being called.
+// OnEnd calls f in its own goroutine when the Writer has ended, or at once if it already has.
+// It is for programs that watch many Writers, because no goroutine has to wait for Done. The
+// function stop cancels the call, and reports whether it was in time to prevent it.
 func (w *Writer) OnEnd(f func()) (stop func() bool) {
 	afterDone := func() {
 		<-w.Done()
@@ -189,16 +197,16 @@ func (w *Writer) OnEnd(f func()) (stop func() bool) {
 	return func() bool { return w.removeEndHook(h) }
 }
 
-// Undelivered yields the messages that were accepted and not wholly written, in
-// order; of the first the peer may have got a part. It yields nothing before the
-// Writer has ended. The messages must not be changed: other Writers may share them.
+// Undelivered yields the messages that were accepted but not completely written, in order. The
+// peer may have received part of the first one. Undelivered yields nothing before the Writer
+// has ended. The caller must not change the messages, because other Writers may share them.
 // They stay in memory as long as the Writer does.
 func (w *Writer) Undelivered() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		w.mu.Lock()
 		var messages iter.Seq[[]byte] = func(func([]byte) bool) {}
 		if w.state >= ended {
-			messages = w.queue.All() // nobody changes it any more
+			messages = w.queue.All() // nobody changes it any longer
 		}
 		w.mu.Unlock()
 		messages(yield)
@@ -206,7 +214,7 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 }
 
 // end closes the connection and announces that the Writer has ended. It is called once, by the
-// flusher or in its place.
+// flusher or in its place. mu is not held, so the hooks may take any lock.
 func (w *Writer) end() error {
 	err := w.closeConn()
 	w.mu.Lock()
@@ -230,7 +238,7 @@ func (w *Writer) end() error {
 		h.ended()
 	}
 
-	// Last, so that whoever sees Done finds the hooks' work done.
+	// Done comes last, so it implies that the hooks have finished.
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.state = announced
@@ -246,7 +254,7 @@ func (w *Writer) closeConn() error {
 	l := w.lingering()
 	if l != nil && w.state == aborting && w.err == nil {
 		w.mu.Unlock()
-		_, _, _ = w.checkPeer() // fails if interrupt has closed conn, and has looked before
+		_, _, _ = w.checkPeer() // fails if interrupt has closed conn, but interrupt has looked itself
 		w.mu.Lock()
 	}
 	if l != nil {
@@ -266,17 +274,16 @@ func (w *Writer) closeConn() error {
 
 var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// An endHook is something to do when a Writer has ended. Hooks are a list inside the
-// objects that want to know, so that supervising a Writer costs neither a goroutine
-// nor a channel.
+// An endHook is a call to make when a Writer has ended. Hooks form a list inside the objects
+// that wait, so a hook costs neither a goroutine nor a channel.
 type endHook struct {
 	next  *endHook
-	prev  **endHook // what points to it; nil if it is in no list
+	prev  **endHook // what points to the hook; nil if it is in no list
 	ended func()
 }
 
-// addEndHooks makes the Writer call the hooks, without any lock, when it has ended. It
-// returns false, and never calls them, if the Writer has ended already.
+// addEndHooks makes the Writer call the hooks, without any lock, when it has ended. If the
+// Writer has already ended, addEndHooks returns false, and the hooks are never called.
 func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -294,7 +301,7 @@ func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 	return true
 }
 
-// removeEndHook takes h back, and tells whether it was in time.
+// removeEndHook removes h, and reports whether it was in time to prevent the call.
 func (w *Writer) removeEndHook(h *endHook) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -5,90 +5,92 @@ import (
 	"time"
 )
 
-// WriterOptions configure a Writer. The zero value of each field is its default: a
-// queue without limit, and a peer that may take as long as it likes.
+// WriterOptions configure a Writer. The zero value of each field is its default: the queue has
+// no limit, and the peer may take as long as it likes.
 //
-// A limit that ends the Writer does so with an error that wraps ErrSlowConsumer and
-// says which limit it was: sends fail with it from then on, Err returns it, and the
-// connection is closed.
+// If a limit ends the Writer, its connection is closed. Err and later sends then return an
+// error that names the limit and wraps ErrSlowConsumer.
 type WriterOptions struct {
-	// MaxPending bounds what is queued or being written, in bytes. Each message
-	// counts 64 bytes more than it has, so that tiny ones cannot evade the limit.
-	// What happens to a message that would exceed it is up to Overflow; one that
-	// could never fit is refused with ErrTooLarge. 0 means no limit.
+	// MaxPending limits the pending bytes, queued or being written. Each message counts as its
+	// size plus 64 bytes, so tiny messages cannot evade the limit. If a message would exceed
+	// MaxPending, Overflow applies. If a message could never fit, it is refused with
+	// ErrTooLarge. A Writer accepts messages from a takeover or from Room.JoinReplay even
+	// beyond MaxPending. 0 means no limit.
 	MaxPending int
 
-	// Overflow is what to do at MaxPending. Without MaxPending it has no effect.
+	// Overflow is the policy for messages beyond MaxPending. Without MaxPending it has no
+	// effect.
 	Overflow Overflow
 
-	// MaxAge ends the Writer when its oldest pending message has waited so long, also
-	// while a takeover keeps it from being written; it may take a third longer. Time in
-	// which the whole process was stopped does not count. 0 means that a message may wait
-	// for ever.
+	// MaxAge limits how long a message may be pending. When the oldest pending message has
+	// waited for MaxAge, or up to a third longer, the Writer ends. A wait caused by a takeover
+	// counts. A pause of the whole process does not count. 0 means no limit.
 	//
-	// A message is pending until the kernel has taken it, so MaxAge does not see what the
-	// kernel holds; see "Peers that vanish" in the package documentation.
+	// A message is pending until the kernel has taken it, so MaxAge does not see bytes in the
+	// kernel's buffers; see "Peers that vanish" in the package documentation.
 	MaxAge time.Duration
 
-	// WriteTimeout ends the Writer when the peer has taken nothing for so long although
-	// there was something to take: a write that waits, or bytes that the kernel has taken
-	// and the peer's machine has not acknowledged, however few. It may take a quarter
-	// longer. A peer that takes a little now and then is alive, however long the whole
-	// takes, and so is one that has nothing to take. Time in which the whole process was
-	// stopped does not count. 0 means that it may take for ever.
+	// WriteTimeout limits how long the peer may take nothing although there is something to
+	// take: a waiting write, or bytes in the kernel not yet acknowledged by the peer's machine,
+	// however few. When the limit has passed, or up to a quarter later, the Writer ends. Any
+	// progress starts the time again, so a slow peer is alive, however long the whole takes. A
+	// peer with nothing to take is alive too. A pause of the whole process does not count. 0
+	// means no limit. No deadline is set on the connection.
 	//
-	// On Linux, but not on 386 or s390x, progress is what the peer's machine acknowledges
-	// over TCP or MPTCP, and what the peer reads from a Unix socket. TLS, and a wrapper with
-	// a method NetConn() net.Conn, is looked through. Elsewhere progress is a Write of the
-	// connection that returns, and what the kernel has taken is not seen any more. Writes
-	// are kept to 4 KiB then, and to a quarter of the send buffer of a Unix socket as it is
-	// when the Writer is made, though a message on a message-framed connection is not
-	// divided. That is coarse where a kernel buffers beneath, which lets nothing in until
-	// a good part has gone: give wrappers the method. No deadline is set.
+	// On Linux, except on 386 and s390x, progress over TCP and MPTCP is an acknowledgement by
+	// the peer's machine, and progress on a Unix socket is a read by the peer. The Writer looks
+	// through TLS, and through wrappers with a method NetConn() net.Conn. With WriteTimeout,
+	// one write to a Unix socket is at most a quarter of its send buffer, as it was when the
+	// Writer was made.
 	//
-	// A TCP peer's machine acknowledges in steps of what its program reads once its buffer is
-	// full: at least a segment, which over loopback is 64 KB, and about a twentieth of its
-	// receive buffer, which came to 94 to 340 KB between two Linux programs. A Unix socket
-	// has steps of some tens of KB. Choose a time in which the slowest peer that you want to
-	// keep reads as much. On a link that loses packets TCP itself is silent for a while: at
-	// 64 kbit/s, 500 ms and 5 % of loss it was 9.6 seconds at most.
+	// Elsewhere, progress is a return from the connection's Write, and bytes in the kernel are
+	// not watched. Writes are then at most 4 KiB. This is coarse if a kernel buffers
+	// underneath, because a full buffer accepts nothing until a good part of it has drained. So
+	// give wrappers a method NetConn. A message on a message-framed connection is never
+	// divided.
+	//
+	// Choose a timeout long enough for the slowest acceptable peer to read one step. A TCP peer
+	// with a full receive buffer acknowledges in steps of at least a segment (64 KB over
+	// loopback) and about a twentieth of the buffer. Between two Linux programs a step was 94
+	// to 340 KB. A Unix socket has steps of some tens of KB. On a link with losses, TCP itself
+	// is silent for a while: at 64 kbit/s, 500 ms and 5 % of loss, it was silent for at most
+	// 9.6 seconds.
 	WriteTimeout time.Duration
 
-	// CloseTimeout bounds Close: when the peer has not acknowledged everything by then,
-	// the connection is closed all the same. 0 means 5 seconds.
+	// CloseTimeout limits how long Close waits for the peer to acknowledge everything. After
+	// that the connection is closed anyway. 0 means 5 seconds.
 	CloseTimeout time.Duration
 
-	// Budget bounds the memory of what all Writers that share it have pending
+	// Budget limits the memory of the pending messages of all Writers with the same Budget
 	// together. Nil means no such limit.
 	Budget *Budget
 
-	// MessageFramed makes each message one Write on the connection. It is for
-	// connections on which each Write is a message to the peer, such as those of
-	// websocket.NetConn. On UDP, unixgram and unixpacket it goes without saying, by the
-	// network of the connection's LocalAddr: a stream that is built on UDP should have an
-	// address of its own.
+	// MessageFramed makes each message exactly one Write of the connection. Set it if the peer
+	// receives each Write as a message, as on the connections of websocket.NetConn. It is
+	// implied for UDP, IP, unixgram and unixpacket, judged by the network of the connection's
+	// LocalAddr. A stream protocol built on UDP should therefore report another network.
 	MessageFramed bool
 }
 
-// Overflow is what a Writer does with a message for which MaxPending leaves no room.
+// Overflow is a Writer's policy for messages beyond MaxPending.
 type Overflow uint8
 
 const (
-	// Disconnect ends the Writer: its peer is a slow consumer.
+	// Disconnect ends the Writer, because its peer is a slow consumer.
 	Disconnect Overflow = iota
 
-	// Block makes the sender wait until there is room, or the Writer ends; see
-	// Writer.WriteContext. Senders that wait are served in turn. A Broker does
-	// not wait: the Writer refuses its message with ErrWouldBlock.
+	// Block makes the sender wait until there is room or the Writer ends; see
+	// Writer.WriteContext. Waiting senders are served first come, first served. A Broker does
+	// not wait: its message is refused with ErrWouldBlock.
 	Block
 
 	// DropNewest drops the message, and the sender gets ErrDropped.
 	DropNewest
 
-	// DropOldest drops the oldest messages instead, as many as it takes, but none of
-	// which the connection has, or may have, a part. Those being written are a quarter of
-	// MaxPending at most, or a single message of any size. If that leaves no room for the
-	// new message, DropOldest acts as DropNewest.
+	// DropOldest drops the oldest pending messages until the new one has room. It never drops a
+	// message if the connection has, or may have, part of it. The messages being written count
+	// as at most a quarter of MaxPending, apart from the first and the last of them, which may
+	// have any size. If they leave no room for the new message, DropOldest acts as DropNewest.
 	DropOldest
 )
 
@@ -108,8 +110,7 @@ func (o Overflow) String() string {
 
 const defaultCloseTimeout = 5 * time.Second
 
-// checked returns a copy of o with defaults filled in. It panics if an option makes no
-// sense.
+// checked returns a copy of o with defaults filled in. It panics if an option is invalid.
 func (o *WriterOptions) checked() WriterOptions {
 	var c WriterOptions
 	if o != nil {
