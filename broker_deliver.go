@@ -10,11 +10,11 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// deliver queues m for those that have the name, and returns how many of its messages were
-// accepted, and if not all, why one was not.
+// deliver queues m for the Writers with the name. It returns the number of accepted messages,
+// and the reason if any was refused.
 func (n *member) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 	rest, left := *m, m.len()
-	var slow error // m may be what ended the Writer, and the name may be free by now
+	var slow error // m itself may have ended the Writer, and the name may be free by now
 	for {
 		writers := n.current()
 		took, refused := rest.deliverTo(*writers, idle)
@@ -26,7 +26,7 @@ func (n *member) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 			return accepted, err
 		case !errors.Is(refused, net.ErrClosed) && len(*writers) > 0:
 			err = refused
-			rest.run.First++ // those behind it may be accepted
+			rest.run.First++ // later messages may be accepted
 			if left--; left == 0 {
 				return accepted, err
 			}
@@ -39,12 +39,12 @@ func (n *member) deliver(m *payload, idle *wakeList) (accepted int, err error) {
 		case errors.Is(refused, ErrSlowConsumer):
 			slow = refused
 		}
-		// Otherwise another Writer has the name since.
+		// Otherwise another Writer has the name now.
 	}
 }
 
-// deliverTo posts m to those that have a name, up to the first message that none of them accepts.
-// It returns how many come before that, and why it was not accepted.
+// deliverTo queues m for several Writers, up to the first message that all of them refuse. It
+// returns the number of messages before that one, and why it was refused.
 func (m *payload) deliverTo(writers []*Writer, idle *wakeList) (accepted int, err error) {
 	if len(writers) == 1 {
 		return writers[0].tryEnqueue(m, idle)
@@ -78,9 +78,10 @@ func (m *payload) message(i int) payload {
 	return payload{run: queue.Run{Block: m.run.Block, First: first, Last: first + 1}}
 }
 
-// tryEnqueue accepts what m brings, up to the first message that it refuses. It returns how many
-// come before that, and why it was refused. It never waits. If idle is not nil, it gets the
-// Writer if its flusher must be started.
+// tryEnqueue accepts the messages of m up to the first refusal. It returns the number of
+// accepted messages and the reason for the refusal. It never waits. If w's flusher must be
+// started, tryEnqueue adds w to idle, or starts the flusher itself if idle is nil. mu is not
+// held.
 func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -103,7 +104,7 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 	return accepted, err
 }
 
-// offerEach accepts what m brings one by one. mu is held, here and below.
+// offerEach accepts the messages of m one by one. mu is held, here and below.
 func (w *Writer) offerEach(m *payload) (accepted int, err error) {
 	for ; accepted < m.len(); accepted++ {
 		one := m.message(accepted)
@@ -114,7 +115,7 @@ func (w *Writer) offerEach(m *payload) (accepted int, err error) {
 	return accepted, err
 }
 
-// offerCopies is offerEach, but shares nothing.
+// offerCopies is like offerEach, but copies each message and shares none.
 func (w *Writer) offerCopies(m *payload) (accepted int, err error) {
 	for ; accepted < m.len(); accepted++ {
 		one := copyOf(m.run.Message(accepted))
@@ -125,7 +126,7 @@ func (w *Writer) offerCopies(m *payload) (accepted int, err error) {
 	return accepted, err
 }
 
-// wakeBy is wake, but leaves the start of the flusher to idle if that is not nil.
+// wakeBy is like wake, but adds w to idle instead of starting the flusher, unless idle is nil.
 func (w *Writer) wakeBy(idle *wakeList) {
 	switch {
 	case idle == nil:
@@ -135,19 +136,21 @@ func (w *Writer) wakeBy(idle *wakeList) {
 	}
 }
 
-// A wakeList collects the Writers that a fan-out has found idle, whose flushers must be
-// started. A few goroutines write for all of them what the kernel takes at once; only a Writer
-// that makes them wait gets a flusher of its own. A goroutine for each took two thirds more time.
+// A wakeList collects the idle Writers that a fan-out has queued messages for. Their flushers
+// must be started. A few goroutines write for all of them as far as the kernel accepts bytes at
+// once. Only a Writer that would have to wait gets its own flusher. A goroutine for each Writer
+// took two thirds more time. A wakeList belongs to one fan-out, and then to the goroutines at
+// work.
 type wakeList struct {
 	writers []*Writer
-	busy    atomic.Int32 // goroutines at work
+	busy    atomic.Int32 // goroutines still at work
 }
 
 var wakeLists = sync.Pool{New: func() any { return new(wakeList) }}
 
 func newWakeList() *wakeList { return wakeLists.Get().(*wakeList) }
 
-// minShare is how many Writers are worth a goroutine.
+// minShare is the number of Writers that is worth a goroutine.
 const minShare = 8
 
 // wake starts the flushers, and empties the list.
@@ -165,13 +168,14 @@ func (l *wakeList) wake() {
 	}
 }
 
-// done is wake for the last time.
+// done calls wake, and returns the list to the pool. The caller must no longer use the list.
 func (l *wakeList) done() {
 	l.wake()
 	wakeLists.Put(l)
 }
 
-// work starts the flushers of the Writers [first, last).
+// work starts the flushers of the Writers [first, last). The last goroutine returns the list to
+// the pool.
 func (l *wakeList) work(first, last int) {
 	for _, w := range l.writers[first:last] {
 		w.mu.Lock()

@@ -5,29 +5,29 @@ import (
 	"sync"
 )
 
-// handbacks is what Broker.handBack has yet to hand back. Broker.mu guards it.
+// handbacks holds the calls of OnUndelivered that are still to be made. Broker.mu guards it.
 type handbacks struct {
 	calls    []func()
 	calling  bool
-	expected int        // takeovers under way, which may hand something back
-	idle     *sync.Cond // when there is nothing any more
+	expected int        // takeovers under way, which may hand back messages
+	idle     *sync.Cond // signaled when a call or a takeover has finished
 }
 
-// takeLeftovers reports whether the Broker is the one to hand back what w leaves. A Broker that hands
-// nothing back leaves that to others in which w has a name.
+// takeLeftovers reports whether the Broker must hand back the undelivered messages of w. A
+// Broker without OnUndelivered leaves them to other Brokers in which w has a name.
 func (b *Broker) takeLeftovers(w *Writer) bool {
 	return b.opts.OnUndelivered != nil && w.takeLeftovers()
 }
 
-// handBackOf hands the messages that w, which has ended, did not write to OnUndelivered. mu
-// is held, and not during the call.
+// handBackOf hands back the undelivered messages of w. w has ended. mu is held, but not during
+// the call of OnUndelivered.
 func (b *Broker) handBackOf(name string, w *Writer) {
 	if w.Stats().Undelivered > 0 {
 		b.handBack(name, w.Undelivered(), w.Err())
 	}
 }
 
-// handBack hands messages to OnUndelivered.
+// handBack queues a call of OnUndelivered with messages. mu is held, but not during the call.
 func (b *Broker) handBack(name string, messages iter.Seq[[]byte], cause error) {
 	if b.opts.OnUndelivered == nil {
 		return
@@ -39,11 +39,12 @@ func (b *Broker) handBack(name string, messages iter.Seq[[]byte], cause error) {
 	}
 }
 
-// runHandbacks makes the calls, until there are no more.
+// runHandbacks makes the calls until there are none. mu is not held during a call, because
+// OnUndelivered may call methods of the Broker.
 func (b *Broker) runHandbacks() {
 	over := false
 	defer func() {
-		if !over { // a call has ended this goroutine, by runtime.Goexit
+		if !over { // a call has ended this goroutine by runtime.Goexit
 			go b.runHandbacks()
 		}
 	}()
@@ -65,7 +66,8 @@ func (b *Broker) runHandbacks() {
 	b.mu.Unlock()
 }
 
-// handbackSettled ends what was counted in returned.expected. mu is not held.
+// handbackSettled accounts for the end of a takeover counted in handbacks.expected. mu is not
+// held.
 func (b *Broker) handbackSettled() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -10,57 +10,60 @@ import (
 	"github.com/sendq-go/sendq/internal/set"
 )
 
-// A Budget bounds the memory of what any number of Writers have pending together: it is
-// given to each in its WriterOptions. When a message would exceed it, the Writer with the
-// largest backlog ends with ErrSlowConsumer, and if need be the next, until there is room.
+// A Budget limits the memory of the pending messages of any number of Writers together. Give it
+// to each of them in its WriterOptions. If a message would exceed the Budget, the Writer with
+// the largest backlog ends with ErrSlowConsumer, then the next one if necessary, until there is
+// room.
 //
-// Each message counts 64 bytes more than its size. A Broker queues a message to many as a
-// reference to one copy. The copy counts once, however many of the Writers have it pending,
-// and each of them adds 64 bytes for its reference to a run of messages. Copies lie in
-// blocks of up to 128 KiB; a block counts whole, until none of the Writers has any of it
-// pending. In a Budget of less than four such blocks, each Writer gets a copy of its own.
+// Each message counts as its size plus 64 bytes. A Broker queues a message to many Writers as
+// references to one copy. The copy counts once, however many of the Writers have it pending,
+// and each Writer adds 64 bytes for its reference to a run of messages. Copies lie in blocks of
+// up to 128 KiB. A block counts as a whole as long as any of the Writers has part of it
+// pending. If a Budget is smaller than four such blocks, each Writer gets its own copy.
 //
-// The size of a backlog is what it adds to the Budget, and its part of each block that it
-// shares: a block that ten Writers have pending is a tenth of it in the backlog of each.
+// The backlog of a Writer counts as what the Writer alone adds to the Budget, plus its share of
+// each shared block. If ten Writers have a block pending, a tenth of the block counts for each.
 //
-// A Writer that ends does not count from that moment on. The messages that its Undelivered
-// yields stay in memory as long as the Writer does.
+// A Writer stops counting at the moment it ends. Its undelivered messages stay in memory as
+// long as the Writer does.
+//
+// All methods may be called from any goroutine at any time.
 type Budget struct {
 	limit int
 
-	// mu guards what follows. A Writer's lock may be held when it is taken, but not
-	// the other way round.
+	// mu guards the fields below. It may be taken while a Writer's lock is held, but no
+	// Writer's lock may be taken while mu is held.
 	mu      sync.Mutex
 	pending int64
-	holders []*backlog                 // those that are not empty, in no order
-	shared  set.Map[*queue.Block, int] // how often the backlogs refer to a shared block
-	largest []candidate                // to end next, the last first; as of the last look at all holders
+	holders []*backlog                 // of the backlogs that are not empty, in no order
+	shared  set.Map[*queue.Block, int] // number of references from backlogs to each shared block
+	largest []candidate                // to end next, the largest last; as of the last look at all holders
 }
 
-// A candidate is a backlog whose Writer the Budget may end, and how large it was.
+// A candidate is a backlog whose Writer the Budget may end, with the size it had.
 type candidate struct {
 	*backlog
 	size int64
 }
 
-// A backlog is what a Writer has pending in the eyes of its Budget, whose lock guards it.
+// A backlog is the Budget's account of a Writer's pending messages. Budget.mu guards it.
 type backlog struct {
 	writer *Writer
-	alone  int64 // what it adds to Budget.pending, shared blocks aside
-	index  int   // in Budget.holders, while alone is not 0
-	closed error // why it counts no more; nil while it does
+	alone  int64 // what it adds to Budget.pending, apart from shared blocks
+	index  int   // in Budget.holders, unless unshared is 0
+	closed error // why it no longer counts; nil while it does
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
-	// segment, almost in the queue's order. The first counted of them count in alone.
+	// segment, almost in the queue's order. The first counted of them count in unshared.
 	blocks  []*queue.Block
 	head    int
 	counted int
 }
 
-// minBlocks is how many shared blocks a Budget must have room for.
+// minBlocks is the number of shared blocks that a Budget must have room for.
 const minBlocks = 4
 
-// sharedCost is what a reference to a run of messages in a shared block counts for.
+// sharedCost is the cost of a reference to a run of messages in a shared block.
 const sharedCost = messageOverhead
 
 // NewBudget returns a Budget of limit bytes. It panics if limit is not positive.
@@ -71,13 +74,13 @@ func NewBudget(limit int) *Budget {
 	return &Budget{limit: limit}
 }
 
-// isSmallFor reports whether a block that holds messages of others too is too large a part of
-// the Budget.
+// isSmallFor reports whether a block shared by several messages is too large a part of the
+// Budget.
 func (b *Budget) isSmallFor(shared *queue.Block) bool {
 	return b != nil && shared.IsShared() && !shared.IsLone() && shared.Size() > b.limit/minBlocks
 }
 
-// isSmallForAny is isSmallFor for all that is queued.
+// isSmallForAny reports whether isSmallFor holds for any queued block.
 func (b *Budget) isSmallForAny(q *queue.Queue) bool {
 	for r := range q.Runs() {
 		if b.isSmallFor(r.Block) {
@@ -87,22 +90,23 @@ func (b *Budget) isSmallForAny(q *queue.Queue) bool {
 	return false
 }
 
-// Pending returns what the Writers have pending together, in bytes, counted as the Budget
-// counts. It never exceeds the limit.
+// Pending returns the number of bytes that the Writers have pending together, as the Budget
+// counts them. It never exceeds the limit.
 func (b *Budget) Pending() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return int(b.pending)
 }
 
-// A charge is what messages add to the backlog of a Writer.
+// A charge is what messages add to a Writer's backlog.
 type charge struct {
-	alone  int64          // beside the shared blocks
-	blocks []*queue.Block // the shared blocks, an element for each new segment
-	first  bool           // the segments come before those that are queued
+	alone  int64          // apart from the shared blocks
+	blocks []*queue.Block // the shared blocks, one element for each new segment
+	first  bool           // the segments come before the queued ones
 }
 
-// chargeOf returns what the queue's messages add to a backlog, in front of others.
+// chargeOf returns what the messages of q add to a backlog when they come before its other
+// messages.
 func chargeOf(q *queue.Queue) charge {
 	c := charge{first: true}
 	for r := range q.Runs() {
@@ -116,9 +120,9 @@ func chargeOf(q *queue.Queue) charge {
 	return c
 }
 
-// reserve adds c to the backlog of w, and ends other Writers if that takes it. It fails if
-// w must end, and w counts no more then. The lock of w is held. A nil Budget has room for
-// everything.
+// reserve adds c to the backlog of w, and ends other Writers if there is too little room. If w
+// itself must end, reserve returns the reason, and w no longer counts. The lock of w is held. A
+// nil Budget has room for everything.
 func (b *Budget) reserve(w *Writer, c charge) error {
 	if b == nil {
 		return nil
@@ -133,8 +137,8 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 	if b.pending+cost > int64(b.limit) {
 		b.forgetCandidates(len(b.holders) / holdersPerCandidate)
 	}
-	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // more, when nobody else refers to its blocks
-		if cost > int64(b.limit) { // of a takeover; what is sent has been checked
+	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // the cost grows if the last other reference to a block goes
+		if cost > int64(b.limit) { // only in a takeover; sent messages have been checked
 			b.close(l, fmt.Errorf("%w: Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost))
 			return l.closed
 		}
@@ -144,26 +148,27 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 		if last.backlog == l {
 			return l.closed
 		}
-		go last.writer.abort(last.closed) // takes its lock, and then closes its connection
+		go last.writer.abort(last.closed) // in a goroutine, because abort takes the Writer's lock and closes its connection
 	}
 	b.add(l, &c, cost)
 	return nil
 }
 
-// These bound what it costs to find whom to end. A look at all holders takes 2 ms when there are
-// 100,000, and 13 µs for 1,000. It finds many, because one message may end many who share a
-// backlog. Few of those that are left are remembered for the next message, because they may no
-// longer be the largest by then.
+// These limit the cost of finding the Writers to end. A look at all holders takes 2 ms for
+// 100,000 of them, and 13 µs for 1,000. One look finds many candidates, because one message may
+// end many Writers with a shared backlog. For the next message only a few of the other
+// candidates are remembered, because they may no longer be the largest.
 const (
 	candidates          = 64
-	holdersPerCandidate = 1000 // of those that are remembered
+	holdersPerCandidate = 1000 // holders for each candidate that is remembered
 )
 
-// takeLargest returns the largest backlog; there must be one. With more than holdersPerCandidate
-// holders it may be one that was the largest a moment ago and still is large.
+// takeLargest removes and returns the largest backlog. There must be one. If there are more
+// than holdersPerCandidate holders, the backlog may have been the largest a moment ago and
+// still be large.
 //
-// A heap of all backlogs would be exact, but no order can be kept: a Writer's part of a block
-// grows when others let go of it.
+// A heap of all backlogs would be exact, but cannot keep its order, because a Writer's share of
+// a block grows when others drop theirs.
 func (b *Budget) takeLargest() candidate {
 	for len(b.largest) > 0 {
 		last := b.popLargest()
@@ -184,7 +189,7 @@ func (b *Budget) takeLargest() candidate {
 	return b.popLargest()
 }
 
-// forgetCandidates forgets all but the n largest.
+// forgetCandidates forgets all but the n largest candidates.
 func (b *Budget) forgetCandidates(n int) {
 	b.largest = slices.Delete(b.largest, 0, max(0, len(b.largest)-n))
 }
@@ -204,9 +209,9 @@ func (b *Budget) sizeOf(l *backlog) int64 {
 	return size
 }
 
-// reserveLast adds to the backlog of w as many of the last charges as there is room for
-// without the end of any Writer, and returns how many it leaves out. An eighth of the Budget
-// stays free, or the next message would end somebody. The lock of w is held.
+// reserveLast adds the last charges to the backlog of w, as many as fit without the end of a
+// Writer. It returns the number of charges it omits. An eighth of the Budget stays free,
+// because otherwise the next message would end a Writer. The lock of w is held.
 func (b *Budget) reserveLast(w *Writer, cs []charge) (left int) {
 	if b == nil {
 		return 0
@@ -225,7 +230,7 @@ func (b *Budget) reserveLast(w *Writer, cs []charge) (left int) {
 	return left
 }
 
-// release takes what r has removed off the backlog of w.
+// release subtracts the removed messages from the backlog of w. The lock of w is held.
 func (b *Budget) release(w *Writer, r queue.Removed) {
 	if b == nil {
 		return
@@ -237,7 +242,7 @@ func (b *Budget) release(w *Writer, r queue.Removed) {
 	}
 }
 
-// leave makes w, which ends, count no more.
+// leave makes w stop counting, because it ends. The lock of w is held.
 func (b *Budget) leave(w *Writer) {
 	if b == nil {
 		return
@@ -249,7 +254,8 @@ func (b *Budget) leave(w *Writer) {
 	}
 }
 
-// hold counts another segment of a shared block, which split off one that counts already.
+// hold counts one more segment of a shared block, split off a segment that counts already. The
+// lock of the Writer is held.
 func (l *backlog) hold(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
@@ -260,7 +266,7 @@ func (l *backlog) hold(shared *queue.Block) {
 	}
 }
 
-// letGo ends the reference of a segment to a shared block.
+// letGo drops the reference of a segment to a shared block. The lock of the Writer is held.
 func (l *backlog) letGo(shared *queue.Block) {
 	b := l.writer.limits.Budget
 	b.mu.Lock()
@@ -276,12 +282,12 @@ func (l *backlog) letGo(shared *queue.Block) {
 	}
 }
 
-// keptBlocks bounds the list that an empty backlog keeps for the next blocks.
+// keptBlocks is the most elements that the list of an empty backlog keeps room for.
 const keptBlocks = 64
 
-// remove removes an element from blocks.
+// remove removes one element from blocks.
 func (l *backlog) remove(shared *queue.Block) {
-	// It is the first or close to it, so the others move up, not down.
+	// It is the first or close to it, so the ones before it move up.
 	i := slices.Index(l.blocks[l.head:], shared)
 	copy(l.blocks[l.head+1:], l.blocks[l.head:l.head+i])
 	l.blocks[l.head] = nil
@@ -304,7 +310,7 @@ func (l *backlog) prepend(shared ...*queue.Block) {
 	}
 }
 
-// append adds elements to blocks.
+// append adds elements to the end of blocks.
 func (l *backlog) append(shared ...*queue.Block) {
 	if l.head > len(l.blocks)/2 { // mostly empty: move down rather than grow
 		n := copy(l.blocks, l.blocks[l.head:])
@@ -318,7 +324,7 @@ func (l *backlog) append(shared ...*queue.Block) {
 func (b *Budget) cost(c *charge) int64 {
 	cost := c.alone
 	var seen map[*queue.Block]bool
-	if len(c.blocks) > 1 { // of a takeover
+	if len(c.blocks) > 1 { // only in a takeover
 		seen = make(map[*queue.Block]bool)
 	}
 	for _, shared := range c.blocks {
@@ -332,7 +338,7 @@ func (b *Budget) cost(c *charge) int64 {
 	return cost
 }
 
-// add adds c, for which there is room, to l, and cost to pending.
+// add adds c to l, and cost to pending. There must be room.
 func (b *Budget) add(l *backlog, c *charge, cost int64) {
 	if len(c.blocks) > 0 {
 		b.addBlocks(l, c)
@@ -341,7 +347,7 @@ func (b *Budget) add(l *backlog, c *charge, cost int64) {
 	b.grow(l, c.alone)
 }
 
-// addBlocks notes that l refers to the shared blocks of c.
+// addBlocks adds the references of l to the shared blocks of c.
 func (b *Budget) addBlocks(l *backlog, c *charge) {
 	for _, shared := range c.blocks {
 		b.refer(shared)
@@ -356,7 +362,7 @@ func (b *Budget) addBlocks(l *backlog, c *charge) {
 
 func (b *Budget) refer(shared *queue.Block) { b.shared.Put(shared, b.shared.Get(shared)+1) }
 
-// drop takes back what refer did.
+// drop undoes one refer.
 func (b *Budget) drop(shared *queue.Block) {
 	if n := b.shared.Get(shared) - 1; n > 0 {
 		b.shared.Put(shared, n)
@@ -366,7 +372,7 @@ func (b *Budget) drop(shared *queue.Block) {
 	}
 }
 
-// grow changes what l adds to pending, shared blocks aside.
+// grow adds n bytes to l and to pending, apart from shared blocks. n may be negative.
 func (b *Budget) grow(l *backlog, alone int64) {
 	wasEmpty := l.alone == 0
 	l.alone += alone
@@ -387,7 +393,7 @@ func (b *Budget) grow(l *backlog, alone int64) {
 	}
 }
 
-// close makes l count no more, because of cause.
+// close makes l stop counting because of cause.
 func (b *Budget) close(l *backlog, cause error) {
 	l.closed = cause
 	for _, shared := range l.blocks[l.head:] {

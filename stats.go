@@ -14,33 +14,33 @@ import (
 	"github.com/sendq-go/sendq/internal/set"
 )
 
-// WriterStats counts what became of a Writer's messages, in messages and in their bytes,
-// without the 64 for each that MaxPending and a Budget count beside. In
-// every snapshot Accepted = Written + Dropped + Undelivered + Pending, for both.
+// WriterStats counts a Writer's messages by their outcome. The byte counts are the sizes of the
+// messages, without the 64 bytes for each that MaxPending and a Budget add. In every snapshot
+// Accepted = Written + Dropped + Undelivered + Pending, for messages and for bytes.
 type WriterStats struct {
-	Accepted    int64 // Write, WriteString or Send took it, or dropped it
-	Written     int64 // the connection took every byte of it
-	Dropped     int64 // given up by the overflow policy
-	Undelivered int64 // the Writer ended before it was written
-	Pending     int64 // queued or being written
+	Accepted    int64 // messages accepted, including those dropped at once
+	Written     int64 // messages taken completely by the connection
+	Dropped     int64 // messages given up by the overflow policy
+	Undelivered int64 // messages not written when the Writer ended
+	Pending     int64 // messages queued or being written
 
 	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
 
-	// Writes is how often the queue, or part of it, was handed to the connection.
+	// Writes is the number of writes to the connection. One write may take many messages.
 	Writes int64
 
-	// PeakPendingBytes is the most that PendingBytes ever was.
+	// PeakPendingBytes is the largest value that PendingBytes ever had.
 	PeakPendingBytes int64
 
-	// OldestPending is how long the oldest pending message has waited, at least. It
-	// is sampled when a Write of the connection begins and when Stats is called: it
-	// may be too low by the time between two of these, or by a third of the age of
-	// the backlog, and is never too high.
+	// OldestPending is the time that the oldest pending message has waited, at least. It is
+	// sampled when a Write of the connection begins and when Stats is called. It may be too low
+	// by the time between two samples, or by a third of the age of the backlog. It is never too
+	// high.
 	OldestPending time.Duration
 }
 
-// Stats returns a consistent snapshot of the Writer's counters. It takes the Writer's
-// lock for some tens of nanoseconds.
+// Stats returns a consistent snapshot of the Writer's counters. It holds the Writer's lock for
+// some tens of nanoseconds.
 func (w *Writer) Stats() WriterStats {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -60,54 +60,54 @@ func (w *Writer) Stats() WriterStats {
 	}
 	s.Pending, s.PendingBytes = w.pending(), w.queue.Bytes()
 	if s.Pending > 0 {
-		at := queue.Now() // not before the lock, or messages could come before it
+		at := queue.Now() // after Lock, because otherwise the messages could be younger than the time
 		w.ages.Sample(s.Pending, at)
 		s.OldestPending = w.ages.Age(at)
 	}
 	return s
 }
 
-// A Tally sums up many Writers, for those who watch a program as a whole. A Writer counts,
-// once, from when it is added, with all that it did before, and for ever: its last
-// figures stay in the sums when it has ended, while it is not kept itself. So what counts
-// events never goes down. A Broker has a Tally of its own.
+// A Tally sums the statistics of many Writers, so that one can watch a program as a whole. A
+// Writer counts once, with its whole history, from the call of Add. Its last counters stay in
+// the sums after it ends, so sums of events never decrease. The Tally does not keep ended
+// Writers in memory. Each Broker has its own Tally.
 //
-// The zero Tally is empty and ready for use, by any number of goroutines. It must not be
+// The zero Tally is empty and ready for use by any number of goroutines. A Tally must not be
 // copied.
 type Tally struct {
-	// mu guards what follows. The locks of Writers may be taken while it is held, but
-	// not the other way round.
+	// mu guards the fields below. The locks of Writers may be taken while it is held, but not
+	// the other way round.
 	mu     sync.Mutex
 	living set.Set[*Writer]
-	past   TallyStats // of those that have ended
+	past   TallyStats // of ended Writers
 }
 
-// TallyStats are the sums over the Writers of a Tally, those that have ended included. Like
-// those of each Writer they add up.
+// TallyStats holds the sums over all Writers of a Tally, including ended ones. The equation of
+// WriterStats holds for the sums too.
 type TallyStats struct {
-	Writers int // those that live
+	Writers int // Writers that have not ended
 	Ends    Ends
 
-	// PeakPendingBytes and OldestPending are no sums, but the most of any one Writer.
+	// PeakPendingBytes and OldestPending are not sums, but the maximum over all Writers.
 	WriterStats
 }
 
-// Ends are the Writers that have ended, by their Err.
+// Ends counts the ended Writers by their Err.
 type Ends struct {
-	Delivered    EndStats // none: by Close or Shutdown, with everything delivered
-	Closed       EndStats // net.ErrClosed: by CloseNow, or somebody had closed the connection
-	Expired      EndStats // context.DeadlineExceeded or Canceled: the bound of Close or Shutdown was over
+	Delivered    EndStats // nil: by Close or Shutdown, with everything delivered
+	Closed       EndStats // net.ErrClosed: by CloseNow, or somebody else had closed the connection
+	Expired      EndStats // context.DeadlineExceeded or Canceled: the bound of Close or Shutdown passed
 	SlowConsumer EndStats // ErrSlowConsumer: a limit was reached
-	TakenOver    EndStats // ErrTakenOver; what was undelivered, another Writer has accepted, if it lived
-	Failed       EndStats // anything else: most often the peer has gone
+	TakenOver    EndStats // ErrTakenOver; another Writer accepted the undelivered messages, if it lived
+	Failed       EndStats // any other error: most often the peer was gone
 }
 
-// EndStats count Writers, and what they had not written when they ended.
+// EndStats counts ended Writers, and the messages and bytes they had not written.
 type EndStats struct {
 	Writers, Undelivered, UndeliveredBytes int64
 }
 
-// of returns where a Writer with that Err counts.
+// of returns the EndStats for a Writer that ended with err.
 func (e *Ends) of(err error) *EndStats {
 	switch {
 	case err == nil:
@@ -124,10 +124,10 @@ func (e *Ends) of(err error) *EndStats {
 	return &e.Failed
 }
 
-// Add counts w from now on. It does nothing if w counts already or has ended.
+// Add counts w from now on. If w counts already or has ended, Add does nothing.
 func (t *Tally) Add(w *Writer) { t.follow(w) }
 
-// follow adds hooks to w and counts w. If w has ended it does neither and returns false.
+// follow adds hooks to w and counts w. If w has ended, follow does neither and returns false.
 func (t *Tally) follow(w *Writer, hooks ...*endHook) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -144,7 +144,7 @@ func (t *Tally) follow(w *Writer, hooks ...*endHook) bool {
 	return true
 }
 
-// ended keeps what w has come to.
+// ended moves the counters of w to the past.
 func (t *Tally) ended(w *Writer) {
 	s, err := w.Stats(), w.Err()
 	t.mu.Lock()
@@ -157,8 +157,8 @@ func (t *Tally) ended(w *Writer) {
 	end.UndeliveredBytes += s.UndeliveredBytes
 }
 
-// Stats returns the sums. It asks one Writer after the other, as Writer.Stats does, and holds
-// nothing up meanwhile: neither those who send, nor Writers that come and go.
+// Stats returns the sums. It calls Writer.Stats of one Writer after the other. Senders, new
+// Writers and ending Writers do not wait for that.
 func (t *Tally) Stats() TallyStats {
 	t.mu.Lock()
 	s, living := t.past, t.living.Snapshot()
@@ -186,34 +186,37 @@ func (s *WriterStats) add(o WriterStats) {
 	s.OldestPending = max(s.OldestPending, o.OldestPending)
 }
 
-// BrokerStats are the figures of a Broker and its Writers.
+// BrokerStats holds the statistics of a Broker and its Writers.
 type BrokerStats struct {
-	Names, Rooms int // in use
+	Names, Rooms int // number in use
 
-	// Those of the Writers that have ever been given a name: each counts once, however
-	// many names it has, and until it ends, even without a name.
+	// Of all Writers that ever had a name. A Writer counts once, however many names it has, and
+	// counts in Writers until it ends, even without a name.
 	TallyStats
 
 	FanOuts FanOutStats
 }
 
-// FanOutStats counts the messages to rooms and to all names that had a recipient.
+// FanOutStats counts the messages to rooms and to all names. Messages without a recipient do
+// not count.
 type FanOutStats struct {
-	// Recipients is the sum of the recipients of all messages, whether they accepted or not.
+	// Recipients is the number of recipients of all these messages together, whether they
+	// accepted or not.
 	Recipients int64
 
-	// Sizes counts the messages by their number of recipients, in ascending buckets.
+	// Sizes counts the messages by their number of recipients. UpTo increases from bucket to
+	// bucket.
 	Sizes []FanOutBucket
 }
 
-// A FanOutBucket counts the messages that had at most UpTo recipients, and too many for the
-// bucket before.
+// A FanOutBucket counts the messages with at most UpTo recipients, but more than the UpTo of
+// the bucket before.
 type FanOutBucket struct {
-	UpTo     int64 // math.MaxInt64 in the last bucket
+	UpTo     int64 // recipients; math.MaxInt64 in the last bucket
 	Messages int64
 }
 
-// Stats returns the Broker's figures. It holds nothing up, however many Writers there are:
+// Stats returns the Broker's statistics. However many Writers there are, nobody waits for it;
 // see Tally.Stats.
 func (b *Broker) Stats() BrokerStats {
 	b.mu.Lock()
@@ -223,13 +226,14 @@ func (b *Broker) Stats() BrokerStats {
 	return s
 }
 
-// A fanOuts counts fan-outs. Bucket i has those with at most 4^i recipients, the last all others.
+// fanOuts counts fan-outs. Bucket i is for at most 4^i recipients, and the last one for all
+// others.
 type fanOuts struct {
 	recipients atomic.Int64
 	sizes      [12]atomic.Int64
 }
 
-// count counts messages to the members of a group, except one of them unless that is nil.
+// count counts messages to the members of a group, except one member if except is not nil.
 func (f *fanOuts) count(messages, members int, except *member) {
 	if except != nil {
 		members--
@@ -237,7 +241,7 @@ func (f *fanOuts) count(messages, members int, except *member) {
 	if members == 0 {
 		return
 	}
-	i := min((bits.Len(uint(members-1))+1)/2, len(f.sizes)-1) // the logarithm, rounded up
+	i := min((bits.Len(uint(members-1))+1)/2, len(f.sizes)-1) // logarithm to base 4, rounded up
 	f.sizes[i].Add(int64(messages))
 	f.recipients.Add(int64(messages) * int64(members))
 }

@@ -12,18 +12,17 @@ import (
 )
 
 const (
-	// maxWrite bounds one conn.Write in bytes. More gains nothing.
+	// maxWrite is the most bytes of one conn.Write. Larger writes gain nothing.
 	maxWrite = 256 << 10
 
-	// maxUnseenWrite bounds it where there is a WriteTimeout and only the return
-	// shows that the peer takes something.
+	// maxUnseenWrite replaces maxWrite if there is a WriteTimeout and only the return of a
+	// write shows progress of the peer.
 	maxUnseenWrite = 4 << 10
 )
 
-// flush is the flusher: the goroutine that writes the queue to the connection. It
-// leaves when the queue is empty or a takeover holds it, to be started again by the next
-// message or the takeover's end, or when the Writer ends, which is always its doing while
-// it runs.
+// flush is the flusher: the goroutine that writes the queue to the connection. It stops when
+// the queue is empty or a takeover pauses the Writer; the next message or the end of the
+// takeover starts it again. If the Writer ends while the flusher runs, the flusher ends it.
 func (w *Writer) flush() {
 	w.mu.Lock()
 	for w.mayWrite() {
@@ -44,8 +43,8 @@ func (w *Writer) flush() {
 	w.end()
 }
 
-// tryFlush is the first step of the flusher, taken by whoever should start it: what the
-// kernel takes at once needs no goroutine. mu is held, and flushing is set.
+// tryFlush makes the flusher's first write without a goroutine, as far as the kernel accepts
+// bytes at once. The caller has claimed the flusher. mu is held, but released during the write.
 func (w *Writer) tryFlush() {
 	if w.socket.CanSend() && w.state == open && w.mayWrite() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
@@ -58,13 +57,14 @@ func (w *Writer) tryFlush() {
 	w.goFlush()
 }
 
-// goFlush starts the flusher, when flushing has been set. mu is held.
+// goFlush starts the flusher, which the caller has claimed. mu is held.
 func (w *Writer) goFlush() { go w.flush() }
 
-// mayWrite tells whether there is something that may be written. mu is held, here and below.
+// mayWrite reports whether there is a message that may be written. mu is held.
 func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
 
-// rest ends the work of the flusher, and returns false if it has to end the Writer instead.
+// rest stops the flusher, or returns false if the flusher has to end the Writer instead. mu is
+// held.
 func (w *Writer) rest() bool {
 	if w.state >= aborting || w.state == closing && w.paused == 0 {
 		return false
@@ -78,9 +78,9 @@ func (w *Writer) rest() bool {
 	return true
 }
 
-// writeSome makes one write from the front of the queue, without mu. On an error nothing more
-// may be written: part of a message may be on the connection, and what came next would be
-// torn.
+// writeSome makes one write from the front of the queue. After an error nothing more may be
+// written: the connection may have part of a message, and the next bytes would tear it. mu is
+// held, but released during the write.
 func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	w.queue.Shrink()
 	limit, target := maxWrite, w.flushTarget()
@@ -116,19 +116,19 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	return err
 }
 
-// write is conn.Write with the rules of io.Writer enforced, and errors that can be
-// told apart in the same way on all connections.
+// write calls conn.Write and enforces the rules of io.Writer. Its errors have the same causes
+// on all connections. mu is not held.
 func (w *Writer) write(p []byte) (n int, err error) {
 	if len(p) == 0 && !w.messageFramed {
-		return 0, nil // nothing to say; on net.Pipe it would wait for a reader
+		return 0, nil // nothing to write, and net.Pipe would wait for a reader
 	}
-	// A panic here would end the process, and nobody could recover it, for
-	// the goroutine is ours. Ending the Writer is enough.
+	// The goroutine is ours, so nobody else could recover a panic, and it would end the
+	// process. Ending the Writer is enough.
 	returned := false
 	defer func() {
 		if r := recover(); r != nil {
 			n, err = 0, &PanicError{"Write", r, debug.Stack()}
-		} else if !returned { // runtime.Goexit, as t.FailNow calls it: this goroutine ends
+		} else if !returned { // runtime.Goexit, as called by t.FailNow: this goroutine ends
 			w.mu.Lock()
 			w.setAborting(&PanicError{"Write", sock.ErrGoexit, debug.Stack()})
 			w.mu.Unlock()
@@ -137,7 +137,7 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	}()
 	n, err = w.conn.Write(p)
 	for len(p) == 0 && errors.Is(err, sock.ErrAgain) {
-		time.Sleep(time.Millisecond) // package net does not wait when an empty datagram finds no room
+		time.Sleep(time.Millisecond) // package net does not wait if an empty datagram finds no room
 		n, err = w.conn.Write(p)
 	}
 	returned = true
@@ -150,13 +150,14 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	return n, asClosed(err)
 }
 
-// tryWrite is write, but returns what the kernel has taken when it would have to wait.
+// tryWrite is like write, but does not wait: it returns the number of bytes that the kernel
+// accepted.
 func (w *Writer) tryWrite(p []byte) (int, error) {
 	n, err := w.socket.Send(w.conn, p)
 	return n, asClosed(err)
 }
 
-// wrote counts what a write completed, and serves those who wait for it. mu is held.
+// wrote counts the messages that a write completed, and serves their waiters. mu is held.
 func (w *Writer) wrote(r queue.Removed) {
 	w.written += int64(r.Messages)
 	w.ages.Written(int64(r.Messages))

@@ -7,7 +7,8 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// takeLeftovers tells its first caller that it is the one to see to what w does not deliver.
+// takeLeftovers returns true for its first caller. The caller must then take care of the
+// undelivered messages of w.
 func (w *Writer) takeLeftovers() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -17,8 +18,8 @@ func (w *Writer) takeLeftovers() bool {
 	return first
 }
 
-// pause keeps the flusher from running until letGo, but for the write under way. It fails
-// unless the Writer is open, or if it takes over more names than anybody has.
+// pause stops the flusher until resume, except for the write under way. It returns false if the
+// Writer is not open, or if it is paused by more takeovers than anybody makes.
 func (w *Writer) pause() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -34,13 +35,13 @@ func (w *Writer) resume() {
 	defer w.mu.Unlock()
 	w.paused--
 	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.claimFlusher() {
-		w.goFlush() // and not wake, which may write: other locks are held
+		w.goFlush() // not wake, because wake may write, and the caller holds other locks
 	}
 }
 
-// inherit queues what another Writer, which has ended, did not write, before everything of
-// which nothing has been written. It returns false if w has ended too. MaxPending does not
-// matter, for these messages have been accepted.
+// inherit queues the unwritten messages of another, ended Writer. They come before every
+// message that w has not begun to write. If w has ended too, inherit returns false. MaxPending
+// does not matter, because these messages were accepted before. mu is not held.
 func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -12,33 +12,33 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// messageOverhead is what a message counts for at MaxPending and a Budget beside its
-// bytes: about what it costs when it is queued by reference.
+// messageOverhead is the number of bytes that MaxPending and a Budget count for a message
+// beyond its size. It is about the cost of queueing a message by reference.
 const messageOverhead = 64
 
-// limits is what a Writer with limits has beyond one without. Writer.mu guards it.
+// limits holds what only a Writer with limits needs. Writer.mu guards it.
 type limits struct {
 	WriterOptions // never changed
 
 	dropped, droppedBytes int64
-	blocked               list.List // of *blockedSend: senders that wait for room, in turn; empty unless the Writer is open
+	blocked               list.List // of *blockedSend: waiting senders, first come, first served; empty unless the Writer is open
 	deadlines             deadlines
-	backlog               backlog // in the eyes of the Budget
+	backlog               backlog // what the Budget counts
 	tracker               queue.Tracker
 
-	// given is the cost of the messages at the front that the library itself has queued at once,
-	// in a takeover or by JoinReplay, and of those before them. They count at MaxPending, but do
-	// not disconnect.
+	// given is the cost of the messages at the front that the library itself has queued, in a
+	// takeover or by JoinReplay, and of all before them. With Disconnect they do not count at
+	// MaxPending.
 	given int64
 
 	maxCost int64 // MaxPending, or no bound if that is 0
 
-	// These bound one conn.Write.
+	// These limit one conn.Write.
 	maxWrite    int // in bytes
 	maxMessages int64
 }
 
-// newLimits returns the limits that o sets, or nil if it sets none.
+// newLimits returns the limits set by o, or nil if there are none.
 func newLimits(conn net.Conn, o WriterOptions) *limits {
 	if o.MaxPending == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
 		return nil
@@ -51,15 +51,15 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 		l.maxWrite = sock.ProgressWrite(conn, maxWrite, maxUnseenWrite)
 	}
 	if o.Overflow == DropOldest && o.MaxPending > 0 {
-		// Else all that is pending could be in flight, and the newest be dropped.
+		// Otherwise all pending messages could be in flight, and the newest would be dropped.
 		l.maxWrite = min(l.maxWrite, max(o.MaxPending/8, 1))
 		l.maxMessages = int64(max(o.MaxPending/8/messageOverhead, 1))
 	}
 	return l
 }
 
-// pending returns how many messages are queued. mu is held, here and below where it
-// does not say otherwise.
+// pending returns the number of queued messages. mu is held, here and below unless a comment
+// says otherwise.
 func (w *Writer) pending() int64 {
 	if w.limits == nil {
 		return w.accepted - w.written
@@ -67,12 +67,12 @@ func (w *Writer) pending() int64 {
 	return w.accepted - w.written - w.limits.dropped
 }
 
-// costOf returns what messages of size bytes count at MaxPending. It does not fit into an int of
-// 32 bits as surely as they do.
+// costOf returns what MaxPending counts for messages of size bytes together. The sum may
+// overflow an int of 32 bits.
 func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
 
-// pendingCost returns what is pending by the measure of MaxPending.
-func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + w.pending()*messageOverhead }
+// pendingCost returns what MaxPending counts for the pending messages.
+func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + messageOverhead*w.pending() }
 
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
@@ -92,7 +92,7 @@ func (w *Writer) offerLimited(m *payload) error {
 	case Block:
 		return ErrWouldBlock
 	case DropOldest:
-		// A message that is begun must be finished, so it may leave no room.
+		// A message that is begun must be finished, so there may be too little to drop.
 		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= l.maxCost {
 			for !w.hasRoom(cost) {
 				w.dropOldest()
@@ -111,14 +111,14 @@ func (w *Writer) offerLimited(m *payload) error {
 		ErrSlowConsumer, l.MaxPending, w.pendingCost(), cost))
 }
 
-// isWithinLimits reports whether messages may be accepted that MaxPending counts as cost. They
-// must not overtake those of blocked senders.
+// isWithinLimits reports whether MaxPending has room for messages of the given cost. They must
+// not overtake messages of blocked senders.
 func (w *Writer) isWithinLimits(cost int64) bool {
 	return w.hasRoom(cost) && w.limits.blocked.Len() == 0
 }
 
-// extendsFreely reports whether a message of size bytes may be queued behind another without
-// more ado.
+// extendsFreely reports whether a message of size bytes may be appended to the last one without
+// further checks.
 func (w *Writer) extendsFreely(size int) bool {
 	return w.limits.Budget == nil && w.isWithinLimits(costOf(1, size))
 }
@@ -142,27 +142,27 @@ func (w *Writer) admit(m *payload) error {
 	return nil
 }
 
-// reserve reserves room for m in the Budget.
+// reserve makes room for m in the Budget.
 func (w *Writer) reserve(m *payload) error {
 	switch b := m.run.Block; {
 	case b == nil || !b.IsShared():
 		return w.limits.Budget.reserve(w, charge{alone: costOf(m.len(), m.size())})
-	case w.queue.EndsBefore(m.run): // the segment that refers to b gets longer
+	case w.queue.EndsBefore(m.run): // the last segment, which refers to b, gets longer
 		return w.limits.Budget.reserve(w, charge{})
 	default:
 		return w.limits.Budget.reserve(w, charge{alone: sharedCost, blocks: []*queue.Block{b}})
 	}
 }
 
-// disconnect ends the Writer, and returns what to tell the sender whose message did it.
+// disconnect ends the Writer because of slow, and returns the error for the message it refuses.
 func (w *Writer) disconnect(slow error) error {
 	if w.setAborting(slow) {
-		go w.interrupt() // no sender waits for that
+		go w.interrupt() // the sender does not wait for that
 	}
 	return w.refusal()
 }
 
-// dropOldest drops the oldest message that is not begun, of which there is one.
+// dropOldest drops the oldest message that is not begun. There must be one.
 func (w *Writer) dropOldest() {
 	l := w.limits
 	w.peakPending = max(w.peakPending, w.queue.Bytes())
@@ -176,15 +176,15 @@ func (w *Writer) dropOldest() {
 	w.limits.release(w, r)
 }
 
-// release says that messages have left the queue.
+// release accounts for messages that have left the queue.
 func (l *limits) release(w *Writer, r queue.Removed) {
 	l.given = max(0, l.given-costOf(r.Messages, r.Size))
 	l.Budget.release(w, r)
 }
 
-// give queues messages that the library itself has for a newcomer, whatever MaxPending says, and
-// returns how many. If there is not enough room in the Budget they are the last ones, and nobody
-// ends. Those whose flusher must be started go to idle.
+// give queues messages from the library itself for a new member, and returns how many.
+// MaxPending does not matter. If the Budget has too little room, give queues only the last
+// messages, and no Writer ends. If the flusher must be started, w goes to idle. mu is not held.
 func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -203,17 +203,17 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		w.enqueue(&m)
 	}
 	if w.limits != nil {
-		w.limits.given = w.pendingCost() // what is in front of them leaves first
+		w.limits.given = w.pendingCost() // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)
 }
 
-// A blockedSend is a message whose sender waits for room.
+// A blockedSend is a message whose sender waits for room. Writer.mu guards served.
 type blockedSend struct {
 	message payload
-	outcome chan error // buffered; gets nil when the message has been accepted
-	served  bool       // outcome has got it
+	outcome chan error // buffered; receives nil when the message is accepted
+	served  bool       // outcome has been sent
 }
 
 func (b *blockedSend) serve(outcome error) {
@@ -221,12 +221,12 @@ func (b *blockedSend) serve(outcome error) {
 	b.outcome <- outcome
 }
 
-// waitForRoom waits until m, for which there was no room, has been accepted. mu is not held,
-// and never while ctx is asked: its methods may be anybody's.
+// waitForRoom waits until m, for which there was no room, is accepted. mu is not held. No
+// method of ctx may be called under it, because a Context may be anybody's.
 func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 	if m.run.Block == nil {
-		// Were p itself queued from here, the compiler would move to the heap
-		// whatever any Write is given.
+		// A clone, because otherwise the compiler would move the argument of every Write to the
+		// heap.
 		m = &payload{run: queue.Lone(bytes.Clone(m.copied))}
 	}
 	done := ctx.Done()
@@ -250,7 +250,8 @@ func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 	return failed(context.Cause(ctx), "no room for the message")
 }
 
-// giveUp ends the wait of a blocked sender, and returns false if it is over already.
+// giveUp ends the wait of a blocked sender. It returns false if the wait is already over. mu is
+// not held.
 func (w *Writer) giveUp(e *list.Element) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -258,7 +259,7 @@ func (w *Writer) giveUp(e *list.Element) bool {
 		return false
 	}
 	w.limits.blocked.Remove(e)
-	w.admitBlocked() // perhaps a smaller message behind it
+	w.admitBlocked() // there may be room for a smaller message after it
 	return true
 }
 
@@ -274,7 +275,7 @@ func (w *Writer) admitBlocked() {
 	}
 }
 
-// refuseBlocked refuses the messages of blocked senders.
+// refuseBlocked refuses the messages of all blocked senders.
 func (w *Writer) refuseBlocked() {
 	if w.limits == nil {
 		return

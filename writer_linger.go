@@ -10,18 +10,18 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// A linger is what comes of the messages of a Writer that is closing once they are all
+// A linger observes what becomes of the bytes of a closing Writer after all of them are
 // written. Writer.mu guards it.
 type linger struct {
-	aborted chan struct{} // closed when nothing is to be waited for any more
-	cause   error         // of that: the Writer's error unless all is delivered
+	aborted chan struct{} // closed when the wait must end early
+	cause   error         // why it was closed; becomes the Writer's error unless all is delivered
 
-	// What the kernel knows, if it is known.
+	// What the kernel knows, if isKnown.
 	isKnown bool
-	end     uint64 // what sock.State.Acknowledged will be when all is delivered
-	lost    int    // bytes before end that were not acknowledged at the last look
+	end     uint64 // sock.State.Acknowledged when all is delivered
+	lost    int    // bytes before end not acknowledged at the last check
 
-	acknowledged uint64 // the most that a look has found
+	acknowledged uint64 // the largest count that a check has found
 
 	isWaited bool // nothing is known, and the last wait has begun
 }
@@ -40,8 +40,9 @@ func (l *linger) abandon(cause error) {
 	}
 }
 
-// checkPeer asks the kernel how far the peer has got. What comes after the first look is
-// goodbye, in TLS and in TCP, and no loss.
+// checkPeer asks the kernel how far the peer has got. The first check must come before the
+// half-close: bytes after it are a goodbye of TLS or TCP, and losing them is no loss. mu is not
+// held, because the connection may be slow.
 func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 	var broken error
 	s, err = sock.StateOf(w.conn)
@@ -59,16 +60,17 @@ func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 	}
 	l.note(s, broken)
 	if s.Gone && l.lost > 0 {
-		l.abandon(cmp.Or(broken, error(sock.ErrBroken))) // the reader may have got the cause
+		l.abandon(cmp.Or(broken, error(sock.ErrBroken))) // a Read may have received the cause
 	}
 	return s, l.lost, nil
 }
 
-// note keeps what a look has found. A slower one may have looked before.
+// record keeps the result of a check. Several checks may run at once, so results may come out
+// of order. mu is held.
 //
-// Of an MPTCP socket that has fallen back to TCP the kernel's answers are odd. At first it counts
-// too much as unacknowledged. When both sides have closed the connection, it counts nothing any
-// more; after a reset it still knows what was acknowledged.
+// The kernel's answers are odd for an MPTCP socket that has fallen back to TCP. At first it
+// counts too many bytes as unacknowledged. When both sides have closed the connection, it
+// counts nothing; after a reset it still knows what was acknowledged.
 func (l *linger) note(s sock.State, broken error) {
 	if l.isKnown && s.Gone && broken == nil && s.Acknowledged < l.acknowledged {
 		l.lost = 0
@@ -85,10 +87,10 @@ func (l *linger) note(s sock.State, broken error) {
 	l.lost = min(l.lost, int(max(0, int64(l.end-s.Acknowledged))))
 }
 
-// countGathered makes what a wrapper has kept until it was half-closed part of the messages.
-// More than a goodbye must be that.
+// countKeptBack adds the bytes that a wrapper kept back until the half-close to the messages.
+// More bytes than the longest goodbye must be messages.
 func (w *Writer) countGathered() {
-	const longestGoodbye = 256 // of TLS it is 31 bytes
+	const longestGoodbye = 256 // TLS takes 31 bytes
 	s, err := sock.StateOf(w.conn)
 	if err != nil {
 		return
@@ -101,12 +103,13 @@ func (w *Writer) countGathered() {
 	}
 }
 
-// awaitAcknowledgement waits until the peer's kernel has acknowledged all messages, and then at most for
-// the given time until it has acknowledged the goodbye too. It gives up when the peer
-// is gone, or the linger is aborted. It returns how many bytes may not have arrived.
+// awaitAcknowledgement waits until the peer's kernel has acknowledged all messages, and then at
+// most for the given time until it has acknowledged the goodbye too. It gives up when the peer
+// is gone or the wait is aborted. It returns the number of bytes that may not have arrived. mu
+// is not held.
 func (w *Writer) awaitAcknowledgement(goodbye time.Duration) (lost int) {
-	// Polled, because no kernel tells when the acknowledgement comes: in less than a
-	// round trip as a rule, and otherwise whenever the peer likes.
+	// Polled, because no kernel announces the acknowledgement. It usually comes in less than a
+	// round trip, and otherwise whenever the peer likes.
 	const shortest, longest = 50 * time.Microsecond, 50 * time.Millisecond
 	for pause := shortest; ; pause = min(2*pause, longest) {
 		s, lost, err := w.checkPeer()
@@ -123,22 +126,23 @@ func (w *Writer) awaitAcknowledgement(goodbye time.Duration) (lost int) {
 }
 
 const (
-	// goodbyeWait is how long Close waits for the goodbye when all messages have arrived.
-	// The kernel goes on saying it after that.
+	// goodbyeWait is how long Close waits for the goodbye when all messages have arrived. After
+	// that the kernel continues alone.
 	goodbyeWait = time.Second
 
-	// blindWait is how long it waits where nobody knows what has arrived, as net/http does,
-	// in the hope that it is enough.
+	// unknownWait is how long Close waits if nobody knows what has arrived. It is as long as in
+	// net/http, and we hope that it is enough.
 	blindWait = 500 * time.Millisecond
 )
 
-// deliverRest sees to it that what conn has taken reaches the peer although conn is about
-// to be closed. The flusher calls it when the Writer is closing and the queue is empty.
+// deliverRest makes sure that the bytes in conn reach the peer although conn is about to be
+// closed. The flusher calls it when the Writer is closing and the queue is empty. mu is not
+// held.
 //
-// Close alone does not: while input is unread, or comes later, the kernel resets the
-// connection and throws away what it has not sent. Nor does a half-close before it. So
-// deliverRest half-closes, waits until the peer's kernel has acknowledged everything, and takes
-// the unread input away.
+// Close alone is not enough: if there is unread input, or input comes later, the kernel resets
+// the connection and discards unsent bytes. A half-close before it does not help. So
+// deliverRest half-closes, waits until the peer's kernel has acknowledged everything, and
+// discards the unread input.
 func (w *Writer) deliverRest() {
 	_, lost, err := w.checkPeer()
 	isKnown := err == nil
@@ -147,7 +151,7 @@ func (w *Writer) deliverRest() {
 	}
 	_, isWrapper := w.conn.(interface{ NetConn() net.Conn })
 	if isWrapper && lost > 0 {
-		// TLS gives up its goodbye when the kernel has no room for it in time.
+		// TLS gives up its goodbye if the kernel has no room for it in time.
 		if w.awaitAcknowledgement(0) > 0 {
 			return
 		}
@@ -166,8 +170,7 @@ func (w *Writer) deliverRest() {
 	}
 }
 
-// waitBlindly gives a connection of which nothing is known time to bring what it has taken to
-// the peer.
+// waitUnknown gives the bytes in conn time to reach the peer if nobody knows what has arrived.
 func (w *Writer) waitBlindly() {
 	w.mu.Lock()
 	l := w.watchers.linger
@@ -178,7 +181,7 @@ func (w *Writer) waitBlindly() {
 	}
 }
 
-// endWith makes err the Writer's, unless it has one.
+// endWith makes err the Writer's error, unless it has one.
 func (w *Writer) endWith(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -187,8 +190,8 @@ func (w *Writer) endWith(err error) {
 	}
 }
 
-// decide decides, once and before the connection is closed, whether a closing Writer ends with
-// an error. mu is held.
+// decide decides whether a closing Writer ends with an error. It is called once, before the
+// connection is closed. mu is held.
 func (w *Writer) decide(l *linger) {
 	switch {
 	case w.err != nil:
@@ -199,20 +202,20 @@ func (w *Writer) decide(l *linger) {
 	}
 }
 
-// closeError returns the error of a Writer that has ended well but for err, that of the
-// connection's Close. If everything has arrived, no more than a goodbye has failed.
+// closeError returns the error of a Writer that ended well, but whose Close of the connection
+// returned err. If everything has arrived, only the goodbye has failed. mu is held.
 func (l *linger) closeError(err error) error {
 	_, panicked := errors.AsType[*sock.PanicError](err)
 	switch {
 	case err == nil || l.isKnown && !panicked:
 		return nil
 	case sock.IsClosed(err):
-		return l.cause // what interrupted Close, if anything
+		return l.cause // the interruption of Close, if there was one
 	}
 	return failed(asPanicError(err), "closing the connection")
 }
 
-// sleep waits for d, and returns false at once when aborted is closed.
+// sleep waits for d and returns true. If aborted is closed first, it returns false at once.
 func sleep(d time.Duration, aborted <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

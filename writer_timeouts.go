@@ -10,24 +10,24 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// A deadlines holds MaxAge and WriteTimeout. It is a timer that looks at the Writer an eighth of
-// the shorter of the two apart: neither a message nor a write costs a timer. It starts with the
-// first message, and stops when nothing is pending, nothing that was written is
-// unacknowledged, and no message was written since the last look. Writer.mu guards it.
+// deadlines enforces MaxAge and WriteTimeout by a timer that checks the Writer eight times in
+// the shorter of the two. So neither a message nor a write costs a timer. The timer starts with
+// the first message. It stops when nothing is pending, every written byte is acknowledged, and
+// no message was written since the last check. Writer.mu guards the fields.
 //
-// At each look the peer has either been silent since the last one or not. The times between
-// the looks at which it has are added up, until they come to WriteTimeout or the peer takes
-// something. So the first silence counts from the look after it began, and is noticed by a
-// look: the Writer ends a quarter late at most, and never early.
+// At each check the peer was either silent since the last one or not. The silent intervals are
+// added up until the sum reaches WriteTimeout or the peer takes something. A silence counts
+// only from the check after its begin, and is noticed by a check. So the Writer ends at most a
+// quarter late, and never early.
 type deadlines struct {
 	timer *time.Timer // nil until it is needed
 	every time.Duration
 	runs  bool
 
-	begun   int64         // writes that have begun so far
-	silence time.Duration // of the peer, as of the last look
+	begun   int64         // number of writes begun so far
+	silence time.Duration // of the peer, as of the last check
 
-	// What the last look has found.
+	// Results of the last check.
 	checkedAt time.Duration
 	peer      sock.State
 	lastBegun int64
@@ -36,10 +36,10 @@ type deadlines struct {
 
 const checksPerDeadline = 8
 
-// timersLate is how late a timer may be although the process runs.
+// timersLate is how late a timer may be while the process runs.
 const timersLate = 20 * time.Millisecond
 
-// startDeadlines starts the timer if there is anything to watch and it does not run.
+// startDeadlines starts the timer if there is a time limit and it does not run. mu is held.
 func (l *limits) startDeadlines(w *Writer) {
 	if l.deadlines.runs || l.MaxAge == 0 && l.WriteTimeout == 0 {
 		return
@@ -64,10 +64,10 @@ func (l *limits) stopDeadlines() {
 	}
 }
 
-// checkDeadlines ends the Writer if a time limit has passed.
+// checkDeadlines ends the Writer if a time limit has passed. mu is not held.
 func (w *Writer) checkDeadlines() {
 	l := w.limits
-	var peer sock.State // stays zero where it is not known
+	var peer sock.State // stays zero if it is not known
 	var err error
 	if l.WriteTimeout > 0 {
 		peer, err = sock.StateOf(w.conn) // without mu, as every call into conn
@@ -80,7 +80,7 @@ func (w *Writer) checkDeadlines() {
 	at := queue.Now()
 	passed := at - l.deadlines.checkedAt
 	if passed > 2*l.deadlines.every+timersLate {
-		// The process did not run, and what it did not do is nobody's fault.
+		// The process was stopped, and the peer is not to blame for that.
 		w.ages.Skip(passed-l.deadlines.every, at)
 		passed = l.deadlines.every
 	}
@@ -110,14 +110,14 @@ func (w *Writer) checkDeadlines() {
 		w.mu.Unlock()
 		return
 	}
-	w.setAborting(err) // is the first: see above
+	w.setAborting(err) // returns true, because of the check above
 	w.mu.Unlock()
 	_ = w.interrupt()
 }
 
-// isSilent reports whether the peer has taken nothing since the last look although there was
-// something to take: bytes that it has not acknowledged, or, if there are none or that is not
-// known, a write that has not returned.
+// isSilent reports whether the peer has taken nothing since the last check although there was
+// something to take: unacknowledged bytes, or, if there are none or their number is not known,
+// a write that has not returned. mu is held.
 func (l *limits) isSilent(peer sock.State, isWriting bool) bool {
 	last := l.deadlines.peer
 	switch {

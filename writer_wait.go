@@ -6,13 +6,13 @@ import (
 	"math"
 )
 
-// Flush waits until every message that was accepted before the call has been written,
-// which means that the connection took it, or dropped by the overflow policy; the
-// peer may not have it yet. It does not wait for messages accepted later.
+// Flush waits until every message accepted before the call has been written or dropped by the
+// overflow policy. Written means that the connection has taken it; the peer may not have it
+// yet. Flush does not wait for messages accepted later.
 //
-// It returns an error that says how much was not delivered if the Writer ends
-// first, and the cause of ctx if that is done first; the messages stay queued then. It
-// panics if ctx is nil.
+// If the Writer ends first, Flush returns an error that says how much was not delivered. If ctx
+// is done first, the messages stay queued, and the error wraps the cause of ctx. Flush panics
+// if ctx is nil.
 func (w *Writer) Flush(ctx context.Context) error {
 	done := doneOf(ctx)
 	w.mu.Lock()
@@ -24,10 +24,10 @@ func (w *Writer) Flush(ctx context.Context) error {
 	return w.await(ctx, done, &ws.flushes, &waiter{end: w.written + w.pending()})
 }
 
-// WaitPending waits until at most limit bytes are pending, as WriterStats.PendingBytes
-// counts them. It is for those who feed a Writer from a source that they can pause: when
-// too much is pending they pause, wait until less is, and go on. Its errors are those
-// of Flush.
+// WaitPending waits until at most limit bytes are pending, counted as in
+// WriterStats.PendingBytes. A negative limit means 0. WaitPending is for sources that can be
+// paused: if too much is pending, pause the source, call WaitPending, and go on. Its errors are
+// those of Flush.
 func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	done := doneOf(ctx)
 	limit = max(limit, 0)
@@ -40,27 +40,27 @@ func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	return w.await(ctx, done, &ws.pending, &waiter{bytes: int64(limit)})
 }
 
-// doneOf returns ctx.Done(), for which no lock may be held: a Context may be anybody's.
+// doneOf returns ctx.Done(). No lock may be held, because a Context may be anybody's.
 func doneOf(ctx context.Context) <-chan struct{} {
 	requireContext(ctx)
 	return ctx.Done()
 }
 
-// A waiter is a call of Flush or WaitPending.
+// A waiter is a call of Flush or WaitPending. Writer.mu guards the fields.
 type waiter struct {
-	end   int64         // Flush: the value of Writer.written to wait for, dropped messages left out
+	end   int64         // Flush: the value of Writer.written to wait for, not counting dropped messages
 	bytes int64         // WaitPending: the most bytes that may be queued
-	done  chan struct{} // closed when the wait is over, or the Writer has ended
-	met   bool          // the condition was met, so it was not the Writer's end
+	done  chan struct{} // closed when the wait is over or the Writer has ended
+	met   bool          // the wait is over because of its condition
 }
 
-// waiters are the calls that wait. A nil *waiters has none.
+// waiters holds the calls that wait. A nil *waiters has none. Writer.mu guards it.
 type waiters struct {
 	flushes list.List // of *waiter, in the order of their ends
 	pending list.List // of *waiter, for WaitPending
 }
 
-// makeWaiters returns the waiters, which there are from now on.
+// makeWaiters returns the waiters, and makes them if there are none. mu is held.
 func (ws *watchers) makeWaiters() *waiters {
 	if ws.waiters == nil {
 		ws.waiters = new(waiters)
@@ -76,12 +76,12 @@ func (w *Writer) waiters() *waiters {
 	return w.watchers.waiters
 }
 
-// await waits in a list until me is met, ctx is done, or the Writer has ended. mu is held, and
-// released when await returns.
+// await adds me to a list and waits until its condition is met, ctx is done, or the Writer has
+// ended. mu is held at the call, and not when await returns.
 func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List, me *waiter) error {
 	if w.state >= ended {
 		defer w.mu.Unlock()
-		w.tellWaiters() // forgets the empty lists
+		w.tellWaiters() // removes the lists if they are empty
 		return w.undeliveredError()
 	}
 	me.done = make(chan struct{})
@@ -98,8 +98,8 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List,
 	case <-done:
 	}
 	w.mu.Lock()
-	in.Remove(element) // does nothing if the wait was over at the same time
-	w.tellWaiters()    // forgets the list if it is empty
+	in.Remove(element) // does nothing if the wait ended at the same time
+	w.tellWaiters()    // removes the list if it is empty
 	met, messages, bytes := me.met, w.pending(), w.queue.Bytes()
 	w.mu.Unlock()
 	if met {
@@ -108,8 +108,9 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List,
 	return failed(context.Cause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
 }
 
-// flushTarget returns how many messages of the queue may be written together: those that
-// a Flush waits for must not share a write with later ones, for which it would wait too.
+// flushTarget returns how many messages of the queue may be written together. If a Flush waits,
+// its last message must not share a write with later ones, because Flush would wait for them
+// too. mu is held.
 func (w *Writer) flushTarget() int64 {
 	if ws := w.waiters(); ws != nil {
 		if first := ws.flushes.Front(); first != nil {
@@ -119,7 +120,8 @@ func (w *Writer) flushTarget() int64 {
 	return math.MaxInt64
 }
 
-// tellWaiters ends the calls whose wait is over, all if the Writer has ended.
+// tellWaiters ends the calls that have what they wait for, or all if the Writer has ended. mu
+// is held.
 func (w *Writer) tellWaiters() {
 	ws := w.waiters()
 	if ws == nil {
@@ -128,7 +130,7 @@ func (w *Writer) tellWaiters() {
 	for e := ws.flushes.Front(); e != nil; e = ws.flushes.Front() {
 		me := e.Value.(*waiter)
 		if me.met = me.end <= w.written; !me.met && w.state < ended {
-			break // as are those behind it
+			break // later ones have later ends
 		}
 		ws.flushes.Remove(e)
 		close(me.done)
@@ -150,8 +152,9 @@ func (w *Writer) tellWaiters() {
 	}
 }
 
-// moveFlushes says that n messages have come behind the first i of the queue, or have gone
-// if n is negative: the ends of the calls that wait for more than i move.
+// moveFlushes accounts for n messages inserted after the first i of the queue, or removed there
+// if n is negative. It moves the ends of the calls that wait for more than i messages. mu is
+// held.
 func (w *Writer) moveFlushes(i int, n int64) {
 	ws := w.waiters()
 	if ws == nil {

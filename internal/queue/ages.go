@@ -5,23 +5,22 @@ import (
 	"time"
 )
 
-// Ages knows how long pending messages have waited, without a look at the clock for
-// each. It is a few marks, which are made when a conn.Write begins and when somebody
-// asks. So an age may come out too low, by the time between two marks, but never too
-// high.
+// Ages measures how long pending messages have waited, without reading the clock for each. It
+// keeps a few marks, made when a conn.Write begins and when somebody asks. So an age may be too
+// low by the time between two marks, but never too high. It is not safe for concurrent use.
 type Ages struct {
 	oldest mark
 	later  *[]mark // nil until a backlog lives long enough for a second mark
 }
 
-// A mark says that so many messages at the front of the queue were accepted by then. It
-// is void when it has none left.
+// A mark says that the given number of messages at the front of the queue had been accepted at
+// a certain time. A mark without messages is void.
 type mark struct {
 	messages int64
-	at       time.Duration // by now
+	at       time.Duration // on the clock of Now
 }
 
-// The marks of a backlog are an eighth of its age apart, or a millisecond.
+// The marks of a backlog are at least an eighth of its age apart, and at least a millisecond.
 const (
 	marksPerAge     = 8
 	maxMarks        = 2 * marksPerAge
@@ -30,10 +29,10 @@ const (
 
 var start = time.Now()
 
-// Now returns the time of a monotonic clock, in half the space of a time.Time.
+// Now returns the time of a monotonic clock. It takes half the space of a time.Time.
 func Now() time.Duration { return time.Since(start) }
 
-// Sample makes a mark if there are messages that none covers.
+// Sample makes a mark if no recent mark covers all of the pending messages.
 func (a *Ages) Sample(pending int64, at time.Duration) {
 	if a.oldest.messages == 0 {
 		a.oldest = mark{pending, at}
@@ -52,7 +51,7 @@ func (a *Ages) Sample(pending int64, at time.Duration) {
 		return
 	}
 	if len(marks) == maxMarks {
-		// They were made when the backlog was younger.
+		// The others were made when the backlog was younger, and are too close together.
 		last = a.oldest
 		marks = slices.DeleteFunc(marks, func(m mark) bool {
 			if m.at-last.at < interval {
@@ -68,7 +67,7 @@ func (a *Ages) Sample(pending int64, at time.Duration) {
 	*a.later = append(marks, mark{pending, at})
 }
 
-// Written says that n messages have left the front of the queue.
+// Written accounts for n messages removed from the front of the queue.
 func (a *Ages) Written(n int64) {
 	a.oldest.messages -= n
 	if a.later == nil {
@@ -81,7 +80,7 @@ func (a *Ages) Written(n int64) {
 	a.promote()
 }
 
-// promote replaces a void oldest mark by the first that is not.
+// promote replaces a void oldest mark by the first one that is not void.
 func (a *Ages) promote() {
 	for a.oldest.messages <= 0 && len(*a.later) > 0 {
 		a.oldest = (*a.later)[0]
@@ -90,7 +89,7 @@ func (a *Ages) promote() {
 	a.oldest.messages = max(0, a.oldest.messages)
 }
 
-// Shift says that n messages have come behind the first i, or that -n are gone from there.
+// Shift accounts for n messages inserted after the first i, or removed there if n is negative.
 func (a *Ages) Shift(i, n int64) {
 	if a.oldest.messages > i {
 		a.oldest.messages += n
@@ -106,7 +105,7 @@ func (a *Ages) Shift(i, n int64) {
 	a.promote()
 }
 
-// Skip says that the last d before the given time do not count.
+// Skip makes the last d before at not count.
 func (a *Ages) Skip(d, at time.Duration) {
 	a.oldest.at = min(a.oldest.at+d, at)
 	if a.later != nil {

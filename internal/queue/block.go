@@ -6,55 +6,56 @@ import (
 	"sync"
 )
 
-// The sizes of pooled blocks in bytes: powers of 2 from MinBlock on, one for each pool.
+// Sizes of pooled blocks in bytes: powers of 2, from MinBlock to maxBlock, with one pool for
+// each.
 const (
 	MinBlock     = 512
 	maxBlock     = 256 << 10
 	blockClasses = 10
 )
 
-// MaxCopied is the largest message that is copied behind others into a pooled
-// block. A larger one gets a block of its own, and is copied without the lock.
+// MaxCopied is the size of the largest message, in bytes, that is copied into a pooled block
+// with others. A larger message gets its own block, and is copied without the lock.
 const MaxCopied = 16 << 10
 
-const endSize = 4 // bytes of an entry in a block's index
+const endSize = 4 // bytes of one entry in a block's index
 
 var blockPools [blockClasses]sync.Pool
 
-// A Block holds messages one behind the other, and an index of where each ends.
-// The messages fill buf from the front, the index from the back, until they meet:
+// A Block holds messages, one after the other, and an index of their ends. The messages fill
+// buf from the front, and the index fills it from the back, until they meet:
 //
 //	| message 0 | message 1 | ... free ... | end of 1 | end of 0 |
 //
-// One goroutine at a time appends; what has been appended never changes, so any
-// number of others may read it meanwhile.
+// Only one goroutine appends at a time. Appended bytes never change, so other goroutines may
+// read them concurrently.
 type Block struct {
 	buf    []byte
-	class  int32 // of size minBlock << class, if it is pooled
-	shared bool  // messages to many are in it; never changed
+	class  int32 // of size MinBlock << class, if it is pooled
+	shared bool  // holds messages to several queues; never changed
 
-	// Owned by whoever appends.
-	sinceWritten int32 // how many blocks of the queue were begun since one was written, for nextBlock
+	// Owned by the goroutine that appends.
+	sinceWritten int32 // blocks begun since the queue last had one written, for nextBlock
 	used         int   // bytes of messages
-	n            int   // messages
+	n            int   // number of messages
 }
 
 // Classes of blocks that come from no pool.
 const (
-	// loneMessage is a block that holds one message and no index: a message too
-	// large to share a block, or one whose bytes belong to somebody else.
+	// loneMessage is a block with one message and no index: the message is too large to share a
+	// block, or its bytes belong to somebody else.
 	loneMessage = -1
 
-	// unpooled is a block to which several queues may refer.
+	// unpooled is a block that several queues may refer to.
 	unpooled = -2
 )
 
-// Lone returns the only message of a new block, which is p itself.
+// Lone returns a run of one message in a new block. The message is p itself, not a copy.
 func Lone(p []byte) Run {
 	return Run{&Block{buf: p, class: loneMessage, used: len(p), n: 1}, 0, 1}
 }
 
-// newBlock returns an empty block of at least size bytes, which is at most maxBlock.
+// newBlock returns an empty block of at least size bytes. size is at most maxBlock.
 func newBlock(size int) *Block {
 	class := bits.Len(uint(max(size, MinBlock)-1)) - bits.Len(MinBlock-1)
 	if b, ok := blockPools[class].Get().(*Block); ok {
@@ -63,18 +64,18 @@ func newBlock(size int) *Block {
 	return &Block{buf: make([]byte, MinBlock<<class), class: int32(class)}
 }
 
-// IsShared reports whether several queues may refer to the block from the start.
+// IsShared reports whether the block was made for several queues.
 func (b *Block) IsShared() bool { return b.shared }
 
-// IsLone reports whether the block holds a single message, and can hold no other.
+// IsLone reports whether the block holds a single message and has no room for others.
 func (b *Block) IsLone() bool { return b.class == loneMessage }
 
-// Size returns how much memory the block takes, in bytes.
+// Size returns the memory that the block takes, in bytes.
 func (b *Block) Size() int { return len(b.buf) }
 
 func (b *Block) pooled() bool { return b.class >= 0 }
 
-// Recycle gives a pooled block back. No message of it may be in use.
+// Recycle returns a pooled block to its pool. None of its messages may be in use.
 func (b *Block) Recycle() {
 	b.reset()
 	blockPools[b.class].Put(b)
@@ -82,12 +83,12 @@ func (b *Block) Recycle() {
 
 func (b *Block) reset() { b.used, b.n, b.sinceWritten = 0, 0, 0 }
 
-// fits tells whether a message of n bytes can be appended.
+// fits reports whether a message of n bytes can be appended.
 func (b *Block) fits(n int) bool {
 	return n <= len(b.buf)-b.used-endSize*(b.n+1)
 }
 
-// append copies p, which fits, behind the other messages and returns its index.
+// append copies p after the other messages and returns its index. p must fit.
 func (b *Block) append(p []byte) int {
 	b.used += copy(b.buf[b.used:], p)
 	binary.NativeEndian.PutUint32(b.buf[len(b.buf)-endSize*(b.n+1):], uint32(b.used))
@@ -95,7 +96,7 @@ func (b *Block) append(p []byte) int {
 	return b.n - 1
 }
 
-// Message returns Message i.
+// message returns message i.
 func (b *Block) message(i int) []byte { return b.buf[b.start(i):b.end(i):b.end(i)] }
 
 func (b *Block) start(i int) int {
@@ -112,7 +113,7 @@ func (b *Block) end(i int) int {
 	return int(binary.NativeEndian.Uint32(b.buf[len(b.buf)-endSize*(i+1):]))
 }
 
-// A Run is the messages [First, Last) of a block, of which there is one at least.
+// A Run is the messages [First, Last) of a block. A Run is never empty.
 type Run struct {
 	Block       *Block
 	First, Last int32
@@ -121,17 +122,18 @@ type Run struct {
 // Len returns the number of messages.
 func (r Run) Len() int { return int(r.Last - r.First) }
 
-// Size returns the bytes of the messages.
+// Size returns the size of the messages in bytes.
 func (r Run) Size() int { return r.end() - r.start() }
 
-// start and end are the offsets in the block at which the messages start and end.
+// start and end are the offsets in the block of the first byte of the messages and the byte
+// after the last.
 func (r Run) start() int { return r.Block.start(int(r.First)) }
 func (r Run) end() int   { return r.Block.end(int(r.Last) - 1) }
 
 // Message returns message i of the run.
 func (r Run) Message(i int) []byte { return r.Block.message(int(r.First) + i) }
 
-// Messages returns the messages.
+// Messages returns the messages. They share the memory of the block.
 func (r Run) Messages() [][]byte {
 	messages := make([][]byte, r.Len())
 	for i := range messages {

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// A History keeps the last of a row of messages: at most MaxMessages, and, unless MaxBytes is
-// 0, of at most MaxBytes together. It keeps copies, but of long messages, because the blocks in
-// which they come may be much larger than what is to be kept.
+// A History keeps the last messages: at most MaxMessages, and, unless MaxBytes is 0, at most
+// MaxBytes of them together. It copies all but long messages, because the blocks they came in
+// may be much larger. It is not safe for concurrent use.
 type History struct {
 	MaxMessages, MaxBytes int
 
@@ -15,7 +15,7 @@ type History struct {
 	messages int
 }
 
-// Add adds the messages of r.
+// Add adds the messages of r, and drops the oldest ones beyond the limits.
 func (h *History) Add(r Run) {
 	if h.MaxMessages == 0 {
 		return
@@ -34,7 +34,7 @@ func (h *History) add(p []byte) {
 	}
 }
 
-// Precede puts messages that are older in front of what is kept.
+// Precede puts older messages before the kept ones.
 func (h *History) Precede(older [][]byte) {
 	newer := slices.Collect(h.queue.All())
 	*h = History{MaxMessages: h.MaxMessages, MaxBytes: h.MaxBytes}
@@ -43,7 +43,7 @@ func (h *History) Precede(older [][]byte) {
 	}
 }
 
-// Last yields the last messages, n of them at most.
+// Last yields the last n messages, or all if there are fewer.
 func (h *History) Last(n int) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		skip := max(0, h.messages-max(0, n))

@@ -6,21 +6,22 @@ import (
 	"weak"
 )
 
-// maxLogBlock bounds a block of a log. A Writer that has a single message of it pending
-// keeps the whole; and each Writer with a backlog has a segment for each.
+// maxLogBlock is the largest size of a log's block, in bytes. A Writer with one message of a
+// block pending keeps the whole block alive. But with small blocks, a Writer with a backlog has
+// more segments.
 const maxLogBlock = 128 << 10
 
-// A Log is where messages to several Writers are copied, one behind the other. So a Writer
-// that gets several in a row queues them as one segment, and what is pending for many
-// that stall is one copy. It keeps nothing alive itself: a block lives as long as a queue
-// refers to it. It is not safe for concurrent use.
+// A Log copies messages to several Writers into blocks, one message after the other. Successive
+// messages for a Writer make one segment in its queue, and the backlog of many stalled Writers
+// is one copy. A Log keeps no block alive: a block lives as long as a queue refers to it. A Log
+// is not safe for concurrent use.
 type Log struct {
-	MaxBlock int                 // bounds a block; 0 means maxLogBlock
-	open     weak.Pointer[Block] // where the next message goes, if it fits and there is one
+	MaxBlock int                 // largest size of a block in bytes; 0 means maxLogBlock
+	open     weak.Pointer[Block] // block for the next message, if it is alive and has room
 }
 
-// Append copies as many of the messages, of which there is one, as belong in one block, and
-// returns the copies.
+// Append copies messages into one block and returns the copies. It copies the first message,
+// and as many of the next ones as belong in the same block. There must be at least one message.
 func (l *Log) Append(messages [][]byte) Run {
 	if len(messages[0]) > MaxCopied {
 		r := Lone(bytes.Clone(messages[0]))
@@ -38,14 +39,14 @@ func (l *Log) Append(messages [][]byte) Run {
 	return Run{b, int32(first), int32(b.n)}
 }
 
-// room returns a block into which a message of n bytes fits.
+// room returns a block with room for a message of n bytes.
 func (l *Log) room(n int) *Block {
 	b := l.open.Value()
 	if b != nil && b.fits(n) {
 		return b
 	}
 	size := MinBlock
-	if b != nil { // it was filled before nobody had any of it pending
+	if b != nil { // the open block is full and still pending somewhere
 		size = min(2*len(b.buf), cmp.Or(l.MaxBlock, maxLogBlock))
 	}
 	b = &Block{buf: make([]byte, max(size, n+endSize)), class: unpooled, shared: true}

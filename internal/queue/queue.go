@@ -6,47 +6,47 @@ import (
 	"sort"
 )
 
-// maxParts and maxGather bound how many segments, and how many bytes of them, are copied
-// together for one conn.Write: a peer that stalls keeps the copy too.
+// maxParts and maxGather are the most segments, and the most bytes of them, that are copied
+// together for one conn.Write. They are small because a stalled peer keeps the copy, too.
 const (
 	maxParts  = 64
 	maxGather = 16 << 10
 )
 
-// keptSegments bounds the list that a queue keeps for its next backlog while its
-// flusher lives.
+// keptSegments is the most segments that an empty queue keeps room for while the flusher lives.
 const keptSegments = 64
 
-// A Queue holds the messages that a Writer has accepted and the connection has
-// not taken yet: a list of segments, each a run of messages in a block. It is not
-// safe for concurrent use; the Writer's lock guards it.
+// A Queue holds the messages accepted by a Writer and not yet taken by the connection. It is a
+// list of segments, each a run of messages in a block. A Queue is not safe for concurrent use;
+// the Writer's lock guards it.
 //
-// One growing []byte would be simpler, and was measured 6 to 10 times slower than
-// a mutex around conn.Write once messages reach 16 KiB: growing copies the backlog
-// again and again, and touches cold memory.
+// One growing []byte would be simpler. It was measured 6 to 10 times slower than a mutex around
+// conn.Write once messages reach 16 KiB, because growing copies the backlog again and again,
+// and touches cold memory.
 type Queue struct {
 	segments []segment  // segments[head:] are queued, the oldest first
-	inline   [1]segment // where segments starts: a short queue allocates no list
-	tail     *Block     // the block that copied messages are appended to, or nil
-	bytes    int64      // in queued messages, including one that is partly written
-	tracker  *Tracker   // nil if nobody follows which blocks the queue shares
-	head     int32      // the slots before it are zero, so they keep no block alive
-	inFlight int32      // how many messages of the front the last peek touches
+	inline   [1]segment // first memory of segments, so a short queue allocates no list
+	tail     *Block     // block for copied messages, or nil
+	bytes    int64      // of queued messages, including one that is partly written
+	tracker  *Tracker   // nil if nobody tracks the shared blocks
+	head     int32      // slots before it are zero, so they keep no block alive
+	inFlight int32      // messages at the front that the last Peek touches
 }
 
-// A segment is a run of messages that is queued. Other queues may hold segments of the same
-// block: a message to a thousand Writers is one block, and a segment in each of their queues.
+// A segment is a queued run of messages. Several queues may hold segments of the same block: a
+// message to a thousand Writers is one block, with a segment in each of their queues.
 type segment struct {
 	Run
-	written int // offset in the block up to which the connection has the bytes
+	written int // offset in the block up to which bytes are written
 }
 
 func (s *segment) unwritten() []byte { return s.Block.buf[s.written:s.end()] }
 
-// Begun reports whether the connection has taken part of the segment's first message.
+// begun reports whether the connection has taken part of the segment's first message.
 func (s *segment) begun() bool { return s.written > s.start() }
 
-// A Tracker is told how often a queue refers to a block that queues share.
+// A Tracker receives each change in how often a queue refers to a shared block. The queue's
+// lock is held during the calls.
 type Tracker struct {
 	Hold  func(*Block) // once more, because a segment was split
 	LetGo func(*Block) // once less
@@ -64,7 +64,7 @@ func (t *Tracker) letGo(b *Block) {
 	}
 }
 
-// Of returns a queue of messages, which others may share. It copies those that are not long.
+// Of returns a queue of messages for use by several queues. It copies all but long messages.
 func Of(messages [][]byte) *Queue {
 	q := new(Queue)
 	for _, p := range messages {
@@ -74,7 +74,7 @@ func Of(messages [][]byte) *Queue {
 	return q
 }
 
-// keep queues p, or a copy of it unless it is long.
+// keep queues a copy of p, or p itself if it is long.
 func (q *Queue) keep(p []byte) {
 	if len(p) > MaxCopied {
 		q.Push(Lone(p))
@@ -83,13 +83,13 @@ func (q *Queue) keep(p []byte) {
 	}
 }
 
-// Track makes t follow the queue, which is empty.
+// Track makes t track the queue, which must be empty.
 func (q *Queue) Track(t *Tracker) { q.tracker = t }
 
-// Bytes returns the size of the queued messages, one that is partly written included.
+// Bytes returns the size of the queued messages, including one that is partly written.
 func (q *Queue) Bytes() int64 { return q.bytes }
 
-// IsInFlight reports whether bytes that Peek returned are being written.
+// IsInFlight reports whether bytes returned by Peek are being written.
 func (q *Queue) IsInFlight() bool { return q.inFlight > 0 }
 
 // Empty reports whether no message is queued.
@@ -98,7 +98,7 @@ func (q *Queue) Empty() bool { return int(q.head) == len(q.segments) }
 // queued returns the segments, the oldest first.
 func (q *Queue) queued() []segment { return q.segments[q.head:] }
 
-// Extend queues a copy of p if it fits behind the last message, and tells whether it did.
+// Extend queues a copy of p if it fits after the last message, and reports whether it did.
 func (q *Queue) Extend(p []byte) bool {
 	if q.tail == nil || q.Empty() || !q.tail.fits(len(p)) || len(p) > MaxCopied {
 		return false
@@ -113,7 +113,7 @@ func (q *Queue) Extend(p []byte) bool {
 	return true
 }
 
-// CopyIn queues a copy of p, of at most maxCopied bytes.
+// CopyIn queues a copy of p. The size of p is at most MaxCopied.
 func (q *Queue) CopyIn(p []byte) {
 	switch {
 	case q.tail == nil:
@@ -126,13 +126,13 @@ func (q *Queue) CopyIn(p []byte) {
 	q.Push(Run{q.tail, i, i + 1})
 }
 
-// nextBlock returns the block behind the own one, which is full: of twice its size, if the
-// backlog has grown with it. So a queue takes little more than its backlog, and a long one has
-// few blocks.
+// nextBlock returns the block after the full tail. It has twice the size, if the backlog has
+// grown too. So a queue takes little more memory than its backlog, and a long queue has few
+// blocks.
 //
-// While the connection takes one block after the other, each may be half of the backlog. A
-// write goes to the end of a block at most, and with shorter ones a third of all time went
-// into the writes.
+// While the connection takes one block after the other, a block may be half of the backlog. A
+// write ends at the end of a block at the latest, and with shorter blocks a third of all time
+// was spent on the writes.
 func (q *Queue) nextBlock(atLeast int) *Block {
 	share := int64(8)
 	if q.tail.sinceWritten < stalledBlocks {
@@ -143,21 +143,21 @@ func (q *Queue) nextBlock(atLeast int) *Block {
 	return b
 }
 
-// burstBlock is the size of the first block of a burst, in bytes. Were it as small as that of
-// a single message, the writes of a burst would begin small again each time that the flusher
-// has caught up. If little comes, Shrink gives it back.
+// burstBlock is the size of the first block of a burst, in bytes. If it were as small as for a
+// single message, the writes of a burst would begin small each time the flusher has caught up.
+// If few bytes come, Shrink gives the block back.
 const burstBlock = 64 << 10
 
-// ExpectBurst makes the block that copied messages go to a large one. There is none yet.
+// ExpectBurst begins a large block for copied messages. There must be none yet.
 func (q *Queue) ExpectBurst() { q.tail = newBlock(burstBlock) }
 
-// HasBlock reports whether there is a block that copied messages go to.
+// HasBlock reports whether there is a block for copied messages.
 func (q *Queue) HasBlock() bool { return q.tail != nil }
 
-// stalledBlocks is how many blocks are begun while none is written when a connection stalls.
+// If stalledBlocks blocks are begun and none is written, the connection has stalled.
 const stalledBlocks = 4
 
-// Push queues the messages of r by reference, and returns their size.
+// Push queues the messages of r by reference, and returns their size in bytes.
 func (q *Queue) Push(r Run) (size int) {
 	size = r.end() - r.start()
 	q.bytes += int64(size)
@@ -169,7 +169,7 @@ func (q *Queue) Push(r Run) (size int) {
 		q.segments = q.inline[:0]
 	}
 	if len(q.segments) == cap(q.segments) && int(q.head) > len(q.segments)/2 {
-		// Mostly popped slots: move down rather than grow.
+		// Most slots are popped: move down rather than grow.
 		n := copy(q.segments, q.queued())
 		clear(q.segments[n:])
 		q.segments, q.head = q.segments[:n], 0
@@ -179,8 +179,8 @@ func (q *Queue) Push(r Run) (size int) {
 	return size
 }
 
-// EndsBefore reports whether the last queued message is the one before r in its block, so that
-// Push makes the last segment longer.
+// EndsBefore reports whether the last queued message comes right before r in the same block.
+// Then Push makes the last segment longer.
 func (q *Queue) EndsBefore(r Run) bool {
 	if q.Empty() {
 		return false
@@ -189,16 +189,16 @@ func (q *Queue) EndsBefore(r Run) bool {
 	return tail.Block == r.Block && tail.Last == r.First
 }
 
-// forgetOne is called when the list has grown: if it has moved away from q.one, that must
-// keep no block alive.
+// forgetOne clears inline after the list has grown out of it, so that inline keeps no block
+// alive.
 func (q *Queue) forgetOne() {
 	if len(q.segments) > len(q.inline) {
 		q.inline[0] = segment{}
 	}
 }
 
-// Shrink moves what is queued into a smaller block, if it is little beside the one that
-// it is in: a peer that stalls now would keep that. Nothing is in flight.
+// Shrink moves the queued messages into a smaller block if they are small compared with their
+// block. Otherwise a peer that stalls now would keep the large block. Nothing may be in flight.
 func (q *Queue) Shrink() {
 	if q.tail == nil || len(q.tail.buf) < 16*MinBlock || len(q.queued()) != 1 {
 		return
@@ -207,7 +207,7 @@ func (q *Queue) Shrink() {
 	n := s.Last - s.First
 	size := q.bytes + endSize*int64(n)
 	little := len(q.tail.buf) / 8
-	if len(q.tail.buf) <= burstBlock { // which may be the first of a backlog, and is soon copied
+	if len(q.tail.buf) <= burstBlock { // perhaps the first of a backlog, and quickly copied
 		little = len(q.tail.buf) / 2
 	}
 	if s.Block != q.tail || size > int64(little) {
@@ -222,14 +222,14 @@ func (q *Queue) Shrink() {
 	q.tail = b
 }
 
-// Peek returns the next bytes to write: at most limit of them, and of at most the given
-// number of messages. They stay valid without the lock until advance. If gathered is not
-// nil they are a copy in that block, which is to be recycled then.
+// Peek returns the next bytes to write: at most limit bytes, of at most the given number of
+// messages. They stay valid without the lock until Advance. If gathered is not nil, next is a
+// copy in that block, and the caller must recycle it after the write.
 //
-// Small segments are copied together rather than handed to net.Buffers, which is one system
-// call on connections of package net only, and one Write each on all others. There, too,
-// one large write beats many vectors, and a wide writev makes Go keep up to 16 KiB for a
-// connection ever after.
+// Small segments are copied together rather than passed to net.Buffers. net.Buffers is one
+// system call only on connections of package net, and one Write for each segment on all others.
+// Even on connections of package net, one large write beats many vectors, and after a wide
+// writev Go keeps up to 16 KiB for the connection.
 func (q *Queue) Peek(limit int, messages int64) (next []byte, gathered *Block) {
 	next, q.inFlight = q.segments[q.head].next(limit, messages)
 	limit = int(min(int64(limit), maxGather, q.bytes))
@@ -250,8 +250,8 @@ func (q *Queue) Peek(limit int, messages int64) (next []byte, gathered *Block) {
 	return next, gathered
 }
 
-// next returns the next bytes of s to write, at most limit of them and of at most the given
-// number of messages, and how many messages they touch.
+// next returns the next bytes of s to write, at most limit bytes of at most the given number of
+// messages. It also returns the number of messages they touch.
 func (s *segment) next(limit int, messages int64) (part []byte, touched int32) {
 	touched = int32(min(int64(s.Last-s.First), messages))
 	part = s.Block.buf[s.written:s.Block.end(int(s.First+touched)-1)]
@@ -262,7 +262,7 @@ func (s *segment) next(limit int, messages int64) (part []byte, touched int32) {
 	return part, touched
 }
 
-// endingBy returns how many messages of the segment end at offset off or before.
+// endingBy returns the number of messages in the segment that end at offset off or before.
 func (s *segment) endingBy(off int) int32 {
 	return int32(sort.Search(int(s.Last-s.First), func(i int) bool { return s.Block.end(int(s.First)+i) > off }))
 }
@@ -271,11 +271,11 @@ func (s *segment) endingBy(off int) int32 {
 type Removed struct {
 	Messages, Size int // Size is in bytes
 
-	// Those of them that were in no shared block.
+	// Those of them outside shared blocks.
 	OwnMessages, OwnSize int
 }
 
-// remove takes the messages of s before the one with the index next off the front.
+// remove removes the messages of s before index next, and counts them.
 func (r *Removed) remove(s *segment, next int32) {
 	n, size := int(next-s.First), s.Block.start(int(next))-s.start()
 	r.Messages += n
@@ -287,8 +287,8 @@ func (r *Removed) remove(s *segment, next int32) {
 	s.First = next
 }
 
-// Advance removes n bytes, which were written, from the front of a queue that was
-// peeked at, and with them the messages that are now whole on the connection.
+// Advance removes the first n bytes of a queue after a Peek, because they are written. It
+// counts the messages that are now completely written.
 func (q *Queue) Advance(n int) (r Removed) {
 	q.inFlight = 0
 	for !q.Empty() {
@@ -310,15 +310,15 @@ func (q *Queue) Advance(n int) (r Removed) {
 	return r
 }
 
-// PeekMessage returns the oldest message. It stays valid like peek's bytes.
+// PeekMessage returns the oldest message. It stays valid without the lock until AdvanceMessage.
 func (q *Queue) PeekMessage() []byte {
 	s := &q.segments[q.head]
 	q.inFlight = 1
 	return s.Block.message(int(s.First))
 }
 
-// AdvanceMessage removes the oldest message, which was written whole if written is
-// true, and else stays.
+// AdvanceMessage removes the oldest message if it was completely written, and otherwise keeps
+// it.
 func (q *Queue) AdvanceMessage(written bool) (r Removed) {
 	q.inFlight = 0
 	if !written {
@@ -334,9 +334,9 @@ func (q *Queue) AdvanceMessage(written bool) (r Removed) {
 	return r
 }
 
-// Begun returns how many messages at the front the connection has, or may have, a part of,
-// and their size: those in flight, or one that is partly written. Between two writes of one
-// message nothing is in flight.
+// Begun returns the number of messages at the front, and their size in bytes, that the
+// connection has, or may have, a part of. These are the messages in flight, or one that is
+// partly written: between two writes of one message nothing is in flight.
 func (q *Queue) Begun() (messages, size int) {
 	n := q.inFlight
 	if n == 0 && !q.Empty() && q.segments[q.head].begun() {
@@ -352,8 +352,8 @@ func (q *Queue) Begun() (messages, size int) {
 	return messages, size
 }
 
-// split returns where in the list message n from the front begins, and divides a segment
-// if need be.
+// split returns the index of the segment that begins with message n from the front. If
+// necessary, it divides a segment.
 func (q *Queue) split(n int) int {
 	i := int(q.head)
 	for i < len(q.segments) && n >= int(q.segments[i].Last-q.segments[i].First) {
@@ -361,7 +361,7 @@ func (q *Queue) split(n int) int {
 		i++
 	}
 	if n > 0 {
-		if q.head > 0 { // a free slot is near, and there may be many segments behind
+		if q.head > 0 { // a free slot is near, and many segments may follow
 			copy(q.segments[q.head-1:], q.segments[q.head:i+1])
 			q.head--
 			i--
@@ -379,7 +379,7 @@ func (q *Queue) split(n int) int {
 	return i
 }
 
-// DropOldest removes the oldest message that is not begun, of which there is one.
+// DropOldest removes the oldest message that is not begun. There must be one.
 func (q *Queue) DropOldest() (r Removed) {
 	begun, _ := q.Begun()
 	i := q.split(begun)
@@ -390,8 +390,8 @@ func (q *Queue) DropOldest() (r Removed) {
 		s.written = s.start()
 		return r
 	}
-	// Few segments are begun, but many may be queued: close the gap from the front. The block
-	// goes to the garbage collector, because part of it may be in flight.
+	// Few segments are begun, but many may be queued, so close the gap from the front. The
+	// garbage collector gets the block, because part of it may be in flight.
 	q.tracker.letGo(s.Block)
 	copy(q.segments[q.head+1:i+1], q.segments[q.head:i])
 	q.segments[q.head] = segment{}
@@ -402,7 +402,7 @@ func (q *Queue) DropOldest() (r Removed) {
 	return r
 }
 
-// pop removes the oldest segment, whose messages are all written.
+// pop removes the oldest segment. All its messages are written.
 func (q *Queue) pop() {
 	s := q.segments[q.head]
 	q.segments[q.head] = segment{}
@@ -419,18 +419,18 @@ func (q *Queue) pop() {
 	}
 }
 
-// emptied makes the memory of a queue that has become empty ready for the next message.
+// emptied prepares the memory of an empty queue for the next message.
 func (q *Queue) emptied() {
 	q.head, q.segments = 0, q.segments[:0]
 	if cap(q.segments) > keptSegments {
 		q.segments = nil
 	}
 	if q.tail != nil {
-		q.tail.reset() // nothing refers to its messages any more
+		q.tail.reset() // nothing refers to its messages any longer
 	}
 }
 
-// Release gives back what an empty queue has kept for the next message.
+// Release gives back the memory that an empty queue has kept for the next message.
 func (q *Queue) Release() {
 	if q.tail != nil {
 		q.tail.Recycle()
@@ -448,8 +448,8 @@ func (q *Queue) Share() {
 	}
 }
 
-// Insert queues the messages of another queue behind the first n and returns how many. They
-// must be shared; what was written of them counts no more.
+// Insert queues the messages of another queue after the first n, and returns how many. They
+// must be shared, and are written from their start again.
 func (q *Queue) Insert(n int, other *Queue) (messages int) {
 	inserted := slices.Clone(other.queued())
 	for i := range inserted {
@@ -464,7 +464,8 @@ func (q *Queue) Insert(n int, other *Queue) (messages int) {
 	return messages
 }
 
-// Runs yields the queued messages as runs, the oldest first, a partly written message whole.
+// Runs yields the queued messages as runs, the oldest first. A partly written message is
+// yielded whole.
 func (q *Queue) Runs() iter.Seq[Run] {
 	return func(yield func(Run) bool) {
 		for _, s := range q.queued() {
@@ -475,7 +476,7 @@ func (q *Queue) Runs() iter.Seq[Run] {
 	}
 }
 
-// All yields the queued messages, the oldest first, a partly written one whole.
+// All yields the queued messages, the oldest first. A partly written message is yielded whole.
 func (q *Queue) All() iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		for _, s := range q.queued() {

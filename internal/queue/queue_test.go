@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzQueue compares a queue with a list of messages. Each two bytes of the input are
-// an operation and its size.
+// FuzzQueue compares a queue with a list of messages. Each pair of input bytes is an operation
+// and its size.
 func FuzzQueue(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{copyIn, 10, copyIn, 0, advance, 5, copyIn, 3, advance, 255})
@@ -76,7 +76,7 @@ func FuzzQueue(f *testing.F) {
 					m.bytes -= len(m.messages[begun])
 					m.messages = slices.Delete(m.messages, begun, begun+1)
 				}
-			case insert: // what the other queue has, which is not used any more
+			case insert: // the messages of the other queue, which is not used again
 				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
 				q.inFlight = 0
 				other.Share()
@@ -113,8 +113,8 @@ const (
 	opCount
 )
 
-// sizes are what a byte of the input stands for: lengths about those of blocks, and
-// short ones.
+// sizes are the lengths that a byte of the input stands for: short ones, and lengths close to
+// the sizes of blocks.
 var sizes = func() (sizes [256]int) {
 	for i := range 128 {
 		sizes[i] = i
@@ -126,10 +126,10 @@ var sizes = func() (sizes [256]int) {
 	return sizes
 }()
 
-// A model is what a queue ought to be.
+// A model is a list that does what a queue should do.
 type model struct {
 	messages [][]byte
-	written  int // bytes of the first that are written
+	written  int // bytes of the first message that are written
 	bytes    int // in all messages
 }
 
@@ -188,7 +188,7 @@ func requireSame(t testing.TB, m *model, q *Queue) {
 	require.True(t, slices.EqualFunc(m.messages, slices.Collect(q.All()), bytes.Equal))
 }
 
-// An empty queue keeps no message alive, and none of its blocks once it is released.
+// An empty queue keeps no message alive, and after Release none of its blocks.
 func TestQueueForgetsWhatIsWritten(t *testing.T) {
 	for _, lone := range []int{1, 2, 3, keptSegments, 1000} {
 		var q Queue
@@ -208,7 +208,7 @@ func TestQueueForgetsWhatIsWritten(t *testing.T) {
 	}
 }
 
-// The rest of a long backlog does not keep the memory of all.
+// The rest of a long backlog does not keep all of its memory.
 func TestQueueShrinks(t *testing.T) {
 	var q Queue
 	for range 50_000 {
@@ -234,7 +234,7 @@ func TestQueueStaysSmall(t *testing.T) {
 	require.LessOrEqual(t, len(q.tail.buf), 4*MinBlock)
 }
 
-// Dropping moves the list, of which nothing must stay behind.
+// Dropping moves the list, and nothing dropped must stay in it.
 func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	var q Queue
 	for range 10 {
@@ -251,7 +251,8 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	require.Zero(t, q)
 }
 
-// A burst begins with a large block. If the connection stalls then, the backlog costs no multiple.
+// A burst begins with a large block. If the connection stalls then, the backlog costs no
+// multiple of its size.
 func TestQueueOfABurstThatStalls(t *testing.T) {
 	message := bytes.Repeat([]byte("x"), 64)
 	for n := 1; n < burstBlock/(64+endSize); n += 50 {
@@ -269,8 +270,7 @@ func TestQueueOfABurstThatStalls(t *testing.T) {
 	}
 }
 
-// Once a connection has taken everything it is not one that stalls, and the next blocks may be
-// long.
+// A connection that has taken everything is not stalled, so the next blocks may be long.
 func TestQueueThatWasEmptyGetsLongBlocks(t *testing.T) {
 	var q Queue
 	q.CopyIn(make([]byte, 64))
@@ -281,7 +281,7 @@ func TestQueueThatWasEmptyGetsLongBlocks(t *testing.T) {
 	require.GreaterOrEqual(t, len(q.tail.buf), 4*MinBlock)
 }
 
-// A connection that has taken nothing yet may be one that stalls, so the first blocks are short. When
+// A connection that has taken nothing yet may be stalled, so the first blocks are short. Once
 // it takes one, the next are long.
 func TestQueueGetsLongBlocksWhenOneIsWritten(t *testing.T) {
 	var q Queue
@@ -298,8 +298,8 @@ func TestQueueGetsLongBlocksWhenOneIsWritten(t *testing.T) {
 	require.Len(t, q.tail.buf, 2*MinBlock)
 }
 
-// The memory of the list refers to nothing but what is in the list: otherwise it would keep blocks
-// alive which are written or dropped by now.
+// The memory of the list refers only to what is in the list. Otherwise it would keep written or
+// dropped blocks alive.
 func TestQueueForgetsWhatHasLeft(t *testing.T) {
 	var q Queue
 	for i := range 200 {

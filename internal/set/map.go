@@ -2,21 +2,21 @@ package set
 
 import "maps"
 
-// A Map is a map that gives its memory back. Go's maps keep room for the most entries that
-// they have ever had. The zero Map is empty.
+// A Map is a map that gives memory back. Go's maps keep room for the most entries they ever
+// had. The zero Map is empty. A Map is not safe for concurrent use.
 type Map[K comparable, V any] struct {
 	entries map[K]V
-	peak    int // the most entries that the map has had
+	peak    int // the most entries since the last shrink
 }
 
-// minShrunk is the peak from which on a table or a set shrinks.
+// minShrunk is the smallest peak at which a map or a set shrinks.
 const minShrunk = 64
 
-// IsSparse reports whether so few of what has room for peak are left that moving them pays:
-// by then three times as many have been removed.
+// IsSparse reports whether it pays to move the remaining entries of a table that has room for
+// peak. By then three times as many have been removed.
 func IsSparse(left, peak int) bool { return peak >= minShrunk && left <= peak/4 }
 
-// Get returns the value of key, or the zero value.
+// Get returns the value of key, or the zero value if there is none.
 func (m *Map[K, V]) Get(key K) V { return m.entries[key] }
 
 // Put sets the value of key.
@@ -28,7 +28,7 @@ func (m *Map[K, V]) Put(key K, value V) {
 	m.peak = max(m.peak, len(m.entries))
 }
 
-// Remove removes key, if it is there.
+// Remove removes key if it is there.
 func (m *Map[K, V]) Remove(key K) {
 	delete(m.entries, key)
 	if left := len(m.entries); IsSparse(left, m.peak) {

@@ -1,25 +1,25 @@
-// Package set has a set and a map for sets of live objects: both give memory back when they
+// Package set provides a set and a map for live objects. Both give memory back when they
 // shrink, and the members of a set can be read while it changes.
 package set
 
 import "slices"
 
-// A Set is a set of members in no order. Its snapshots may be read while it changes. It is not
-// safe for concurrent use otherwise. The zero Set is empty.
+// A Set is a set of members in no order. Its snapshots may be read while it changes. Otherwise
+// it is not safe for concurrent use. The zero Set is empty.
 type Set[T comparable] struct {
 	members []T
-	index   *Map[T, int] // the places of the members; nil if they are few
+	index   *Map[T, int] // positions of the members; nil if they are few
 	frozen  bool         // a snapshot shares the memory of members
 }
 
-// few is the number of members up to which looking through them takes the place of an index.
-// Most rooms have few members, most names are in few rooms, and a map would be larger than they
-// are.
+// Up to this number of members, a Set has no index and searches the members. Most rooms have
+// few members, most names are in few rooms, and an index would be larger than they are.
 const few = 8
 
-// Snapshot returns the members in a slice that never changes. It copies nothing. The next
-// removal does, once, however many snapshots were taken: that costs less than reading one did.
-// An addition copies nothing, because it is beyond the end of each snapshot.
+// Snapshot returns the members in a slice that never changes, and copies nothing. The next
+// Remove copies the members once, however many snapshots there are. That costs less than
+// reading a snapshot did. Add copies nothing, because the new member is beyond the end of each
+// snapshot.
 func (s *Set[T]) Snapshot() []T {
 	s.frozen = true
 	return s.members
@@ -31,7 +31,7 @@ func (s *Set[T]) Members() []T { return s.members }
 // Len returns the number of members.
 func (s *Set[T]) Len() int { return len(s.members) }
 
-// place returns where m is in members, or -1.
+// place returns the index of m in members, or -1.
 func (s *Set[T]) place(m T) int {
 	if s.index == nil {
 		return slices.Index(s.members, m)
@@ -45,7 +45,7 @@ func (s *Set[T]) place(m T) int {
 // Has reports whether m is a member.
 func (s *Set[T]) Has(m T) bool { return s.place(m) >= 0 }
 
-// Add adds m, which is not a member.
+// Add adds m, which must not be a member.
 func (s *Set[T]) Add(m T) {
 	s.members = append(s.members, m)
 	switch {
@@ -59,7 +59,7 @@ func (s *Set[T]) Add(m T) {
 	}
 }
 
-// Remove removes m, which is a member.
+// Remove removes m, which must be a member.
 func (s *Set[T]) Remove(m T) {
 	i, last := s.place(m), len(s.members)-1
 	if s.frozen || IsSparse(last, cap(s.members)) {

@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whatever comes and goes: a set has the members that it should, no snapshot of it ever changes,
+// Whatever is added and removed, a set has the right members, no snapshot of it ever changes,
 // and neither the members nor their index take much more room than they need.
 func TestSet(t *testing.T) {
 	var s Set[int]

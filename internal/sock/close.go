@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// CloseNow closes conn from the inside out, so that nothing an outer layer wants to
-// say first, such as the close_notify of TLS, holds it up.
+// CloseNow closes conn from the inside out, so that it does not wait for a farewell of an outer
+// layer, such as the close_notify of TLS. It returns the error of the innermost layer, or
+// another one that does not say that the layer was closed.
 func CloseNow(conn net.Conn) (err error) {
 	all := wakeLayers(conn)
 	for i := len(all) - 1; i >= 0; i-- {
@@ -20,12 +21,11 @@ func CloseNow(conn net.Conn) (err error) {
 	return err
 }
 
-// askTimeout is how long a wrapper may take to say what is beneath it.
+// unwrapTimeout is how long a wrapper may take to return its inner connection.
 const askTimeout = time.Second
 
 // wakeLayers wakes calls that are stuck in the kernel, and returns the layers of conn. The
-// methods of a wrapper may wait for its own Write, which is stuck: then nothing but conn itself
-// can be closed.
+// methods of a wrapper may wait for its own stuck Write. Then only conn itself can be closed.
 func wakeLayers(conn net.Conn) []net.Conn {
 	found := make(chan []net.Conn, 1)
 	find := func() {
@@ -49,7 +49,7 @@ func wakeLayers(conn net.Conn) []net.Conn {
 	}
 }
 
-// CloseGently closes conn from the outside in, so that each layer can say what it wants to.
+// CloseGently closes conn from the outside in, so that each layer can send its farewell.
 func CloseGently(conn net.Conn) error {
 	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, false) })
 	return closeLayer(conn)
@@ -62,25 +62,26 @@ func closeLayer(conn net.Conn) (err error) {
 	return err
 }
 
-// IsClosed reports whether err says that the connection had been closed before.
+// IsClosed reports whether err says that the connection was closed before.
 func IsClosed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }
 
-// HalfClose tells the peer that no more will come, in every layer of conn that can.
+// HalfClose announces the end of the data to the peer, in every layer of conn that has a method
+// CloseWrite. It fails only if a method panics.
 func HalfClose(conn net.Conn) error {
 	all, err := layers(conn)
 	for _, layer := range all {
 		if c, ok := layer.(interface{ CloseWrite() error }); ok && err == nil {
-			// Its own error is that the peer is gone, which is found out anyway.
+			// CloseWrite fails if the peer is gone, and the caller notices that anyway.
 			err = guard(layer, "CloseWrite", func() { _ = c.CloseWrite() })
 		}
 	}
 	return err
 }
 
-// DiscardUnread takes away the input of conn that nobody has read, and lets no more
-// in. It does not block, and leaves the deadlines alone.
+// DiscardUnread discards the input of conn that nobody has read, and lets no more in. It does
+// not block, and does not change the deadlines.
 func DiscardUnread(conn net.Conn) {
 	all, _ := layers(conn)
 	socket := all[len(all)-1]

@@ -4,7 +4,7 @@ package sock
 
 import "syscall"
 
-// Errors of sockets, which package syscall does not have for every system.
+// Errors of sockets that package syscall lacks on some systems.
 const (
 	ErrAgain  = syscall.EAGAIN
 	ErrBroken = syscall.EPIPE

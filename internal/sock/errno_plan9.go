@@ -2,7 +2,7 @@ package sock
 
 import "errors"
 
-// On Plan 9 the kernel's errors are strings, and these two come from nobody else.
+// Plan 9 has strings for errors, so nothing else returns these two.
 var (
 	ErrAgain  = errors.New("resource temporarily unavailable")
 	ErrBroken = errors.New("broken pipe")

@@ -10,21 +10,21 @@ import (
 	"syscall"
 )
 
-// A PanicError says that a method of a connection panicked, or called runtime.Goexit.
+// A PanicError says that a method of a connection panicked or called runtime.Goexit.
 type PanicError struct {
 	Method string
-	Value  any // what it panicked with; ErrGoexit if it did not
+	Value  any // the argument of panic, or ErrGoexit
 	Stack  []byte
 }
 
 func (e *PanicError) Error() string { return fmt.Sprintf("conn.%s panicked: %v", e.Method, e.Value) }
 
-// ErrGoexit is the Value of a PanicError when there was no panic.
+// ErrGoexit is the Value of a PanicError if there was no panic.
 var ErrGoexit = errors.New("runtime.Goexit was called")
 
-// guard calls f, which calls the given method of a connection, and returns a PanicError if
-// the method panics. The connection may be anybody's, so f has a goroutine of its own: a
-// runtime.Goexit ends no other one.
+// guard calls f, which calls the given method of a connection. If the method panics, guard
+// returns a PanicError. The connection may be anybody's, so f runs in its own goroutine, and a
+// runtime.Goexit ends only that.
 func guard(conn net.Conn, method string, f func()) error {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -50,11 +50,11 @@ func guard(conn net.Conn, method string, f func()) error {
 	return <-outcome
 }
 
-// maxLayers bounds how many connections are looked for beneath one another.
+// maxLayers is the most connections beneath one another that layers looks at.
 const maxLayers = 32
 
-// layers returns conn and the connections that it wraps, from the outside in, as far as
-// they have a method NetConn like that of *tls.Conn.
+// layers returns conn and the connections it wraps, from the outside in, as far as they have a
+// method NetConn like *tls.Conn.
 func layers(conn net.Conn) ([]net.Conn, error) {
 	all := []net.Conn{conn}
 	for len(all) <= maxLayers {
@@ -69,23 +69,23 @@ func layers(conn net.Conn) ([]net.Conn, error) {
 		}
 		all = append(all, inner)
 	}
-	return all[:1], nil // one of them leads back to another
+	return all[:1], nil // one of them leads back to an earlier one
 }
 
-// isNil reports whether conn is nil, or a nil pointer.
+// isNil reports whether conn is nil or a nil pointer.
 func isNil(conn net.Conn) bool {
 	v := reflect.ValueOf(conn)
 	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
-// IsDatagram reports whether each Write on a connection of that network is one message to
-// the peer, so that messages must not be coalesced.
+// IsDatagram reports whether each Write on a connection of the network is one message to the
+// peer. Such messages must not be merged.
 func IsDatagram(network string) bool {
 	return network == "unixgram" || network == "unixpacket" ||
 		strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
 }
 
-// Network returns the network of the connection's local address, or "" if it has none.
+// Network returns the network of conn's local address, or "" if it has no address.
 func Network(conn net.Conn) string {
 	if addr := conn.LocalAddr(); addr != nil {
 		return addr.Network()
@@ -93,8 +93,8 @@ func Network(conn net.Conn) string {
 	return ""
 }
 
-// onSocket calls f with the descriptor of the connection beneath all wrappers of conn. It
-// returns errors.ErrUnsupported if that has none.
+// onSocket calls f with the descriptor of the innermost connection of conn. If there is no
+// descriptor, it returns errors.ErrUnsupported.
 func onSocket(conn net.Conn, f func(fd uintptr) error) error {
 	all, err := layers(conn)
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"net"
 )
 
-// A Sender writes to a socket without waiting, which is not done here.
+// A Sender writes to a socket without waiting. On this system no Sender can.
 type Sender struct{}
 
 // NewSender returns a Sender that cannot send.
 func NewSender(net.Conn) Sender { return Sender{} }
 
-// CanSend reports whether the Sender can send.
+// CanSend returns false.
 func (Sender) CanSend() bool { return false }
 
-// Send fails.
+// Send returns errors.ErrUnsupported.
 func (Sender) Send(net.Conn, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -13,8 +13,8 @@ import (
 // A Sender writes to a socket without waiting.
 type Sender struct{ raw syscall.RawConn }
 
-// NewSender returns a Sender for conn, a stream. It sends nothing if conn is not a socket
-// itself, because what wraps one may change what is written, or must see it.
+// NewSender returns a Sender for conn, a stream. If conn is not itself a socket, the Sender
+// cannot send, because a wrapper may change or count the bytes written.
 func NewSender(conn net.Conn) Sender {
 	var raw syscall.RawConn
 	var err error
@@ -33,8 +33,8 @@ func NewSender(conn net.Conn) Sender {
 // CanSend reports whether the Sender can send.
 func (s Sender) CanSend() bool { return s.raw != nil }
 
-// Send is Write of conn, for which the Sender was made, but returns what the kernel has taken
-// when it would have to wait.
+// Send is like conn.Write, but does not wait: it returns the number of bytes that the kernel
+// accepted. conn must be the connection of NewSender.
 func (s Sender) Send(conn net.Conn, p []byte) (int, error) {
 	a := attempts.Get().(*attempt)
 	a.p = p
@@ -54,7 +54,7 @@ func (s Sender) Send(conn net.Conn, p []byte) (int, error) {
 		Addr: conn.RemoteAddr(), Err: os.NewSyscallError("write", errno)}
 }
 
-// asWriteError makes an error of a RawConn what conn.Write has.
+// asWriteError makes an error of a RawConn look like one of conn.Write.
 func asWriteError(err error) error {
 	if raw, ok := errors.AsType[*net.OpError](err); ok {
 		op := *raw
@@ -64,8 +64,8 @@ func asWriteError(err error) error {
 	return err
 }
 
-// An attempt is a write that does not wait. They are pooled for the sake of the function,
-// which would be allocated for each.
+// An attempt is one write that does not wait. Attempts are pooled, because otherwise the
+// function write would be allocated each time.
 type attempt struct {
 	p     []byte
 	n     int
@@ -77,7 +77,7 @@ var attempts = sync.Pool{New: func() any {
 	a := new(attempt)
 	a.write = func(fd uintptr) bool {
 		a.n, a.errno = sendNow(fd, a.p)
-		return true // not to be tried again
+		return true // do not try again
 	}
 	return a
 }}

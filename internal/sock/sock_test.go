@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// pairs are connected sockets of each kind.
+// pairs make connected sockets of each kind.
 var pairs = map[string]func(t *testing.T) (conn, peer net.Conn){
 	"TCP": func(t *testing.T) (conn, peer net.Conn) { return connect(t, "tcp", "127.0.0.1:0") },
 	"Unix": func(t *testing.T) (conn, peer net.Conn) {
@@ -31,7 +31,7 @@ func connect(t *testing.T, network, address string) (conn, peer net.Conn) {
 	return conn, peer
 }
 
-// A Sender writes until the kernel takes no more, and does not wait then.
+// A Sender writes until the kernel accepts no more, and does not wait.
 func TestSender(t *testing.T) {
 	for name, pair := range pairs {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestSender(t *testing.T) {
 	}
 }
 
-// What wraps a socket must see what is written, so nothing goes past it.
+// A wrapper must see the bytes written, so no Sender bypasses it.
 func TestSenderOfAWrapper(t *testing.T) {
 	conn, _ := connect(t, "tcp", "127.0.0.1:0")
 	require.False(t, NewSender(struct{ net.Conn }{conn}).CanSend())
@@ -105,7 +105,7 @@ func TestStateOf(t *testing.T) {
 	}
 }
 
-// needKernel skips a test that asks what only some kernels tell.
+// needKernel skips a test if the kernel does not count acknowledged bytes.
 func needKernel(t *testing.T) {
 	if runtime.GOOS != "linux" || runtime.GOARCH == "386" || runtime.GOARCH == "s390x" {
 		t.Skip("the kernel does not tell")
@@ -118,7 +118,7 @@ func TestStateOfWhatIsNoSocket(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 }
 
-// A wrapper says what is beneath it.
+// A wrapper returns its inner connection.
 type wrapper struct{ net.Conn }
 
 func (w wrapper) NetConn() net.Conn { return w.Conn }
@@ -128,7 +128,7 @@ type loop struct{ net.Conn }
 
 func (l *loop) NetConn() net.Conn { return l }
 
-// Another one panics.
+// A panics is a wrapper that panics.
 type panics struct{ net.Conn }
 
 func (panics) NetConn() net.Conn { panic("on purpose") }

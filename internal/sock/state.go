@@ -2,19 +2,19 @@ package sock
 
 import "net"
 
-// A State is how far a connection's peer has got, as the kernel knows it.
+// State is the progress of a connection's peer, as far as the kernel knows it.
 type State struct {
-	Acknowledged   uint64 // bytes; meaningful as a difference only
-	Unacknowledged int    // bytes, a half-close included
-	Unread         int    // bytes in the queue of a Unix socket's peer: a level, and no count
+	Acknowledged   uint64 // bytes; only differences are meaningful
+	Unacknowledged int    // bytes, including a half-close
+	Unread         int    // bytes in the queue of a Unix socket's peer: a level, not a count
 	Gone           bool   // the connection has ended
 }
 
-// StateOf returns how far the peer of conn has got. On a Unix socket all that was
-// written is acknowledged, because it is in the peer's queue.
+// StateOf returns the progress of conn's peer. On a Unix socket every written byte is
+// acknowledged, because it is in the peer's queue.
 //
-// It fails with errors.ErrUnsupported if conn does not lead to a TCP, MPTCP or Unix socket,
-// or the platform does not tell.
+// If conn does not lead to a TCP, MPTCP or Unix socket, or the platform lacks the counts,
+// StateOf returns errors.ErrUnsupported.
 func StateOf(conn net.Conn) (s State, err error) {
 	err = onSocket(conn, func(fd uintptr) (err error) {
 		s, err = stateOf(fd)
@@ -23,13 +23,14 @@ func StateOf(conn net.Conn) (s State, err error) {
 	return s, err
 }
 
-// LastError returns why the connection has ended, or nil if that is not known, or if somebody
-// has been told already.
+// LastError returns why the connection has ended. It returns nil if the reason is unknown, or
+// if somebody has received it already.
 func LastError(conn net.Conn) error { return onSocket(conn, lastErrorOf) }
 
-// ProgressWrite returns how many bytes one write to conn may have for StateOf to show, while
-// the write goes on, that the peer takes something: most where StateOf counts bytes, and blind
-// where only the return of a write shows it.
+// ProgressWrite returns the largest size of one write to conn, in bytes, at which StateOf still
+// shows progress of the peer during the write. The size is most if StateOf counts bytes, and
+// fallback if only the return of a write shows progress. On a Unix socket it is at most a
+// quarter of the send buffer.
 func ProgressWrite(conn net.Conn, most, blind int) int {
 	limit := blind
 	_ = onSocket(conn, func(fd uintptr) error {

@@ -1,6 +1,6 @@
 //go:build linux && !386 && !s390x
 
-// The two that are left out have no system calls of their own for sockets.
+// 386 and s390x are left out because they have no separate system calls for sockets.
 
 package sock
 
@@ -11,18 +11,18 @@ import (
 	"unsafe"
 )
 
-// What package syscall does not have of the kernel's socket options.
+// Socket options of the kernel that package syscall lacks.
 const (
 	soProtocol   = 38  // at SOL_SOCKET
 	soDomain     = 39  // at SOL_SOCKET
-	ipprotoMPTCP = 262 // what soProtocol is
+	ipprotoMPTCP = 262 // a value of soProtocol
 	solMPTCP     = 284
 	mptcpInfo    = 1 // at solMPTCP
 )
 
-// stateOf is StateOf of a socket.
+// stateOf is StateOf for a socket.
 //
-// SIOCOUTQ alone does not do: after a reset it stays where it was for ever.
+// SIOCOUTQ alone is not enough, because after a reset it never changes.
 func stateOf(fd uintptr) (State, error) {
 	protocol := protocolOf(fd)
 	if protocol != syscall.IPPROTO_TCP && protocol != ipprotoMPTCP {
@@ -54,19 +54,20 @@ func isUnix(fd uintptr) bool {
 	return domain == syscall.AF_UNIX
 }
 
-// acknowledgedBy returns how many bytes the peer of a TCP or MPTCP socket has acknowledged.
+// acknowledgedBy returns the number of bytes that the peer of a TCP or MPTCP socket has
+// acknowledged.
 //
-// TCP_INFO of an MPTCP socket describes the first of its paths, which may be gone, so the
-// count of the whole connection is asked for first. If that fails MPTCP has fallen back to
-// TCP, or was not there in the first place, and the first path is all there is.
+// TCP_INFO of an MPTCP socket describes the first of its paths, and that may be gone. So
+// acknowledgedBy asks for the count of the whole connection first. If that fails, MPTCP has
+// fallen back to TCP or was never in use, and the first path is the only one.
 func acknowledgedBy(fd uintptr, protocol int) (uint64, error) {
 	if protocol == ipprotoMPTCP {
-		var info [32]byte // of struct mptcp_info, up to and including mptcpi_snd_una
+		var info [32]byte // of struct mptcp_info, including mptcpi_snd_una
 		if getOption(fd, solMPTCP, mptcpInfo, info[:]) == nil {
 			return binary.NativeEndian.Uint64(info[24:]), nil
 		}
 	}
-	var info [128]byte // of struct tcp_info, up to and including tcpi_bytes_acked
+	var info [128]byte // of struct tcp_info, including tcpi_bytes_acked
 	if err := getOption(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO, info[:]); err != nil {
 		return 0, err
 	}
@@ -87,14 +88,15 @@ func getOption(fd uintptr, level, option int, p []byte) error {
 	return nil
 }
 
-// isGone reports whether a connection that there was has ended: both sides have closed it,
-// the peer has reset it, or the kernel has given it up.
+// isGone reports whether a connection has ended, after it was established: both sides have
+// closed it, the peer has reset it, or the kernel has given it up.
 func isGone(fd uintptr) bool {
 	_, err := syscall.Getpeername(int(fd))
 	return err == syscall.ENOTCONN
 }
 
-// lastErrorOf returns why a connection has ended, unless somebody has been told already.
+// lastErrorOf returns why a connection has ended, unless somebody has received the reason
+// already.
 func lastErrorOf(fd uintptr) error {
 	errno, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
 	if err != nil || errno == 0 {
@@ -103,9 +105,9 @@ func lastErrorOf(fd uintptr) error {
 	return syscall.Errno(errno)
 }
 
-// progressWriteOf is ProgressWrite of a socket. Of a Unix socket the kernel knows no more than
-// how full the queue of the peer is, which may be the same when the peer has emptied it and it
-// has been filled again. Then several writes of a quarter of it have returned.
+// progressWriteOf is ProgressWrite for a socket. For a Unix socket the kernel reports only the
+// level of the peer's queue. The level may be the same after the peer has emptied the queue and
+// it was filled again. But then several writes of a quarter of it have returned.
 func progressWriteOf(fd uintptr, most, blind int) int {
 	if _, err := stateOf(fd); err != nil {
 		return blind
@@ -118,8 +120,8 @@ func progressWriteOf(fd uintptr, most, blind int) int {
 	return most
 }
 
-// outQueue returns how much of what was written to fd is not acknowledged over TCP, or
-// not read from a Unix socket.
+// outQueue returns the number of bytes written to fd and not acknowledged over TCP, or not read
+// from a Unix socket.
 func outQueue(fd uintptr) (int, error) {
 	var n int32
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n)))

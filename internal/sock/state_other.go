@@ -4,13 +4,13 @@ package sock
 
 import "errors"
 
-// stateOf knows on Linux only.
+// stateOf works only on Linux.
 func stateOf(uintptr) (State, error) { return State{}, errors.ErrUnsupported }
 
 func progressWriteOf(_ uintptr, _, blind int) int { return blind }
 
-// discardUnreadOf is needed only where stateOf knows.
+// discardUnreadOf is needed only where stateOf works.
 func discardUnreadOf(uintptr) error { return nil }
 
-// lastErrorOf is needed only there, too.
+// lastErrorOf is needed only where stateOf works.
 func lastErrorOf(uintptr) error { return nil }

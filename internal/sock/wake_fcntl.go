@@ -4,10 +4,10 @@ package sock
 
 import "syscall"
 
-// wakeBlocked makes a read that is stuck in the kernel return, and a write too if writes is
-// true. That happens to a socket that somebody has made a blocking one, as File.Fd does, and
-// Close would wait for it. Other sockets are left alone, because Close wakes their readers, with
-// an error that says so.
+// wakeBlocked makes a read that is stuck in the kernel return, and also a write if writes is
+// true. Calls get stuck on a blocking socket, such as File.Fd makes, and Close would wait for
+// them. Other sockets are left alone, because Close wakes their readers with an error that says
+// so.
 func wakeBlocked(fd uintptr, writes bool) error {
 	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
 	switch {

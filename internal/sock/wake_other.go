@@ -2,5 +2,5 @@
 
 package sock
 
-// wakeBlocked is known elsewhere only.
+// wakeBlocked does nothing on this system.
 func wakeBlocked(uintptr, bool) error { return nil }
