@@ -13,21 +13,21 @@ import (
 // deliver queues m for the Writers with the name. It returns the number of accepted messages,
 // and the reason if any was refused.
 func (n *member) deliver(m *payload, idle *wakeList) (accepted int, err error) {
-	rest, left := *m, m.len()
+	rest, remaining := *m, m.len()
 	var slow error // m itself may have ended the Writer, and the name may be free by now
 	for {
 		writers := n.current()
 		took, refused := rest.deliverTo(*writers, idle)
 		accepted += took
 		rest.run.First += int32(took)
-		left -= took
+		remaining -= took
 		switch {
-		case left == 0:
+		case remaining == 0:
 			return accepted, err
 		case !errors.Is(refused, net.ErrClosed) && len(*writers) > 0:
 			err = refused
 			rest.run.First++ // later messages may be accepted
-			if left--; left == 0 {
+			if remaining--; remaining == 0 {
 				return accepted, err
 			}
 		case len(*writers) == 0 && slow != nil:

@@ -42,27 +42,27 @@ func (b *Broker) handBack(name string, messages iter.Seq[[]byte], cause error) {
 // runHandbacks makes the calls until there are none. mu is not held during a call, because
 // OnUndelivered may call methods of the Broker.
 func (b *Broker) runHandbacks() {
-	over := false
+	finished := false
 	defer func() {
-		if !over { // a call has ended this goroutine by runtime.Goexit
+		if !finished { // a call has ended this goroutine by runtime.Goexit
 			go b.runHandbacks()
 		}
 	}()
-	r := &b.handbacks
+	h := &b.handbacks
 	for {
 		b.mu.Lock()
-		if len(r.calls) == 0 {
-			r.calls = nil // its memory may be large
+		if len(h.calls) == 0 {
+			h.calls = nil // its memory may be large
 			break
 		}
-		call := r.calls[0]
-		r.calls[0] = nil
-		r.calls = r.calls[1:]
+		call := h.calls[0]
+		h.calls[0] = nil
+		h.calls = h.calls[1:]
 		b.mu.Unlock()
 		call()
 	}
-	r.calling, over = false, true
-	r.idle.Broadcast()
+	h.calling, finished = false, true
+	h.idle.Broadcast()
 	b.mu.Unlock()
 }
 
@@ -79,8 +79,8 @@ func (b *Broker) handbackSettled() {
 func (b *Broker) waitHandbacks() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := &b.handbacks
-	for r.calling || r.expected > 0 {
-		r.idle.Wait()
+	h := &b.handbacks
+	for h.calling || h.expected > 0 {
+		h.idle.Wait()
 	}
 }

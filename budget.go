@@ -212,22 +212,22 @@ func (b *Budget) sizeOf(l *backlog) int64 {
 // reserveLast adds the last charges to the backlog of w, as many as fit without the end of a
 // Writer. It returns the number of charges it omits. An eighth of the Budget stays free,
 // because otherwise the next message would end a Writer. The lock of w is held.
-func (b *Budget) reserveLast(w *Writer, cs []charge) (left int) {
+func (b *Budget) reserveLast(w *Writer, cs []charge) (omitted int) {
 	if b == nil {
 		return 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	l := &w.limits.backlog
-	for left = len(cs); left > 0 && l.closed == nil; left-- {
-		c := &cs[left-1]
+	for omitted = len(cs); omitted > 0 && l.closed == nil; omitted-- {
+		c := &cs[omitted-1]
 		cost := b.cost(c)
 		if b.pending+cost > int64(b.limit-b.limit/8) {
 			break
 		}
 		b.add(l, c, cost)
 	}
-	return left
+	return omitted
 }
 
 // release subtracts the removed messages from the backlog of w. The lock of w is held.
@@ -276,8 +276,8 @@ func (l *backlog) letGo(shared *queue.Block) {
 	}
 	l.remove(shared)
 	b.drop(shared)
-	if left := len(l.blocks) - l.head; l.counted > left {
-		l.counted = left
+	if remaining := len(l.blocks) - l.head; l.counted > remaining {
+		l.counted = remaining
 		b.grow(l, -sharedCost)
 	}
 }
@@ -373,10 +373,10 @@ func (b *Budget) drop(shared *queue.Block) {
 }
 
 // grow adds n bytes to l and to pending, apart from shared blocks. n may be negative.
-func (b *Budget) grow(l *backlog, alone int64) {
+func (b *Budget) grow(l *backlog, n int64) {
 	wasEmpty := l.alone == 0
-	l.alone += alone
-	b.pending += alone
+	l.alone += n
+	b.pending += n
 	switch isEmpty := l.alone == 0; {
 	case wasEmpty && !isEmpty:
 		l.index = len(b.holders)

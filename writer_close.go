@@ -156,15 +156,15 @@ func (w *Writer) interrupt() error {
 func (w *Writer) Done() <-chan struct{} {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.watch()
+	ws := w.watch()
 	switch {
-	case a.done != nil:
+	case ws.done != nil:
 	case w.state == announced:
-		a.done = closedChan
+		ws.done = closedChan
 	default:
-		a.done = make(chan struct{})
+		ws.done = make(chan struct{})
 	}
-	return a.done
+	return ws.done
 }
 
 // Err returns the first cause of the Writer's end. It returns nil while the Writer lives, and
@@ -291,12 +291,12 @@ func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 		return false
 	}
 	for _, h := range hooks {
-		a := w.watch()
-		h.next, h.prev = a.onEnd, &a.onEnd
+		ws := w.watch()
+		h.next, h.prev = ws.onEnd, &ws.onEnd
 		if h.next != nil {
 			h.next.prev = &h.next
 		}
-		a.onEnd = h
+		ws.onEnd = h
 	}
 	return true
 }

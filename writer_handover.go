@@ -12,9 +12,9 @@ import (
 func (w *Writer) takeLeftovers() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	a := w.watch()
-	first := !a.leftoversTaken
-	a.leftoversTaken = true
+	ws := w.watch()
+	first := !ws.leftoversTaken
+	ws.leftoversTaken = true
 	return first
 }
 
@@ -62,7 +62,7 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
-		w.limits.given += costOf(begun, size) + inherited.Bytes() + messageOverhead*int64(messages)
+		w.limits.exempt += costOf(begun, size) + inherited.Bytes() + messageOverhead*int64(messages)
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)
 		}

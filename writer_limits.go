@@ -26,10 +26,10 @@ type limits struct {
 	backlog               backlog // what the Budget counts
 	tracker               queue.Tracker
 
-	// given is the cost of the messages at the front that the library itself has queued, in a
+	// exempt is the cost of the messages at the front that the library itself has queued, in a
 	// takeover or by JoinReplay, and of all before them. With Disconnect they do not count at
 	// MaxPending.
-	given int64
+	exempt int64
 
 	maxCost int64 // MaxPending, or no bound if that is 0
 
@@ -126,7 +126,7 @@ func (w *Writer) extendsFreely(size int) bool {
 func (w *Writer) hasRoom(cost int64) bool {
 	l := w.limits
 	if l.Overflow == Disconnect {
-		cost -= l.given
+		cost -= l.exempt
 	}
 	return w.pendingCost()+cost <= l.maxCost
 }
@@ -178,7 +178,7 @@ func (w *Writer) dropOldest() {
 
 // release accounts for messages that have left the queue.
 func (l *limits) release(w *Writer, r queue.Removed) {
-	l.given = max(0, l.given-costOf(r.Messages, r.Size))
+	l.exempt = max(0, l.exempt-costOf(r.Messages, r.Size))
 	l.Budget.release(w, r)
 }
 
@@ -203,7 +203,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		w.enqueue(&m)
 	}
 	if w.limits != nil {
-		w.limits.given = w.pendingCost() // the messages before them leave first
+		w.limits.exempt = w.pendingCost() // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)

@@ -23,7 +23,7 @@ type linger struct {
 
 	acknowledged uint64 // the largest count that a check has found
 
-	isWaited bool // nothing is known, and the last wait has begun
+	hasWaited bool // nothing is known, and the last wait has begun
 }
 
 // lingering returns the linger of a Writer that is or was closing, or nil. mu is held.
@@ -58,7 +58,7 @@ func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 		}
 		return s, l.lost, err
 	}
-	l.note(s, broken)
+	l.record(s, broken)
 	if s.Gone && l.lost > 0 {
 		l.abandon(cmp.Or(broken, error(sock.ErrBroken))) // a Read may have received the cause
 	}
@@ -71,7 +71,7 @@ func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 // The kernel's answers are odd for an MPTCP socket that has fallen back to TCP. At first it
 // counts too many bytes as unacknowledged. When both sides have closed the connection, it
 // counts nothing; after a reset it still knows what was acknowledged.
-func (l *linger) note(s sock.State, broken error) {
+func (l *linger) record(s sock.State, broken error) {
 	if l.isKnown && s.Gone && broken == nil && s.Acknowledged < l.acknowledged {
 		l.lost = 0
 		return
@@ -89,7 +89,7 @@ func (l *linger) note(s sock.State, broken error) {
 
 // countKeptBack adds the bytes that a wrapper kept back until the half-close to the messages.
 // More bytes than the longest goodbye must be messages.
-func (w *Writer) countGathered() {
+func (w *Writer) countKeptBack() {
 	const longestGoodbye = 256 // TLS takes 31 bytes
 	s, err := sock.StateOf(w.conn)
 	if err != nil {
@@ -132,7 +132,7 @@ const (
 
 	// unknownWait is how long Close waits if nobody knows what has arrived. It is as long as in
 	// net/http, and we hope that it is enough.
-	blindWait = 500 * time.Millisecond
+	unknownWait = 500 * time.Millisecond
 )
 
 // deliverRest makes sure that the bytes in conn reach the peer although conn is about to be
@@ -161,23 +161,23 @@ func (w *Writer) deliverRest() {
 		return
 	}
 	if isKnown && isWrapper {
-		w.countGathered()
+		w.countKeptBack()
 	}
 	if !isKnown {
-		w.waitBlindly()
+		w.waitUnknown()
 	} else if w.awaitAcknowledgement(goodbyeWait) == 0 {
 		sock.DiscardUnread(w.conn)
 	}
 }
 
 // waitUnknown gives the bytes in conn time to reach the peer if nobody knows what has arrived.
-func (w *Writer) waitBlindly() {
+func (w *Writer) waitUnknown() {
 	w.mu.Lock()
 	l := w.watchers.linger
-	l.isWaited = true
+	l.hasWaited = true
 	w.mu.Unlock()
 	if !w.keepsNothing {
-		sleep(blindWait, l.aborted)
+		sleep(unknownWait, l.aborted)
 	}
 }
 
@@ -197,7 +197,7 @@ func (w *Writer) decide(l *linger) {
 	case w.err != nil:
 	case l.isKnown && l.lost > 0:
 		w.err = failed(cmp.Or(l.cause, error(sock.ErrBroken)), "bytes not acknowledged by the peer: %d", l.lost)
-	case !l.isKnown && !l.isWaited:
+	case !l.isKnown && !l.hasWaited:
 		w.err = l.cause
 	}
 }

@@ -20,9 +20,9 @@ import (
 // only from the check after its begin, and is noticed by a check. So the Writer ends at most a
 // quarter late, and never early.
 type deadlines struct {
-	timer *time.Timer // nil until it is needed
-	every time.Duration
-	runs  bool
+	timer    *time.Timer // nil until it is needed
+	interval time.Duration
+	running  bool
 
 	begun   int64         // number of writes begun so far
 	silence time.Duration // of the peer, as of the last check
@@ -41,21 +41,21 @@ const timersLate = 20 * time.Millisecond
 
 // startDeadlines starts the timer if there is a time limit and it does not run. mu is held.
 func (l *limits) startDeadlines(w *Writer) {
-	if l.deadlines.runs || l.MaxAge == 0 && l.WriteTimeout == 0 {
+	if l.deadlines.running || l.MaxAge == 0 && l.WriteTimeout == 0 {
 		return
 	}
-	l.deadlines.runs = true
+	l.deadlines.running = true
 	l.deadlines.peer, l.deadlines.silence, l.deadlines.checkedAt = sock.State{}, 0, queue.Now()
 	if l.deadlines.timer != nil {
-		l.deadlines.timer.Reset(l.deadlines.every)
+		l.deadlines.timer.Reset(l.deadlines.interval)
 		return
 	}
 	shorter := l.MaxAge
 	if shorter == 0 || l.WriteTimeout > 0 && l.WriteTimeout < shorter {
 		shorter = l.WriteTimeout
 	}
-	l.deadlines.every = max(shorter/checksPerDeadline, 1)
-	l.deadlines.timer = time.AfterFunc(l.deadlines.every, w.checkDeadlines)
+	l.deadlines.interval = max(shorter/checksPerDeadline, 1)
+	l.deadlines.timer = time.AfterFunc(l.deadlines.interval, w.checkDeadlines)
 }
 
 func (l *limits) stopDeadlines() {
@@ -79,10 +79,10 @@ func (w *Writer) checkDeadlines() {
 	}
 	at := queue.Now()
 	passed := at - l.deadlines.checkedAt
-	if passed > 2*l.deadlines.every+timersLate {
+	if passed > 2*l.deadlines.interval+timersLate {
 		// The process was stopped, and the peer is not to blame for that.
-		w.ages.Skip(passed-l.deadlines.every, at)
-		passed = l.deadlines.every
+		w.ages.Skip(passed-l.deadlines.interval, at)
+		passed = l.deadlines.interval
 	}
 	w.ages.Sample(w.pending(), at)
 	if l.isSilent(peer, w.queue.IsInFlight()) {
@@ -104,8 +104,8 @@ func (w *Writer) checkDeadlines() {
 		err = fmt.Errorf("%w: WriteTimeout of %v exceeded: the peer took nothing for %v: %w",
 			ErrSlowConsumer, l.WriteTimeout, l.deadlines.silence, os.ErrDeadlineExceeded)
 	default:
-		if l.deadlines.runs = !isIdle; l.deadlines.runs {
-			l.deadlines.timer.Reset(l.deadlines.every)
+		if l.deadlines.running = !isIdle; l.deadlines.running {
+			l.deadlines.timer.Reset(l.deadlines.interval)
 		}
 		w.mu.Unlock()
 		return

@@ -14,7 +14,7 @@ const minShrunk = 64
 
 // IsSparse reports whether it pays to move the remaining entries of a table that has room for
 // peak. By then three times as many have been removed.
-func IsSparse(left, peak int) bool { return peak >= minShrunk && left <= peak/4 }
+func IsSparse(remaining, peak int) bool { return peak >= minShrunk && remaining <= peak/4 }
 
 // Get returns the value of key, or the zero value if there is none.
 func (m *Map[K, V]) Get(key K) V { return m.entries[key] }
@@ -31,10 +31,10 @@ func (m *Map[K, V]) Put(key K, value V) {
 // Remove removes key if it is there.
 func (m *Map[K, V]) Remove(key K) {
 	delete(m.entries, key)
-	if left := len(m.entries); IsSparse(left, m.peak) {
-		entries := make(map[K]V, left)
+	if remaining := len(m.entries); IsSparse(remaining, m.peak) {
+		entries := make(map[K]V, remaining)
 		maps.Copy(entries, m.entries)
-		m.entries, m.peak = entries, left
+		m.entries, m.peak = entries, remaining
 	}
 }
 

@@ -22,7 +22,7 @@ func CloseNow(conn net.Conn) (err error) {
 }
 
 // unwrapTimeout is how long a wrapper may take to return its inner connection.
-const askTimeout = time.Second
+const unwrapTimeout = time.Second
 
 // wakeLayers wakes calls that are stuck in the kernel, and returns the layers of conn. The
 // methods of a wrapper may wait for its own stuck Write. Then only conn itself can be closed.
@@ -39,7 +39,7 @@ func wakeLayers(conn net.Conn) []net.Conn {
 		return <-found
 	}
 	go find()
-	timeout := time.NewTimer(askTimeout)
+	timeout := time.NewTimer(unwrapTimeout)
 	defer timeout.Stop()
 	select {
 	case all := <-found:

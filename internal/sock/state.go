@@ -31,10 +31,10 @@ func LastError(conn net.Conn) error { return onSocket(conn, lastErrorOf) }
 // shows progress of the peer during the write. The size is most if StateOf counts bytes, and
 // fallback if only the return of a write shows progress. On a Unix socket it is at most a
 // quarter of the send buffer.
-func ProgressWrite(conn net.Conn, most, blind int) int {
-	limit := blind
+func ProgressWrite(conn net.Conn, most, fallback int) int {
+	limit := fallback
 	_ = onSocket(conn, func(fd uintptr) error {
-		limit = progressWriteOf(fd, most, blind)
+		limit = progressWriteOf(fd, most, fallback)
 		return nil
 	})
 	return limit

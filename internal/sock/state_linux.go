@@ -108,9 +108,9 @@ func lastErrorOf(fd uintptr) error {
 // progressWriteOf is ProgressWrite for a socket. For a Unix socket the kernel reports only the
 // level of the peer's queue. The level may be the same after the peer has emptied the queue and
 // it was filled again. But then several writes of a quarter of it have returned.
-func progressWriteOf(fd uintptr, most, blind int) int {
+func progressWriteOf(fd uintptr, most, fallback int) int {
 	if _, err := stateOf(fd); err != nil {
-		return blind
+		return fallback
 	}
 	if isUnix(fd) {
 		if size, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF); err == nil {

@@ -7,7 +7,7 @@ import "errors"
 // stateOf works only on Linux.
 func stateOf(uintptr) (State, error) { return State{}, errors.ErrUnsupported }
 
-func progressWriteOf(_ uintptr, _, blind int) int { return blind }
+func progressWriteOf(_ uintptr, _, fallback int) int { return fallback }
 
 // discardUnreadOf is needed only where stateOf works.
 func discardUnreadOf(uintptr) error { return nil }
