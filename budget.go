@@ -48,10 +48,10 @@ type candidate struct {
 
 // A backlog is the Budget's account of a Writer's pending messages. Budget.mu guards it.
 type backlog struct {
-	writer *Writer
-	alone  int64 // what it adds to Budget.pending, apart from shared blocks
-	index  int   // in Budget.holders, unless unshared is 0
-	closed error // why it no longer counts; nil while it does
+	writer   *Writer
+	unshared int64 // what it adds to Budget.pending, apart from shared blocks
+	index    int   // in Budget.holders, unless unshared is 0
+	closed   error // why it no longer counts; nil while it does
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
 	// segment, almost in the queue's order. The first counted of them count in unshared.
@@ -100,9 +100,9 @@ func (b *Budget) Pending() int {
 
 // A charge is what messages add to a Writer's backlog.
 type charge struct {
-	alone  int64          // apart from the shared blocks
-	blocks []*queue.Block // the shared blocks, one element for each new segment
-	first  bool           // the segments come before the queued ones
+	unshared int64          // apart from the shared blocks
+	blocks   []*queue.Block // the shared blocks, one element for each new segment
+	first    bool           // the segments come before the queued ones
 }
 
 // chargeOf returns what the messages of q add to a backlog when they come before its other
@@ -111,10 +111,10 @@ func chargeOf(q *queue.Queue) charge {
 	c := charge{first: true}
 	for r := range q.Runs() {
 		if r.Block.IsShared() {
-			c.alone += sharedCost
+			c.unshared += sharedCost
 			c.blocks = append(c.blocks, r.Block)
 		} else {
-			c.alone += costOf(r.Len(), r.Size())
+			c.unshared += costOf(r.Len(), r.Size())
 		}
 	}
 	return c
@@ -202,7 +202,7 @@ func (b *Budget) popLargest() candidate {
 }
 
 func (b *Budget) sizeOf(l *backlog) int64 {
-	size := l.alone
+	size := l.unshared
 	for _, shared := range l.blocks[l.head:] {
 		size += int64(shared.Size() / b.shared.Get(shared))
 	}
@@ -322,7 +322,7 @@ func (l *backlog) append(shared ...*queue.Block) {
 
 // cost returns what c would add to pending. mu is held, here and below.
 func (b *Budget) cost(c *charge) int64 {
-	cost := c.alone
+	cost := c.unshared
 	var seen map[*queue.Block]bool
 	if len(c.blocks) > 1 { // only in a takeover
 		seen = make(map[*queue.Block]bool)
@@ -343,8 +343,8 @@ func (b *Budget) add(l *backlog, c *charge, cost int64) {
 	if len(c.blocks) > 0 {
 		b.addBlocks(l, c)
 	}
-	b.pending += cost - c.alone // grow adds the rest
-	b.grow(l, c.alone)
+	b.pending += cost - c.unshared // grow adds the rest
+	b.grow(l, c.unshared)
 }
 
 // addBlocks adds the references of l to the shared blocks of c.
@@ -374,10 +374,10 @@ func (b *Budget) drop(shared *queue.Block) {
 
 // grow adds n bytes to l and to pending, apart from shared blocks. n may be negative.
 func (b *Budget) grow(l *backlog, n int64) {
-	wasEmpty := l.alone == 0
-	l.alone += n
+	wasEmpty := l.unshared == 0
+	l.unshared += n
 	b.pending += n
-	switch isEmpty := l.alone == 0; {
+	switch isEmpty := l.unshared == 0; {
 	case wasEmpty && !isEmpty:
 		l.index = len(b.holders)
 		b.holders = append(b.holders, l)
@@ -400,5 +400,5 @@ func (b *Budget) close(l *backlog, cause error) {
 		b.drop(shared)
 	}
 	l.blocks, l.head, l.counted = nil, 0, 0
-	b.grow(l, -l.alone)
+	b.grow(l, -l.unshared)
 }

@@ -164,7 +164,7 @@ func TestBudgetOfASplitSegment(t *testing.T) {
 	b := NewBudget(1 << 20)
 	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
 	shared := newSharedBlock()
-	require.NoError(t, b.reserve(w, charge{alone: sharedCost, blocks: []*queue.Block{shared}}))
+	require.NoError(t, b.reserve(w, charge{unshared: sharedCost, blocks: []*queue.Block{shared}}))
 	l := &w.limits.backlog
 	l.hold(shared)
 	require.Equal(t, queue.MinBlock+sharedCost, b.Pending())
@@ -180,8 +180,8 @@ func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
 	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
 	l := &w.limits.backlog
 	b.close(l, ErrSlowConsumer)
-	require.Equal(t, 2, b.reserveLast(w, []charge{{alone: 100}, {alone: 100}}))
-	require.Equal(t, ErrSlowConsumer, b.reserve(w, charge{alone: 100}))
+	require.Equal(t, 2, b.reserveLast(w, []charge{{unshared: 100}, {unshared: 100}}))
+	require.Equal(t, ErrSlowConsumer, b.reserve(w, charge{unshared: 100}))
 	l.hold(newSharedBlock())
 	require.Zero(t, b.Pending())
 	require.Zero(t, b.shared.Len())
@@ -197,11 +197,11 @@ func TestBudgetSparesWhoHasCaughtUp(t *testing.T) {
 		all = append(all, l)
 	}
 	require.Same(t, all[1999], b.takeLargest().backlog)
-	b.grow(all[1998], 10-all[1998].alone)
-	b.grow(all[1997], -all[1997].alone)
+	b.grow(all[1998], 10-all[1998].unshared)
+	b.grow(all[1997], -all[1997].unshared)
 	require.Same(t, all[1996], b.takeLargest().backlog)
 	for _, l := range all {
-		b.grow(l, -l.alone)
+		b.grow(l, -l.unshared)
 	}
 	require.Zero(t, b.Pending())
 	require.Less(t, cap(b.holders), 100, "the list goes with its backlogs")

@@ -146,11 +146,11 @@ func (w *Writer) admit(m *payload) error {
 func (w *Writer) reserve(m *payload) error {
 	switch b := m.run.Block; {
 	case b == nil || !b.IsShared():
-		return w.limits.Budget.reserve(w, charge{alone: costOf(m.len(), m.size())})
+		return w.limits.Budget.reserve(w, charge{unshared: costOf(m.len(), m.size())})
 	case w.queue.EndsBefore(m.run): // the last segment, which refers to b, gets longer
 		return w.limits.Budget.reserve(w, charge{})
 	default:
-		return w.limits.Budget.reserve(w, charge{alone: sharedCost, blocks: []*queue.Block{b}})
+		return w.limits.Budget.reserve(w, charge{unshared: sharedCost, blocks: []*queue.Block{b}})
 	}
 }
 
@@ -194,7 +194,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	if w.limits != nil {
 		charges := make([]charge, len(messages))
 		for i, p := range messages {
-			charges[i].alone = costOf(1, len(p))
+			charges[i].unshared = costOf(1, len(p))
 		}
 		messages = messages[w.limits.Budget.reserveLast(w, charges):]
 	}
