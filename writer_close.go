@@ -171,11 +171,13 @@ func (w *Writer) Done() <-chan struct{} {
 // after a Close that delivered everything. The cause is one of these:
 //
 //   - the error of a write, or a PanicError
-//   - an error that names the limit and wraps ErrSlowConsumer
-//   - ErrClosed after CloseNow
+//   - ErrSlowConsumer, with the limit
+//   - ErrClosed, after CloseNow
 //   - ErrTakenOver or ErrNameLost, if a Broker ended the Writer
-//   - an error that wraps the cause of the context of Shutdown
-//   - an error that says why the peer has not acknowledged everything
+//   - the cause of the context of Shutdown
+//   - the reason why the peer has not acknowledged everything
+//
+// The error may wrap the cause; use errors.Is.
 func (w *Writer) Err() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()

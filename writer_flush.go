@@ -150,14 +150,14 @@ func (w *Writer) write(p []byte) (n int, err error) {
 	return n, asClosed(err)
 }
 
-// tryWrite is like write, but does not wait: it returns the number of bytes that the kernel
-// accepted.
+// tryWrite is like write, but does not wait. It returns the number of bytes accepted by the
+// kernel.
 func (w *Writer) tryWrite(p []byte) (int, error) {
 	n, err := w.socket.Send(w.conn, p)
 	return n, asClosed(err)
 }
 
-// wrote counts the messages that a write completed, and serves their waiters. mu is held.
+// wrote counts the messages completed by a write, and ends the waits for them. mu is held.
 func (w *Writer) wrote(r queue.Removed) {
 	w.written += int64(r.Messages)
 	w.ages.Written(int64(r.Messages))

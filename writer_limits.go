@@ -92,7 +92,7 @@ func (w *Writer) offerLimited(m *payload) error {
 	case Block:
 		return ErrWouldBlock
 	case DropOldest:
-		// A message that is begun must be finished, so there may be too little to drop.
+		// A message that is begun must be finished, so dropping the others may not be enough.
 		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= l.maxCost {
 			for !w.hasRoom(cost) {
 				w.dropOldest()
@@ -275,7 +275,8 @@ func (w *Writer) admitBlocked() {
 	}
 }
 
-// refuseBlocked refuses the messages of all blocked senders.
+// refuseBlocked refuses the messages of all blocked senders, because the Writer no longer
+// accepts any.
 func (w *Writer) refuseBlocked() {
 	if w.limits == nil {
 		return

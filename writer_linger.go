@@ -10,13 +10,13 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// A linger observes what becomes of the bytes of a closing Writer after all of them are
-// written. Writer.mu guards it.
+// A linger observes the bytes of a closing Writer from the last write until the connection
+// closes. Writer.mu guards the fields.
 type linger struct {
 	aborted chan struct{} // closed when the wait must end early
 	cause   error         // why it was closed; becomes the Writer's error unless all is delivered
 
-	// What the kernel knows, if isKnown.
+	// Set by checkPeer. The fields mean nothing unless isKnown.
 	isKnown bool
 	end     uint64 // sock.State.Acknowledged when all is delivered
 	lost    int    // bytes before end not acknowledged at the last check
@@ -26,7 +26,8 @@ type linger struct {
 	hasWaited bool // nothing is known, and the last wait has begun
 }
 
-// lingering returns the linger of a Writer that is or was closing, or nil. mu is held.
+// lingering returns the linger of a closing or ended Writer, or nil if it never closed. mu is
+// held.
 func (w *Writer) lingering() *linger {
 	if w.watchers == nil {
 		return nil
@@ -41,8 +42,8 @@ func (l *linger) abandon(cause error) {
 }
 
 // checkPeer asks the kernel how far the peer has got. The first check must come before the
-// half-close: bytes after it are a goodbye of TLS or TCP, and losing them is no loss. mu is not
-// held, because the connection may be slow.
+// half-close: later bytes are a goodbye of TLS or TCP, and losing them is no loss. mu is not
+// held, because a call into conn may be slow.
 func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 	var broken error
 	s, err = sock.StateOf(w.conn)
@@ -68,9 +69,9 @@ func (w *Writer) checkPeer() (s sock.State, lost int, err error) {
 // record keeps the result of a check. Several checks may run at once, so results may come out
 // of order. mu is held.
 //
-// The kernel's answers are odd for an MPTCP socket that has fallen back to TCP. At first it
-// counts too many bytes as unacknowledged. When both sides have closed the connection, it
-// counts nothing; after a reset it still knows what was acknowledged.
+// The kernel's answers are odd for an MPTCP socket after a fallback to TCP. At first it counts
+// too many bytes as unacknowledged. When both sides have closed the connection, it counts
+// nothing. After a reset it still knows the number of acknowledged bytes.
 func (l *linger) record(s sock.State, broken error) {
 	if l.isKnown && s.Gone && broken == nil && s.Acknowledged < l.acknowledged {
 		l.lost = 0
@@ -87,7 +88,7 @@ func (l *linger) record(s sock.State, broken error) {
 	l.lost = min(l.lost, int(max(0, int64(l.end-s.Acknowledged))))
 }
 
-// countKeptBack adds the bytes that a wrapper kept back until the half-close to the messages.
+// countKeptBack adds bytes to the messages if a wrapper kept them back until the half-close.
 // More bytes than the longest goodbye must be messages.
 func (w *Writer) countKeptBack() {
 	const longestGoodbye = 256 // TLS takes 31 bytes
@@ -105,8 +106,8 @@ func (w *Writer) countKeptBack() {
 
 // awaitAcknowledgement waits until the peer's kernel has acknowledged all messages, and then at
 // most for the given time until it has acknowledged the goodbye too. It gives up when the peer
-// is gone or the wait is aborted. It returns the number of bytes that may not have arrived. mu
-// is not held.
+// is gone or the wait is aborted. It returns the number of lost bytes, as far as the kernel
+// knows. mu is not held.
 func (w *Writer) awaitAcknowledgement(goodbye time.Duration) (lost int) {
 	// Polled, because no kernel announces the acknowledgement. It usually comes in less than a
 	// round trip, and otherwise whenever the peer likes.
@@ -130,14 +131,14 @@ const (
 	// that the kernel continues alone.
 	goodbyeWait = time.Second
 
-	// unknownWait is how long Close waits if nobody knows what has arrived. It is as long as in
-	// net/http, and we hope that it is enough.
+	// unknownWait is how long Close waits if nobody knows what has arrived. Package net/http
+	// waits as long.
 	unknownWait = 500 * time.Millisecond
 )
 
-// deliverRest makes sure that the bytes in conn reach the peer although conn is about to be
-// closed. The flusher calls it when the Writer is closing and the queue is empty. mu is not
-// held.
+// deliverRest makes sure that the bytes in conn reach the peer, because closing conn may
+// discard them. The flusher calls it when the Writer is closing and the queue is empty. mu is
+// not held.
 //
 // Close alone is not enough: if there is unread input, or input comes later, the kernel resets
 // the connection and discards unsent bytes. A half-close before it does not help. So
@@ -170,7 +171,8 @@ func (w *Writer) deliverRest() {
 	}
 }
 
-// waitUnknown gives the bytes in conn time to reach the peer if nobody knows what has arrived.
+// waitUnknown gives the bytes in conn time to reach the peer. It is for connections without a
+// State.
 func (w *Writer) waitUnknown() {
 	w.mu.Lock()
 	l := w.watchers.linger
@@ -202,8 +204,9 @@ func (w *Writer) decide(l *linger) {
 	}
 }
 
-// closeError returns the error of a Writer that ended well, but whose Close of the connection
-// returned err. If everything has arrived, only the goodbye has failed. mu is held.
+// closeError returns the error of a Writer whose messages are delivered, as far as anybody
+// knows, after Close of its connection returned err. If everything has arrived, only the
+// goodbye has failed. mu is held.
 func (l *linger) closeError(err error) error {
 	_, panicked := errors.AsType[*sock.PanicError](err)
 	switch {

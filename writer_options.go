@@ -76,7 +76,8 @@ type WriterOptions struct {
 type Overflow uint8
 
 const (
-	// Disconnect ends the Writer, because its peer is a slow consumer.
+	// Disconnect ends the Writer, because its peer is a slow consumer. The sender gets
+	// ErrSlowConsumer.
 	Disconnect Overflow = iota
 
 	// Block makes the sender wait until there is room or the Writer ends; see

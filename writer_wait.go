@@ -7,7 +7,7 @@ import (
 )
 
 // Flush waits until every message accepted before the call has been written or dropped by the
-// overflow policy. Written means that the connection has taken it; the peer may not have it
+// overflow policy. A written message has been taken by the connection; the peer may not have it
 // yet. Flush does not wait for messages accepted later.
 //
 // If the Writer ends first, Flush returns an error that says how much was not delivered. If ctx
@@ -25,9 +25,9 @@ func (w *Writer) Flush(ctx context.Context) error {
 }
 
 // WaitPending waits until at most limit bytes are pending, counted as in
-// WriterStats.PendingBytes. A negative limit means 0. WaitPending is for sources that can be
-// paused: if too much is pending, pause the source, call WaitPending, and go on. Its errors are
-// those of Flush.
+// WriterStats.PendingBytes. A negative limit means 0. Use it to feed a Writer from a source
+// with a pause: if too much is pending, pause the source, call WaitPending, and go on. It
+// returns the same errors as Flush.
 func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	done := doneOf(ctx)
 	limit = max(limit, 0)
@@ -54,7 +54,7 @@ type waiter struct {
 	met   bool          // the wait is over because of its condition
 }
 
-// waiters holds the calls that wait. A nil *waiters has none. Writer.mu guards it.
+// waiters holds the waiting calls. A nil *waiters has none. Writer.mu guards it.
 type waiters struct {
 	flushes list.List // of *waiter, in the order of their ends
 	pending list.List // of *waiter, for WaitPending
@@ -68,7 +68,7 @@ func (ws *watchers) makeWaiters() *waiters {
 	return ws.waiters
 }
 
-// waiters returns the calls that wait, or nil. mu is held.
+// waiters returns the waiting calls, or nil if there are none. mu is held.
 func (w *Writer) waiters() *waiters {
 	if w.watchers == nil {
 		return nil
@@ -120,8 +120,7 @@ func (w *Writer) flushTarget() int64 {
 	return math.MaxInt64
 }
 
-// tellWaiters ends the calls that have what they wait for, or all if the Writer has ended. mu
-// is held.
+// tellWaiters ends the calls whose wait is over, or all if the Writer has ended. mu is held.
 func (w *Writer) tellWaiters() {
 	ws := w.waiters()
 	if ws == nil {
@@ -153,8 +152,7 @@ func (w *Writer) tellWaiters() {
 }
 
 // moveFlushes accounts for n messages inserted after the first i of the queue, or removed there
-// if n is negative. It moves the ends of the calls that wait for more than i messages. mu is
-// held.
+// if n is negative. If a call waits for more than i messages, its end moves. mu is held.
 func (w *Writer) moveFlushes(i int, n int64) {
 	ws := w.waiters()
 	if ws == nil {

@@ -12,8 +12,8 @@ type Map[K comparable, V any] struct {
 // minShrunk is the smallest peak at which a map or a set shrinks.
 const minShrunk = 64
 
-// IsSparse reports whether it pays to move the remaining entries of a table that has room for
-// peak. By then three times as many have been removed.
+// IsSparse reports whether it pays to move the remaining entries of a table with room for peak
+// entries. By then three times as many have been removed.
 func IsSparse(remaining, peak int) bool { return peak >= minShrunk && remaining <= peak/4 }
 
 // Get returns the value of key, or the zero value if there is none.

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// CloseNow closes conn from the inside out, so that it does not wait for a farewell of an outer
-// layer, such as the close_notify of TLS. It returns the error of the innermost layer, or
-// another one that does not say that the layer was closed.
+// CloseNow closes conn from the inside out. So it does not wait for the farewell of an outer
+// layer, such as the close_notify of TLS. It returns the first error, but no outer layer's
+// complaint about a closed connection.
 func CloseNow(conn net.Conn) (err error) {
 	all := wakeLayers(conn)
 	for i := len(all) - 1; i >= 0; i-- {
@@ -24,8 +24,8 @@ func CloseNow(conn net.Conn) (err error) {
 // unwrapTimeout is how long a wrapper may take to return its inner connection.
 const unwrapTimeout = time.Second
 
-// wakeLayers wakes calls that are stuck in the kernel, and returns the layers of conn. The
-// methods of a wrapper may wait for its own stuck Write. Then only conn itself can be closed.
+// wakeLayers wakes calls stuck in the kernel, and returns the layers of conn. The methods of a
+// wrapper may wait for its own stuck Write. Then only conn itself can be closed.
 func wakeLayers(conn net.Conn) []net.Conn {
 	found := make(chan []net.Conn, 1)
 	find := func() {
@@ -49,7 +49,7 @@ func wakeLayers(conn net.Conn) []net.Conn {
 	}
 }
 
-// CloseGently closes conn from the outside in, so that each layer can send its farewell.
+// CloseGently closes conn from the outside in, so each layer can send its farewell.
 func CloseGently(conn net.Conn) error {
 	_ = onSocket(conn, func(fd uintptr) error { return wakeBlocked(fd, false) })
 	return closeLayer(conn)
@@ -62,12 +62,12 @@ func closeLayer(conn net.Conn) (err error) {
 	return err
 }
 
-// IsClosed reports whether err says that the connection was closed before.
+// IsClosed reports whether err means "closed before".
 func IsClosed(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrClosed)
 }
 
-// HalfClose announces the end of the data to the peer, in every layer of conn that has a method
+// HalfClose announces the end of the data to the peer, in every layer of conn with a method
 // CloseWrite. It fails only if a method panics.
 func HalfClose(conn net.Conn) error {
 	all, err := layers(conn)
@@ -80,8 +80,8 @@ func HalfClose(conn net.Conn) error {
 	return err
 }
 
-// DiscardUnread discards the input of conn that nobody has read, and lets no more in. It does
-// not block, and does not change the deadlines.
+// DiscardUnread discards the unread input of conn, and lets no more in. It does not block, and
+// does not change the deadlines.
 func DiscardUnread(conn net.Conn) {
 	all, _ := layers(conn)
 	socket := all[len(all)-1]

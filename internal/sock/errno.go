@@ -4,7 +4,7 @@ package sock
 
 import "syscall"
 
-// Errors of sockets that package syscall lacks on some systems.
+// Errors of sockets. On some systems package syscall lacks them.
 const (
 	ErrAgain  = syscall.EAGAIN
 	ErrBroken = syscall.EPIPE

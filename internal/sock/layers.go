@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// A PanicError says that a method of a connection panicked or called runtime.Goexit.
+// A PanicError reports a method of a connection that panicked or called runtime.Goexit.
 type PanicError struct {
 	Method string
 	Value  any // the argument of panic, or ErrGoexit
@@ -22,9 +22,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("conn.%s panicked: %v",
 // ErrGoexit is the Value of a PanicError if there was no panic.
 var ErrGoexit = errors.New("runtime.Goexit was called")
 
-// guard calls f, which calls the given method of a connection. If the method panics, guard
+// guard calls f. f must call the given method of a connection. If the method panics, guard
 // returns a PanicError. The connection may be anybody's, so f runs in its own goroutine, and a
-// runtime.Goexit ends only that.
+// runtime.Goexit ends only this one.
 func guard(conn net.Conn, method string, f func()) error {
 	switch conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
@@ -50,7 +50,7 @@ func guard(conn net.Conn, method string, f func()) error {
 	return <-outcome
 }
 
-// maxLayers is the most connections beneath one another that layers looks at.
+// maxLayers is the most connections beneath one another that layers follows.
 const maxLayers = 32
 
 // layers returns conn and the connections it wraps, from the outside in, as far as they have a

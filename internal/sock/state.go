@@ -27,10 +27,10 @@ func StateOf(conn net.Conn) (s State, err error) {
 // if somebody has received it already.
 func LastError(conn net.Conn) error { return onSocket(conn, lastErrorOf) }
 
-// ProgressWrite returns the largest size of one write to conn, in bytes, at which StateOf still
-// shows progress of the peer during the write. The size is most if StateOf counts bytes, and
-// fallback if only the return of a write shows progress. On a Unix socket it is at most a
-// quarter of the send buffer.
+// ProgressWrite returns how large one write to conn may be, in bytes, so that progress of the
+// peer shows during the write. The size is most if StateOf counts bytes. On a Unix socket it is
+// a quarter of the send buffer, but at most most. If only the return of a write shows progress,
+// it is fallback.
 func ProgressWrite(conn net.Conn, most, fallback int) int {
 	limit := fallback
 	_ = onSocket(conn, func(fd uintptr) error {
