@@ -10,7 +10,7 @@ type handbacks struct {
 	calls    []func()
 	calling  bool
 	expected int        // takeovers under way, which may hand back messages
-	idle     *sync.Cond // signaled when a call or a takeover has finished
+	idle     *sync.Cond // signaled when all calls are made, or a takeover has finished
 }
 
 // takeLeftovers reports whether the Broker must hand back the undelivered messages of w. A

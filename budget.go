@@ -35,9 +35,9 @@ type Budget struct {
 	// Writer's lock may be taken while mu is held.
 	mu      sync.Mutex
 	pending int64
-	holders []*backlog                 // of the backlogs that are not empty, in no order
-	shared  set.Map[*queue.Block, int] // number of references from backlogs to each shared block
-	largest []candidate                // to end next, the largest last; as of the last look at all holders
+	holders []*backlog                 // backlogs that are not empty, in no order
+	shared  set.Map[*queue.Block, int] // number of references to each shared block
+	largest []candidate                // to end next, the largest last; as of the last look at holders
 }
 
 // A candidate is a backlog whose Writer the Budget may end, with the size it had.
@@ -54,7 +54,8 @@ type backlog struct {
 	closed   error // why it no longer counts; nil while it does
 
 	// blocks[head:] are the shared blocks of the queue's segments, one element for each
-	// segment, almost in the queue's order. The first counted of them count in unshared.
+	// segment, almost in the queue's order. For counted of them, unshared includes sharedCost;
+	// a segment that split off another adds nothing.
 	blocks  []*queue.Block
 	head    int
 	counted int
@@ -74,8 +75,7 @@ func NewBudget(limit int) *Budget {
 	return &Budget{limit: limit}
 }
 
-// isSmallFor reports whether a block shared by several messages is too large a part of the
-// Budget.
+// isSmallFor reports whether the Budget is too small for a shared block of several messages.
 func (b *Budget) isSmallFor(shared *queue.Block) bool {
 	return b != nil && shared.IsShared() && !shared.IsLone() && shared.Size() > b.limit/minBlocks
 }
@@ -102,13 +102,13 @@ func (b *Budget) Pending() int {
 type charge struct {
 	unshared int64          // apart from the shared blocks
 	blocks   []*queue.Block // the shared blocks, one element for each new segment
-	first    bool           // the segments come before the queued ones
+	inFront  bool           // the segments come before the queued ones
 }
 
 // chargeOf returns what the messages of q add to a backlog when they come before its other
 // messages.
 func chargeOf(q *queue.Queue) charge {
-	c := charge{first: true}
+	c := charge{inFront: true}
 	for r := range q.Runs() {
 		if r.Block.IsShared() {
 			c.unshared += sharedCost
@@ -137,7 +137,7 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 	if b.pending+cost > int64(b.limit) {
 		b.forgetCandidates(len(b.holders) / holdersPerCandidate)
 	}
-	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // the cost grows if the last other reference to a block goes
+	for ; b.pending+cost > int64(b.limit); cost = b.cost(&c) { // it grows when others drop a block
 		if cost > int64(b.limit) { // only in a takeover; sent messages have been checked
 			b.close(l, fmt.Errorf("%w: Budget of %d bytes cannot hold %d", ErrSlowConsumer, b.limit, cost))
 			return l.closed
@@ -148,7 +148,7 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 		if last.backlog == l {
 			return l.closed
 		}
-		go last.writer.abort(last.closed) // in a goroutine, because abort takes the Writer's lock and closes its connection
+		go last.writer.abort(last.closed) // it takes the Writer's lock, and closes its connection
 	}
 	b.add(l, &c, cost)
 	return nil
@@ -164,8 +164,8 @@ const (
 )
 
 // takeLargest removes and returns the largest backlog. There must be one. If there are more
-// than holdersPerCandidate holders, the backlog may have been the largest a moment ago and
-// still be large.
+// than holdersPerCandidate holders, it may return one that was the largest a moment ago and is
+// still large.
 //
 // A heap of all backlogs would be exact, but cannot keep its order, because a Writer's share of
 // a block grows when others drop theirs.
@@ -352,7 +352,7 @@ func (b *Budget) addBlocks(l *backlog, c *charge) {
 	for _, shared := range c.blocks {
 		b.refer(shared)
 	}
-	if c.first {
+	if c.inFront {
 		l.prepend(c.blocks...)
 	} else {
 		l.append(c.blocks...)

@@ -24,6 +24,7 @@ type WriterStats struct {
 	Undelivered int64 // messages not written when the Writer ended
 	Pending     int64 // messages queued or being written
 
+	// The sizes of these messages in bytes.
 	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
 
 	// Writes is the number of writes to the connection. One write may take many messages.
@@ -99,7 +100,7 @@ type Ends struct {
 	Expired      EndStats // context.DeadlineExceeded or Canceled: the bound of Close or Shutdown passed
 	SlowConsumer EndStats // ErrSlowConsumer: a limit was reached
 	TakenOver    EndStats // ErrTakenOver; another Writer accepted the undelivered messages, if it lived
-	Failed       EndStats // any other error: most often the peer was gone
+	Failed       EndStats // any other error, such as ErrNameLost; most often the peer was gone
 }
 
 // EndStats counts ended Writers, and the messages and bytes they had not written.
@@ -190,8 +191,8 @@ func (s *WriterStats) add(o WriterStats) {
 type BrokerStats struct {
 	Names, Rooms int // number in use
 
-	// Of all Writers that ever had a name. A Writer counts once, however many names it has, and
-	// counts in Writers until it ends, even without a name.
+	// Sums over all Writers that ever had a name. A Writer counts once, however many names it
+	// has, and counts in Writers until it ends, even without a name.
 	TallyStats
 
 	FanOuts FanOutStats

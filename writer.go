@@ -14,11 +14,11 @@ import (
 // A Writer sends the messages of any number of goroutines over one connection.
 //
 // A message is the bytes of one call of Write, WriteString or Send. The Writer queues messages,
-// without limit unless WriterOptions sets one, and writes them whole, in the order in which it
-// accepted them. On a stream it writes several at a time. The writing is done by a goroutine
-// that exists only while there is something to write, or by the sender itself if the kernel
-// takes the message at once. Accepted does not mean delivered: Flush, Close and Undelivered
-// report what became of the messages.
+// without limit unless WriterOptions sets one. It writes them whole, in the order in which it
+// accepted them, and on a stream several at a time. A goroutine does the writing, and exists
+// only while there is something to write. If the kernel takes a message at once, the sender
+// writes it itself. Accepted does not mean delivered: Flush, Close and Undelivered report what
+// became of the messages.
 //
 // Use NewWriter to make a Writer. All methods may be called from any goroutine at any time.
 type Writer struct {
@@ -27,8 +27,8 @@ type Writer struct {
 	closeTimeout time.Duration
 	limits       *limits // nil if there are none
 
-	// mu guards the fields below. Nothing that can wait may happen while it is held, in
-	// particular no call into conn, so a sender never waits for the network.
+	// mu guards the fields below. A sender never waits for the network, so nothing that can
+	// wait may happen while mu is held, in particular no call into conn.
 	mu            sync.Mutex
 	messageFramed bool // one conn.Write for each message; never changed
 	keepsNothing  bool // conn has no buffer that its Close could discard; never changed
@@ -41,7 +41,7 @@ type Writer struct {
 	// neither dropped nor queued are written.
 	accepted, acceptedBytes, written int64
 
-	writes      int64         // writes to the connection that took something
+	writes      int64         // writes to the connection, except attempts that took nothing
 	peakPending int64         // the most bytes that were pending when a write returned
 	ages        queue.Ages    // of the pending messages
 	restedAt    time.Duration // when the flusher last finished
@@ -79,10 +79,10 @@ const (
 	announced       // all watchers know that the Writer has ended
 )
 
-// NewWriter returns a Writer for conn. If opts is nil, the options are the defaults; opts is
-// copied. From now on the connection's sending half belongs to the Writer: nobody else may call
-// Write, CloseWrite or SetWriteDeadline on it. The caller still reads from conn, and still has
-// to end the Writer, by Close or otherwise. That closes conn.
+// NewWriter returns a Writer for conn. It copies opts; nil means the default options. From now
+// on the connection's sending half belongs to the Writer: nobody else may call Write,
+// CloseWrite or SetWriteDeadline on it. The caller still reads from conn, and must end the
+// Writer, by Close or otherwise. That closes conn.
 //
 // On a datagram connection each message is a datagram. As on any connection, an error ends the
 // Writer, even one that only reports a port where nobody listens. If a method of conn panics,
@@ -122,8 +122,8 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 // when Write returns.
 //
 // If the Writer is closing or has ended, Write returns 0 and an error that wraps net.ErrClosed
-// and, if Err is not nil, Err. If the message exceeds a limit of WriterOptions, the error wraps
-// ErrSlowConsumer, ErrDropped or ErrTooLarge; see there.
+// and, if Err is not nil, Err. If the message exceeds a limit, the error wraps ErrSlowConsumer,
+// ErrDropped or ErrTooLarge; see WriterOptions.
 func (w *Writer) Write(p []byte) (int, error) {
 	// Most messages come during a write, and go after the last queued one. WriteContext would
 	// do the same as this, at twice the cost.
@@ -138,9 +138,9 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return w.WriteContext(context.Background(), p)
 }
 
-// WriteContext is like Write, but stops waiting for room when ctx is done. Only Overflow Block
-// waits. The message is then not accepted, and the error wraps the cause of ctx. WriteContext
-// panics if ctx is nil.
+// WriteContext is like Write, but waits for room only until ctx is done. Then the message is
+// not accepted, and the error wraps the cause of ctx. Only Overflow Block waits for room;
+// otherwise ctx has no effect. WriteContext panics if ctx is nil.
 func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
 	requireContext(ctx)
 	m := copyOf(p)
@@ -266,12 +266,11 @@ func (w *Writer) wake() {
 	}
 }
 
-// maxTry is the most bytes that are written without a goroutine. The kernel takes long for
-// more.
+// maxTry is the most bytes written without a goroutine, because the kernel takes long for more.
 const maxTry = 16 << 10
 
-// A message counts as part of a burst within this time after a write. A program that waits for
-// an answer takes longer; a program with more to send does not.
+// burst is the time after a write in which a message counts as part of a burst. A program that
+// waits for an answer takes longer; a program with more to send does not.
 const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.restedAt <= burst }
@@ -286,7 +285,7 @@ func (w *Writer) claimFlusher() bool {
 	return true
 }
 
-// refusal returns the error for a message that comes after the end. mu is held.
+// refusal returns the error for a message to a Writer that is closing or has ended. mu is held.
 func (w *Writer) refusal() error {
 	if w.err == nil || w.err == ErrClosed {
 		return ErrClosed

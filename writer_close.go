@@ -37,13 +37,15 @@ func (w *Writer) Close() error {
 // them. This includes wrappers around a hidden socket: a plain struct{ net.Conn }, as in
 // netutil.LimitListener, cmux, and many packages for tracing or counting. To solve it, give the
 // wrapper a method NetConn, and a method CloseWrite unless the connection underneath has one. A
-// net.Pipe holds nothing back, so there Shutdown does not wait.
+// net.Pipe or a datagram connection loses nothing when it is closed, so there Shutdown does not
+// wait.
 //
 // The error is nil if Close or Shutdown alone ended the Writer, and everything was delivered
 // except messages dropped by the overflow policy. The goodbye after the messages, such as a
 // FIN, does not matter then. Shutdown waits for it for at most a second, and the error stays
 // nil if the goodbye is lost, if the bound passes, or if somebody calls CloseNow. Where nobody
-// knows what has arrived, the same holds once everything is written and the wait has begun.
+// knows what has arrived, the bound and CloseNow do not matter either once everything is
+// written and the wait has begun.
 //
 // Otherwise the error wraps the cause and says how much was not delivered, if anything. The
 // cause is one of these:
@@ -52,6 +54,7 @@ func (w *Writer) Close() error {
 //   - the error that ended the Writer, perhaps long before the call
 //   - the kernel's error, such as syscall.ECONNRESET or syscall.ETIMEDOUT, or syscall.EPIPE if
 //     a Read has already received it
+//   - the error of closing the connection, where nobody knows what has arrived
 func (w *Writer) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	w.mu.Lock()
@@ -174,8 +177,9 @@ func (w *Writer) Done() <-chan struct{} {
 //   - ErrSlowConsumer, with the limit
 //   - ErrClosed, after CloseNow
 //   - ErrTakenOver or ErrNameLost, if a Broker ended the Writer
-//   - the cause of the context of Shutdown
+//   - the cause of the context that bounded Close or Shutdown
 //   - the reason why the peer has not acknowledged everything
+//   - the error of closing the connection, where nobody knows what has arrived
 //
 // The error may wrap the cause; use errors.Is.
 func (w *Writer) Err() error {

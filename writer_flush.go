@@ -22,7 +22,7 @@ const (
 
 // flush is the flusher: the goroutine that writes the queue to the connection. It stops when
 // the queue is empty or a takeover pauses the Writer; the next message or the end of the
-// takeover starts it again. If the Writer ends while the flusher runs, the flusher ends it.
+// takeover starts it again. While it runs, nothing else ends the Writer.
 func (w *Writer) flush() {
 	w.mu.Lock()
 	for w.mayWrite() {
@@ -63,8 +63,8 @@ func (w *Writer) goFlush() { go w.flush() }
 // mayWrite reports whether there is a message that may be written. mu is held.
 func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
 
-// rest stops the flusher, or returns false if the flusher has to end the Writer instead. mu is
-// held.
+// rest marks the flusher as stopped. If the flusher has to end the Writer instead, rest returns
+// false. mu is held.
 func (w *Writer) rest() bool {
 	if w.state >= aborting || w.state == closing && w.paused == 0 {
 		return false
@@ -116,8 +116,8 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	return err
 }
 
-// write calls conn.Write and enforces the rules of io.Writer. Its errors have the same causes
-// on all connections. mu is not held.
+// write calls conn.Write and enforces the rules of io.Writer. If the connection was closed, the
+// error wraps net.ErrClosed, whatever the connection returned. mu is not held.
 func (w *Writer) write(p []byte) (n int, err error) {
 	if len(p) == 0 && !w.messageFramed {
 		return 0, nil // nothing to write, and net.Pipe would wait for a reader

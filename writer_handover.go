@@ -19,7 +19,7 @@ func (w *Writer) takeLeftovers() bool {
 }
 
 // pause stops the flusher until resume, except for the write under way. It returns false if the
-// Writer is not open, or if it is paused by more takeovers than anybody makes.
+// Writer is not open, or if too many takeovers pause it already.
 func (w *Writer) pause() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

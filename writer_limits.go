@@ -21,9 +21,9 @@ type limits struct {
 	WriterOptions // never changed
 
 	dropped, droppedBytes int64
-	blocked               list.List // of *blockedSend: waiting senders, first come, first served; empty unless the Writer is open
+	blocked               list.List // of *blockedSend, in order; empty unless the Writer is open
 	deadlines             deadlines
-	backlog               backlog // what the Budget counts
+	backlog               backlog // what the Budget counts; its lock guards it
 	tracker               queue.Tracker
 
 	// exempt is the cost of the messages at the front that the library itself has queued, in a
@@ -111,8 +111,8 @@ func (w *Writer) offerLimited(m *payload) error {
 		ErrSlowConsumer, l.MaxPending, w.pendingCost(), cost))
 }
 
-// isWithinLimits reports whether MaxPending has room for messages of the given cost. They must
-// not overtake messages of blocked senders.
+// isWithinLimits reports whether MaxPending has room for messages of the given cost, and no
+// sender waits for room. Messages must not overtake those of blocked senders.
 func (w *Writer) isWithinLimits(cost int64) bool {
 	return w.hasRoom(cost) && w.limits.blocked.Len() == 0
 }
@@ -222,7 +222,7 @@ func (b *blockedSend) serve(outcome error) {
 }
 
 // waitForRoom waits until m, for which there was no room, is accepted. mu is not held. No
-// method of ctx may be called under it, because a Context may be anybody's.
+// method of ctx may be called under mu, because a Context may be anybody's.
 func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 	if m.run.Block == nil {
 		// A clone, because otherwise the compiler would move the argument of every Write to the

@@ -14,7 +14,7 @@ import (
 // closes. Writer.mu guards the fields.
 type linger struct {
 	aborted chan struct{} // closed when the wait must end early
-	cause   error         // why it was closed; becomes the Writer's error unless all is delivered
+	cause   error         // why the wait ended early; the Writer's error unless all is delivered
 
 	// Set by checkPeer. The fields mean nothing unless isKnown.
 	isKnown bool
@@ -106,8 +106,7 @@ func (w *Writer) countKeptBack() {
 
 // awaitAcknowledgement waits until the peer's kernel has acknowledged all messages, and then at
 // most for the given time until it has acknowledged the goodbye too. It gives up when the peer
-// is gone or the wait is aborted. It returns the number of lost bytes, as far as the kernel
-// knows. mu is not held.
+// is gone or the wait is aborted. It returns how many bytes may be lost. mu is not held.
 func (w *Writer) awaitAcknowledgement(goodbye time.Duration) (lost int) {
 	// Polled, because no kernel announces the acknowledgement. It usually comes in less than a
 	// round trip, and otherwise whenever the peer likes.

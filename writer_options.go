@@ -43,11 +43,11 @@ type WriterOptions struct {
 	// one write to a Unix socket is at most a quarter of its send buffer, as it was when the
 	// Writer was made.
 	//
-	// Elsewhere, progress is a return from the connection's Write, and bytes in the kernel are
-	// not watched. Writes are then at most 4 KiB. This is coarse if a kernel buffers
-	// underneath, because a full buffer accepts nothing until a good part of it has drained. So
-	// give wrappers a method NetConn. A message on a message-framed connection is never
-	// divided.
+	// On other systems and behind other wrappers, progress is a return from the connection's
+	// Write, and bytes in the kernel are not watched. With WriteTimeout, one Write is then at
+	// most 4 KiB. This is coarse if a kernel buffers underneath, because a full buffer accepts
+	// nothing until a good part of it has drained. So give wrappers a method NetConn. A message
+	// on a message-framed connection is never divided.
 	//
 	// Choose a timeout long enough for the slowest acceptable peer to read one step. A TCP peer
 	// with a full receive buffer acknowledges in steps of at least a segment (64 KB over

@@ -17,8 +17,8 @@ import (
 //
 // At each check the peer was either silent since the last one or not. The silent intervals are
 // added up until the sum reaches WriteTimeout or the peer takes something. A silence counts
-// only from the check after its begin, and is noticed by a check. So the Writer ends at most a
-// quarter late, and never early.
+// from the first check after it began, and only a check ends the Writer. So the Writer ends at
+// most a quarter late, and never early.
 type deadlines struct {
 	timer    *time.Timer // nil until it is needed
 	interval time.Duration

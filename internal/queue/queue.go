@@ -1,3 +1,5 @@
+// Package queue holds messages until a connection takes them: in blocks, in a queue for each
+// connection, in a log for messages to many, and in a history. It knows nothing of connections.
 package queue
 
 import (
@@ -229,7 +231,7 @@ func (q *Queue) Shrink() {
 // Small segments are copied together rather than passed to net.Buffers. net.Buffers is one
 // system call only on connections of package net, and one Write for each segment on all others.
 // Even on connections of package net, one large write beats many vectors, and after a wide
-// writev Go keeps up to 16 KiB for the connection.
+// writev Go keeps up to 16 KiB for the connection from then on.
 func (q *Queue) Peek(limit int, messages int64) (next []byte, gathered *Block) {
 	next, q.inFlight = q.segments[q.head].next(limit, messages)
 	limit = int(min(int64(limit), maxGather, q.bytes))
@@ -334,7 +336,7 @@ func (q *Queue) AdvanceMessage(written bool) (r Removed) {
 	return r
 }
 
-// Begun returns the number of messages at the front, and their size in bytes, that the
+// Begun returns the number and the size in bytes of the messages at the front that the
 // connection has, or may have, a part of. These are the messages in flight, or one that is
 // partly written: between two writes of one message nothing is in flight.
 func (q *Queue) Begun() (messages, size int) {

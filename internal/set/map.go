@@ -13,7 +13,7 @@ type Map[K comparable, V any] struct {
 const minShrunk = 64
 
 // IsSparse reports whether it pays to move the remaining entries of a table with room for peak
-// entries. By then three times as many have been removed.
+// entries. By then three times as many entries have been removed as remain.
 func IsSparse(remaining, peak int) bool { return peak >= minShrunk && remaining <= peak/4 }
 
 // Get returns the value of key, or the zero value if there is none.

@@ -9,8 +9,8 @@ import (
 )
 
 // CloseNow closes conn from the inside out. So it does not wait for the farewell of an outer
-// layer, such as the close_notify of TLS. It returns the first error, but no outer layer's
-// complaint about a closed connection.
+// layer, such as the close_notify of TLS. It returns the first error, but ignores an outer
+// layer that was closed already.
 func CloseNow(conn net.Conn) (err error) {
 	all := wakeLayers(conn)
 	for i := len(all) - 1; i >= 0; i-- {

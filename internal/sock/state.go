@@ -1,3 +1,5 @@
+// Package sock reports what the kernel knows of a net.Conn, writes to a socket without waiting,
+// and closes connections of all kinds.
 package sock
 
 import "net"
