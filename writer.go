@@ -31,7 +31,7 @@ type Writer struct {
 	// wait may happen while mu is held, in particular no call into conn.
 	mu            sync.Mutex
 	messageFramed bool // one conn.Write for each message; never changed
-	keepsNothing  bool // conn has no buffer that its Close could discard; never changed
+	losesNothing  bool // Close of conn discards no written bytes; never changed
 	state         state
 	flushing      bool  // the flusher runs or is about to, and only it writes to conn
 	paused        int16 // the number of takeovers that keep the flusher from running
@@ -44,7 +44,7 @@ type Writer struct {
 	writes      int64         // writes to the connection, except attempts that took nothing
 	peakPending int64         // the most bytes that were pending when a write returned
 	ages        queue.Ages    // of the pending messages
-	restedAt    time.Duration // when the flusher last finished
+	flushedAt   time.Duration // when the flusher last finished
 
 	err      error     // why the Writer ended or is about to; nil if by Close alone
 	watchers *watchers // nil if nobody waits for anything
@@ -103,7 +103,7 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		conn:          conn,
 		closeTimeout:  o.CloseTimeout,
 		messageFramed: o.MessageFramed || isDatagram,
-		keepsNothing:  isDatagram || network == "pipe",
+		losesNothing:  isDatagram || network == "pipe",
 		limits:        newLimits(conn, o),
 	}
 	if o.Budget != nil {
@@ -273,7 +273,7 @@ const maxTry = 16 << 10
 // waits for an answer takes longer; a program with more to send does not.
 const burst = 4 * time.Microsecond
 
-func (w *Writer) isBurst() bool { return queue.Now()-w.restedAt <= burst }
+func (w *Writer) isBurst() bool { return queue.Now()-w.flushedAt <= burst }
 
 // claimFlusher reports whether the flusher must be started. If so, the caller must start it. mu
 // is held.

@@ -30,7 +30,7 @@ func (w *Writer) flush() {
 			w.setAborting(err)
 		}
 	}
-	if w.rest() {
+	if w.releaseFlusher() {
 		w.mu.Unlock()
 		return
 	}
@@ -50,7 +50,7 @@ func (w *Writer) tryFlush() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
 			w.setAborting(err)
 		}
-		if w.state == open && w.queue.Empty() && w.rest() {
+		if w.state == open && w.queue.Empty() && w.releaseFlusher() {
 			return
 		}
 	}
@@ -63,9 +63,9 @@ func (w *Writer) goFlush() { go w.flush() }
 // mayWrite reports whether there is a message that may be written. mu is held.
 func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
 
-// rest marks the flusher as stopped. If the flusher has to end the Writer instead, rest returns
+// releaseFlusher undoes claimFlusher. If the flusher has to end the Writer instead, it returns
 // false. mu is held.
-func (w *Writer) rest() bool {
+func (w *Writer) releaseFlusher() bool {
 	if w.state >= aborting || w.state == closing && w.paused == 0 {
 		return false
 	}
@@ -74,7 +74,7 @@ func (w *Writer) rest() bool {
 		w.ages = queue.Ages{}
 	}
 	w.flushing = false
-	w.restedAt = queue.Now()
+	w.flushedAt = queue.Now()
 	return true
 }
 

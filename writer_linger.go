@@ -177,7 +177,7 @@ func (w *Writer) waitUnknown() {
 	l := w.watchers.linger
 	l.hasWaited = true
 	w.mu.Unlock()
-	if !w.keepsNothing {
+	if !w.losesNothing {
 		sleep(unknownWait, l.aborted)
 	}
 }

@@ -57,8 +57,8 @@ type WriterOptions struct {
 	// 9.6 seconds.
 	WriteTimeout time.Duration
 
-	// CloseTimeout limits how long Close waits for the peer to acknowledge everything. After
-	// that the connection is closed anyway. 0 means 5 seconds.
+	// CloseTimeout limits how long Close waits until everything is written, and acknowledged by
+	// the peer. After that the connection is closed anyway. 0 means 5 seconds.
 	CloseTimeout time.Duration
 
 	// Budget limits the memory of the pending messages of all Writers with the same Budget

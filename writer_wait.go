@@ -76,31 +76,31 @@ func (w *Writer) waiters() *waiters {
 	return w.watchers.waiters
 }
 
-// await adds me to a list and waits until its condition is met, ctx is done, or the Writer has
+// await adds call to calls and waits until its condition is met, ctx is done, or the Writer has
 // ended. mu is held at the call, and not when await returns.
-func (w *Writer) await(ctx context.Context, done <-chan struct{}, in *list.List, me *waiter) error {
+func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.List, call *waiter) error {
 	if w.state >= ended {
 		defer w.mu.Unlock()
 		w.tellWaiters() // removes the lists if they are empty
 		return w.undeliveredError()
 	}
-	me.done = make(chan struct{})
-	element := in.PushBack(me)
+	call.done = make(chan struct{})
+	element := calls.PushBack(call)
 	w.mu.Unlock()
 	select {
-	case <-me.done:
+	case <-call.done:
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if me.met {
+		if call.met {
 			return nil
 		}
 		return w.undeliveredError()
 	case <-done:
 	}
 	w.mu.Lock()
-	in.Remove(element) // does nothing if the wait ended at the same time
-	w.tellWaiters()    // removes the list if it is empty
-	met, messages, bytes := me.met, w.pending(), w.queue.Bytes()
+	calls.Remove(element) // does nothing if the wait ended at the same time
+	w.tellWaiters()       // removes the list if it is empty
+	met, messages, bytes := call.met, w.pending(), w.queue.Bytes()
 	w.mu.Unlock()
 	if met {
 		return nil
@@ -127,20 +127,20 @@ func (w *Writer) tellWaiters() {
 		return
 	}
 	for e := ws.flushes.Front(); e != nil; e = ws.flushes.Front() {
-		me := e.Value.(*waiter)
-		if me.met = me.end <= w.written; !me.met && w.state < ended {
+		call := e.Value.(*waiter)
+		if call.met = call.end <= w.written; !call.met && w.state < ended {
 			break // later ones have later ends
 		}
 		ws.flushes.Remove(e)
-		close(me.done)
+		close(call.done)
 	}
 	var next *list.Element
 	for e := ws.pending.Front(); e != nil; e = next {
 		next = e.Next()
-		me := e.Value.(*waiter)
-		if me.met = w.queue.Bytes() <= me.bytes; me.met || w.state >= ended {
+		call := e.Value.(*waiter)
+		if call.met = w.queue.Bytes() <= call.bytes; call.met || w.state >= ended {
 			ws.pending.Remove(e)
-			close(me.done)
+			close(call.done)
 		}
 	}
 	if ws.flushes.Len()+ws.pending.Len() == 0 {
@@ -159,10 +159,10 @@ func (w *Writer) moveFlushes(i int, n int64) {
 		return
 	}
 	for e := ws.flushes.Back(); e != nil; e = e.Prev() {
-		me := e.Value.(*waiter)
-		if me.end <= w.written+int64(i) {
+		call := e.Value.(*waiter)
+		if call.end <= w.written+int64(i) {
 			break
 		}
-		me.end += n
+		call.end += n
 	}
 }

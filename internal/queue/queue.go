@@ -177,7 +177,7 @@ func (q *Queue) Push(r Run) (size int) {
 		q.segments, q.head = q.segments[:n], 0
 	}
 	q.segments = append(q.segments, segment{r, r.start()})
-	q.forgetOne()
+	q.clearInline()
 	return size
 }
 
@@ -191,9 +191,9 @@ func (q *Queue) EndsBefore(r Run) bool {
 	return tail.Block == r.Block && tail.Last == r.First
 }
 
-// forgetOne clears inline after the list has grown out of it, so that inline keeps no block
+// clearInline clears inline after the list has grown out of it, so that inline keeps no block
 // alive.
-func (q *Queue) forgetOne() {
+func (q *Queue) clearInline() {
 	if len(q.segments) > len(q.inline) {
 		q.inline[0] = segment{}
 	}
@@ -369,7 +369,7 @@ func (q *Queue) split(n int) int {
 			i--
 		} else {
 			q.segments = slices.Insert(q.segments, i, q.segments[i])
-			q.forgetOne()
+			q.clearInline()
 		}
 		front, rest := &q.segments[i], &q.segments[i+1]
 		front.Last = front.First + int32(n)
@@ -461,7 +461,7 @@ func (q *Queue) Insert(n int, other *Queue) (messages int) {
 	}
 	at := q.split(n)
 	q.segments = slices.Insert(q.segments, at, inserted...)
-	q.forgetOne()
+	q.clearInline()
 	q.bytes += other.bytes
 	return messages
 }
