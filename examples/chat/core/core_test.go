@@ -79,6 +79,42 @@ func TestLoginTimeout(t *testing.T) {
 	})
 }
 
+func TestNoTimeoutAfterLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, peer := net.Pipe()
+		go newServer().Handle(t.Context(), conn)
+		peer.Write([]byte("alice\n"))
+		time.Sleep(time.Hour)
+		peer.Write([]byte("/who\n/quit\n"))
+		rest, err := io.ReadAll(peer)
+		require.NoError(t, err)
+		require.Equal(t, "names: alice\n", string(rest))
+	})
+}
+
+// TestRefused: users are told that a user refused their message, but not about messages to all.
+func TestRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		conn, peer := net.Pipe() // peer does not read
+		bob := &core.Session{Server: s, Ctx: t.Context(), Conn: conn}
+		require.NoError(t, bob.Begin())
+		require.NoError(t, bob.Do("bob"))
+		require.NoError(t, bob.Do("/join #room"))
+		go bob.W.Close()
+		synctest.Wait()
+		alice := login(t, s, "alice")
+		for _, line := range []string{"*: hi", "#room: hi", "bob: hi", "alice, bob: hi"} {
+			require.NoError(t, alice.Do(line))
+		}
+		alice.Flush()
+		require.NoError(t, alice.Leave(core.ErrQuit))
+		require.Equal(t, "* alice joined #room\nerror: bob has just left\nfrom alice: hi\nerror: bob has just left\n", alice.received())
+		peer.Close()
+		_ = bob.Leave(lines.ErrEnd)
+	})
+}
+
 // A user is a session that has begun, and is in #room.
 type user struct {
 	*core.Session
@@ -155,4 +191,22 @@ func TestCauses(t *testing.T) {
 		require.NoError(t, alice.Leave(cause))
 		require.Equal(t, "* alice joined #room\n"+want, alice.received())
 	}
+}
+
+// TestLostConnection: when a Writer ends, its name is free. The session neither speaks for the next user
+// of the name, nor says that they have left.
+func TestLostConnection(t *testing.T) {
+	s := newServer()
+	bob, old := login(t, s, "bob"), login(t, s, "alice")
+	require.NoError(t, old.W.CloseNow())
+	again := login(t, s, "alice")
+	require.ErrorIs(t, old.Do("#room: I am alice"), net.ErrClosed)
+	old.Flush()
+	_ = old.Leave(lines.ErrEnd) // its own lines may be lost
+	require.NoError(t, again.Do("#room: no, I am"))
+	again.Flush()
+	require.NoError(t, again.Leave(core.ErrQuit))
+	require.NoError(t, bob.Leave(core.ErrQuit))
+	require.Equal(t, "* bob joined #room\n* alice joined #room\n* alice joined #room\nfrom alice in #room: no, I am\n"+
+		"* alice left #room\n", bob.received())
 }

@@ -262,11 +262,11 @@ func testLinesThatComeTogether(t *testing.T, addr string) {
 	bob.Say("/join #go")
 	bob.Expect("* bob joined #go")
 	alice.Say("bob: 1", "*: 2", "nobody: 3", "alice: 4", "/who", "bob: 5", "/join #go", "#go: 6", "*: 7", "nobody, bob: 8",
-		"#no: 9", "bob", "/leave #go", "bob: 10", "/quit", "bob: 11")
+		"alice: 9", "#no: 9", "bob", "/leave #go", "bob: 10", "/quit", "bob: 11")
 	bob.Expect("from alice: 1", "from alice: 2", "from alice: 5", "* alice joined #go", "from alice in #go: 6",
 		"from alice: 7", "from alice: 8", "* alice left #go", "from alice: 10")
 	alice.Expect("from alice: 4", "error: no such user: nobody", "names: alice, bob", "* alice joined #go",
-		"error: no such user: nobody", "error: not in #no")
+		"error: no such user: nobody", "from alice: 9", "error: not in #no")
 	alice.ExpectError("type a message")
 	alice.ExpectEnd()
 	bob.ExpectSilence()
