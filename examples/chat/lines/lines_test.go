@@ -71,14 +71,14 @@ func FuzzLines(f *testing.F) {
 		f.Add(seed, 3)
 	}
 	f.Fuzz(func(t *testing.T, input string, size int) {
-		const max = 1 << 10
+		const maxLine = 1 << 10
 		var l log
-		Serve(&pieces{input, size}, max, &l)
+		Serve(&pieces{input, max(size, 1+len(input)/100)}, maxLine, &l)
 		var want []string
 		for line := range strings.Lines(input) {
 			text, complete := strings.CutSuffix(line, "\n")
 			text = strings.TrimSuffix(text, "\r")
-			if !complete || len(text) > max {
+			if !complete || len(text) > maxLine {
 				break
 			}
 			want = append(want, clean(text))
@@ -97,7 +97,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 	if p.rest == "" {
 		return 0, io.EOF
 	}
-	n := copy(b, p.rest[:min(len(p.rest), max(1, p.size))])
+	n := copy(b, p.rest[:min(len(p.rest), p.size)])
 	p.rest = p.rest[n:]
 	return n, nil
 }

@@ -46,20 +46,25 @@ func TestTLS(t *testing.T) {
 	alice.ExpectEnd()
 }
 
-func TestTLSHandshakeThatNeverEnds(t *testing.T) {
+// TestLoginTakesTooLong: a client is told, unless its TLS handshake has not ended.
+func TestLoginTakesTooLong(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes as long as the server gives a client for its login")
 	}
 	t.Parallel()
-	server := start(t, "-tls-self-signed")
-	silent, slow := server.connect(t), server.connect(t)
+	plain, secure := start(t), start(t, "-tls-self-signed")
+	told, silent, slow := plain.connect(t), secure.connect(t), secure.connect(t)
+	told.Write([]byte("ali")) // not a line
 	hello, err := io.ReadAll(io.LimitReader(clientHello(), 100))
 	require.NoError(t, err)
 	_, err = slow.Write(hello) // a part of it
 	require.NoError(t, err)
+
+	told.ExpectError("within 10s")
+	told.ExpectEnd()
 	silent.ExpectEnd()
 	slow.ExpectEnd()
-	require.Contains(t, server.stop(t), "within 10s")
+	require.Contains(t, secure.stop(t), "within 10s")
 }
 
 // clientHello reads what a TLS client says first.
@@ -67,15 +72,4 @@ func clientHello() io.Reader {
 	conn, peer := net.Pipe()
 	go tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake()
 	return peer
-}
-
-func TestLoginTakesTooLong(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes as long as the server gives a client for its login")
-	}
-	t.Parallel()
-	c := start(t).connect(t)
-	c.Write([]byte("ali")) // not a line
-	c.ExpectError("within 10s")
-	c.ExpectEnd()
 }
