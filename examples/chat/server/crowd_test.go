@@ -38,7 +38,7 @@ func TestComingAndGoingLeavesNoGhost(t *testing.T) {
 				case <-stop:
 					c.Close()
 					return
-				default:
+				case <-time.After(time.Millisecond): // or the server would be busy for long after stop
 					fmt.Fprintf(c, "%s: hello\n*: all\n#go: room\n/join #go\n", strings.Join(names, ","))
 				}
 			}
@@ -46,7 +46,7 @@ func TestComingAndGoingLeavesNoGhost(t *testing.T) {
 	}
 	for i, name := range names {
 		users.Go(func() {
-			for visit := range 20 {
+			for visit := range 60 {
 				conn, err := net.Dial("tcp", server.addr)
 				if !assert.NoError(t, err) {
 					return
