@@ -16,26 +16,6 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A program can serve in its own way, with a Broker of its own choice.
-func TestServeOtherwise(t *testing.T) {
-	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	ctx, stop := context.WithCancel(t.Context())
-	served := make(chan error)
-	s := New(Options{Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{Names: sendq.Attach}})
-	go func() { served <- s.Serve(ctx, l) }()
-
-	server := &process{addr: l.Addr().String()}
-	alice, bob, again := server.login(t, "alice"), server.login(t, "bob"), server.login(t, "bob")
-	alice.Say("bob: hi")
-	bob.Expect("from alice: hi")
-	again.Expect("from alice: hi")
-	stop()
-	require.NoError(t, <-served)
-	bob.ExpectEnd()
-}
-
 // TestRelayLoses: what is lost between servers is told.
 func TestRelayLoses(t *testing.T) {
 	t.Parallel()

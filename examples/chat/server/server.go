@@ -28,8 +28,8 @@ import (
 )
 
 const (
-	closeTimeout  = 10 * time.Second // to deliver what is queued for a user whose session ends
-	refuseTimeout = time.Second      // the same for a client that is refused
+	closeTimeout  = 10 * time.Second // for the delivery of queued lines at the end of a session
+	refuseTimeout = time.Second      // the same for a refused client
 	maxPending    = 64 << 20         // bytes queued for a user, by default
 	maxPendingAll = 1 << 30          // bytes queued for all users
 	maxReplay     = 256 << 10        // bytes of a room's last lines
@@ -66,7 +66,7 @@ type Server struct {
 	opts      Options
 	addresses addresses
 	missed    *mailboxes   // nil without Takeover
-	handled   sync.RWMutex // read-locked by each session of Handle, and locked for good when the Server stops
+	handled   sync.RWMutex // read-locked by each session of Handle
 }
 
 // New returns a server without users.
@@ -109,7 +109,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if ctx.Err() == nil {
 		return err
 	}
-	s.handled.Lock() // waits for the sessions of Handle, and lets no more begin
+	s.handled.Lock() // waits for the sessions of Handle
+	defer s.handled.Unlock()
 	bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	if err := s.core.Broker.Shutdown(bound); err != nil { // an error of the Relay; no Writer is left
@@ -121,7 +122,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // Handle runs a session on a connection from elsewhere, and closes conn. The context must be the one
 // of Serve. When Serve stops, it waits for the session.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
-	if !s.handled.TryRLock() { // the Server has stopped
+	if !s.handled.TryRLock() { // the server is stopping
 		conn.Close()
 		return
 	}
