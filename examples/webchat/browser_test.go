@@ -19,9 +19,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestPage uses the page and the status page as people do, in a Chromium without a window. No
-// step waits for a time, but for what the page shows. A page that writes an error to the
-// console, as for a violation of the Content-Security-Policy, has failed.
+// TestPage uses the page and the status page as people do, in a Chromium without a window. Each step
+// waits for the page to show something. A page fails if it writes an error to the console, for example
+// for a violation of the Content-Security-Policy.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	c := startChromium(t)
@@ -42,7 +42,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// testTalk: two browsers and a TCP user talk to all of a room, in another room, and directly.
+// testTalk: two browsers and a TCP user talk in two rooms and directly.
 func (c *chromium) testTalk(t *testing.T) {
 	p := start(t)
 	carol, bob := c.open(t, p.page, desk), c.open(t, p.page, desk)
@@ -66,7 +66,7 @@ func (c *chromium) testTalk(t *testing.T) {
 		tab.until(`messages() == "carol: hello all, dave: hi carol"`)
 	}
 
-	// In another room, while those who are elsewhere see that there is something to read.
+	// In another room. Users elsewhere see a count of unread messages.
 	carol.click("#room")
 	carol.insert("go")
 	carol.press(kb.Enter)
@@ -96,7 +96,7 @@ func (c *chromium) testTalk(t *testing.T) {
 	carol.say("/msg nobody hello")
 	carol.until(`text("#problem") == "No such user: nobody" && text("#log").includes("not delivered")`)
 
-	// Who comes late sees what was said last, and when people go it is seen too.
+	// A late user sees the last messages. Everyone sees when users leave.
 	erin := c.open(t, p.page, desk)
 	erin.login("erin")
 	erin.until(`messages() == "carol: hello all, dave: hi carol, dave: where is everybody?"`)
@@ -109,7 +109,7 @@ func (c *chromium) testTalk(t *testing.T) {
 	erin.until(`list("#names") == "carol, dave, erin, you"`)
 }
 
-// testMarkup: what users say is shown as it is, and nothing of it runs.
+// testMarkup: the page shows markup as text, and runs no part of it.
 func (c *chromium) testMarkup(t *testing.T) {
 	p := start(t)
 	carol := c.open(t, p.page, desk)
@@ -133,8 +133,8 @@ func (c *chromium) testMarkup(t *testing.T) {
 	carol.until(`!document.body.dataset.ran && !document.querySelector("#log img, #log p b, #log script")`)
 }
 
-// testManyMessages: only the last messages of a conversation are kept, and one who reads older
-// ones is left there.
+// testManyMessages: the page keeps the last messages of a conversation, and does not scroll while the
+// user reads older ones.
 func (c *chromium) testManyMessages(t *testing.T) {
 	p := start(t, "-rate", "0")
 	carol := c.open(t, p.page, desk)
@@ -156,7 +156,7 @@ func (c *chromium) testManyMessages(t *testing.T) {
 	carol.until(`document.querySelector("#log").scrollTop > 1000 && !visible("#newest")`)
 }
 
-// testRestart: a page that loses its server says so, and comes back by itself.
+// testRestart: the page reports the loss of its server, and comes back by itself.
 func (c *chromium) testRestart(t *testing.T) {
 	p := start(t)
 	carol, bob := c.open(t, p.page, desk), c.open(t, p.page, desk)
@@ -179,10 +179,10 @@ func (c *chromium) testRestart(t *testing.T) {
 		tab.until(`!text("#link") && text("#title") == "#go"`)
 		tab.until(`list("#rooms") == "#go, #lobby" && list("#names").includes("bob") && list("#names").includes("carol")`)
 	}
-	carol.press(kb.Enter) // what was kept
+	carol.press(kb.Enter) // sends the text that the page has kept
 	bob.until(`messages() == "carol: before, carol: too early"`)
 
-	// What was said while only one connection was lost comes once, and so does what was there.
+	// After the loss of one connection, each message comes once, whether missed or not.
 	dave := login(again.dial(), "dave")
 	dave.say("/join #go")
 	bob.until(`text("#log").includes("dave joined")`)
@@ -192,7 +192,7 @@ func (c *chromium) testRestart(t *testing.T) {
 	bob.until(`!text("#link") && messages() == "carol: before, carol: too early, dave: missed"`)
 }
 
-// testKeyboard: there is a way without a mouse.
+// testKeyboard: a mouse is not needed.
 func (c *chromium) testKeyboard(t *testing.T) {
 	p := start(t)
 	dave := login(p.dial(), "dave")
@@ -234,7 +234,7 @@ func (c *chromium) testKeyboard(t *testing.T) {
 	tab.press(kb.Enter)
 	expect(t, dave, "from carol: psst")
 
-	// The help is a dialog that Escape closes.
+	// Escape closes the help.
 	tab.insert("/help")
 	tab.press(kb.Enter)
 	tab.until(`visible("#help")`)
@@ -279,8 +279,8 @@ func (c *chromium) testLooks(t *testing.T) {
 	}
 }
 
-// testStall: the status page shows the backlog of a user who is stalled, and their end as a
-// slow consumer, while others get what there is.
+// testStall: the status page shows the backlog of a stalled user, and their end as a slow consumer.
+// Others get their messages.
 func (c *chromium) testStall(t *testing.T) {
 	p := start(t, "-demo")
 	status, bob, carol := c.open(t, p.page+"/status", phone), c.open(t, p.page, desk), c.open(t, p.page, desk)
@@ -359,7 +359,7 @@ func startChromium(t *testing.T) *chromium {
 	return &chromium{ctx}
 }
 
-// A look is how a page is shown.
+// A look is a size and a colour scheme.
 type look struct {
 	name          string
 	width, height int64
@@ -370,7 +370,7 @@ var (
 	desk  = look{"desk", 1280, 800}
 )
 
-// A tab shows a page, to a user who has no other tabs.
+// A tab shows a page to a user without other tabs.
 type tab struct {
 	t       *testing.T
 	ctx     context.Context
@@ -413,7 +413,7 @@ func (b *tab) checkConsole() {
 	}
 }
 
-// become changes how the page is shown.
+// become changes the look of the page.
 func (b *tab) become(l look) {
 	b.look = l
 	b.prefer("light")
@@ -434,7 +434,7 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	require.NoError(b.t, chromedp.Do(ctx, actions...))
 }
 
-// tools are what conditions are made of.
+// tools are functions for conditions.
 const tools = `
 	const $ = (selector) => document.querySelector(selector);
 	const visible = (selector) => $(selector)?.checkVisibility({visibilityProperty: true}) ?? false;
@@ -476,7 +476,7 @@ func (b *tab) click(selector string) {
 	b.do(chromedp.Click(chromedp.CSS(selector)))
 }
 
-// insert types a text where the focus is.
+// insert types a text into the element with the focus.
 func (b *tab) insert(text string) {
 	b.t.Helper()
 	_, err := chromedp.Call(b.ctx, input.InsertText, input.InsertTextParams{Text: text})
@@ -490,9 +490,9 @@ func (b *tab) press(key string, modifiers ...chromedp.Modifier) {
 		chromedp.KeyModifiers(modifiers...)(event)
 		switch {
 		case event.Type == kb.KeyChar:
-			continue // what a key types, insert does
+			continue // insert types characters
 		case event.Type == kb.KeyDown && key == kb.Enter:
-			event.Text = key // else it is no Enter for forms
+			event.Text = key // otherwise forms do not take it as Enter
 		}
 		_, err := chromedp.Call(b.ctx, input.DispatchKeyEvent, *event)
 		require.NoError(b.t, err)
@@ -512,13 +512,13 @@ func (b *tab) login(name string) {
 func (b *tab) say(line string) {
 	b.t.Helper()
 	b.do(chromedp.Focus(chromedp.CSS("#text")))
-	b.eval(`$("#text").select()`) // what is there is replaced
+	b.eval(`$("#text").select()`) // replaces the old text
 	b.insert(line)
 	b.press(kb.Enter)
 }
 
-// picture checks that nothing is outside of the page. For those who want to look, it takes
-// pictures, in light and dark, into the directory SCREENSHOTS.
+// picture checks that nothing is outside of the page. It takes pictures, in light and dark, into the
+// directory SCREENSHOTS, if that variable is set.
 func (b *tab) picture(name string) {
 	b.t.Helper()
 	b.until(`document.scrollingElement.scrollWidth <= innerWidth && innerWidth == %d`, b.look.width)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkDeflate tells what permessage-deflate would save of a chat line, compressed once for
-// all and so without the lines before, and what that takes.
+// BenchmarkDeflate measures the size and the time of permessage-deflate for a chat line. The line is
+// compressed once for all users, and so without the lines before it.
 func BenchmarkDeflate(b *testing.B) {
 	lines := map[string]string{
 		"short": "from alice in #lobby: see you at lunch, then\n",
@@ -29,7 +29,7 @@ func BenchmarkDeflate(b *testing.B) {
 	}
 }
 
-// BenchmarkFrame is what framing takes instead.
+// BenchmarkFrame measures framing, for comparison.
 func BenchmarkFrame(b *testing.B) {
 	line := []byte("from alice in #lobby: see you at lunch, then\n")
 	for b.Loop() {

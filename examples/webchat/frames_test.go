@@ -16,12 +16,12 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// A script is a connection that brings what is in chunks, as they are, and keeps what is written.
+// A script is a connection that reads chunks one by one, and keeps all writes.
 type script struct {
 	net.Conn
 	chunks  [][]byte
 	written bytes.Buffer
-	room    int // how much more can be written; then Write fails
+	room    int // bytes before Write fails
 }
 
 var errNoRoom = errors.New("no room")
@@ -52,8 +52,7 @@ func (s *script) Close() error                       { return nil }
 func (s *script) SetReadDeadline(time.Time) error    { return nil }
 func (s *script) SetWriteDeadline(t time.Time) error { return nil }
 
-// cut divides p into pieces, whose sizes are the bytes of sizes, again and again; 0 is a large
-// one.
+// cut divides p into pieces. It takes their sizes from sizes, again and again; 0 is a large size.
 func cut(p, sizes []byte) (pieces [][]byte) {
 	for i := 0; len(p) > 0; i++ {
 		n := 1 << 10
@@ -67,8 +66,8 @@ func cut(p, sizes []byte) (pieces [][]byte) {
 	return pieces
 }
 
-// FuzzTerminal: frames, wherever they are cut, come out as the same lines. When the connection
-// takes no more, what it has taken is what the terminal says.
+// FuzzTerminal: frames become the same lines, wherever they are cut. If the connection takes a part, the
+// terminal reports that part.
 func FuzzTerminal(f *testing.F) {
 	f.Add("one\ntwo\n", []byte{1}, 1000)
 	f.Add(strings.Repeat("x", 125)+"\n"+strings.Repeat("y", 126)+"\n\n"+strings.Repeat("z", 70_000)+"\n", []byte{0, 3}, 200)
@@ -109,7 +108,7 @@ func FuzzTerminal(f *testing.F) {
 	})
 }
 
-// browserOf returns one that has sent chunks, and what is written to it.
+// browserOf returns a browser that sends chunks, and its connection.
 func browserOf(chunks [][]byte) (*browser, *script) {
 	conn := &script{chunks: chunks, room: 1 << 30}
 	b := &browser{Conn: conn}
@@ -117,7 +116,7 @@ func browserOf(chunks [][]byte) (*browser, *script) {
 	return b, conn
 }
 
-// readAll reads as the chat does, which does not mind that nothing has come.
+// readAll reads as the chat does. A Read may return no bytes.
 func readAll(t *testing.T, b *browser, size int) ([]byte, error) {
 	var all []byte
 	p := make([]byte, size)
@@ -136,8 +135,8 @@ func readAll(t *testing.T, b *browser, size int) ([]byte, error) {
 
 func masked(f ws.Frame) []byte { return compile(ws.MaskFrameWith(f, [4]byte{1, 2, 3, 4})) }
 
-// FuzzBrowser: messages, in fragments with control frames between them, come out as the same
-// lines, wherever they are cut, and pings are answered.
+// FuzzBrowser: messages become the same lines, wherever they are cut, in fragments with control frames
+// between them. Pings are answered.
 func FuzzBrowser(f *testing.F) {
 	f.Add("bob\nhi\n", []byte{1}, []byte{1, 0})
 	f.Add(strings.Repeat("x", 1000)+"\n\ny", []byte{0, 3, 200}, []byte{200, 7})
@@ -172,7 +171,7 @@ func FuzzBrowser(f *testing.F) {
 	})
 }
 
-// FuzzBrowserBytes: whatever comes, it is lines or an error, and is not kept.
+// FuzzBrowserBytes: any input becomes lines or an error, and is not kept.
 func FuzzBrowserBytes(f *testing.F) {
 	f.Add(masked(ws.NewTextFrame([]byte("hi"))), []byte{1})
 	f.Add(masked(ws.NewCloseFrame(ws.NewCloseFrameBody(1000, ""))), []byte{1})
@@ -185,7 +184,7 @@ func FuzzBrowserBytes(f *testing.F) {
 		require.NoError(t, b.w.Flush(t.Context()))
 		b.End(nil)
 		require.NoError(t, b.CloseWrite())
-		for out := conn.written.Bytes(); len(out) > 0; { // frames, the last of which is the close frame
+		for out := conn.written.Bytes(); len(out) > 0; { // frames; the last one is the close frame
 			r := bytes.NewReader(out)
 			h, err := ws.ReadHeader(r)
 			require.NoError(t, err)
@@ -196,8 +195,8 @@ func FuzzBrowserBytes(f *testing.F) {
 	})
 }
 
-// TestLastMessageAndClose: a browser whose last message and close frame come together waits for the
-// answer, and sends nothing more.
+// TestLastMessageAndClose: a last message and a close frame in one read are answered, though the browser
+// sends nothing more.
 func TestLastMessageAndClose(t *testing.T) {
 	t.Parallel()
 	p := start(t)
@@ -235,11 +234,11 @@ func readFrame(t *testing.T, r io.Reader) (ws.OpCode, []byte) {
 	return h.OpCode, payload
 }
 
-// TestRefusals: what breaks the rules, and what the close frame says then.
+// TestRefusals: violations of the protocol, and the close frame for each.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	long := bytes.Repeat([]byte("x"), maxMessage)
-	header := func(length int64) []byte { // of a frame whose payload never comes
+	header := func(length int64) []byte { // of a frame without its payload
 		var b bytes.Buffer
 		_ = ws.WriteHeader(&b, ws.Header{Fin: true, OpCode: ws.OpText, Masked: true, Length: length})
 		return b.Bytes()

@@ -12,9 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestLoad: 20 browsers talk at once, in fragments and with pings between, to a browser and a
-// TCP user, who get every line, each sender's in order. Another library than that of the server
-// looks at the frames.
+// TestLoad: 20 browsers talk at once, in fragments and with pings between. A browser and a TCP user get
+// every line, and the lines of each sender in order. The browsers use another library than the server.
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-rate", "0")
@@ -32,7 +31,7 @@ func TestLoad(t *testing.T) {
 		all.Go(func() {
 			u.say(fmt.Sprintf("s%d", s), "/join #load")
 			pinged := make(chan error, 1)
-			go func() { // what it hears itself
+			go func() { // discards the lines for the sender
 				for {
 					if _, _, err := u.Read(t.Context()); err != nil {
 						return
@@ -79,11 +78,11 @@ func TestLoad(t *testing.T) {
 	all.Wait()
 }
 
-// fill queues many lines for a user who does not read, and returns how many.
+// fill queues many lines for a user who does not read, and returns their number.
 func fill(p *process, name string) (lines int, text string) {
 	talker := login(p.dial(), "talker-of-"+name)
 	text = strings.Repeat("x", 60_000)
-	for lines = range 120 { // 7 MB, which is more than the kernel buffers
+	for lines = range 120 { // 7 MB, more than the kernel buffers
 		talker.say(name + ": " + text)
 	}
 	talker.say("/who #nobody")
@@ -91,7 +90,7 @@ func fill(p *process, name string) (lines int, text string) {
 	return lines + 1, text
 }
 
-// TestQuitDeliversBeforeTheCloseFrame: what is queued comes first, whoever ends the session.
+// TestQuitDeliversBeforeTheCloseFrame: the queue comes first, whoever ends the session.
 func TestQuitDeliversBeforeTheCloseFrame(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-rate", "0")
@@ -105,12 +104,12 @@ func TestQuitDeliversBeforeTheCloseFrame(t *testing.T) {
 	require.Equal(t, websocket.StatusNormalClosure, websocket.CloseStatus(err), err)
 }
 
-// TestStop: users of both kinds get what is queued, and then a goodbye.
+// TestStop: users of both kinds get their queue, and then a goodbye.
 func TestStop(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-rate", "0")
 	bob, carol := login(p.open(), "bob"), login(p.dial(), "carol")
-	p.open() // one who is not logged in holds nothing up
+	p.open() // a user without a login holds nothing up
 	idle := login(p.open(), "idle")
 	lines, text := fill(p, "bob")
 	fill(p, "carol")

@@ -27,10 +27,10 @@ func TestMain(m *testing.M) {
 // patience bounds every wait. It is never reached unless something is wrong.
 const patience = 30 * time.Second
 
-// A process is a webchat that runs as users run it.
+// A process is a running webchat.
 type process struct {
 	t      *testing.T
-	lines  string // where it takes lines over TCP
+	lines  string // the address for lines over TCP
 	page   string // the URL of the page, without a path
 	cmd    *exec.Cmd
 	said   strings.Builder // after the two addresses; complete after stop
@@ -70,7 +70,7 @@ func after(t *testing.T, r *bufio.Reader, prefix string) string {
 	return rest
 }
 
-// stop ends the program as an operator does, and returns what it has said.
+// stop ends the program as an operator does, and returns its output.
 func (p *process) stop() string {
 	require.NoError(p.t, p.cmd.Process.Signal(syscall.SIGTERM))
 	guard := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
@@ -81,7 +81,7 @@ func (p *process) stop() string {
 	return p.said.String()
 }
 
-// A user is somebody who is connected, in whatever way.
+// A user is connected, over TCP or by a browser.
 type user interface {
 	say(lines ...string)
 	hear() string // the next line
@@ -103,7 +103,7 @@ func (p *process) dial() *tcpUser {
 	return u
 }
 
-// wait gives what follows its time.
+// wait sets the deadline of the next operation.
 func (u *tcpUser) wait() { _ = u.SetDeadline(time.Now().Add(patience)) }
 
 func (u *tcpUser) say(lines ...string) {
@@ -148,7 +148,7 @@ func (u *webUser) hear() string {
 	return text
 }
 
-// login logs the user in, and returns when that is done.
+// login logs the user in, and waits for it.
 func login[U user](u U, name string) U {
 	u.say(name, "/who")
 	u.hear()

@@ -117,7 +117,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// TestMessageTooLong: by its header, by its fragments, and one that is just not.
+// TestMessageTooLong: the header tells, or the fragments. A message of the longest length is fine.
 func TestMessageTooLong(t *testing.T) {
 	t.Parallel()
 	p := start(t)
@@ -128,7 +128,7 @@ func TestMessageTooLong(t *testing.T) {
 	w, err := bob.Writer(t.Context(), websocket.MessageText)
 	require.NoError(t, err)
 	for range 2 {
-		_, _ = io.WriteString(w, text) // may fail: it is refused by the header of a frame
+		_, _ = io.WriteString(w, text) // may fail, because the header of a frame is refused
 	}
 	_, _, err = bob.Read(t.Context())
 	require.Equal(t, websocket.StatusMessageTooBig, websocket.CloseStatus(err), err)
@@ -199,8 +199,8 @@ func TestTLS(t *testing.T) {
 	require.Equal(t, "from bob: end", bob.hear())
 }
 
-// TestDemo: who is stalled gets further and further behind, until the limit, as the status
-// tells; others do not notice.
+// TestDemo: the backlog of a stalled user grows to the limit, and the status shows it. Others do not
+// notice.
 func TestDemo(t *testing.T) {
 	t.Parallel()
 	p := start(t, "-demo", "-rate", "0")
@@ -219,7 +219,7 @@ func TestDemo(t *testing.T) {
 	}
 	alice.say("alice: still here")
 	for line := alice.hear(); line != "from alice: still here"; line = alice.hear() {
-		require.Contains(t, line, "error: ") // that bob has left, or is unknown
+		require.Contains(t, line, "error: ") // bob has left, or is unknown
 	}
 	for s = status(); s.Ends["slow_consumer"] == 0; s = status() {
 	}
@@ -236,7 +236,7 @@ func TestNoDemo(t *testing.T) {
 	require.False(t, p.status()().Demo)
 }
 
-// status returns a function that returns what the status tells next.
+// status returns a function that returns the next snapshot.
 func (p *process) status() (next func() snapshot) {
 	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.page+"/status/events", nil)
 	require.NoError(p.t, err)

@@ -20,15 +20,15 @@ import (
 // patience bounds every wait. It is never reached unless something is wrong.
 const patience = 30 * time.Second
 
-// A client is a WebSocket client of some library. Only one goroutine may read; ping and send may be
-// called beside it.
+// A client is a WebSocket client of some library. Only one goroutine may read. Other goroutines may
+// call ping and send.
 type client interface {
-	read() (string, error) // the next text message; it must be called for pongs to be seen
+	read() (string, error) // returns the next text message; without a call, pongs are not seen
 	send(text string) error
-	ping() error                            // returns when the pong is here
+	ping() error                            // waits for the pong
 	close(code int) (answer int, err error) // says goodbye, and reads until the answer
-	drop()                                  // ends the connection without more ado
-	closeCode(error) int                    // that of the close frame that read has returned as an error, or 0
+	drop()                                  // ends the connection without a goodbye
+	closeCode(error) int                    // the code of the close frame in an error of read, or 0
 }
 
 // dialers connect clients, by library.
@@ -112,7 +112,7 @@ func (c coderClient) ping() error {
 	return c.Ping(ctx)
 }
 
-// close discards what comes before the answer, and takes any other code for an error.
+// close discards all messages before the answer. Another code is an error.
 func (c coderClient) close(code int) (answer int, err error) {
 	return code, c.Close(coder.StatusCode(code), "")
 }
@@ -125,7 +125,7 @@ type gobwasClient struct {
 	conn  net.Conn
 	buf   io.Reader
 	pongs chan struct{}
-	mu    *sync.Mutex // of those who write to conn
+	mu    *sync.Mutex // held to write to conn
 }
 
 func dialGobwas(t testing.TB, url string) client {
@@ -202,7 +202,7 @@ func readAll(c client) error {
 	}
 }
 
-// wait waits until c has something or is closed.
+// wait waits until c has a value or is closed.
 func wait(c <-chan struct{}) error {
 	select {
 	case <-c:

@@ -27,7 +27,7 @@ func ExampleGorilla() {
 	if err != nil {
 		panic(err)
 	}
-	alice.Write(ctx, coder.MessageText, []byte("hello")) // which comes back when she is registered
+	alice.Write(ctx, coder.MessageText, []byte("hello")) // comes back after she is registered
 	_, p, _ := alice.Read(ctx)
 	fmt.Println(string(p))
 

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The code in README.md is that of this package, but for its indentation.
+// The code in README.md is the code of this package. Indentation may differ.
 func TestReadme(t *testing.T) {
 	var source strings.Builder
 	files, err := filepath.Glob("*.go")

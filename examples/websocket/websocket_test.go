@@ -20,10 +20,10 @@ import (
 	"github.com/sendq-go/sendq/examples/websocket"
 )
 
-// A library is one whose connections a server sends on.
+// A library has connections that a server sends on.
 type library struct {
 	handler func(*sendq.Broker) http.HandlerFunc
-	message func([]byte) []byte // what to send through a Writer, for the peer to get this text
+	message func([]byte) []byte // encodes a text for a Writer
 }
 
 func unframed(p []byte) []byte { return p }
@@ -53,14 +53,14 @@ func serve(t testing.TB, l library) *server {
 	return &server{l, t, broker, "ws" + strings.TrimPrefix(s.URL, "http") + "?name="}
 }
 
-// dial connects a client, and returns it with the Writer that has its name at the server.
+// dial connects a client, and returns it with its Writer at the server.
 func (s *server) dial(dial func(testing.TB, string) client, name string) (client, *sendq.Writer) {
 	c := dial(s.t, s.url+name)
 	s.t.Cleanup(c.drop)
 	return c, s.writer(name)
 }
 
-// writer waits for the Writer that has the name.
+// writer waits for the Writer with the name.
 func (s *server) writer(name string) *sendq.Writer {
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
@@ -85,8 +85,8 @@ func forEach(t *testing.T, test func(t *testing.T, s *server, dial func(testing.
 	}
 }
 
-// text is the message number i of a sender: of any size that the frames of WebSocket make a
-// difference of, and such that it is its own checksum.
+// text returns message number i of a sender. The sizes cover all kinds of frame headers. A message is
+// its own checksum.
 func text(sender, i int) string {
 	size := []int{0, 100, 125, 126, 1000, 5000}[(sender+i)%6]
 	if sender == 0 && i%10 == 0 {
@@ -95,8 +95,8 @@ func text(sender, i int) string {
 	return fmt.Sprintf("%d %d %s", sender, i, strings.Repeat(string(rune('a'+(sender+i)%26)), size))
 }
 
-// Fifty goroutines send to three clients at once, while these ping. Each gets every message whole,
-// and each sender's in order.
+// Fifty goroutines send to three clients at once, and the clients ping. Each client gets every message
+// whole, and the messages of each sender in order.
 func TestManySenders(t *testing.T) {
 	const clients, senders, messages = 3, 50, 20
 	forEach(t, func(t *testing.T, s *server, dial func(testing.TB, string) client) {
@@ -107,7 +107,7 @@ func TestManySenders(t *testing.T) {
 		}
 
 		var readers errgroup.Group
-		var ponged sync.WaitGroup // a pong has come to each client
+		var ponged sync.WaitGroup // done after a pong for each client
 		for _, c := range conns {
 			flowing := make(chan struct{}) // closed by the first message
 			ponged.Add(1)
@@ -157,7 +157,7 @@ func TestManySenders(t *testing.T) {
 	})
 }
 
-// A request that is no handshake is answered, and its connection closed.
+// A request without a handshake is answered, and its connection is closed.
 func TestNoWebSocket(t *testing.T) {
 	for name, l := range libraries {
 		t.Run(name, func(t *testing.T) {
@@ -177,7 +177,7 @@ func TestNoWebSocket(t *testing.T) {
 	}
 }
 
-// What a client says reaches all.
+// The messages of a client reach all.
 func TestClientsSpeak(t *testing.T) {
 	forEach(t, func(t *testing.T, s *server, dial func(testing.TB, string) client) {
 		a, _ := s.dial(dial, "a")
