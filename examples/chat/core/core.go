@@ -5,8 +5,8 @@
 //     and no two lines mix.
 //   - The Broker sends to users by name, to rooms and to all, and reports each user it did not reach.
 //
-// On the internet a server needs armour too: TLS, limits, rates, mailboxes, a log. All of it is in
-// package server, beside this one. The file hooks.go has the places where it goes on.
+// Package lines brings lines of at most 64 KiB, without control characters. Armour for the internet is
+// in package server: TLS, limits, rates, mailboxes, a log. The file hooks.go says where it goes on.
 package core
 
 import (
@@ -53,7 +53,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Handle runs a session: Begin, Do for each line, Flush when no more lines are there, and Leave.
+// Handle runs a session: Begin, Do for each line, Flush before it waits for more lines, and Leave.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
 	lines.Serve(conn, MaxLine, s.armour(&Session{Server: s, Ctx: ctx, Conn: conn}))
 }
