@@ -90,7 +90,7 @@ func (c *terminal) expect(line string) {
 	require.Equal(c.t, line+"\n", shown)
 }
 
-// end takes what is shown until the client ends by itself.
+// end waits for the end of the client, and returns the rest of its output.
 func (c *terminal) end() (shown string, err error) {
 	rest, err := io.ReadAll(c.shown)
 	require.NoError(c.t, err)
@@ -105,7 +105,7 @@ func TestClientShowsWhatArrivesAndSendsWhatIsTyped(t *testing.T) {
 	io.WriteString(bob.typed, "carol: hello\n")
 	carol.expect("from bob: hello") // while nothing is typed
 
-	// Ctrl-D: what was typed goes out, and is answered, before the client ends.
+	// Ctrl-D: typed lines go out, and are answered, before the client ends.
 	for range 10_000 {
 		io.WriteString(carol.typed, "bob: bye\n")
 	}

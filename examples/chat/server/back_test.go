@@ -45,7 +45,7 @@ func TestTakeover(t *testing.T) {
 	again := server.connect(t)
 	again.Say("bob")
 
-	// What the first connection has taken is there still, the last line in part.
+	// The first connection still has its lines, the last one in part.
 	var got []string
 	for {
 		line, err := bob.Lines.ReadString('\n')
@@ -72,7 +72,7 @@ func TestTakeover(t *testing.T) {
 	again.Expect("from alice: still there?")
 }
 
-// Whose connection broke gets after the next login what it did not take.
+// A user with a broken connection gets the missed lines after the next login.
 func TestTakeoverOfWhatABrokenConnectionMissed(t *testing.T) {
 	t.Parallel()
 	server := start(t, "-takeover")

@@ -16,7 +16,7 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// TestRelayLoses: what is lost between servers is told.
+// TestRelayLoses: the log has the losses between servers.
 func TestRelayLoses(t *testing.T) {
 	t.Parallel()
 	r, logged := new(lossyRelay), make(logLines, 100)
@@ -35,7 +35,7 @@ func TestRelayLoses(t *testing.T) {
 	require.True(t, logged.have("not confirmed"))
 }
 
-// A lossyRelay is alone, and cannot tell whether what it has sent has arrived.
+// A lossyRelay has no other nodes, and cannot confirm that anything has arrived.
 type lossyRelay struct {
 	relay.Transport
 	node relay.Node
@@ -48,7 +48,7 @@ func (r *lossyRelay) Start(node relay.Node) string {
 
 func (r *lossyRelay) Close(context.Context) error { return errors.New("not confirmed") }
 
-// logLines are what was logged, a Write each.
+// logLines are the lines of a log, one a Write.
 type logLines chan string
 
 func (c logLines) Write(p []byte) (int, error) {
@@ -56,7 +56,7 @@ func (c logLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// have tells whether a line has it, and takes those up to that one.
+// have takes lines until one contains what, and reports whether there is one.
 func (c logLines) have(what string) bool {
 	for {
 		select {

@@ -43,14 +43,14 @@ var environment = append(os.Environ(), "RUN_SERVER=1", "GORACE=atexit_sleep_ms=0
 type process struct {
 	addr   string
 	cmd    *exec.Cmd
-	stderr *bytes.Buffer // what it said after "listening on"; complete after wait
+	stderr *bytes.Buffer // the output after "listening on"; complete after stop
 	copied chan struct{}
 }
 
 // start runs the server on a free port, with flags.
 func start(t *testing.T, flags ...string) *process { return startBy(t, nil, flags...) }
 
-// startBy is start by other words, such as a shell that sets limits.
+// startBy is start by another command, such as a shell with limits.
 func startBy(t *testing.T, before []string, flags ...string) *process {
 	words := slices.Concat(before, []string{os.Args[0], "-addr", "127.0.0.1:0"}, flags)
 	p := &process{cmd: exec.Command(words[0], words[1:]...), stderr: new(bytes.Buffer), copied: make(chan struct{})}
@@ -77,7 +77,7 @@ func startBy(t *testing.T, before []string, flags ...string) *process {
 	return p
 }
 
-// stop ends the server as an operator does, and returns what it had to say.
+// stop ends the server as an operator does, and returns its output.
 func (p *process) stop(t *testing.T) string {
 	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
 	guard := time.AfterFunc(chattest.Patience, func() { p.cmd.Process.Kill() })

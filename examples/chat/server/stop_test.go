@@ -14,7 +14,7 @@ func TestStopDeliversWhatIsQueued(t *testing.T) {
 	alice, bob := server.login(t, "alice"), server.login(t, "bob")
 	alice.Say("/join #go")
 	alice.Expect("* alice joined #go")
-	server.connect(t) // somebody who has not logged in holds nothing up
+	server.connect(t) // a client without a login holds nothing up
 
 	text := strings.Repeat("x", 60_000)
 	const size = 10 << 20

@@ -14,7 +14,7 @@ import (
 	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
 )
 
-// dialTLS connects to a server that has made its own certificate.
+// dialTLS connects to a server with a self-signed certificate.
 func (p *process) dialTLS(t *testing.T) *chattest.Client {
 	c := p.connect(t)
 	conn := tls.Client(chattest.Patient{TCPConn: c.TCPConn}, &tls.Config{InsecureSkipVerify: true})
@@ -67,7 +67,7 @@ func TestLoginTakesTooLong(t *testing.T) {
 	require.Contains(t, secure.stop(t), "within 10s")
 }
 
-// clientHello reads what a TLS client says first.
+// clientHello reads the first bytes of a TLS client.
 func clientHello() io.Reader {
 	conn, peer := net.Pipe()
 	go tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake()

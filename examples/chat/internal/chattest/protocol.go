@@ -9,7 +9,7 @@ import (
 	"github.com/sendq-go/sendq/examples/chat/core"
 )
 
-// Protocol tests that servers follow the protocol. Each test gets a server of its own, from start.
+// Protocol tests a server against the protocol. Each test gets its own server from start.
 func Protocol(t *testing.T, start func(t *testing.T) (addr string)) {
 	for _, test := range []struct {
 		name string
@@ -87,7 +87,7 @@ func testRoom(t *testing.T, addr string) {
 	alice.ExpectError("already in #go")
 }
 
-// Whoever goes, in whatever way, leaves the rooms as with /leave.
+// Every end of a session leaves the rooms, as /leave does.
 func testRoomHearsWhoGoes(t *testing.T, addr string) {
 	alice := Login(t, addr, "alice")
 	alice.Say("/join #go")
