@@ -141,7 +141,7 @@ func TestBatchReportsRefusals(t *testing.T) {
 
 // If a name has several Writers, each may accept a different part of a batch.
 func TestBatchToSeveralWriters(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
 	full := func(pending int) *sendq.Writer {
 		w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 1100, Overflow: sendq.DropNewest})
 		require.NoError(t, w.Send(counted(pending)))
@@ -163,7 +163,7 @@ func TestBatchToSeveralWriters(t *testing.T) {
 // If one Writer of a name ends during a batch, the others still get each message once.
 func TestBatchMeetsTheEndOfOneOfSeveralWriters(t *testing.T) {
 	for range 20 {
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
 		var writers []*sendq.Writer
 		for range 100 { // so that it takes a while
 			w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{MaxPending: 250, Overflow: sendq.DropNewest})

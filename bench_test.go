@@ -132,7 +132,7 @@ func BenchmarkPublish(b *testing.B) {
 				}
 			}
 		})
-		broker.Close()
+		broker.CloseNow()
 	}
 }
 

@@ -3,12 +3,10 @@ package sendq
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
@@ -17,32 +15,32 @@ import (
 
 // BrokerOptions configure a Broker. The zero value of each field is its default.
 type BrokerOptions struct {
-	// Names is what happens when a name is registered that is taken: the new Writer is
-	// refused, or takes over, or shares the name.
-	Names NamePolicy
+	// NamePolicy determines what Register does if the name is taken: it refuses the new
+	// Writer, lets it take over, or lets both share the name.
+	NamePolicy NamePolicy
 
-	// OnUndelivered, if it is not nil, gets what a Writer with a name had accepted and
-	// not written when it ended, by whatever cause, so that it can be stored or sent
-	// elsewhere: what Writer.Undelivered yields. What the connection had taken and
-	// the peer had not is not among it. It is called once for a Writer, under one of its
-	// names, and not at all if everything was written or another Writer has taken it over.
-	// If the Writer has names in several Brokers with OnUndelivered, one of them calls it. In a
-	// takeover that is the Broker of the takeover, which needs an OnUndelivered for that.
+	// OnUndelivered is called with the messages that a Writer with a name had accepted, but not
+	// written, when it ended for any reason. So they can be stored or sent elsewhere. They are
+	// those of Writer.Undelivered; data already handed to the kernel is not among them. Nil
+	// means that they are discarded.
 	//
-	// The calls are made one after the other, in the order in which the Writers ended,
-	// by a goroutine that exists while there are any. They hold up nothing but
-	// one another, and Shutdown and Close of the Broker, which return after the
-	// last: so OnUndelivered must not wait for these.
+	// It is called once for a Writer, under one of its names. It is not called if everything
+	// was written or another Writer has taken the messages over. If a Writer has names in
+	// several Brokers with OnUndelivered, one of these calls it. In a takeover, it is the Broker
+	// of the takeover, if that has an OnUndelivered.
+	//
+	// Calls are serialized in the order in which the Writers ended. Shutdown, Close and
+	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
 	OnUndelivered func(name string, messages iter.Seq[[]byte], cause error)
 
-	// ReplayMessages and ReplayBytes bound what each room keeps of its last messages for
-	// those who join by Room.JoinReplay. With 0 ReplayMessages it keeps none; with 0
-	// ReplayBytes their size does not matter. What is kept goes with the room.
+	// ReplayMessages and ReplayBytes bound the last messages that each room keeps for
+	// Room.JoinReplay, in number and in bytes. 0 ReplayMessages means that rooms keep none,
+	// 0 ReplayBytes that there is no bound in bytes. A room's last member takes them along.
 	ReplayMessages, ReplayBytes int
 
 	// Relay connects the Broker to those of other processes, so that they share names and
 	// rooms across machines; see the package documentation. A transport belongs to one
-	// Broker, which closes it. Relay and Attach exclude each other. Nil means that there are
+	// Broker, which closes it. Relay and NameAttach exclude each other. Nil means that there are
 	// no other nodes.
 	Relay relay.Transport
 }
@@ -94,15 +92,15 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	if opts != nil {
 		b.opts = *opts
 	}
-	if b.opts.Names > Attach {
-		panic(fmt.Sprintf("sendq: NewBroker: no such NamePolicy: %v", b.opts.Names))
+	if b.opts.NamePolicy > NameAttach {
+		panic(fmt.Sprintf("sendq: NewBroker: no such NamePolicy: %v", b.opts.NamePolicy))
 	}
 	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
 	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
 	b.handbacks.idle = sync.NewCond(&b.mu)
 	if b.opts.Relay != nil {
-		if b.opts.Names == Attach {
-			panic("sendq: NewBroker: Attach and Relay do not go together")
+		if b.opts.NamePolicy == NameAttach {
+			panic("sendq: NewBroker: NameAttach and Relay exclude each other")
 		}
 		b.cluster = newCluster(b.opts.Relay)
 		b.mu.Lock() // nothing can be learned before it is known who this is
@@ -112,7 +110,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	return b
 }
 
-// Lookup returns the Writer that has the name on this node, with Attach the one that has had
+// Lookup returns the Writer that has the name on this node, with NameAttach the one that has had
 // it longest.
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
@@ -240,71 +238,87 @@ func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(toAll, p)
 }
 
-// BroadcastFrom is Broadcast to all names except sender. With Attach, no Writer of the sender gets
+// BroadcastFrom is Broadcast to all names except sender. With NameAttach, no Writer of the sender gets
 // p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 	return b.publishOne(toAll.from(sender), p)
 }
 
-// Shutdown takes no new names from now on, and ends all Writers at once as
-// Writer.Shutdown does, within the bound of ctx. It returns nil if each delivered
-// everything. Otherwise it returns an errors.Join of an *UndeliveredError for each that did
-// not, with its name. Sends go on meanwhile, and are refused by the Writers.
+// Shutdown ends the Broker. It accepts no more names and ends all Writers at once, as
+// Writer.Shutdown does, within the bound of ctx. Sends are still possible; the Writers refuse
+// them.
 //
-// When all have ended, the Relay is closed within the same bound, which sends what waits for
-// other nodes. Its error is joined too. Nothing is known of names on other nodes then.
-// Shutdown panics if ctx is nil.
+// After the last Writer has ended, Shutdown closes the Relay within the same bound. The Relay
+// sends what is queued for other nodes. No name on another node is known after that.
+//
+// The error is nil if everything was delivered. Otherwise it is a *ShutdownError, which has an
+// *UndeliveredError for each name whose Writer did not deliver everything. Shutdown panics if
+// ctx is nil.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
-	return b.end(ctx, func(w *Writer) error { return w.Shutdown(ctx) })
+	undelivered := b.endWriters(func(w *Writer) error { return w.Shutdown(ctx) })
+	return b.leaveCluster(ctx, undelivered)
 }
 
-// Close is the hard end: it takes no new names from now on, and ends all Writers at once as
-// Writer.CloseNow does. It returns nil if nothing was undelivered, and else as Shutdown. The
-// Relay is closed without waiting for what it has yet to send.
+// Close is Shutdown with other bounds: each Writer has its own CloseTimeout, and the Relay has 5
+// seconds after that.
 func (b *Broker) Close() error {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	return b.end(ctx, func(w *Writer) error {
+	undelivered := b.endWriters((*Writer).Close)
+	ctx, cancel := context.WithTimeout(context.Background(), defaultCloseTimeout)
+	defer cancel()
+	return b.leaveCluster(ctx, undelivered)
+}
+
+// CloseNow ends the Broker like Shutdown, but delivers nothing: it ends all Writers as
+// Writer.CloseNow does, and the Relay does not send what is queued for other nodes. The error is
+// nil if nothing was pending.
+func (b *Broker) CloseNow() error {
+	undelivered := b.endWriters(func(w *Writer) error {
 		_ = w.CloseNow()
 		if w.Stats().Undelivered == 0 {
 			return nil
 		}
 		return w.Close()
 	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return b.leaveCluster(ctx, undelivered)
 }
 
-// end closes the Broker, applies endWriter to all Writers at once, and then closes the Relay
-// within the bound of ctx.
-func (b *Broker) end(ctx context.Context, endWriter func(*Writer) error) error {
+// endWriters accepts no more names, and applies end to all Writers at once. It returns an element
+// for each name whose Writer did not deliver everything.
+func (b *Broker) endWriters(end func(*Writer) error) (undelivered []*UndeliveredError) {
 	b.mu.Lock()
 	b.closed = true
 	members := b.all.Snapshot()
 	b.mu.Unlock()
-	var writers []*Writer
-	var names []string
-	for _, n := range members {
-		for _, w := range *n.current() {
-			writers, names = append(writers, w), append(names, n.name)
+	var ending sync.WaitGroup
+	for _, m := range members {
+		for _, w := range *m.current() {
+			u := &UndeliveredError{Name: m.name}
+			undelivered = append(undelivered, u)
+			ending.Go(func() {
+				u.Err = end(w)
+				s := w.Stats()
+				u.Messages, u.Bytes = s.Undelivered, s.UndeliveredBytes
+			})
 		}
 	}
-	errs := make([]error, len(writers))
-	var g errgroup.Group
-	for i, w := range writers {
-		g.Go(func() error {
-			err := endWriter(w)
-			if err != nil {
-				s := w.Stats()
-				errs[i] = &UndeliveredError{names[i], s.Undelivered, s.UndeliveredBytes, err}
-			}
-			return err
-		})
-	}
-	_ = g.Wait()
+	ending.Wait()
 	b.waitHandbacks()
+	return slices.DeleteFunc(undelivered, func(u *UndeliveredError) bool { return u.Err == nil })
+}
+
+// leaveCluster closes the Relay, if there is one, within the bound of ctx. It returns nil, or a
+// *ShutdownError.
+func (b *Broker) leaveCluster(ctx context.Context, undelivered []*UndeliveredError) error {
+	var err error
 	if b.cluster != nil {
-		errs = append(errs, b.closeTransport(ctx))
+		err = b.closeTransport(ctx)
 		b.waitHandbacks()
 	}
-	return errors.Join(errs...)
+	if len(undelivered) == 0 && err == nil {
+		return nil
+	}
+	return &ShutdownError{undelivered, err}
 }

@@ -19,7 +19,7 @@ import (
 
 func TestAttach(t *testing.T) {
 	attached := func(t *testing.T, n int) (b *sendq.Broker, returned *handBacks, writers []*sendq.Writer, peers []*faultconn.Conn) {
-		b, returned = newBroker(sendq.Attach)
+		b, returned = newBroker(sendq.NameAttach)
 		for range n {
 			peers = append(peers, readingPeer())
 			writers = append(writers, register(t, b, "bob", peers[len(peers)-1]))
@@ -157,7 +157,7 @@ func TestAttach(t *testing.T) {
 			defer cancel()
 			err := b.Shutdown(ctx)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.Equal(t, 1, strings.Count(err.Error(), "bob: "), "%v", err)
+			require.Equal(t, 1, strings.Count(err.Error(), `"bob": `), "%v", err)
 			for _, w := range writers {
 				require.True(t, hasEnded(w))
 			}
@@ -170,7 +170,7 @@ func TestAttach(t *testing.T) {
 // While other Writers attach and end, one Writer of the name gets each message once. It refuses
 // some messages of each batch.
 func TestAttachChurn(t *testing.T) {
-	b, _ := newBroker(sendq.Attach)
+	b, _ := newBroker(sendq.NameAttach)
 	peer := readingPeer()
 	w := sendq.NewWriter(peer, &sendq.WriterOptions{MaxPending: 1000})
 	require.NoError(t, b.Register("bob", w))

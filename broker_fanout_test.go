@@ -226,7 +226,7 @@ func TestFewMessagesCostLittle(t *testing.T) {
 			}
 		}
 		require.Less(t, heap()-before, n*(10<<10)+64<<10)
-		b.Close()
+		b.CloseNow()
 	})
 }
 

@@ -218,10 +218,10 @@ func (r *reference) register(name string, w *refWriter) {
 	err := r.broker.Register(name, w.w)
 	writers := r.names[name]
 	switch {
-	case len(writers) == 0, r.opts.Names == sendq.Attach && !slices.Contains(writers, w):
+	case len(writers) == 0, r.opts.NamePolicy == sendq.NameAttach && !slices.Contains(writers, w):
 		require.NoError(r.t, err)
 		r.names[name] = append(writers, w)
-	case r.opts.Names == sendq.Takeover && writers[0] != w:
+	case r.opts.NamePolicy == sendq.NameTakeover && writers[0] != w:
 		require.NoError(r.t, err)
 		old := writers[0]
 		require.Equal(r.t, sendq.ErrTakenOver, old.w.Err())
@@ -427,7 +427,7 @@ func runReference(t *testing.T, policy, replay byte, operations []byte) {
 	r := &reference{t: t, names: make(map[string][]*refWriter), rooms: make(map[string][]string), kept: make(map[string][]string)}
 	var returned []returnedMessages
 	r.opts = sendq.BrokerOptions{
-		Names:          sendq.NamePolicy(policy % 3),
+		NamePolicy:     sendq.NamePolicy(policy % 3),
 		ReplayMessages: int(replay % 4),
 		ReplayBytes:    int(replay / 4 % 4 * 15),
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
@@ -450,7 +450,7 @@ func runReference(t *testing.T, policy, replay byte, operations []byte) {
 	}
 	synctest.Wait()
 	require.Zero(t, r.broker.Len())
-	require.NoError(t, r.broker.Close())
+	require.NoError(t, r.broker.CloseNow())
 
 	for i, w := range r.writers {
 		require.Equal(t, strings.Join(w.written, "")+w.torn, string(w.conn.Bytes()), "Writer %d", i)

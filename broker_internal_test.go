@@ -15,8 +15,8 @@ import (
 // A name with many Writers has an index, so removing one does not search all.
 func TestManyWritersHaveAnIndex(t *testing.T) {
 	const many = 100
-	b := NewBroker(&BrokerOptions{Names: Attach})
-	defer b.Close()
+	b := NewBroker(&BrokerOptions{NamePolicy: NameAttach})
+	defer b.CloseNow()
 	for range many {
 		require.NoError(t, b.Register("bob", newIdleWriter()))
 	}

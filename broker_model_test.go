@@ -27,7 +27,7 @@ var brokerSeed = flag.Uint64("brokerseed", 0, "the seed of TestBrokerModel; 0: o
 // holds in any interleaving: the order of messages at each recipient and in each room, also across
 // takeovers; the results of the calls; the events; and that ended Writers leave nothing.
 func TestBrokerModel(t *testing.T) {
-	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover, sendq.Attach} {
+	for _, policy := range []sendq.NamePolicy{sendq.NameReject, sendq.NameTakeover, sendq.NameAttach} {
 		t.Run(policy.String(), func(t *testing.T) {
 			for range max(1, *modelRuns/20) {
 				seed := cmp.Or(*brokerSeed, rand.Uint64())
@@ -89,7 +89,7 @@ type registration struct {
 func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	m := &brokerModel{policy: policy}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
-		Names:          policy,
+		NamePolicy:     policy,
 		ReplayMessages: 5,
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
 			m.returned = append(m.returned, fmt.Sprint(name, idsOf(messages)))
@@ -130,7 +130,7 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	}
 	synctest.Wait()
 	present.requireEqual(t, m.broker, rooms)
-	require.NoError(t, m.broker.Close()) // waits for the calls of OnUndelivered
+	require.NoError(t, m.broker.CloseNow()) // waits for the calls of OnUndelivered
 	m.check(t, rs)
 }
 
@@ -156,7 +156,7 @@ func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	t.Cleanup(func() { reg.w.CloseNow() })
 	reg.called = m.clock.Add(1)
 	if err := m.broker.Register(name, reg.w); err != nil {
-		assert.Equal(t, sendq.Reject, m.policy)
+		assert.Equal(t, sendq.NameReject, m.policy)
 		assert.ErrorIs(t, err, sendq.ErrNameTaken)
 		reg.w.CloseNow()
 		return
@@ -358,7 +358,7 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 		case returned[handedBack] > 0:
 			returned[handedBack]--
 		default:
-			require.Equal(t, sendq.Takeover, m.policy, "neither handed back nor inherited: %v", handedBack)
+			require.Equal(t, sendq.NameTakeover, m.policy, "neither handed back nor inherited: %v", handedBack)
 			undelivered = nil // they must be with another Writer of the name
 		}
 		arrived := make(map[string][]messageID)
@@ -383,7 +383,7 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 		}
 		if part := arrived[toHistory]; reg.name == witness {
 			whole = part
-		} else if reg.name != "limited" && m.policy != sendq.Takeover && len(part) > 0 {
+		} else if reg.name != "limited" && m.policy != sendq.NameTakeover && len(part) > 0 {
 			// With Takeover there may be a gap: messages that the old Writer refused while it was
 			// failing.
 			i := max(0, slices.Index(whole, part[0]))
@@ -401,7 +401,7 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 	for _, r := range rs {
 		r.checkReports(t, got)
 	}
-	if m.policy != sendq.Attach {
+	if m.policy != sendq.NameAttach {
 		require.Equal(t, wantInHistory, inHistory)
 		m.checkSuccession(t, got)
 	}

@@ -10,14 +10,14 @@ import (
 )
 
 // A NamePolicy determines what a Broker does when a name is taken already: it refuses the second
-// Writer (Reject), gives it the name (Takeover), or lets both share the name (Attach).
+// Writer (NameReject), gives it the name (NameTakeover), or lets both share it (NameAttach).
 type NamePolicy uint8
 
 const (
-	// Reject refuses the new Writer: Register fails with ErrNameTaken.
-	Reject NamePolicy = iota
+	// NameReject refuses the new Writer: Register fails with ErrNameTaken.
+	NameReject NamePolicy = iota
 
-	// Takeover gives the name, with its rooms, to the new Writer. The old Writer ends with
+	// NameTakeover gives the name, with its rooms, to the new Writer. The old Writer ends with
 	// ErrTakenOver. The new Writer first writes the messages the old one had not written, in
 	// order and once; the old peer may have received part of the first one. Register waits
 	// until the old Writer has ended, and no message to the name is lost in that time.
@@ -31,22 +31,22 @@ const (
 	//
 	// The two Writers may be on different nodes. If the new one ends before it has received
 	// the old one's messages, its Broker passes them to OnUndelivered.
-	Takeover
+	NameTakeover
 
-	// Attach lets several Writers share the name, like the devices of one user: each gets
+	// NameAttach lets several Writers share the name, like the devices of one user: each gets
 	// every message, and all are in the same rooms. The name lasts until the last Writer
 	// ends. A message counts as accepted if one Writer accepts it. BroadcastFrom and
 	// PublishFrom leave out the name, so no device of the sender gets the message.
-	Attach
+	NameAttach
 )
 
 func (p NamePolicy) String() string {
 	switch p {
-	case Reject:
+	case NameReject:
 		return "Reject"
-	case Takeover:
+	case NameTakeover:
 		return "Takeover"
-	case Attach:
+	case NameAttach:
 		return "Attach"
 	}
 	return fmt.Sprintf("NamePolicy(%d)", uint8(p))
@@ -63,7 +63,7 @@ type member struct {
 	broker *Broker
 
 	// Guarded by Broker.mu.
-	first, last *holder                    // more than one only with Attach, none when the name is free again
+	first, last *holder                    // more than one only with NameAttach, none when the name is free again
 	index       *set.Map[*Writer, *holder] // of all holders, once there were several
 	rooms       set.Set[*group]            // those it is a member of
 }
@@ -161,13 +161,13 @@ func (n *member) remove(h *holder) {
 }
 
 // Register gives name to w until w ends or Unregister is called. If another Writer has it,
-// BrokerOptions.Names decides; with Reject, the default, Register fails with ErrNameTaken. It
+// BrokerOptions.Names decides; with NameReject, the default, Register fails with ErrNameTaken. It
 // always does if w itself has the name. It fails with ErrClosed if w has ended or the Broker
 // has been shut down. If it fails, w lives on.
 //
 // A Writer may have several names; the empty string is a name like any other.
 //
-// With a Relay, Register waits until no other node has the name, or, with Takeover, until that
+// With a Relay, Register waits until no other node has the name, or, with NameTakeover, until that
 // node has given it up. It fails if that is not known within the Relay's timeout.
 // Registrations of one name wait for each other.
 func (b *Broker) Register(name string, w *Writer) error {
@@ -185,7 +185,7 @@ func (b *Broker) RegisterContext(ctx context.Context, name string, w *Writer) er
 	}
 	t, err := b.takeTurn(ctx, name)
 	if err != nil {
-		return fmt.Errorf("sendq: register %q: %w", name, err)
+		return failed(err, "register %q", name)
 	}
 	defer b.endTurn(t)
 	return b.register(ctx, t, w)
@@ -198,7 +198,7 @@ func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error)
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
 	claims := n == nil && b.cluster != nil
-	takesOver := n != nil && b.opts.Names == Takeover && n.holder(w) == nil
+	takesOver := n != nil && b.opts.NamePolicy == NameTakeover && n.holder(w) == nil
 	if claims || takesOver {
 		return false, nil
 	}
@@ -221,11 +221,11 @@ func (b *Broker) register(ctx context.Context, t *turn, w *Writer) error {
 }
 
 func errShutDown(name string) error {
-	return fmt.Errorf("sendq: register %q: Broker is shut down: %w", name, ErrClosed)
+	return failed(ErrClosed, "register %q: Broker is shut down", name)
 }
 
 func errWriterClosed(name string) error {
-	return fmt.Errorf("sendq: register %q: Writer is closing or has ended: %w", name, ErrClosed)
+	return failed(ErrClosed, "register %q: Writer is closing or has ended", name)
 }
 
 // add gives the name to w: alone if n is nil, and otherwise together with other Writers. mu is
@@ -234,7 +234,7 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 	switch {
 	case b.closed:
 		return errShutDown(name)
-	case n != nil && (b.opts.Names != Attach || n.holder(w) != nil):
+	case n != nil && (b.opts.NamePolicy != NameAttach || n.holder(w) != nil):
 		return fmt.Errorf("%w: %q", ErrNameTaken, name)
 	}
 	isNew := n == nil

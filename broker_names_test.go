@@ -119,11 +119,11 @@ func TestBrokerNameMapsUntilEnd(t *testing.T) {
 
 func TestNamePolicy(t *testing.T) {
 	require.Equal(t, []string{"Reject", "Takeover", "Attach", "NamePolicy(3)"},
-		[]string{sendq.Reject.String(), sendq.Takeover.String(), sendq.Attach.String(), sendq.NamePolicy(3).String()})
+		[]string{sendq.NameReject.String(), sendq.NameTakeover.String(), sendq.NameAttach.String(), sendq.NamePolicy(3).String()})
 	require.PanicsWithValue(t, "sendq: NewBroker: no such NamePolicy: NamePolicy(3)",
-		func() { sendq.NewBroker(&sendq.BrokerOptions{Names: 3}) })
+		func() { sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: 3}) })
 
-	b, _ := newBroker(sendq.Reject)
+	b, _ := newBroker(sendq.NameReject)
 	w := register(t, b, "bob", readingPeer())
 	other := sendq.NewWriter(readingPeer(), nil)
 	require.ErrorIs(t, b.Register("bob", other), sendq.ErrNameTaken)
@@ -150,7 +150,7 @@ func TestBrokerRegisterFails(t *testing.T) {
 	_, ok := b.Lookup("alice")
 	require.False(t, ok)
 
-	require.NoError(t, b.Close())
+	require.NoError(t, b.CloseNow())
 	require.ErrorIs(t, b.Register("carol", other), sendq.ErrClosed)
 	require.ErrorIs(t, b.Register("carol", other), net.ErrClosed)
 	require.NoError(t, other.Close())
@@ -249,7 +249,7 @@ func TestBrokerForgetsEndedWriter(t *testing.T) {
 // However an old Writer ends, its successor keeps the name and the rooms.
 func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 	const names, rounds = 4, 100
-	for _, policy := range []sendq.NamePolicy{sendq.Takeover, sendq.Attach} {
+	for _, policy := range []sendq.NamePolicy{sendq.NameTakeover, sendq.NameAttach} {
 		t.Run(policy.String(), func(t *testing.T) {
 			b, _ := newBroker(policy)
 			ctx, stop := context.WithCancel(t.Context())
@@ -283,7 +283,7 @@ func TestOldEndNeverTouchesSuccessor(t *testing.T) {
 						assert.NoError(t, b.Register(name, w))
 						assert.NoError(t, b.Room("room").Join(name))
 						ending.Wait()
-						if policy == sendq.Attach || round%4 == 2 {
+						if policy == sendq.NameAttach || round%4 == 2 {
 							old.CloseNow()
 						}
 						assert.True(t, hasEnded(old))

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,7 @@ func TestBrokerShutdownDelivers(t *testing.T) {
 		}
 		require.Zero(t, b.Len())
 		require.NoError(t, b.Shutdown(t.Context()), "again")
-		require.NoError(t, b.Close(), "again")
+		require.NoError(t, b.CloseNow(), "again")
 	})
 }
 
@@ -71,7 +72,7 @@ func TestBrokerShutdownUnderOneDeadline(t *testing.T) {
 		require.Equal(t, 3*time.Second, time.Since(start))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		for i := range 10 {
-			require.ErrorContains(t, err, fmt.Sprintf("stalled-%d: ", i))
+			require.ErrorContains(t, err, fmt.Sprintf("sendq: \"stalled-%d\": messages not delivered", i))
 		}
 		require.NotContains(t, err.Error(), "reading")
 		require.NotContains(t, err.Error(), "idle")
@@ -93,7 +94,7 @@ func TestBrokerShutdownMeanwhile(t *testing.T) {
 			callers.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), bound)
 				defer cancel()
-				assert.ErrorContains(t, b.Shutdown(ctx), "bob: ")
+				assert.ErrorContains(t, b.Shutdown(ctx), `sendq: "bob": `)
 				assert.Equal(t, 2*time.Second, time.Since(start))
 			})
 		}
@@ -138,7 +139,7 @@ func TestBrokerShutdownMeetsRegister(t *testing.T) {
 				writers[i] = w
 			})
 		}
-		require.NoError(t, b.Close())
+		require.NoError(t, b.CloseNow())
 		registering.Wait()
 		for _, w := range writers {
 			require.True(t, w == nil || hasEnded(w))
@@ -147,8 +148,41 @@ func TestBrokerShutdownMeetsRegister(t *testing.T) {
 	}
 }
 
-// Close waits for no peer, reports the undelivered messages, and hands them back.
+// Close delivers, each Writer within its own CloseTimeout, and says who did not.
 func TestBrokerClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(nil)
+		for name, timeout := range map[string]time.Duration{"carol": time.Second, "dave": 3 * time.Second} {
+			w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{CloseTimeout: timeout})
+			require.NoError(t, b.Register(name, w))
+		}
+		slow := faultconn.New()
+		slow.Stall()
+		time.AfterFunc(2*time.Second, slow.Release)
+		alice := register(t, b, "alice", slow)
+		b.Broadcast([]byte("hello\n"))
+		start := time.Now()
+		err := b.Close()
+		require.Equal(t, 3*time.Second, time.Since(start))
+		require.NoError(t, alice.Err())
+		require.EqualValues(t, 1, alice.Stats().Written)
+
+		var failed *sendq.ShutdownError
+		require.ErrorAs(t, err, &failed)
+		require.NoError(t, failed.Relay)
+		names := make(map[string]int64)
+		for _, u := range failed.Undelivered {
+			names[u.Name] = u.Messages
+			require.ErrorIs(t, u, context.DeadlineExceeded)
+		}
+		require.Equal(t, map[string]int64{"carol": 1, "dave": 1}, names)
+		require.ErrorIs(t, b.Register("late", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
+		require.NoError(t, b.Close(), "again")
+	})
+}
+
+// CloseNow waits for no peer, reports the undelivered messages, and hands them back.
+func TestBrokerCloseNow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		returned := 0
 		b := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: func(_ string, messages iter.Seq[[]byte], _ error) {
@@ -161,11 +195,11 @@ func TestBrokerClose(t *testing.T) {
 		idle := register(t, b, "idle", readingPeer())
 		b.BroadcastFrom("idle", []byte("stuck\n"))
 		start := time.Now()
-		err := b.Close()
+		err := b.CloseNow()
 		require.Equal(t, 5*time.Second, time.Since(start), "the time of the handler alone")
 		require.Equal(t, 5, returned)
 		for i := range 5 {
-			require.ErrorContains(t, err, memberName(i)+": ")
+			require.ErrorContains(t, err, strconv.Quote(memberName(i))+": ")
 		}
 		require.NotContains(t, err.Error(), "idle")
 		require.Equal(t, sendq.ErrClosed, idle.Err())
@@ -175,6 +209,6 @@ func TestBrokerClose(t *testing.T) {
 		require.EqualValues(t, len("stuck\n"), undelivered.Bytes)
 		require.ErrorIs(t, undelivered, net.ErrClosed)
 		require.ErrorIs(t, b.Register("late", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
-		require.NoError(t, b.Close(), "again")
+		require.NoError(t, b.CloseNow(), "again")
 	})
 }

@@ -16,7 +16,7 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 		return nil, nil, b.add(nil, name, w)
 	case n == nil:
 		return nil, nil, nil
-	case b.opts.Names != Takeover || n.first.writer == w:
+	case b.opts.NamePolicy != NameTakeover || n.first.writer == w:
 		return nil, nil, fmt.Errorf("%w: %q", ErrNameTaken, name)
 	case !w.pause(): // before follow, because a Writer that is refused does not count
 		return nil, nil, errWriterClosed(name)

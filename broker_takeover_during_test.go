@@ -207,7 +207,7 @@ func TestTakeoverMeanwhile(t *testing.T) {
 // A node that takes a name over during a local takeover gets the messages of both Writers.
 func TestEvictionDuringTakeover(t *testing.T) {
 	var returned handBacks
-	node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
+	node, b := alone(t, &sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add})
 	conn, releaseClose := stalledClose()
 	old := register(t, b, "bob", conn)
 	require.NoError(t, b.Send("bob", []byte("old\n")))
@@ -227,7 +227,7 @@ func TestEvictionDuringTakeover(t *testing.T) {
 	releaseClose()
 	require.Equal(t, [][]byte{[]byte("old\n"), []byte("new\n")}, (<-evicted).Undelivered)
 	require.NoError(t, <-registered)
-	require.NoError(t, b.Close())
+	require.NoError(t, b.CloseNow())
 	require.Empty(t, returned.all())
 }
 
@@ -249,7 +249,7 @@ func inTakeover(t *testing.T, test func(t *testing.T, tk takeover)) {
 // inTakeoverWith runs test in a bubble. The new Writer has the options, and gets the name at begin.
 func inTakeoverWith(t *testing.T, opts *sendq.WriterOptions, test func(t *testing.T, tk takeover)) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		conn, releaseClose := stalledClose()
 		old := register(t, b, "bob", conn)
 		t.Cleanup(releaseClose)

@@ -16,7 +16,7 @@ import (
 // MaxPending does not apply to inherited messages, because they were accepted before.
 func TestTakeoverMaxPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		old := register(t, b, "bob", stalledPeer())
 		require.NoError(t, b.Room("room").Join("bob"))
 		left := sendInAllWays(t, b, "old")
@@ -38,7 +38,7 @@ func TestTakeoverMaxPending(t *testing.T) {
 // After a takeover MaxPending applies only to later messages: the backlog of the name does not make
 // the next message end the new Writer.
 func TestTakeoverBeyondMaxPending(t *testing.T) {
-	b, returned := newBroker(sendq.Takeover)
+	b, returned := newBroker(sendq.NameTakeover)
 	register(t, b, "bob", stalledPeer())
 	left := slices.Repeat([]string{strings.Repeat("x", 99) + "\n"}, 100)
 	for _, line := range left {
@@ -106,7 +106,7 @@ func TestTakeoverBudget(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				message := counted(100)
 				budget := sendq.NewBudget(100 * tt.limit)
-				b, returned := newBroker(sendq.Takeover)
+				b, returned := newBroker(sendq.NameTakeover)
 				other, _ := overPipe(t, &sendq.WriterOptions{Budget: budget})
 				for range tt.backlog {
 					require.NoError(t, other.Send(message))
@@ -128,10 +128,10 @@ func TestTakeoverBudget(t *testing.T) {
 					return
 				}
 				other.CloseNow()
-				require.Equal(t, 1000, budget.Pending())
+				require.Equal(t, 1000, budget.PendingBytes())
 				take(t, peer, 10*len(message))
 				require.NoError(t, w.Close())
-				require.Zero(t, budget.Pending())
+				require.Zero(t, budget.PendingBytes())
 				require.Empty(t, returned.all())
 			})
 		})
@@ -142,7 +142,7 @@ func TestTakeoverBudget(t *testing.T) {
 // other Writers in the Budget share with the old one.
 func TestTakeoverThatABudgetCannotHold(t *testing.T) {
 	budget := sendq.NewBudget(1 << 20)
-	b, returned := newBroker(sendq.Takeover)
+	b, returned := newBroker(sendq.NameTakeover)
 	register(t, b, "old", stalledPeer()) // in no Budget
 	other := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, b.Register("other", other))
@@ -157,14 +157,14 @@ func TestTakeoverThatABudgetCannotHold(t *testing.T) {
 	require.NoError(t, b.Register("old", w))
 	<-w.Done()
 	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-	_ = b.Close()
-	require.Zero(t, budget.Pending())
+	_ = b.CloseNow()
+	require.Zero(t, budget.PendingBytes())
 	require.NotEmpty(t, returned.all())
 }
 
 // If the Budget is smaller than a shared block, a takeover copies the messages out of the block.
 func TestTakeoverIntoASmallBudget(t *testing.T) {
-	b, _ := newBroker(sendq.Takeover)
+	b, _ := newBroker(sendq.NameTakeover)
 	register(t, b, "bob", stalledPeer())
 	register(t, b, "keeper", stalledPeer())
 	room := b.Room("room")
@@ -178,8 +178,8 @@ func TestTakeoverIntoASmallBudget(t *testing.T) {
 	w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, b.Register("bob", w))
 	require.NoError(t, w.Err())
-	require.Equal(t, 6+64, budget.Pending())
-	_ = b.Close()
+	require.Equal(t, 6+64, budget.PendingBytes())
+	_ = b.CloseNow()
 }
 
 // While a takeover waits for the old Writer's connection to close, the pending messages of the new
@@ -187,7 +187,7 @@ func TestTakeoverIntoASmallBudget(t *testing.T) {
 func TestMaxAgeDuringTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = 8 * time.Second
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 		conn := faultconn.New()
 		closed := make(chan struct{})
 		conn.Enter = func(method string) {
@@ -216,7 +216,7 @@ func TestMaxAgeDuringTakeover(t *testing.T) {
 func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = 8 * time.Second
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 		old, _ := stuck(t, nil)
 		require.NoError(t, b.Register("name", old))
 		conn := faultconn.New()

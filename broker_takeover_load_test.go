@@ -22,7 +22,7 @@ import (
 
 func TestTakeoverChain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		var received strings.Builder
 		var want, left []string // left by the last
 		var last *sendq.Writer
@@ -59,7 +59,7 @@ func TestTakeoverChain(t *testing.T) {
 // has the name at the end.
 func TestTakeoverAtOnce(t *testing.T) {
 	const takers, takeovers, senders, messages = 4, 400, 32, 1500
-	b, returned := newBroker(sendq.Takeover)
+	b, returned := newBroker(sendq.NameTakeover)
 	register(t, b, "bob", stalledPeer())
 	peers := make(chan *faultconn.Conn, takers*takeovers)
 	var running sync.WaitGroup
@@ -105,7 +105,7 @@ func TestTakeoverAtOnce(t *testing.T) {
 // back remain.
 func TestTakeoverOfEachOther(t *testing.T) {
 	for range 200 {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		x, y := register(t, b, "x", stalledPeer()), register(t, b, "y", stalledPeer())
 		require.NoError(t, b.Send("x", []byte("to x\n")))
 		require.NoError(t, b.Send("y", []byte("to y\n")))
@@ -118,7 +118,7 @@ func TestTakeoverOfEachOther(t *testing.T) {
 		assertConserved(t, x.Stats())
 		assertConserved(t, y.Stats())
 		require.Zero(t, b.Len())
-		require.NoError(t, b.Close())
+		require.NoError(t, b.CloseNow())
 		var messages []string
 		for _, call := range returned.all() {
 			messages = append(messages, call.messages...)
@@ -130,7 +130,7 @@ func TestTakeoverOfEachOther(t *testing.T) {
 // If two Writers take over two names of one Writer before it has ended, only one of them inherits.
 func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		conn, releaseClose := stalledClose()
 		defer releaseClose()
 		old := register(t, b, "bob", conn)
@@ -159,7 +159,7 @@ func TestTakeoverOfTwoNamesAtOnce(t *testing.T) {
 func TestTakeoverOfManyNamesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const names = 300
-		b, _ := newBroker(sendq.Takeover)
+		b, _ := newBroker(sendq.NameTakeover)
 		var releaseClose []func()
 		for i := range names {
 			conn, release := stalledClose()
@@ -199,7 +199,7 @@ func TestTakeoverUnderLoad(t *testing.T) {
 
 func takeOverUnderLoad(t *testing.T, tr transport) {
 	const senders, messages = 4, 300
-	b, returned := newBroker(sendq.Takeover)
+	b, returned := newBroker(sendq.NameTakeover)
 	var accepted [senders][]int
 	var sending sync.WaitGroup
 	started := make(chan struct{})

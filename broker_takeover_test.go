@@ -23,7 +23,7 @@ func TestTakeover(t *testing.T) {
 		for _, n := range newWriters {
 			t.Run(o.name+", by one that is "+n.name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					b, returned := newBroker(sendq.Takeover)
+					b, returned := newBroker(sendq.NameTakeover)
 					old, oldPeer := overPipe(t, o.opts)
 					require.NoError(t, b.Register("bob", old))
 					require.NoError(t, b.Room("room").Join("bob"))
@@ -182,7 +182,7 @@ func TestTakeoverBetweenTwoWrites(t *testing.T) {
 // A failed takeover changes nothing.
 func TestTakeoverFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		w, peer := overPipe(t, nil)
 		require.NoError(t, b.Register("bob", w))
 		require.ErrorIs(t, b.Register("bob", w), sendq.ErrNameTaken)
@@ -203,7 +203,7 @@ func TestTakeoverFails(t *testing.T) {
 // A closing Writer takes over nothing, because it may have written its last message.
 func TestTakeoverByOneThatIsClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		old, _ := overPipe(t, nil)
 		require.NoError(t, b.Register("bob", old))
 		require.NoError(t, b.Send("bob", []byte("old\n")))
@@ -245,7 +245,7 @@ func TestTakeoverByOneThatClosesDuringAWrite(t *testing.T) {
 // takeover, not at its CloseTimeout.
 func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := newBroker(sendq.Takeover)
+		b, _ := newBroker(sendq.NameTakeover)
 		conn, releaseClose := stalledClose()
 		register(t, b, "bob", conn)
 		w, _ := overPipe(t, nil)
@@ -265,7 +265,7 @@ func TestTakeoverOfNothingByOneThatIsClosed(t *testing.T) {
 // both names.
 func TestTakeoverOfOneOfTwoNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		old := register(t, b, "bob", stalledPeer())
 		require.NoError(t, b.Register("robert", old))
 		require.NoError(t, b.Send("bob", []byte("to bob\n")))
@@ -283,7 +283,7 @@ func TestTakeoverOfOneOfTwoNames(t *testing.T) {
 // Undelivered of the old Writer stays valid after the new Writer has written the messages and their
 // memory is reused.
 func TestTakeoverLeavesUndeliveredAlone(t *testing.T) {
-	b, _ := newBroker(sendq.Takeover)
+	b, _ := newBroker(sendq.NameTakeover)
 	old := register(t, b, "bob", stalledPeer())
 	var left []string
 	for i := range 1000 {
@@ -303,7 +303,7 @@ func TestTakeoverLeavesUndeliveredAlone(t *testing.T) {
 // During Shutdown of the Broker a takeover fails, even if the old Writer has not ended.
 func TestNoTakeoverDuringShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := newBroker(sendq.Takeover)
+		b, _ := newBroker(sendq.NameTakeover)
 		conn := stalledPeer()
 		w := register(t, b, "bob", conn)
 		require.NoError(t, b.Send("bob", []byte("hello\n")))

@@ -9,8 +9,8 @@ import (
 
 // A name costs nothing when nobody registers it any longer, even if somebody has given up.
 func TestTurnsAreForgotten(t *testing.T) {
-	b := NewBroker(&BrokerOptions{Names: Takeover})
-	defer b.Close()
+	b := NewBroker(&BrokerOptions{NamePolicy: NameTakeover})
+	defer b.CloseNow()
 	require.NoError(t, b.Register("bob", newIdleWriter()))
 	turn, err := b.takeTurn(t.Context(), "bob")
 	require.NoError(t, err)

@@ -43,11 +43,11 @@ func TestOnUndelivered(t *testing.T) {
 			defer cancel()
 			b.Shutdown(ctx)
 		}, context.DeadlineExceeded},
-		{"Close of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) { b.Close() }, sendq.ErrClosed},
+		{"Close of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) { b.CloseNow() }, sendq.ErrClosed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, returned := newBroker(sendq.Reject)
+				b, returned := newBroker(sendq.NameReject)
 				conn := stalledPeer()
 				conn.Fault = faultconn.FailAt(3, errBroken)
 				w := sendq.NewWriter(conn, tt.opts)
@@ -60,7 +60,7 @@ func TestOnUndelivered(t *testing.T) {
 				require.True(t, hasEnded(w))
 				require.ErrorIs(t, w.Err(), tt.cause)
 				require.Equal(t, []handBack{{"bob", left, w.Err()}}, returned.all())
-				require.NoError(t, b.Close(), "again")
+				require.NoError(t, b.CloseNow(), "again")
 				require.Len(t, returned.all(), 1)
 			})
 		})
@@ -95,7 +95,7 @@ func TestOnUndeliveredIsNotCalled(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, returned := newBroker(sendq.Takeover)
+				b, returned := newBroker(sendq.NameTakeover)
 				conn := stalledPeer()
 				w := register(t, b, "bob", conn)
 				require.NoError(t, b.Send("bob", []byte("hello\n")))
@@ -113,7 +113,7 @@ func TestOnUndeliveredIsNotCalled(t *testing.T) {
 // later messages.
 func TestOnUndeliveredAfterTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Takeover)
+		b, returned := newBroker(sendq.NameTakeover)
 		for i := range 3 {
 			register(t, b, "bob", stalledPeer())
 			require.NoError(t, b.Send("bob", fmt.Append(nil, i)))
@@ -128,7 +128,7 @@ func TestOnUndeliveredAfterTakeover(t *testing.T) {
 
 func TestOnUndeliveredOfSeveralNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, returned := newBroker(sendq.Attach)
+		b, returned := newBroker(sendq.NameAttach)
 		w := register(t, b, "bob", stalledPeer())
 		require.NoError(t, b.Register("robert", w))
 		require.Equal(t, 2, b.Broadcast([]byte("hello\n")))
@@ -199,7 +199,7 @@ func TestShutdownWaitsForOnUndelivered(t *testing.T) {
 		took  time.Duration
 	}{
 		{"Shutdown", (*sendq.Broker).Shutdown, context.DeadlineExceeded, bound + 3*call},
-		{"Close", func(b *sendq.Broker, _ context.Context) error { return b.Close() }, sendq.ErrClosed, 3 * call},
+		{"Close", func(b *sendq.Broker, _ context.Context) error { return b.CloseNow() }, sendq.ErrClosed, 3 * call},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -265,7 +265,7 @@ func TestOnUndeliveredSurvivesGoexit(t *testing.T) {
 		register(t, b, memberName(i), stalledPeer())
 	}
 	b.Broadcast([]byte("message"))
-	require.Error(t, b.Close())
+	require.Error(t, b.CloseNow())
 	require.EqualValues(t, 10, calls.Load())
 }
 
@@ -291,7 +291,7 @@ func TestOnUndeliveredOfSeveralBrokers(t *testing.T) {
 			if i < 3 {
 				w.CloseNow()
 			} else {
-				brokers[0].Close()
+				brokers[0].CloseNow()
 			}
 			synctest.Wait()
 			require.Equal(t, []handBack{{"bob", []string{"hello\n"}, sendq.ErrClosed}}, returned.all())
@@ -303,7 +303,7 @@ func TestOnUndeliveredOfSeveralBrokers(t *testing.T) {
 func TestOnUndeliveredOfALostName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		node, cluster := alone(t, nil)
-		other, returned := newBroker(sendq.Reject)
+		other, returned := newBroker(sendq.NameReject)
 		w := register(t, cluster, "bob", stalledPeer())
 		require.NoError(t, other.Register("bob", w))
 		require.NoError(t, cluster.Send("bob", []byte("hello\n")))
@@ -317,8 +317,8 @@ func TestOnUndeliveredOfALostName(t *testing.T) {
 // If both Brokers have OnUndelivered, only one calls it.
 func TestOnUndeliveredOfTwoBrokersIsCalledOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		one, returnedByOne := newBroker(sendq.Reject)
-		two, returnedByTwo := newBroker(sendq.Reject)
+		one, returnedByOne := newBroker(sendq.NameReject)
+		two, returnedByTwo := newBroker(sendq.NameReject)
 		w := register(t, one, "bob", stalledPeer())
 		require.NoError(t, two.Register("bob", w))
 		require.NoError(t, one.Send("bob", []byte("hello\n")))
@@ -338,7 +338,7 @@ func TestCloseWaitsForALostName(t *testing.T) {
 		require.NoError(t, b.Send("bob", []byte("hello\n")))
 		node.NameLost("bob")
 		synctest.Wait()
-		closed := async(b.Close)
+		closed := async(b.CloseNow)
 		synctest.Wait()
 		require.Empty(t, closed)
 		releaseClose()
@@ -352,7 +352,7 @@ func TestCloseWaitsForALostName(t *testing.T) {
 func TestEvictedWriterWithTwoNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks
-		node, b := alone(t, &sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add})
+		node, b := alone(t, &sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add})
 		w := register(t, b, "bob", stalledPeer())
 		require.NoError(t, b.Register("robert", w))
 		require.NoError(t, b.Send("robert", []byte("hello\n")))

@@ -90,9 +90,9 @@ func (b *Budget) isSmallForAny(q *queue.Queue) bool {
 	return false
 }
 
-// Pending returns the number of bytes that the Writers have pending together, as the Budget
+// PendingBytes returns the number of bytes that the Writers have pending together, as the Budget
 // counts them. It never exceeds the limit.
-func (b *Budget) Pending() int {
+func (b *Budget) PendingBytes() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return int(b.pending)

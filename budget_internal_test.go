@@ -23,7 +23,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 	const names = 6
 	limit := []int{20_000, 300_000, 4 << 20}[random.IntN(3)]
 	budget := NewBudget(limit)
-	broker := NewBroker(&BrokerOptions{Names: Takeover, ReplayMessages: 20})
+	broker := NewBroker(&BrokerOptions{NamePolicy: NameTakeover, ReplayMessages: 20})
 	room := broker.Room("room")
 	var conns []*faultconn.Conn
 	var writers []*Writer
@@ -73,7 +73,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 				_ = writers[random.IntN(len(writers))].CloseNow()
 			}
 		}
-		require.LessOrEqual(t, budget.Pending(), limit)
+		require.LessOrEqual(t, budget.PendingBytes(), limit)
 		requireCounted(t, budget, writers)
 	}
 	for _, conn := range conns {
@@ -83,7 +83,7 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 	for _, w := range writers {
 		_ = w.Close()
 	}
-	require.Zero(t, budget.Pending())
+	require.Zero(t, budget.PendingBytes())
 	require.Zero(t, budget.shared.Len())
 	require.Empty(t, budget.holders)
 }
@@ -167,11 +167,11 @@ func TestBudgetOfASplitSegment(t *testing.T) {
 	require.NoError(t, b.reserve(w, charge{unshared: sharedCost, blocks: []*queue.Block{shared}}))
 	l := &w.limits.backlog
 	l.hold(shared)
-	require.Equal(t, queue.MinBlock+sharedCost, b.Pending())
+	require.Equal(t, queue.MinBlock+sharedCost, b.PendingBytes())
 	l.letGo(shared)
-	require.Equal(t, queue.MinBlock+sharedCost, b.Pending())
+	require.Equal(t, queue.MinBlock+sharedCost, b.PendingBytes())
 	l.letGo(shared)
-	require.Zero(t, b.Pending())
+	require.Zero(t, b.PendingBytes())
 }
 
 // A Budget counts nothing for a Writer that it has just ended.
@@ -183,7 +183,7 @@ func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
 	require.Equal(t, 2, b.reserveLast(w, []charge{{unshared: 100}, {unshared: 100}}))
 	require.Equal(t, ErrSlowConsumer, b.reserve(w, charge{unshared: 100}))
 	l.hold(newSharedBlock())
-	require.Zero(t, b.Pending())
+	require.Zero(t, b.PendingBytes())
 	require.Zero(t, b.shared.Len())
 }
 
@@ -203,7 +203,7 @@ func TestBudgetSparesWhoHasCaughtUp(t *testing.T) {
 	for _, l := range all {
 		b.grow(l, -l.unshared)
 	}
-	require.Zero(t, b.Pending())
+	require.Zero(t, b.PendingBytes())
 	require.Less(t, cap(b.holders), 100, "the list goes with its backlogs")
 }
 

@@ -42,7 +42,7 @@ func TestBudget(t *testing.T) {
 					ended++
 				}
 			}
-			assert.LessOrEqual(t, budget.Pending(), limit)
+			assert.LessOrEqual(t, budget.PendingBytes(), limit)
 			if i >= stalled {
 				require.NoError(t, w.Flush(t.Context()))
 			}
@@ -50,15 +50,15 @@ func TestBudget(t *testing.T) {
 	}
 	require.NotZero(t, ended)
 	used := heap() - before
-	t.Logf("%d Writers ended; %d bytes are pending, and the process uses %d", ended, budget.Pending(), used)
-	require.Greater(t, budget.Pending(), limit/2, "stalled Writers are left")
+	t.Logf("%d Writers ended; %d bytes are pending, and the process uses %d", ended, budget.PendingBytes(), used)
+	require.Greater(t, budget.PendingBytes(), limit/2, "stalled Writers are left")
 	require.LessOrEqual(t, used, limit*5/4)
 	for _, w := range all {
 		if w != nil {
 			w.CloseNow()
 		}
 	}
-	require.Zero(t, budget.Pending(), "ended Writers take nothing")
+	require.Zero(t, budget.PendingBytes(), "ended Writers take nothing")
 }
 
 func TestBudgetTooLarge(t *testing.T) {
@@ -110,7 +110,7 @@ func TestBudgetOfManyWriters(t *testing.T) {
 	for i := range all {
 		all[i] = sendq.NewWriter(discard, opts)
 		require.NoError(t, all[i].Send(counted(80)))
-		require.LessOrEqual(t, budget.Pending(), writers*80)
+		require.LessOrEqual(t, budget.PendingBytes(), writers*80)
 	}
 	close(discard.open)
 	ended := 0
@@ -142,7 +142,7 @@ func TestBudgetUnderPressure(t *testing.T) {
 					defer cancel()
 					for range 300 {
 						w.WriteContext(ctx, make([]byte, 100))
-						assert.LessOrEqual(t, budget.Pending(), 20_000)
+						assert.LessOrEqual(t, budget.PendingBytes(), 20_000)
 					}
 				})
 			}
@@ -152,7 +152,7 @@ func TestBudgetUnderPressure(t *testing.T) {
 			w.CloseNow()
 			assertConserved(t, w.Stats())
 		}
-		require.Zero(t, budget.Pending(), overflow)
+		require.Zero(t, budget.PendingBytes(), overflow)
 	}
 }
 
@@ -168,15 +168,15 @@ func TestBudgetSparesACrowd(t *testing.T) {
 		batch.PublishFrom("room", "member 0", []byte("from x: y\n"))
 	}
 	require.Equal(t, (members-1)*lines, batch.Flush().Accepted)
-	require.NotZero(t, budget.Pending())
-	require.Less(t, budget.Pending(), limit/10)
+	require.NotZero(t, budget.PendingBytes())
+	require.Less(t, budget.PendingBytes(), limit/10)
 	release(conns)
 	for name := range b.Names() {
 		w, _ := b.Lookup(name)
 		require.NoError(t, w.Flush(t.Context()))
 	}
 	require.NoError(t, b.Shutdown(t.Context()))
-	require.Zero(t, budget.Pending())
+	require.Zero(t, budget.PendingBytes())
 }
 
 // Stalled members share one backlog. The Budget bounds its memory, and ends only them.
@@ -198,13 +198,13 @@ func TestBudgetOfStalledMembers(t *testing.T) {
 			for _, w := range reading {
 				require.NoError(t, w.Flush(t.Context()))
 			}
-			require.LessOrEqual(t, budget.Pending(), limit)
+			require.LessOrEqual(t, budget.PendingBytes(), limit)
 		}
 	}
 	publish(20) // so that all that is allocated once is there
-	before, pending := heap(), budget.Pending()
+	before, pending := heap(), budget.PendingBytes()
 	publish(limit*3/4/size - 20)
-	grown, used := budget.Pending()-pending, heap()-before
+	grown, used := budget.PendingBytes()-pending, heap()-before
 	t.Logf("%d bytes more are pending, and the process uses %d more", grown, used)
 	require.Greater(t, grown, limit/2)
 	require.Less(t, used, grown*3/2)
@@ -212,7 +212,7 @@ func TestBudgetOfStalledMembers(t *testing.T) {
 	publish(limit / size)
 	require.Equal(t, members-stalled, room.Len(), "those that stall are gone, and nobody else")
 	require.NoError(t, b.Shutdown(t.Context()))
-	require.Zero(t, budget.Pending())
+	require.Zero(t, budget.PendingBytes())
 }
 
 // A shared block may be larger than a small Budget. Then each Writer gets its own copy, and no
@@ -233,12 +233,12 @@ func TestBudgetSmallerThanABlock(t *testing.T) {
 	for range 9 {
 		require.Equal(t, 2, room.Publish(counted(1000)))
 	}
-	require.Equal(t, 9000, budget.Pending())
+	require.Equal(t, 9000, budget.PendingBytes())
 	require.NoError(t, w.Err())
 	conn.Release()
 	require.NoError(t, w.Close())
-	require.Zero(t, budget.Pending())
-	_ = b.Close()
+	require.Zero(t, budget.PendingBytes())
+	_ = b.CloseNow()
 }
 
 // joinStalled registers n Writers with stalled peers and lets them join "room".
@@ -268,7 +268,7 @@ func TestBudgetOfALargeMessage(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	conns := joinStalled(t, b, 20, &sendq.WriterOptions{Budget: budget})
 	require.Equal(t, 20, b.Room("room").Publish(make([]byte, 300<<10)))
-	require.Less(t, budget.Pending(), 310<<10)
+	require.Less(t, budget.PendingBytes(), 310<<10)
 	release(conns)
 	require.NoError(t, b.Shutdown(t.Context()))
 }
@@ -300,7 +300,7 @@ func TestBudgetEndsWhoKeepsTheMost(t *testing.T) {
 	}
 	<-stalled.Done()
 	require.ErrorIs(t, stalled.Err(), sendq.ErrSlowConsumer)
-	_ = b.Close()
+	_ = b.CloseNow()
 }
 
 // An ending Writer no longer counts, even while its connection is slow to close.
@@ -312,7 +312,7 @@ func TestBudgetForgetsWhoEnds(t *testing.T) {
 		w.Write(make([]byte, 1000))
 	}
 	require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-	require.Zero(t, budget.Pending())
+	require.Zero(t, budget.PendingBytes())
 	releaseClose()
 	<-w.Done()
 }
@@ -329,7 +329,7 @@ func TestBudgetCountsABlockAgain(t *testing.T) {
 	require.NoError(t, b.Register("large", large))
 	require.NoError(t, room.Join("large"))
 	room.Publish([]byte("hello\n"))
-	shared := budget.Pending()
+	shared := budget.PendingBytes()
 	require.NoError(t, large.Send(counted(limit-2*shared-10)))
 	require.NoError(t, b.Register("small", small))
 	other := b.Room("other")
@@ -339,7 +339,7 @@ func TestBudgetCountsABlockAgain(t *testing.T) {
 	<-large.Done()
 	require.ErrorIs(t, large.Err(), sendq.ErrSlowConsumer)
 	require.NoError(t, small.Err())
-	require.Equal(t, shared, budget.Pending())
-	_ = b.Close()
-	require.Zero(t, budget.Pending())
+	require.Equal(t, shared, budget.PendingBytes())
+	_ = b.CloseNow()
+	require.Zero(t, budget.PendingBytes())
 }

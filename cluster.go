@@ -2,7 +2,6 @@ package sendq
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -226,7 +225,7 @@ func (b *Broker) closeTransport(ctx context.Context) error {
 	}
 	defer close(c.done)
 	if err := c.transport.Close(c.bound); err != nil {
-		c.err = fmt.Errorf("sendq: closing the Relay: %w", err)
+		c.err = failed(err, "closing the Relay")
 	}
 	c.claims.Wait()
 	b.mu.Lock()

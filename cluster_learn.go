@@ -177,5 +177,5 @@ func (b node) Snapshot(f func(events []relay.Event)) {
 func (b node) MessagesLost(node string, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.notify(Event{Kind: Gap, Node: node, Missed: n})
+	b.notify(Event{Kind: EventGap, Node: node, Missed: n})
 }

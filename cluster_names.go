@@ -3,7 +3,6 @@ package sendq
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
@@ -19,7 +18,7 @@ func (b *Broker) claimName(ctx context.Context, t *turn, w *Writer) (err error) 
 	var h relay.Handover
 	err = errNoAnswer
 	defer func() { err = b.endClaim(t, w, &h, err) }()
-	h, err = b.cluster.transport.Claim(ctx, t.name, b.opts.Names == Takeover)
+	h, err = b.cluster.transport.Claim(ctx, t.name, b.opts.NamePolicy == NameTakeover)
 	return err
 }
 
@@ -33,7 +32,7 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 	switch state := w.currentState(); {
 	case b.closed:
 		return errShutDown(t.name)
-	case state >= ended, state != open && c.names.Get(t.name) != nil && b.opts.Names == Takeover:
+	case state >= ended, state != open && c.names.Get(t.name) != nil && b.opts.NamePolicy == NameTakeover:
 		return errWriterClosed(t.name)
 	}
 	t.claim = claiming
@@ -52,13 +51,13 @@ func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) erro
 	b.change(t.name, ErrTakenOver, func() {
 		switch {
 		case isOwner && isLost:
-			err = fmt.Errorf("sendq: register %q: %w", t.name, ErrNameLost)
+			err = failed(ErrNameLost, "register %q", t.name)
 		case isOwner:
 			err = b.enter(t.name, w, h)
 		}
 		b.dropDeparting(t.name)
 	})
-	if err != nil && b.opts.Names == Takeover {
+	if err != nil && b.opts.NamePolicy == NameTakeover {
 		// Other nodes may have noted that the name moves here. It is nowhere.
 		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: t.name, Cause: ErrTakenOver}})
 	}

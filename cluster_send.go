@@ -36,7 +36,7 @@ func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *mem
 		case <-time.After(maxMove):
 			return nil, "", nil
 		case <-ctx.Done():
-			return nil, "", fmt.Errorf("sendq: %q moves between nodes: %w", name, context.Cause(ctx))
+			return nil, "", failed(context.Cause(ctx), "%q moves between nodes", name)
 		}
 	}
 }

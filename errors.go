@@ -128,7 +128,7 @@ type UndeliveredError struct {
 	Err      error // the error of Writer.Shutdown
 }
 
-func (e *UndeliveredError) Error() string { return fmt.Sprintf("%q: %v", e.Name, e.Err) }
+func (e *UndeliveredError) Error() string { return failed(e.Err, "%q", e.Name).Error() }
 
 func (e *UndeliveredError) Unwrap() error { return e.Err }
 

@@ -12,16 +12,16 @@ import (
 type EventKind uint8
 
 const (
-	Joined     EventKind = iota // a Writer has the name, and none had before
-	Left                        // no Writer has the name any longer
-	RoomJoined                  // the name has become a member of a room
-	RoomLeft                    // the name is no longer a member of a room
-	Lagged                      // events are missing here, because the observer was too slow
-	Gap                         // messages from another node were lost in transit
+	EventJoined     EventKind = iota // a Writer has the name, and none had before
+	EventLeft                        // no Writer has the name any longer
+	EventRoomJoined                  // the name has become a member of a room
+	EventRoomLeft                    // the name is no longer a member of a room
+	EventLagged                      // events are missing here, because the observer was too slow
+	EventGap                         // messages from another node were lost in transit
 )
 
 func (k EventKind) String() string {
-	if k <= Gap {
+	if k <= EventGap {
 		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
@@ -32,14 +32,14 @@ type Event struct {
 	Kind EventKind
 	Name string
 
-	// Room is the room of RoomJoined and RoomLeft.
+	// Room is the room of EventRoomJoined and EventRoomLeft.
 	Room string
 
-	// Cause is the cause of Left: the Err of the last Writer of the name, or why its node is
+	// Cause is the cause of EventLeft: the Err of the last Writer of the name, or why its node is
 	// gone. It is nil if the name was unregistered or the cause is unknown.
 	Cause error
 
-	// Missed is the number of missing events of Lagged, or of lost messages of Gap.
+	// Missed is the number of missing events of EventLagged, or of lost messages of EventGap.
 	Missed int
 
 	// Node is the node of the name, or of the sender of lost messages. It is empty for this
@@ -62,7 +62,7 @@ type observer struct {
 // that moment.
 //
 // The Broker does not wait for the caller. It keeps at most 4,096 events; more are lost, and a
-// Lagged event in their place has their number. To know the state again, restart the iteration.
+// EventLagged event in their place has their number. To know the state again, restart the iteration.
 //
 // Takeovers, additional Writers of a name and duplicates after a partition cause no events,
 // because the name never becomes free. The end of the Broker does not end the iteration: all
@@ -81,7 +81,7 @@ func (b *Broker) Events(ctx context.Context) iter.Seq[Event] {
 					return
 				}
 			}
-			if missed > 0 && !yield(Event{Kind: Lagged, Missed: missed}) {
+			if missed > 0 && !yield(Event{Kind: EventLagged, Missed: missed}) {
 				return
 			}
 			select {
@@ -111,9 +111,9 @@ func (b *Broker) observe() (*observer, []Event) {
 
 // appendPresence appends the events of a name joining a node and rooms.
 func appendPresence(events []Event, node, name string, rooms []string) []Event {
-	events = append(events, Event{Kind: Joined, Name: name, Node: node})
+	events = append(events, Event{Kind: EventJoined, Name: name, Node: node})
 	for _, room := range rooms {
-		events = append(events, Event{Kind: RoomJoined, Name: name, Room: room, Node: node})
+		events = append(events, Event{Kind: EventRoomJoined, Name: name, Room: room, Node: node})
 	}
 	return events
 }
@@ -149,8 +149,8 @@ func eventOf(e relay.Event, node string) Event {
 }
 
 var kinds = [...]EventKind{
-	relay.EventJoined: Joined, relay.EventLeft: Left, relay.EventMoved: Left,
-	relay.EventRoomJoined: RoomJoined, relay.EventRoomLeft: RoomLeft,
+	relay.EventJoined: EventJoined, relay.EventLeft: EventLeft, relay.EventMoved: EventLeft,
+	relay.EventRoomJoined: EventRoomJoined, relay.EventRoomLeft: EventRoomLeft,
 }
 
 // causeOf returns why a name leaves.
@@ -253,16 +253,16 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 func (b *Broker) notifyChange(name string, cause error, before, after presence) {
 	was, is := before.rooms, after.rooms
 	for _, room := range without(was, is) {
-		b.notify(Event{Kind: RoomLeft, Name: name, Room: room, Node: before.node})
+		b.notify(Event{Kind: EventRoomLeft, Name: name, Room: room, Node: before.node})
 	}
 	switch {
 	case before.exists && !after.exists:
-		b.notify(Event{Kind: Left, Name: name, Cause: cause, Node: before.node})
+		b.notify(Event{Kind: EventLeft, Name: name, Cause: cause, Node: before.node})
 	case !before.exists && after.exists:
-		b.notify(Event{Kind: Joined, Name: name, Node: after.node})
+		b.notify(Event{Kind: EventJoined, Name: name, Node: after.node})
 	}
 	for _, room := range without(is, was) {
-		b.notify(Event{Kind: RoomJoined, Name: name, Room: room, Node: after.node})
+		b.notify(Event{Kind: EventRoomJoined, Name: name, Room: room, Node: after.node})
 	}
 }
 

@@ -42,18 +42,18 @@ func TestEvents(t *testing.T) {
 
 		events := stop()
 		for i, want := range []sendq.Event{
-			{Kind: sendq.Joined, Name: "early"}, // how things were
-			{Kind: sendq.RoomJoined, Name: "early", Room: "room"},
-			{Kind: sendq.Joined, Name: "bob"},
-			{Kind: sendq.RoomJoined, Name: "bob", Room: "room"},
-			{Kind: sendq.RoomJoined, Name: "bob", Room: "other"},
-			{Kind: sendq.RoomLeft, Name: "bob", Room: "other"},
-			{Kind: sendq.RoomLeft, Name: "bob", Room: "room"},
-			{Kind: sendq.Left, Name: "bob", Cause: errBroken},
-			{Kind: sendq.Joined, Name: "carol"},
-			{Kind: sendq.Left, Name: "carol"},
-			{Kind: sendq.Joined, Name: "dave"},
-			{Kind: sendq.Left, Name: "dave"},
+			{Kind: sendq.EventJoined, Name: "early"}, // how things were
+			{Kind: sendq.EventRoomJoined, Name: "early", Room: "room"},
+			{Kind: sendq.EventJoined, Name: "bob"},
+			{Kind: sendq.EventRoomJoined, Name: "bob", Room: "room"},
+			{Kind: sendq.EventRoomJoined, Name: "bob", Room: "other"},
+			{Kind: sendq.EventRoomLeft, Name: "bob", Room: "other"},
+			{Kind: sendq.EventRoomLeft, Name: "bob", Room: "room"},
+			{Kind: sendq.EventLeft, Name: "bob", Cause: errBroken},
+			{Kind: sendq.EventJoined, Name: "carol"},
+			{Kind: sendq.EventLeft, Name: "carol"},
+			{Kind: sendq.EventJoined, Name: "dave"},
+			{Kind: sendq.EventLeft, Name: "dave"},
 		} {
 			require.Equal(t, want, events[i])
 		}
@@ -95,8 +95,8 @@ func TestEventsLagged(t *testing.T) {
 		cancel()
 		<-done
 		require.Len(t, events, 1+kept+1+1)
-		require.Equal(t, sendq.Event{Kind: sendq.Lagged, Missed: changes - kept}, events[1+kept])
-		require.Equal(t, sendq.Event{Kind: sendq.Joined, Name: "last"}, events[1+kept+1])
+		require.Equal(t, sendq.Event{Kind: sendq.EventLagged, Missed: changes - kept}, events[1+kept])
+		require.Equal(t, sendq.Event{Kind: sendq.EventJoined, Name: "last"}, events[1+kept+1])
 		for i, e := range events[1 : 1+kept] {
 			require.Equal(t, fmt.Sprint(i/2), e.Name, "the oldest are there, in order")
 		}
@@ -112,11 +112,11 @@ func TestEventsTellWhoIsHere(t *testing.T) {
 			here := make(map[string]bool)
 			for e := range b.Events(t.Context()) {
 				switch key := e.Name + "/" + e.Room; e.Kind {
-				case sendq.Joined, sendq.RoomJoined:
+				case sendq.EventJoined, sendq.EventRoomJoined:
 					assert.False(t, here[key], "%v", e)
 					assert.True(t, e.Room == "" || here[e.Name+"/"], "%v before its name", e)
 					here[key] = true
-				case sendq.Left, sendq.RoomLeft:
+				case sendq.EventLeft, sendq.EventRoomLeft:
 					assert.True(t, here[key], "%v", e)
 					delete(here, key)
 				default:

@@ -121,7 +121,7 @@ func ExampleBroker() {
 // A room exists while it has members.
 func ExampleRoom() {
 	broker := sendq.NewBroker(nil)
-	defer broker.Close()
+	defer broker.CloseNow()
 	peers := make(map[string]net.Conn)
 	for _, name := range []string{"alice", "bob", "carol"} {
 		conn, peer := dialed()
@@ -148,7 +148,7 @@ func ExampleRoom() {
 // The Report says who got it and who did not.
 func ExampleBroker_SendTo() {
 	broker := sendq.NewBroker(nil)
-	defer broker.Close()
+	defer broker.CloseNow()
 	conn, peer := dialed()
 	defer peer.Close()
 	broker.Register("bob", sendq.NewWriter(conn, nil))
@@ -166,7 +166,7 @@ func ExampleBroker_SendTo() {
 // Bob's connection hangs, and he logs in again. The new connection gets the messages that the old
 // one did not.
 func ExampleNamePolicy_takeover() {
-	broker := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	broker := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 	hanging, _ := net.Pipe() // nobody reads
 	old := sendq.NewWriter(hanging, nil)
 	broker.Register("bob", old)
@@ -248,9 +248,9 @@ func ExampleBroker_Events() {
 	for event := range broker.Events(context.Background()) {
 		fmt.Println(event.Kind, strings.TrimSpace(event.Name+" "+event.Room))
 		switch event.Kind {
-		case sendq.RoomJoined:
+		case sendq.EventRoomJoined:
 			bob.CloseNow()
-		case sendq.Left:
+		case sendq.EventLeft:
 			fmt.Println(event.Cause)
 			return
 		}

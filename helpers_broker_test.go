@@ -21,7 +21,7 @@ import (
 // newBroker returns a Broker, and the calls of its OnUndelivered.
 func newBroker(policy sendq.NamePolicy) (*sendq.Broker, *handBacks) {
 	var returned handBacks
-	return sendq.NewBroker(&sendq.BrokerOptions{Names: policy, OnUndelivered: returned.add}), &returned
+	return sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: policy, OnUndelivered: returned.add}), &returned
 }
 
 // handBacks records calls of OnUndelivered.
@@ -235,22 +235,22 @@ func (p *presence) see(e sendq.Event) {
 	rooms, here := p.rooms[e.Name]
 	allowed := here
 	switch e.Kind {
-	case sendq.Joined:
+	case sendq.EventJoined:
 		allowed = !here
 		p.rooms[e.Name] = make(map[string]bool)
-	case sendq.Left:
+	case sendq.EventLeft:
 		allowed = here && len(rooms) == 0
 		delete(p.rooms, e.Name)
-	case sendq.RoomJoined:
+	case sendq.EventRoomJoined:
 		if allowed = here && !rooms[e.Room]; allowed {
 			rooms[e.Room] = true
 		}
-	case sendq.RoomLeft:
+	case sendq.EventRoomLeft:
 		allowed = rooms[e.Room]
 		delete(rooms, e.Room)
-	case sendq.Lagged:
+	case sendq.EventLagged:
 		allowed = false // there are not so many
-	case sendq.Gap:
+	case sendq.EventGap:
 		allowed = true
 	}
 	if !allowed && p.err == nil {

@@ -453,7 +453,7 @@ func TestNetlabTakeoverOfAVanishedPeer(t *testing.T) {
 	t.Parallel()
 	n := netlab.New(t, 1)
 	_, oldConn := n.TCP(t)
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 	old := newWriter(t, oldConn, nil)
 	require.NoError(t, b.Register("name", old))
 	n.Paths[0].Cut()

@@ -31,7 +31,7 @@ func alone(t *testing.T, opts *sendq.BrokerOptions) (relay.Node, *sendq.Broker) 
 	var s solitude
 	o.Relay = &s
 	b := sendq.NewBroker(&o)
-	t.Cleanup(func() { b.Close() })
+	t.Cleanup(func() { b.CloseNow() })
 	return s.node, b
 }
 
@@ -101,11 +101,11 @@ func TestRelayPanics(t *testing.T) {
 		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Broadcast(nil) }},
 		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").Publish(nil) }},
 		{"Replay", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
-		{"Close", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Close() }},
+		{"Close", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.CloseNow() }},
 	} {
 		t.Run(tt.method, func(t *testing.T) {
 			transport := &solitude{}
-			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, ReplayMessages: 1, Relay: transport})
+			b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, ReplayMessages: 1, Relay: transport})
 			bob := register(t, b, "bob", readingPeer())
 			require.NoError(t, b.Room("quiet").Join("bob"))
 			transport.node.Apply("other", remote, true)
@@ -134,7 +134,7 @@ func TestRelayPanics(t *testing.T) {
 func TestRelayPanicsInClaim(t *testing.T) {
 	transport := &solitude{broken: map[string]bool{"Claim": true}}
 	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
-	defer b.Close()
+	defer b.CloseNow()
 	const crowd = 10
 	panics := make(chan any, crowd)
 	for _, w := range idleWriters(t, crowd) {
@@ -221,7 +221,7 @@ func (r *talkative) Claim(context.Context, string, bool) (relay.Handover, error)
 // A Relay that panics once is told of what happens later.
 func TestRelayPanicsAndIsToldLater(t *testing.T) {
 	transport := &talkative{}
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 	register(t, b, "bob", readingPeer())
 	transport.broken = map[string]bool{"Release": true}
 	require.Panics(t, func() { transport.node.Evict(context.Background(), "bob", "other") })
@@ -235,7 +235,7 @@ func TestRelayPanicsAndIsToldLater(t *testing.T) {
 func TestRelayRegisterFailsUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := &talkative{fail: true}
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 		stop := observe(b)
 		synctest.Wait()
 		require.Error(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)))
@@ -264,7 +264,7 @@ func TestRegisterThatNeedsNoClaim(t *testing.T) {
 	ended := sendq.NewWriter(readingPeer(), nil)
 	require.NoError(t, ended.CloseNow())
 	require.ErrorIs(t, b.Register("bob", ended), sendq.ErrClosed)
-	require.NoError(t, b.Close())
+	require.NoError(t, b.CloseNow())
 	require.ErrorIs(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
 }
 
@@ -289,7 +289,7 @@ func TestWriterEndsDuringClaim(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 	require.ErrorIs(t, b.Register("bob", w), sendq.ErrClosed)
 	require.Equal(t, []string{"bob"}, transport.released)
-	require.NoError(t, b.Close())
+	require.NoError(t, b.CloseNow())
 }
 
 // Close waits for a claim that the Relay has not ended.
@@ -299,7 +299,7 @@ func TestCloseWaitsForAClaim(t *testing.T) {
 		b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &claiming{during: func() { <-gate }}})
 		registered := async(func() error { return b.Register("bob", sendq.NewWriter(readingPeer(), nil)) })
 		synctest.Wait()
-		closed := async(b.Close)
+		closed := async(b.CloseNow)
 		synctest.Wait()
 		require.Empty(t, closed)
 		close(gate)
@@ -312,14 +312,14 @@ func TestCloseWaitsForAClaim(t *testing.T) {
 func TestRelayMovesOutOfSight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		transport := &solitude{}
-		b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover, Relay: transport})
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 		transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
 		stop := observe(b)
 		synctest.Wait()
 		transport.node.Apply("other", []relay.Event{{Kind: relay.EventMoved, Name: "bob", To: "nowhere"}}, false)
 		synctest.Wait()
 		events := stop()
-		require.Equal(t, sendq.Event{Kind: sendq.Left, Name: "bob", Cause: sendq.ErrTakenOver, Node: "other"}, events[len(events)-1])
+		require.Equal(t, sendq.Event{Kind: sendq.EventLeft, Name: "bob", Cause: sendq.ErrTakenOver, Node: "other"}, events[len(events)-1])
 	})
 }
 
@@ -342,7 +342,7 @@ func TestRelayShutdownWaitsForClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks
 		b := sendq.NewBroker(&sendq.BrokerOptions{
-			Names: sendq.Takeover, OnUndelivered: returned.add, Relay: &dawdler{closed: make(chan struct{})},
+			NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add, Relay: &dawdler{closed: make(chan struct{})},
 		})
 		w := sendq.NewWriter(readingPeer(), nil)
 		defer w.CloseNow()

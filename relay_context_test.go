@@ -35,7 +35,7 @@ func requireHurry(t *testing.T, f func(ctx context.Context)) {
 func TestRegisterContext(t *testing.T) {
 	t.Run("waits for another node", func(t *testing.T) {
 		var returned handBacks
-		opts := sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add}
+		opts := sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add}
 		inCluster(t, 2, opts, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 			register(t, bs[1], "bob", stalledPeer())
 			require.NoError(t, bs[1].Send("bob", []byte("old")))
@@ -90,8 +90,8 @@ func TestRegisterContext(t *testing.T) {
 	t.Run("does not wait", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		b, _ := newBroker(sendq.Takeover)
-		defer b.Close()
+		b, _ := newBroker(sendq.NameTakeover)
+		defer b.CloseNow()
 		for range 2 {
 			require.NoError(t, b.RegisterContext(ctx, "bob", sendq.NewWriter(readingPeer(), nil)))
 		}

@@ -66,7 +66,7 @@ func inCluster(t *testing.T, n int, opts sendq.BrokerOptions, test func(t *testi
 		ports := maps.Clone(h.ports)
 		defer func() {
 			for _, b := range bs {
-				b.Close()
+				b.CloseNow()
 			}
 			settle()
 			for _, p := range ports {

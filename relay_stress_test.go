@@ -20,11 +20,11 @@ import (
 // come to rest, all know the same, every direct message has ended as its sender was told, and
 // every peer has got the messages of a sender in their order.
 func TestRelayStress(t *testing.T) {
-	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover} {
+	for _, policy := range []sendq.NamePolicy{sendq.NameReject, sendq.NameTakeover} {
 		t.Run(policy.String(), func(t *testing.T) {
 			for range 3 {
 				s := &province{policy: policy, direct: make(map[string]*told)}
-				opts := sendq.BrokerOptions{Names: policy, OnUndelivered: s.returned.add}
+				opts := sendq.BrokerOptions{NamePolicy: policy, OnUndelivered: s.returned.add}
 				inCluster(t, 3, opts, s.run)
 			}
 		})
@@ -54,7 +54,7 @@ var (
 func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 	s.h, s.bs = h, bs
 	h.slow.Store(true)
-	if s.policy == sendq.Takeover {
+	if s.policy == sendq.NameTakeover {
 		h.timeout.Store(int64(time.Hour)) // all claims are answered
 	}
 	var watched []*presence
@@ -65,7 +65,7 @@ func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 	for i := range 9 {
 		work.Go(func() { s.work(i, bs[i%len(bs)]) })
 	}
-	if s.policy == sendq.Reject {
+	if s.policy == sendq.NameReject {
 		work.Go(s.disturb)
 	}
 	work.Wait()
@@ -218,7 +218,7 @@ func (s *province) check(t *testing.T) {
 			var worker string
 			var i int
 			fmt.Sscanf(line, "%s %s %d %s", &kind, &worker, &i, &to)
-			if s.policy == sendq.Takeover {
+			if s.policy == sendq.NameTakeover {
 				worker += kind // what is to many may come twice, out of order
 				if kind != "direct" {
 					continue
@@ -236,7 +236,7 @@ func (s *province) check(t *testing.T) {
 	for line, told := range s.direct {
 		require.LessOrEqual(t, told.accepted, ended[line], "%q", line)
 		require.GreaterOrEqual(t, told.accepted+told.unconfirmed, ended[line], "%q", line)
-		if s.policy == sendq.Takeover {
+		if s.policy == sendq.NameTakeover {
 			require.Zero(t, told.unconfirmed)
 		}
 	}

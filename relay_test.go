@@ -21,7 +21,7 @@ import (
 
 var anyPolicy = sendq.BrokerOptions{}
 
-var takingOver = sendq.BrokerOptions{Names: sendq.Takeover}
+var takingOver = sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}
 
 func TestRelayNameIsUnique(t *testing.T) {
 	for _, name := range []string{"bob", "", ">", "*", "a b", strings.Repeat("long", 200), "\xff"} {
@@ -51,9 +51,9 @@ func TestRelayNameIsUnique(t *testing.T) {
 // Of many that register a name at once, everywhere, one has it; with Takeover each has
 // it once, and one in the end.
 func TestRelayRegisterAtOnce(t *testing.T) {
-	for _, policy := range []sendq.NamePolicy{sendq.Reject, sendq.Takeover} {
+	for _, policy := range []sendq.NamePolicy{sendq.NameReject, sendq.NameTakeover} {
 		t.Run(policy.String(), func(t *testing.T) {
-			inCluster(t, 3, sendq.BrokerOptions{Names: policy}, func(t *testing.T, h *hub, bs []*sendq.Broker) {
+			inCluster(t, 3, sendq.BrokerOptions{NamePolicy: policy}, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 				h.slow.Store(true)
 				var mu sync.Mutex
 				var ws []*sendq.Writer
@@ -67,7 +67,7 @@ func TestRelayRegisterAtOnce(t *testing.T) {
 							defer mu.Unlock()
 							ws = append(ws, w)
 						default:
-							assert.Equal(t, sendq.Reject, policy)
+							assert.Equal(t, sendq.NameReject, policy)
 							assert.ErrorIs(t, err, sendq.ErrNameTaken)
 							w.CloseNow()
 						}
@@ -84,7 +84,7 @@ func TestRelayRegisterAtOnce(t *testing.T) {
 					}
 				}
 				require.Equal(t, 1, alive)
-				if policy == sendq.Reject {
+				if policy == sendq.NameReject {
 					require.Len(t, ws, 1)
 				} else {
 					require.Len(t, ws, 15)
@@ -99,7 +99,7 @@ func TestRelayRegisterAtOnce(t *testing.T) {
 // sees it leave.
 func TestRelayTakeover(t *testing.T) {
 	var returned handBacks
-	opts := sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add}
+	opts := sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add}
 	inCluster(t, 3, opts, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		old := register(t, bs[0], "bob", stalledPeer())
 		require.NoError(t, bs[0].Room("room").Join("bob"))
@@ -131,7 +131,7 @@ func TestRelayTakeover(t *testing.T) {
 			for _, e := range stop() {
 				kinds = append(kinds, e.Kind)
 			}
-			require.Equal(t, []sendq.EventKind{sendq.Joined, sendq.RoomJoined, sendq.RoomJoined}, kinds, "of before, seen by %d", i)
+			require.Equal(t, []sendq.EventKind{sendq.EventJoined, sendq.EventRoomJoined, sendq.EventRoomJoined}, kinds, "of before, seen by %d", i)
 		}
 		for _, b := range bs {
 			require.ElementsMatch(t, []string{"room", "other"}, slices.Collect(b.RoomsOf("bob")))
@@ -144,7 +144,7 @@ func TestRelayTakeover(t *testing.T) {
 // on the node that has it then, and everybody learns that the name is free.
 func TestRelayTakeoverFails(t *testing.T) {
 	var returned handBacks
-	opts := sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add}
+	opts := sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add}
 	for name, end := range map[string]func(w *sendq.Writer, b *sendq.Broker){
 		"the Writer has ended": func(w *sendq.Writer, b *sendq.Broker) { w.CloseNow() },
 		"the Writer is closing": func(w *sendq.Writer, b *sendq.Broker) {
@@ -189,7 +189,7 @@ func TestRelayTakeoverFails(t *testing.T) {
 					require.Zero(t, b.Len())
 					require.Zero(t, b.Room("room").Len())
 				}
-				require.Contains(t, stop(), sendq.Event{Kind: sendq.Left, Name: "bob", Cause: sendq.ErrTakenOver, Node: "b"})
+				require.Contains(t, stop(), sendq.Event{Kind: sendq.EventLeft, Name: "bob", Cause: sendq.ErrTakenOver, Node: "b"})
 				w.CloseNow()
 			})
 		})
@@ -720,14 +720,14 @@ func TestRelayPresence(t *testing.T) {
 			}
 		}
 		require.Equal(t, []sendq.Event{
-			{Kind: sendq.Joined, Name: "alice", Node: "a"},
-			{Kind: sendq.RoomJoined, Name: "alice", Room: "room", Node: "a"},
-			{Kind: sendq.Joined, Name: "carol", Node: "c"},
-			{Kind: sendq.RoomJoined, Name: "carol", Room: "room", Node: "c"},
-			{Kind: sendq.RoomJoined, Name: "carol", Room: "other", Node: "c"},
-			{Kind: sendq.RoomLeft, Name: "carol", Room: "other", Node: "c"},
-			{Kind: sendq.RoomLeft, Name: "carol", Room: "room", Node: "c"},
-			{Kind: sendq.Left, Name: "carol", Cause: errBroken, Node: "c"},
+			{Kind: sendq.EventJoined, Name: "alice", Node: "a"},
+			{Kind: sendq.EventRoomJoined, Name: "alice", Room: "room", Node: "a"},
+			{Kind: sendq.EventJoined, Name: "carol", Node: "c"},
+			{Kind: sendq.EventRoomJoined, Name: "carol", Room: "room", Node: "c"},
+			{Kind: sendq.EventRoomJoined, Name: "carol", Room: "other", Node: "c"},
+			{Kind: sendq.EventRoomLeft, Name: "carol", Room: "other", Node: "c"},
+			{Kind: sendq.EventRoomLeft, Name: "carol", Room: "room", Node: "c"},
+			{Kind: sendq.EventLeft, Name: "carol", Cause: errBroken, Node: "c"},
 		}, afar)
 	})
 }
@@ -758,7 +758,7 @@ func TestRelayForgets(t *testing.T) {
 		requireSameView(t, []*sendq.Broker{bs[0], bs[2]}, 2)
 		var left []string
 		for _, e := range stop() {
-			if e.Kind == sendq.Left {
+			if e.Kind == sendq.EventLeft {
 				require.Equal(t, errKilled, e.Cause)
 				require.Equal(t, "b", e.Node)
 				left = append(left, e.Name)
@@ -822,7 +822,7 @@ func TestRelayNameLost(t *testing.T) {
 		require.Equal(t, "at b\nfrom a\n", string(peer.Bytes()))
 		for i, stop := range stops {
 			for _, e := range stop() {
-				require.NotEqual(t, sendq.Left, e.Kind, "seen by %d", i)
+				require.NotEqual(t, sendq.EventLeft, e.Kind, "seen by %d", i)
 			}
 		}
 
@@ -878,11 +878,11 @@ func TestRelayGap(t *testing.T) {
 		requireSameView(t, bs, 3)
 		require.Equal(t, []string{"joined"}, slices.Collect(bs[1].RoomsOf("stays")))
 		events := stop()
-		require.Contains(t, events, sendq.Event{Kind: sendq.Gap, Node: "a", Missed: 2})
-		require.Contains(t, events, sendq.Event{Kind: sendq.Left, Name: "gone", Node: "a"})
-		require.Contains(t, events, sendq.Event{Kind: sendq.Joined, Name: "new", Node: "a"})
-		require.Contains(t, events, sendq.Event{Kind: sendq.RoomLeft, Name: "stays", Room: "left", Node: "a"})
-		require.Contains(t, events, sendq.Event{Kind: sendq.RoomJoined, Name: "stays", Room: "joined", Node: "a"})
+		require.Contains(t, events, sendq.Event{Kind: sendq.EventGap, Node: "a", Missed: 2})
+		require.Contains(t, events, sendq.Event{Kind: sendq.EventLeft, Name: "gone", Node: "a"})
+		require.Contains(t, events, sendq.Event{Kind: sendq.EventJoined, Name: "new", Node: "a"})
+		require.Contains(t, events, sendq.Event{Kind: sendq.EventRoomLeft, Name: "stays", Room: "left", Node: "a"})
+		require.Contains(t, events, sendq.Event{Kind: sendq.EventRoomJoined, Name: "stays", Room: "joined", Node: "a"})
 		require.False(t, hasEnded(stays))
 	})
 }
@@ -1021,9 +1021,9 @@ func TestRelayShutdown(t *testing.T) {
 			require.Zero(t, bs[0].Len())
 			require.Zero(t, bs[0].Broadcast(nil))
 			require.ErrorIs(t, bs[0].Register("dave", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
-			require.Contains(t, stop(), sendq.Event{Kind: sendq.Left, Name: "bob", Node: "a"})
+			require.Contains(t, stop(), sendq.Event{Kind: sendq.EventLeft, Name: "bob", Node: "a"})
 			require.NoError(t, bs[0].Shutdown(t.Context()))
-			require.NoError(t, bs[0].Close())
+			require.NoError(t, bs[0].CloseNow())
 			port.node.Apply("b", []relay.Event{{Kind: relay.EventJoined, Name: "late"}}, false)
 			require.Zero(t, bs[0].Len())
 		})
@@ -1040,7 +1040,7 @@ func TestRelayShutdown(t *testing.T) {
 			synctest.Wait()
 			here := make(map[string]bool)
 			for _, e := range stop() {
-				here[e.Name] = e.Kind == sendq.Joined
+				here[e.Name] = e.Kind == sendq.EventJoined
 			}
 			require.Equal(t, map[string]bool{"alice": false, "bob": false}, here)
 		})
@@ -1059,7 +1059,7 @@ func TestRelayShutdown(t *testing.T) {
 			require.ErrorContains(t, err, "not sent")
 			require.Equal(t, err, <-patiently)
 			require.Less(t, time.Since(start), 2*time.Minute)
-			require.Equal(t, err, bs[0].Close())
+			require.Equal(t, err, bs[0].CloseNow())
 		})
 	})
 
@@ -1067,7 +1067,7 @@ func TestRelayShutdown(t *testing.T) {
 		inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 			h.hold("a", "b")
 			start := time.Now()
-			require.Error(t, bs[0].Close())
+			require.Error(t, bs[0].CloseNow())
 			require.Zero(t, time.Since(start))
 		})
 	})
@@ -1075,7 +1075,7 @@ func TestRelayShutdown(t *testing.T) {
 	// A takeover that is under way fails, and nothing is lost.
 	t.Run("meets Register", func(t *testing.T) {
 		var returned handBacks
-		opts := sendq.BrokerOptions{Names: sendq.Takeover, OnUndelivered: returned.add}
+		opts := sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add}
 		inCluster(t, 2, opts, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 			register(t, bs[0], "bob", stalledPeer())
 			require.NoError(t, bs[0].Send("bob", []byte("old")))
@@ -1125,8 +1125,8 @@ func TestRelayRegisterFails(t *testing.T) {
 }
 
 func TestRelayAndAttach(t *testing.T) {
-	require.PanicsWithValue(t, "sendq: NewBroker: Attach and Relay do not go together", func() {
-		newHub().newBroker("a", sendq.BrokerOptions{Names: sendq.Attach})
+	require.PanicsWithValue(t, "sendq: NewBroker: NameAttach and Relay exclude each other", func() {
+		newHub().newBroker("a", sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
 	})
 }
 

@@ -104,7 +104,7 @@ func (r *Room) Publish(p []byte) int {
 }
 
 // PublishFrom is Publish to all members except sender. The sender need not be a member. With
-// Attach, no Writer of the sender gets p.
+// NameAttach, no Writer of the sender gets p.
 func (r *Room) PublishFrom(sender string, p []byte) int {
 	return r.broker.publishOne(r.target().from(sender), p)
 }

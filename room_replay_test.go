@@ -183,7 +183,7 @@ func TestReplayBehindSomething(t *testing.T) {
 		require.Equal(t, 2, b.Room("room").Publish(counted(200)))
 		require.NoError(t, w.Err())
 		w.CloseNow()
-		_ = b.Close()
+		_ = b.CloseNow()
 	})
 }
 
@@ -193,7 +193,7 @@ func TestReplayBeyondBudget(t *testing.T) {
 	const each = 10 + 64
 	budget := sendq.NewBudget(40 * each)
 	other, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
-	require.NoError(t, other.Send(counted(10*each-budget.Pending())))
+	require.NoError(t, other.Send(counted(10*each-budget.PendingBytes())))
 	const room = 40 - 40/8 - 10
 	conn := stalledPeer()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{Budget: budget})

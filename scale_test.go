@@ -101,7 +101,7 @@ func TestCostIsNoSquare(t *testing.T) {
 			return func() { node.Deliver(ds) }
 		},
 		"Writers attach to a name": func(t *testing.T, n int) func() {
-			b, writers := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach}), idleWriters(t, n)
+			b, writers := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach}), idleWriters(t, n)
 			return func() {
 				for _, w := range writers {
 					require.NoError(t, b.Register("bob", w))
@@ -110,7 +110,7 @@ func TestCostIsNoSquare(t *testing.T) {
 			}
 		},
 		"attached Writers end": func(t *testing.T, n int) func() {
-			b, writers := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach}), idleWriters(t, n)
+			b, writers := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach}), idleWriters(t, n)
 			for _, w := range writers {
 				require.NoError(t, b.Register("bob", w))
 			}
@@ -197,7 +197,7 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 				}
 		},
 		"Writers of one name": func(t *testing.T) (come, leave func()) {
-			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Attach})
+			b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
 			permanent := idleWriters(t, 2)
 			var writers []*sendq.Writer
 			return func() {

@@ -18,7 +18,7 @@ func TestStatsHoldUpNothingElse(t *testing.T) {
 		return NewWriter(conn, nil)
 	}
 	b := NewBroker(nil)
-	defer b.Close()
+	defer b.CloseNow()
 	busy, bob := newWriter(), newWriter()
 	defer bob.CloseNow()
 	require.NoError(t, b.Register("busy", busy))
@@ -52,8 +52,8 @@ func (t *Tally) isRead() bool {
 
 // A Writer that Register refuses never counts, whatever the reason.
 func TestRefusedWriterDoesNotCount(t *testing.T) {
-	b := NewBroker(&BrokerOptions{Names: Takeover})
-	defer b.Close()
+	b := NewBroker(&BrokerOptions{NamePolicy: NameTakeover})
+	defer b.CloseNow()
 	require.NoError(t, b.Register("bob", newIdleWriter()))
 
 	closing := newIdleWriter()
@@ -82,8 +82,8 @@ func TestRefusedWriterDoesNotCount(t *testing.T) {
 
 // A Writer that ends during Register counts if and only if it got the name.
 func TestWriterThatEndsInRegisterCounts(t *testing.T) {
-	for _, policy := range []NamePolicy{Reject, Takeover} {
-		b := NewBroker(&BrokerOptions{Names: policy})
+	for _, policy := range []NamePolicy{NameReject, NameTakeover} {
+		b := NewBroker(&BrokerOptions{NamePolicy: policy})
 		var registered atomic.Int64
 		for range 2000 {
 			w := newIdleWriter()
@@ -104,7 +104,7 @@ func TestWriterThatEndsInRegisterCounts(t *testing.T) {
 			}
 			<-closed
 		}
-		require.NoError(t, b.Close())
+		require.NoError(t, b.CloseNow())
 		s := b.Stats()
 		require.Zero(t, s.Writers)
 		require.Equal(t, registered.Load(), s.Ends.Closed.Writers+s.Ends.TakenOver.Writers)

@@ -211,7 +211,7 @@ func requireNotLess(t *testing.T, now, before []int64) {
 // Fan-outs are counted by their number of recipients, for each message, and not without recipients.
 func TestBrokerStatsFanOuts(t *testing.T) {
 	b := sendq.NewBroker(nil)
-	defer b.Close()
+	defer b.CloseNow()
 	room := b.Room("few")
 	require.Zero(t, room.Publish(nil))
 	require.Zero(t, b.Broadcast(nil))
@@ -276,7 +276,7 @@ func TestBrokerStatsOfWriters(t *testing.T) {
 // Inherited messages are undelivered for the old Writer and accepted by the new one. No counter
 // decreases.
 func TestBrokerStatsOfTakeover(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 	register(t, b, "bob", stalledPeer())
 	last := b.Stats()
 	for range 100 {
@@ -301,7 +301,7 @@ func TestBrokerStatsOfTakeover(t *testing.T) {
 	require.Equal(t, sendq.Ends{
 		TakenOver: sendq.EndStats{Writers: 100, Undelivered: last.Undelivered, UndeliveredBytes: last.UndeliveredBytes},
 	}, last.Ends)
-	b.Close()
+	b.CloseNow()
 }
 
 // The figures can be published as JSON.
@@ -309,7 +309,7 @@ func TestBrokerStatsAsJSON(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	joinMany(t, b, 1)
 	b.Broadcast([]byte("hi"))
-	b.Close()
+	b.CloseNow()
 	s := b.Stats()
 	text, err := json.Marshal(s)
 	require.NoError(t, err)

@@ -42,7 +42,7 @@ func TestStress(t *testing.T) {
 	}
 	workers.Wait()
 	t.Logf("%d connections, %d messages", connections.Load(), messages.Load())
-	assert.Zero(t, budget.Pending())
+	assert.Zero(t, budget.PendingBytes())
 	assert.Zero(t, broker.Len())
 }
 

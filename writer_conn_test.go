@@ -33,7 +33,7 @@ func TestBlockingSocketCanBeClosed(t *testing.T) {
 		},
 		"WriteTimeout": func(w *sendq.Writer) error { <-w.Done(); return w.Err() },
 		"Takeover": func(w *sendq.Writer) error {
-			b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+			b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 			if err := b.Register("name", w); err != nil {
 				return err
 			}

@@ -229,7 +229,7 @@ func runModel(t testing.TB, input []byte) {
 		}
 	}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
-		Names:          sendq.Takeover,
+		NamePolicy:     sendq.NameTakeover,
 		ReplayMessages: 20,
 		OnUndelivered: func(name string, messages iter.Seq[[]byte], _ error) {
 			m.mu.Lock()
@@ -251,7 +251,7 @@ func runModel(t testing.TB, input []byte) {
 			m.checkStats(l)
 		}
 		if m.opts.Budget != nil {
-			pending := m.opts.Budget.Pending()
+			pending := m.opts.Budget.PendingBytes()
 			require.True(t, 0 <= pending && pending <= budget, "%d of the Budget's %d", pending, budget)
 		}
 	}
@@ -432,7 +432,7 @@ func (m *model) end() {
 		}
 	}
 	if m.opts.Budget != nil {
-		require.Zero(m.t, m.opts.Budget.Pending(), "nothing is pending, and Writers live")
+		require.Zero(m.t, m.opts.Budget.PendingBytes(), "nothing is pending, and Writers live")
 	}
 	for _, l := range m.lines {
 		for _, mw := range l.writers {
@@ -442,7 +442,7 @@ func (m *model) end() {
 	for _, flushed := range m.flushes {
 		require.NoError(m.t, within(m.t, flushed))
 	}
-	within(m.t, async(m.broker.Close)) // waits for the calls of OnUndelivered
+	within(m.t, async(m.broker.CloseNow)) // waits for the calls of OnUndelivered
 }
 
 // check accounts for all messages after the end.

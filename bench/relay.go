@@ -310,7 +310,7 @@ func (b *bench) relayKilled(server *child, f *nameFigure) error {
 		return err
 	}
 	broker := sendq.NewBroker(&sendq.BrokerOptions{Relay: relay})
-	defer broker.Close()
+	defer broker.CloseNow()
 	w := sendq.NewWriter(discard{}, nil)
 	defer w.CloseNow()
 	if err := broker.Register(victim, w); !errors.Is(err, sendq.ErrNameTaken) {

@@ -98,7 +98,7 @@ func (c *brokerNode) missed() (messages int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
-		if e.Kind == sendq.Gap {
+		if e.Kind == sendq.EventGap {
 			messages += e.Missed
 		}
 	}

@@ -46,7 +46,7 @@ cause, and can register them (TestKilledNode). Messages in transit to it are giv
 that is only cut off goes on serving its own users and sees the names of the others leave, but
 cannot register names. When it is reachable again
 
-  - it learns how many messages it has missed, from a sendq.Gap event and from Stats
+  - it learns how many messages it has missed, from a sendq.EventGap event and from Stats
     (TestPartitionUnderLoad);
   - it registers its names again and loses each one that another node has taken: the Writer ends
     with sendq.ErrNameLost (TestPartition). Until then both nodes have the name: throughout the

@@ -119,7 +119,7 @@ func TestKilledNode(t *testing.T) {
 	for _, n := range []*brokerNode{a, b} {
 		eventually(t, func() bool {
 			return n.hasEvent(func(e sendq.Event) bool {
-				return e.Kind == sendq.Left && e.Name == "doomed" && errors.Is(e.Cause, ErrNodeLost)
+				return e.Kind == sendq.EventLeft && e.Name == "doomed" && errors.Is(e.Cause, ErrNodeLost)
 			})
 		})
 	}
@@ -216,7 +216,7 @@ func requireAscending(t *testing.T, lines []string) {
 func TestTakeover(t *testing.T) {
 	var nodes []*brokerNode
 	for i := range 3 {
-		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{}, sendq.BrokerOptions{Names: sendq.Takeover}))
+		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{}, sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}))
 	}
 	var users []*user
 	login := func(n *brokerNode) {

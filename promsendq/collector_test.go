@@ -33,8 +33,8 @@ func TestLint(t *testing.T) {
 
 // The metrics after known traffic.
 func TestBrokerCollector(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
-	defer b.Close()
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
+	defer b.CloseNow()
 	stuck := &sendq.WriterOptions{MaxPending: 3 * (64 + 4), Overflow: sendq.DropNewest}
 	register := func(name string, conn net.Conn, opts *sendq.WriterOptions) *sendq.Writer {
 		w := sendq.NewWriter(conn, opts)
@@ -175,7 +175,7 @@ func TestSeveralBrokers(t *testing.T) {
 
 // While Writers are registered, send and end, every scrape adds up and no counter decreases.
 func TestScrapeUnderLoad(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Names: sendq.Takeover})
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 	room := b.Room("room")
 	var over atomic.Bool
 	var load sync.WaitGroup

@@ -115,7 +115,7 @@ type Node interface {
 	NodeGone(node string, cause error)
 
 	// MessagesLost reports that n messages from another node were lost in transit. The
-	// Broker emits a Gap event.
+	// Broker emits a sendq.EventGap.
 	MessagesLost(node string, n int)
 
 	// NameLost reports that another node owns a name of this one, as can happen after a

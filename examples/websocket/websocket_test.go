@@ -47,7 +47,7 @@ func serve(t testing.TB, l library) *server {
 	broker := sendq.NewBroker(nil)
 	s := httptest.NewServer(l.handler(broker))
 	t.Cleanup(func() { // all clients are gone
-		require.NoError(t, broker.Close())
+		require.NoError(t, broker.CloseNow())
 		s.Close()
 	})
 	return &server{l, t, broker, "ws" + strings.TrimPrefix(s.URL, "http") + "?name="}
@@ -65,7 +65,7 @@ func (s *server) writer(name string) *sendq.Writer {
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	for e := range s.broker.Events(ctx) {
-		if e.Kind == sendq.Joined && e.Name == name {
+		if e.Kind == sendq.EventJoined && e.Name == name {
 			break
 		}
 	}

@@ -82,9 +82,9 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	rng := rand.New(rand.NewPCG(s.seed, uint64(s.total.episodes)))
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	e := &episode{soaker: s, names: sendq.Takeover, until: s.delivered.Load() + messages}
+	e := &episode{soaker: s, names: sendq.NameTakeover, until: s.delivered.Load() + messages}
 	if s.total.episodes%3 == 0 {
-		e.names = sendq.Attach
+		e.names = sendq.NameAttach
 	}
 	if err := e.net.listen(); err != nil {
 		s.fault("%v", err)
@@ -102,13 +102,13 @@ func (s *soaker) episode(ctx context.Context, messages int64) {
 	if e.opts.Overflow >= sendq.DropNewest {
 		e.opts.MaxPending = pick(rng, 16<<10, e.opts.MaxPending) // a batch exceeds 16 KiB
 	}
-	e.broker = sendq.NewBroker(&sendq.BrokerOptions{Names: e.names, OnUndelivered: e.takeBack})
+	e.broker = sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: e.names, OnUndelivered: e.takeBack})
 	e.room = e.broker.Room(memberRoom)
 	for i := range 40 + rng.IntN(160) {
 		m := &member{name: fmt.Sprint("member ", i)}
 		e.members = append(e.members, m)
 		e.connect(rng, m)
-		if e.names == sendq.Attach {
+		if e.names == sendq.NameAttach {
 			e.connect(rng, m)
 		}
 	}
@@ -160,7 +160,7 @@ func (e *episode) connect(rng *rand.Rand, m *member) {
 	m.mu.Lock()
 	switch n := len(m.sessions); {
 	case n == 0:
-	case e.names == sendq.Takeover:
+	case e.names == sendq.NameTakeover:
 		e.total.takeovers++
 	default:
 		e.total.attached++
@@ -337,7 +337,7 @@ func (e *episode) end(rng *rand.Rand) {
 		}
 	}
 	if rng.IntN(2) == 0 {
-		_ = e.broker.Close()
+		_ = e.broker.CloseNow()
 	} else {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -359,25 +359,24 @@ func (e *episode) end(rng *rand.Rand) {
 // requireDelivered records a fault if Shutdown did not deliver everything to a live peer. err is
 // the result of Shutdown.
 func (e *episode) requireDelivered(err error) {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
+	if err == nil {
 		return
 	}
-	for _, err := range joined.Unwrap() {
-		var u *sendq.UndeliveredError
-		if !errors.As(err, &u) {
-			e.fault("Shutdown: %v", err)
-			continue
-		}
+	failed, ok := errors.AsType[*sendq.ShutdownError](err)
+	if !ok || failed.Relay != nil {
+		e.fault("Shutdown: %v", err)
+		return
+	}
+	for _, u := range failed.Undelivered {
 		i := slices.IndexFunc(e.members, func(m *member) bool { return m.name == u.Name })
 		sessions := e.members[i].sessions // of which the error is one's
-		if e.names == sendq.Takeover {
+		if e.names == sendq.NameTakeover {
 			sessions = sessions[len(sessions)-1:]
 		}
 		// Something else may have ended it at the same moment.
 		isLossy := slices.ContainsFunc(sessions, func(l *session) bool { return l.lossy.Load() })
-		if errors.Is(err, context.DeadlineExceeded) && !isLossy {
-			e.fault("Shutdown: %v", err)
+		if errors.Is(u, context.DeadlineExceeded) && !isLossy {
+			e.fault("Shutdown: %v", u)
 		}
 	}
 }
@@ -407,7 +406,7 @@ func (e *episode) account() {
 			if before != nil && !before.precedes(&l.stream) {
 				e.fault("%s: messages reordered or duplicated by a takeover", name)
 			}
-			if l.stream.messages > 0 && e.names == sendq.Takeover {
+			if l.stream.messages > 0 && e.names == sendq.NameTakeover {
 				before = l.stream.after(before)
 			}
 			accepted += s.Accepted
@@ -421,9 +420,9 @@ func (e *episode) account() {
 	sum.inherited = undelivered - sum.handedBack
 
 	switch e.names {
-	case sendq.Takeover:
+	case sendq.NameTakeover:
 		sum.accepted += e.droppedAtOnce(sum) // as Stats counts
-	case sendq.Attach: // each message that one call has accepted, one Writer or several have
+	case sendq.NameAttach: // each message that one call has accepted, one Writer or several have
 		if sum.inherited != 0 || accepted < sum.accepted {
 			e.fault("attached: %d accepted by calls, %d by Writers, %d neither written nor handed back", sum.accepted, accepted, sum.inherited)
 		}
@@ -433,8 +432,8 @@ func (e *episode) account() {
 	if s.Names+s.Rooms+s.Writers > 0 || s.Written != sum.written || s.Dropped != sum.dropped || s.Undelivered != undelivered {
 		e.fault("the Broker's figures differ: %+v", s)
 	}
-	if b := e.opts.Budget; b != nil && b.Pending() != 0 {
-		e.fault("the Budget still has %d bytes", b.Pending())
+	if b := e.opts.Budget; b != nil && b.PendingBytes() != 0 {
+		e.fault("the Budget still has %d bytes", b.PendingBytes())
 	}
 	t := &e.total
 	t.accepted += sum.accepted

@@ -10,7 +10,7 @@ import (
 // watch logs how many messages of other servers were lost on the way here.
 func (s *Server) watch(ctx context.Context) {
 	for e := range s.core.Broker.Events(ctx) {
-		if e.Kind == sendq.Gap {
+		if e.Kind == sendq.EventGap {
 			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed)
 		}
 	}
@@ -21,8 +21,8 @@ func why(r sendq.Refusal) string {
 	switch {
 	case errors.Is(r.Err, sendq.ErrUnconfirmed):
 		return "the server of " + r.Name + " does not answer: the message may have arrived, or not"
-	case errors.Is(r.Err, sendq.ErrWouldBlock):
-		return "the server of " + r.Name + " is too far behind: the message was not sent"
+	case errors.Is(r.Err, sendq.ErrClosed):
+		return r.Name + " has just left"
 	}
-	return r.Name + " has just left"
+	return "the message to " + r.Name + " was not sent: try again later"
 }

@@ -73,9 +73,9 @@ func (c logLines) have(what string) bool {
 // Users are told why somebody did not get a message.
 func TestWhy(t *testing.T) {
 	for err, want := range map[error]string{
-		sendq.ErrClosed:      "bob has just left",
-		sendq.ErrUnconfirmed: "the server of bob does not answer: the message may have arrived, or not",
-		sendq.ErrWouldBlock:  "the server of bob is too far behind: the message was not sent",
+		sendq.ErrClosed:       "bob has just left",
+		sendq.ErrUnconfirmed:  "the server of bob does not answer: the message may have arrived, or not",
+		errors.New("another"): "the message to bob was not sent: try again later",
 	} {
 		require.Equal(t, want, why(sendq.Refusal{Name: "bob", Err: err}))
 	}

@@ -28,7 +28,7 @@ func TestServeOtherwise(t *testing.T) {
 	handled, handledAddr := listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan error)
-	s := New(Options{Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{Names: sendq.Attach}})
+	s := New(Options{Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{NamePolicy: sendq.NameAttach}})
 	go func() { served <- s.Serve(ctx, first) }()
 	go func() { served <- s.Serve(ctx, second) }()
 	go func() {

@@ -79,7 +79,7 @@ func New(o Options) *Server {
 	opts.ReplayMessages, opts.ReplayBytes = o.Replay, maxReplay
 	if o.Takeover {
 		s.missed = newMailboxes()
-		opts.Names, opts.OnUndelivered = sendq.Takeover, s.keep
+		opts.NamePolicy, opts.OnUndelivered = sendq.NameTakeover, s.keep
 	}
 	s.core.Broker = sendq.NewBroker(opts)
 	s.core.Hooks = core.Hooks{
