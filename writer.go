@@ -16,9 +16,9 @@ import (
 // A message is the bytes of one call of Write, WriteString or Send. The Writer queues messages,
 // without limit unless WriterOptions sets one. It writes them whole, in the order in which it
 // accepted them, and on a stream several at a time. A goroutine does the writing, and exists
-// only while there is something to write. If the kernel takes a message at once, the sender
-// writes it itself. Accepted does not mean delivered: Flush, Close and Undelivered report what
-// became of the messages.
+// only while there is something to write. If the Writer is idle, the sender may write a message
+// itself, as far as the kernel takes it at once. Accepted does not mean delivered: Flush, Close
+// and Undelivered report what became of the messages.
 //
 // Use NewWriter to make a Writer. All methods may be called from any goroutine at any time.
 type Writer struct {

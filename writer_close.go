@@ -31,11 +31,11 @@ func (w *Writer) Close() error {
 // the peer has gone by then, it is not known what became of these bytes, and the error may be
 // nil.
 //
-// Elsewhere nobody knows what has arrived. Shutdown half-closes the connection if it has a
-// method CloseWrite, waits for half a second or until the bound passes, and closes it. On a
-// slow link, the end of a long farewell is then lost if the peer has sent bytes and nobody read
-// them. This includes wrappers around a hidden socket: a plain struct{ net.Conn }, as in
-// netutil.LimitListener, cmux, and many packages for tracing or counting. To solve it, give the
+// Elsewhere nobody knows what has arrived. That includes wrappers with a hidden socket: a plain
+// struct{ net.Conn }, as in netutil.LimitListener, cmux, and many packages for tracing or
+// counting. Shutdown half-closes the connection if it has a method CloseWrite, waits for half a
+// second or until the bound passes, and closes it. On a slow link, the end of a long farewell
+// is then lost if the peer has sent bytes and nobody read them. To prevent that, give the
 // wrapper a method NetConn, and a method CloseWrite unless the connection underneath has one. A
 // net.Pipe or a datagram connection loses nothing when it is closed, so there Shutdown does not
 // wait.
