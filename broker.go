@@ -47,13 +47,12 @@ type BrokerOptions struct {
 
 // A Broker delivers messages to Writers by name: to one, to all, or to the members of
 // a room. It only ever queues them, so no call waits for a slow peer, and a stalled
-// recipient holds up no other.
+// recipient delays no other.
 //
-// Each of its methods may be called from any goroutine at any time. A message may be
-// reused when the call that sent it returns; a fan-out copies it once for all. What
-// one goroutine sends reaches a recipient in the order of its calls, by whatever
-// method, and all recipients see what is broadcast in one same order, as the members
-// of a room do.
+// Each method may be called from any goroutine at any time. A message may be reused when
+// the call that sent it returns; a fan-out copies it once for all. Messages of one
+// goroutine reach a recipient in the order of its calls, by any method. All recipients see
+// broadcasts in one same order, and all members of a room see its messages in one same order.
 //
 // With a Relay it does the same for names on other nodes. Methods that wait for other nodes say
 // so, and have a form with a context.
@@ -62,9 +61,8 @@ type BrokerOptions struct {
 type Broker struct {
 	opts BrokerOptions
 
-	// mu guards the names, the rooms and who is in them. It is never held while
-	// messages are queued. It may be held while a Writer's lock is taken, but
-	// not the other way round.
+	// mu guards the names, the rooms and their members. It is never held while messages are
+	// queued. A Writer's lock may be taken while it is held, but not the other way round.
 	mu        sync.Mutex
 	names     set.Map[string, *member]
 	rooms     set.Map[string, *group] // those with members
@@ -110,8 +108,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	return b
 }
 
-// Lookup returns the Writer that has the name on this node, with NameAttach the one that has had
-// it longest.
+// Lookup returns the Writer of the name on this node. With NameAttach it returns the oldest one.
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,9 +149,9 @@ func (b *Broker) Len() int {
 	return b.names.Len() + b.remotesLen(toAll)
 }
 
-// Send queues p for the Writer that has the name. It fails with ErrUnknownName if none
-// has, and as Writer.Write does if that Writer refuses it. It never waits: where Write would, it
-// fails with ErrWouldBlock.
+// Send queues p for the Writer of the name. It fails with ErrUnknownName if there is none, and
+// like Writer.Write if the Writer refuses p. It never waits for the Writer: where Write would
+// wait, Send fails with ErrWouldBlock.
 //
 // If another node has the name, Send waits for its reply, which is the same as here. It fails
 // with ErrUnconfirmed if no reply comes within the timeout of the Relay.

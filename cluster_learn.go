@@ -37,7 +37,7 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 func (b *Broker) applyNext(from *remoteNode, events []relay.Event) (n int) {
 	first := events[0]
 	if first.Kind == relay.EventRoomJoined || first.Kind == relay.EventRoomLeft {
-		// No more can change than that: no need to compare the rooms before and after.
+		// Nothing else can change, so there is no need to compare the rooms before and after.
 		if r := b.cluster.find(first.Name, from); b.cluster.applyRoom(r, first) && b.isVisible(r) {
 			b.notify(eventOf(first, from.name))
 		}
@@ -109,8 +109,8 @@ func (c *cluster) applyRoom(r *remoteName, e relay.Event) bool {
 	return false
 }
 
-// applyLeft notes that a name has left a node or moves from there. r is the name on that node, or
-// nil.
+// applyLeft applies the end of a name on a node, or its move from there. r is the name on that
+// node, or nil.
 func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 	c := b.cluster
 	movesHere := e.Kind == relay.EventMoved && e.To == c.self
@@ -131,12 +131,12 @@ func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
 	}
 }
 
-// move notes that a name in those rooms moves to a node. The origin has announced it; nil is this
-// node. If that node is unknown, nothing is noted.
+// move adds a name that arrives at a node, with its rooms. The origin has announced it; nil is this
+// node. An unknown node adds nothing.
 //
-// The name may have arrived and left again before this node hears of the move. Nothing more
-// would come from that node then. So the origin announces once more that the name has left, when
-// it hears so from that node, and every node drops the arriving name.
+// The name may have arrived and left again before this node hears of the move. Then the other
+// node announces nothing more. So the origin, when it hears that the name has left there,
+// announces it once more, and every node drops the arriving name.
 func (c *cluster) move(origin *remoteNode, name, node string, rooms []string) {
 	to := c.nodes[node]
 	if to == nil || c.find(name, to) != nil {

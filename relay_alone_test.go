@@ -15,62 +15,62 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A solitude is a Relay without other nodes, which panics in the methods of the given names.
-type solitude struct {
+// A fakeTransport has no other nodes. It panics in the broken methods.
+type fakeTransport struct {
 	node   relay.Node
 	broken map[string]bool
 	kept   [][]byte // the answer of other nodes to Replay
 }
 
-// alone returns the node of a Broker with such a Relay.
+// alone returns the node of a Broker with such a transport.
 func alone(t *testing.T, opts *sendq.BrokerOptions) (relay.Node, *sendq.Broker) {
 	var o sendq.BrokerOptions
 	if opts != nil {
 		o = *opts
 	}
-	var s solitude
+	var s fakeTransport
 	o.Relay = &s
 	b := sendq.NewBroker(&o)
 	t.Cleanup(func() { b.CloseNow() })
 	return s.node, b
 }
 
-func (s *solitude) enter(method string) {
+func (s *fakeTransport) enter(method string) {
 	if s.broken[method] {
 		panic(method)
 	}
 }
 
-func (s *solitude) Start(node relay.Node) string {
+func (s *fakeTransport) Start(node relay.Node) string {
 	s.node = node
 	s.enter("Start")
 	return "here"
 }
 
-func (s *solitude) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (s *fakeTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
 	s.enter("Claim")
 	return relay.Handover{}, nil
 }
 
-func (s *solitude) Release(string)                                   { s.enter("Release") }
-func (s *solitude) Announce([]relay.Event)                           { s.enter("Announce") }
-func (s *solitude) Post(string, relay.Delivery, func(relay.Outcome)) { s.enter("Post") }
-func (s *solitude) Replay(context.Context, string, string, int) ([][]byte, error) {
+func (s *fakeTransport) Release(string)                                   { s.enter("Release") }
+func (s *fakeTransport) Announce([]relay.Event)                           { s.enter("Announce") }
+func (s *fakeTransport) Post(string, relay.Delivery, func(relay.Outcome)) { s.enter("Post") }
+func (s *fakeTransport) Replay(context.Context, string, string, int) ([][]byte, error) {
 	s.enter("Replay")
 	return s.kept, nil
 }
-func (s *solitude) Close(context.Context) error { s.enter("Close"); return nil }
+func (s *fakeTransport) Close(context.Context) error { s.enter("Close"); return nil }
 
-// look begins to iterate over the Events of b, which has a name, and takes no more than the first
-// until stop is called.
+// look iterates over the Events of b. It takes the first, which must exist, and no more until stop
+// is called.
 func look(t *testing.T, b *sendq.Broker) (stop func()) {
 	next, stop := iter.Pull(b.Events(t.Context()))
 	next()
 	return stop
 }
 
-// A Relay that panics makes the call fail that has called it, and nothing else: no lock stays
-// locked, and nobody waits for it.
+// A panic of the transport reaches its caller and does no other harm: no lock stays locked, and
+// nobody waits for it.
 func TestRelayPanics(t *testing.T) {
 	remote := []relay.Event{
 		{Kind: relay.EventJoined, Name: "alice"},
@@ -104,7 +104,7 @@ func TestRelayPanics(t *testing.T) {
 		{"Close", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.CloseNow() }},
 	} {
 		t.Run(tt.method, func(t *testing.T) {
-			transport := &solitude{}
+			transport := &fakeTransport{}
 			b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, ReplayMessages: 1, Relay: transport})
 			bob := register(t, b, "bob", readingPeer())
 			require.NoError(t, b.Room("quiet").Join("bob"))
@@ -130,9 +130,9 @@ func TestRelayPanics(t *testing.T) {
 	}
 }
 
-// The same while somebody else waits for the name.
+// The same while others wait for the name.
 func TestRelayPanicsInClaim(t *testing.T) {
-	transport := &solitude{broken: map[string]bool{"Claim": true}}
+	transport := &fakeTransport{broken: map[string]bool{"Claim": true}}
 	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 	defer b.CloseNow()
 	const crowd = 10
@@ -148,14 +148,14 @@ func TestRelayPanicsInClaim(t *testing.T) {
 	}
 }
 
-// If Start panics, the Broker is of no use, but a Relay that has got it may still call it.
+// If Start panics, the Broker is of no use, but the transport may still call its Node.
 func TestRelayPanicsInStart(t *testing.T) {
-	transport := &solitude{broken: map[string]bool{"Start": true}}
+	transport := &fakeTransport{broken: map[string]bool{"Start": true}}
 	require.PanicsWithValue(t, "Start", func() { sendq.NewBroker(&sendq.BrokerOptions{Relay: transport}) })
 	transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
 }
 
-// A number of messages may be as far from what makes sense as an int can be.
+// The number of messages to replay may be any int.
 func TestReplayExtremes(t *testing.T) {
 	opts := sendq.BrokerOptions{ReplayMessages: math.MaxInt, ReplayBytes: math.MaxInt}
 	for ask, want := range map[int]int{math.MinInt: 0, math.MinInt + 1: 0, -1: 0, math.MaxInt - 1: 10, math.MaxInt: 10} {
@@ -177,7 +177,7 @@ func TestReplayExtremes(t *testing.T) {
 	}
 }
 
-// Whoever has been sent something is woken, although the Relay panics when it is asked to send.
+// Recipients of earlier messages are woken, although the transport panics in a later one.
 func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 	for name, call := range map[string]func(b *sendq.Broker){
 		"SendTo": func(b *sendq.Broker) { b.SendTo([]string{"bob", "alice"}, []byte("hello\n")) },
@@ -189,7 +189,7 @@ func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			transport := &solitude{}
+			transport := &fakeTransport{}
 			b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 			bob := register(t, b, "bob", readingPeer())
 			transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "alice"}}, true)
@@ -203,24 +203,24 @@ func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 	}
 }
 
-// talkative is a Relay that keeps what it is told, and whose Claim may fail.
-type talkative struct {
-	solitude
+// A recordingTransport keeps the events. Its Claim may fail.
+type recordingTransport struct {
+	fakeTransport
 	told []relay.Event
 	fail bool
 }
 
-func (r *talkative) Announce(es []relay.Event) { r.told = append(r.told, es...) }
-func (r *talkative) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *recordingTransport) Announce(es []relay.Event) { r.told = append(r.told, es...) }
+func (r *recordingTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
 	if r.fail {
 		return relay.Handover{}, errors.New("no answer")
 	}
 	return relay.Handover{}, nil
 }
 
-// A Relay that panics once is told of what happens later.
+// A transport that panics once hears of later events.
 func TestRelayPanicsAndIsToldLater(t *testing.T) {
-	transport := &talkative{}
+	transport := &recordingTransport{}
 	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 	register(t, b, "bob", readingPeer())
 	transport.broken = map[string]bool{"Release": true}
@@ -231,10 +231,10 @@ func TestRelayPanicsAndIsToldLater(t *testing.T) {
 	require.NotEmpty(t, transport.told)
 }
 
-// A name that nobody was given does not leave.
+// A name that was never registered does not leave.
 func TestRelayRegisterFailsUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		transport := &talkative{fail: true}
+		transport := &recordingTransport{fail: true}
 		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 		stop := observe(b)
 		synctest.Wait()
@@ -245,8 +245,7 @@ func TestRelayRegisterFailsUnseen(t *testing.T) {
 	})
 }
 
-// A snapshot of a node replaces all that the node has told, also who was about to take a name
-// over from it.
+// A snapshot of a node replaces all its earlier announcements, also of names that move elsewhere.
 func TestSnapshotReplacesMoves(t *testing.T) {
 	node, b := alone(t, nil)
 	node.Apply("one", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
@@ -258,9 +257,9 @@ func TestSnapshotReplacesMoves(t *testing.T) {
 	require.ErrorIs(t, b.Send("bob", []byte("hello\n")), sendq.ErrUnknownName)
 }
 
-// Nobody asks the Relay for a name that cannot be given: it would fail in its own way.
+// If a registration cannot succeed, the transport is not asked.
 func TestRegisterThatNeedsNoClaim(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &talkative{fail: true}})
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &recordingTransport{fail: true}})
 	ended := sendq.NewWriter(readingPeer(), nil)
 	require.NoError(t, ended.CloseNow())
 	require.ErrorIs(t, b.Register("bob", ended), sendq.ErrClosed)
@@ -268,35 +267,35 @@ func TestRegisterThatNeedsNoClaim(t *testing.T) {
 	require.ErrorIs(t, b.Register("bob", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
 }
 
-// claiming is a Relay that calls a function during Claim, and keeps which names are released.
-type claiming struct {
-	solitude
+// A claimingTransport calls a function during Claim and records the released names.
+type claimingTransport struct {
+	fakeTransport
 	during   func()
 	released []string
 }
 
-func (r *claiming) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *claimingTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
 	r.during()
 	return relay.Handover{}, nil
 }
 
-func (r *claiming) Release(name string) { r.released = append(r.released, name) }
+func (r *claimingTransport) Release(name string) { r.released = append(r.released, name) }
 
 // A name is released if its Writer has ended during the claim.
 func TestWriterEndsDuringClaim(t *testing.T) {
 	w := sendq.NewWriter(readingPeer(), nil)
-	transport := &claiming{during: func() { w.CloseNow() }}
+	transport := &claimingTransport{during: func() { w.CloseNow() }}
 	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
 	require.ErrorIs(t, b.Register("bob", w), sendq.ErrClosed)
 	require.Equal(t, []string{"bob"}, transport.released)
 	require.NoError(t, b.CloseNow())
 }
 
-// Close waits for a claim that the Relay has not ended.
+// Close waits for a claim under way.
 func TestCloseWaitsForAClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &claiming{during: func() { <-gate }}})
+		b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &claimingTransport{during: func() { <-gate }}})
 		registered := async(func() error { return b.Register("bob", sendq.NewWriter(readingPeer(), nil)) })
 		synctest.Wait()
 		closed := async(b.CloseNow)
@@ -308,10 +307,10 @@ func TestCloseWaitsForAClaim(t *testing.T) {
 	})
 }
 
-// A name that moves to a node of which nothing is known leaves, and not without a cause.
+// If a name moves to an unknown node, it leaves with a cause.
 func TestRelayMovesOutOfSight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		transport := &solitude{}
+		transport := &fakeTransport{}
 		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 		transport.node.Apply("other", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
 		stop := observe(b)
@@ -323,26 +322,26 @@ func TestRelayMovesOutOfSight(t *testing.T) {
 	})
 }
 
-// dawdler is a Relay whose Claim succeeds some time after Close.
-type dawdler struct {
-	solitude
+// A slowTransport claims a name some time after Close.
+type slowTransport struct {
+	fakeTransport
 	closed chan struct{}
 }
 
-func (r *dawdler) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *slowTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
 	<-r.closed
 	time.Sleep(time.Second)
 	return relay.Handover{Undelivered: [][]byte{[]byte("old")}}, nil
 }
 
-func (r *dawdler) Close(context.Context) error { close(r.closed); return nil }
+func (r *slowTransport) Close(context.Context) error { close(r.closed); return nil }
 
-// Shutdown returns when the last claim is over, and what that has brought is handed back.
+// Shutdown waits for the last claim, and hands back its messages.
 func TestRelayShutdownWaitsForClaims(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var returned handBacks
 		b := sendq.NewBroker(&sendq.BrokerOptions{
-			NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add, Relay: &dawdler{closed: make(chan struct{})},
+			NamePolicy: sendq.NameTakeover, OnUndelivered: returned.add, Relay: &slowTransport{closed: make(chan struct{})},
 		})
 		w := sendq.NewWriter(readingPeer(), nil)
 		defer w.CloseNow()

@@ -15,14 +15,14 @@ import (
 
 var errHurry = errors.New("in a hurry")
 
-// hurry returns a context that is done after a second, which is less than a hub waits.
+// hurry returns a context that is done after a second. A hub waits longer.
 func hurry(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errHurry)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// requireHurry requires that f returns when such a context is done.
+// requireHurry requires that f returns when its context is done.
 func requireHurry(t *testing.T, f func(ctx context.Context)) {
 	t.Helper()
 	start := time.Now()
@@ -30,8 +30,8 @@ func requireHurry(t *testing.T, f func(ctx context.Context)) {
 	require.Equal(t, time.Second, time.Since(start))
 }
 
-// A registration whose context is done is given up: the Writer lives on without the name, which
-// is free, and what another node has given up for it is handed back.
+// When the context is done, the registration is given up: the Writer lives on without the name, the
+// name is free, and the messages of another node are handed back.
 func TestRegisterContext(t *testing.T) {
 	t.Run("waits for another node", func(t *testing.T) {
 		var returned handBacks
@@ -98,7 +98,7 @@ func TestRegisterContext(t *testing.T) {
 	})
 }
 
-// contextWays are the ways to send to bob and alice, and to stop waiting.
+// contextWays are the ways to send to bob and alice with a context.
 var contextWays = map[string]func(ctx context.Context, b *sendq.Broker) (toBob, toAlice error){
 	"Send": func(ctx context.Context, b *sendq.Broker) (toBob, toAlice error) {
 		toBob = b.SendContext(ctx, "bob", []byte("hello"))
@@ -117,8 +117,7 @@ var contextWays = map[string]func(ctx context.Context, b *sendq.Broker) (toBob, 
 	},
 }
 
-// A sender whose context is done does not know what has become of a message on another node.
-// What is known, counts.
+// When the context is done, a message is unconfirmed if its reply is missing. Other outcomes count.
 func TestSendContext(t *testing.T) {
 	for name, send := range contextWays {
 		for alice, where := range []string{"here", "on a node that replies"} {
@@ -145,7 +144,7 @@ func TestSendContext(t *testing.T) {
 	}
 }
 
-// A message to a name that moves between nodes is not sent when the context is done.
+// A message to a moving name is not sent once the context is done.
 func TestSendContextWhileNameMoves(t *testing.T) {
 	for name, send := range contextWays {
 		t.Run(name, func(t *testing.T) {
@@ -168,7 +167,7 @@ func TestSendContextWhileNameMoves(t *testing.T) {
 	}
 }
 
-// The same if that is known only when the node that had the name has refused the message.
+// The same if the node that had the name has refused the message.
 func TestSendContextAfterNameMoved(t *testing.T) {
 	inCluster(t, 3, takingOver, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		register(t, bs[1], "bob", readingPeer())
@@ -190,7 +189,7 @@ func TestSendContextAfterNameMoved(t *testing.T) {
 	})
 }
 
-// Whoever does not wait for the history of a room joins it without.
+// When the context is done, the name joins the room without its history.
 func TestJoinReplayContext(t *testing.T) {
 	inCluster(t, 2, sendq.BrokerOptions{ReplayMessages: 10}, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		register(t, bs[0], "alice", readingPeer())
@@ -213,7 +212,7 @@ func TestJoinReplayContext(t *testing.T) {
 	})
 }
 
-// Another node that takes a name over waits for its registration only as long as it wants.
+// When the context is done, Evict no longer waits for a registration of the name.
 func TestEvictContext(t *testing.T) {
 	inCluster(t, 3, takingOver, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		register(t, bs[1], "bob", readingPeer())

@@ -18,11 +18,10 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A hub is a network in the process, and the registry of names: its ports are Relays, as they
-// should be, of several Brokers. Every link from one node to another can be made to wait, to
-// be slow and to lose things.
+// A hub is a network and a registry of names in this process. Its ports are the transports of
+// several Brokers. Every link from one node to another can wait, be slow and lose things.
 //
-// No lock of it is held while a method of a Node is called.
+// It holds no lock during a call of a Node.
 type hub struct {
 	slow    atomic.Bool  // everything takes some milliseconds
 	timeout atomic.Int64 // for claims and outcomes, a time.Duration
@@ -40,14 +39,14 @@ func newHub() *hub {
 	return h
 }
 
-// newBroker returns a Broker on a node of that name.
+// newBroker returns a Broker on a node with that name.
 func (h *hub) newBroker(name string, opts sendq.BrokerOptions) *sendq.Broker {
 	opts.Relay = &port{hub: h, name: name, left: make(chan struct{}), busy: make(map[string]bool)}
 	return sendq.NewBroker(&opts)
 }
 
-// newBrokers returns n Brokers that know each other, on nodes a, b, c and so on. It must be
-// called in a bubble.
+// newBrokers returns n Brokers on nodes a, b, c and so on. They know each other. It must be called
+// in a bubble.
 func (h *hub) newBrokers(n int, opts sendq.BrokerOptions) (bs []*sendq.Broker) {
 	for i := range n {
 		bs = append(bs, h.newBroker(nodeName(i), opts))
@@ -58,7 +57,7 @@ func (h *hub) newBrokers(n int, opts sendq.BrokerOptions) (bs []*sendq.Broker) {
 
 func nodeName(i int) string { return string(rune('a' + i)) }
 
-// inCluster calls test in a bubble with n such Brokers, and checks what always holds.
+// inCluster calls test in a bubble with n such Brokers, and checks the invariants.
 func inCluster(t *testing.T, n int, opts sendq.BrokerOptions, test func(t *testing.T, h *hub, bs []*sendq.Broker)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub()
@@ -96,7 +95,7 @@ type thing struct {
 	call     func(relay.Node)
 	delivery *relay.Delivery
 	outcome  func(relay.Outcome) // of the delivery, or nil
-	lost     func()              // is called if call is not, or nil
+	lost     func()              // called instead of call if the thing is lost, or nil
 }
 
 func (h *hub) link(from, to string) *link {
@@ -196,7 +195,7 @@ func (l *link) carry(to relay.Node, things []thing) {
 	}
 }
 
-// hold makes what is on its way wait until release is called.
+// hold makes everything on a link wait until release is called.
 func (h *hub) hold(from, to string) (release func()) {
 	l := h.link(from, to)
 	l.mu.Lock()
@@ -210,7 +209,7 @@ func (h *hub) hold(from, to string) (release func()) {
 	}
 }
 
-// lose loses all that is sent until heal is called, which tells the receiver.
+// lose loses everything on a link until heal is called. Then the receiver hears of it.
 func (h *hub) lose(from, to string) (heal func()) {
 	l := h.link(from, to)
 	l.mu.Lock()
@@ -246,10 +245,10 @@ func (h *hub) forgetOwner(name string) {
 	delete(h.owners, name)
 }
 
-// settle waits until everything has arrived, and whoever waits for nothing else is done.
+// settle waits until everything has arrived and been handled.
 func settle() { time.Sleep(time.Second / 2) }
 
-// A port is the Relay of one Broker.
+// A port is the transport of one Broker.
 type port struct {
 	hub    *hub
 	name   string
@@ -274,14 +273,14 @@ func (p *port) Start(node relay.Node) string {
 	return p.name
 }
 
-// introduce tells another node how things are.
+// introduce sends another node a snapshot.
 func (p *port) introduce(to string) {
 	p.node.Snapshot(func(events []relay.Event) {
 		p.hub.link(p.name, to).add(thing{call: func(n relay.Node) { n.Apply(p.name, events, true) }})
 	})
 }
 
-// Claim enters the name, when the node that has it, if there is one, has given it up.
+// Claim enters the name, once its owner has given it up.
 func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.Handover, err error) {
 	h := p.hub
 	h.mu.Lock()
@@ -310,7 +309,7 @@ func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.H
 	}
 }
 
-// enter makes a name this node's unless another has it, which enter returns.
+// enter makes this node the owner of a name, or returns the other owner.
 func (p *port) enter(name string, takeover bool) (old string, err error) {
 	h := p.hub
 	h.mu.Lock()
@@ -328,8 +327,8 @@ func (p *port) enter(name string, takeover bool) (old string, err error) {
 	return old, nil
 }
 
-// evict asks the owner of a name to give it up, and waits for the answer. If that comes late,
-// what the name has left goes back.
+// evict asks the owner of a name to give it up, and waits for the answer. If that comes late, the
+// handover goes back.
 func (p *port) evict(ctx context.Context, name string, old string, late <-chan time.Time) (e relay.Handover, err error) {
 	h := p.hub
 	answer := make(chan relay.Handover)
@@ -440,7 +439,7 @@ func (p *port) Close(ctx context.Context) error {
 	return nil
 }
 
-// pending returns how many things wait.
+// pending returns the number of waiting things.
 func (l *link) pending() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

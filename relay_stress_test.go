@@ -15,15 +15,14 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Several Brokers, on whose nodes all goroutines do all things to a few names and rooms, while
-// everything between them takes its time and, with Reject, is lost now and then. When they
-// come to rest, all know the same, every direct message has ended as its sender was told, and
-// every peer has got the messages of a sender in their order.
+// Goroutines on several nodes do everything to a few names and rooms, while the network is slow
+// and, with Reject, loses things now and then. In the end all nodes know the same, every direct
+// message has ended as reported, and every peer has got the messages of a sender in order.
 func TestRelayStress(t *testing.T) {
 	for _, policy := range []sendq.NamePolicy{sendq.NameReject, sendq.NameTakeover} {
 		t.Run(policy.String(), func(t *testing.T) {
 			for range 3 {
-				s := &province{policy: policy, direct: make(map[string]*told)}
+				s := &relayStress{policy: policy, direct: make(map[string]*told)}
 				opts := sendq.BrokerOptions{NamePolicy: policy, OnUndelivered: s.returned.add}
 				inCluster(t, 3, opts, s.run)
 			}
@@ -31,8 +30,8 @@ func TestRelayStress(t *testing.T) {
 	}
 }
 
-// A province is what happens in TestRelayStress.
-type province struct {
+// A relayStress is the state of TestRelayStress.
+type relayStress struct {
 	policy   sendq.NamePolicy
 	returned handBacks
 	h        *hub
@@ -43,15 +42,15 @@ type province struct {
 	direct map[string]*told // the messages to names
 }
 
-// told is how often a sender was told that a message was accepted, or maybe accepted.
+// A told counts the reports of a message as accepted, or maybe accepted.
 type told struct{ accepted, unconfirmed int }
 
 var (
-	provinceNames = []string{"alice", "bob", "carol", "dave", "erin"}
-	provinceRooms = []string{"one", "two", "three"}
+	stressNames = []string{"alice", "bob", "carol", "dave", "erin"}
+	stressRooms = []string{"one", "two", "three"}
 )
 
-func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
+func (s *relayStress) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 	s.h, s.bs = h, bs
 	h.slow.Store(true)
 	if s.policy == sendq.NameTakeover {
@@ -73,7 +72,7 @@ func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 	synctest.Wait()
 	requireSameView(t, bs, bs[0].Len())
 	for i, b := range bs {
-		watched[i].requireEqual(t, b, provinceRooms)
+		watched[i].requireEqual(t, b, stressRooms)
 	}
 	for _, b := range bs {
 		require.NoError(t, b.Shutdown(t.Context()))
@@ -81,8 +80,8 @@ func (s *province) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 	s.check(t)
 }
 
-// disturb loses what is on its way, now here, now there.
-func (s *province) disturb() {
+// disturb loses everything on one link, and then on another one.
+func (s *relayStress) disturb() {
 	for range 20 {
 		from := rand.IntN(len(s.bs))
 		to := (from + 1 + rand.IntN(len(s.bs)-1)) % len(s.bs)
@@ -93,12 +92,12 @@ func (s *province) disturb() {
 	}
 }
 
-func (s *province) work(worker int, b *sendq.Broker) {
+func (s *relayStress) work(worker int, b *sendq.Broker) {
 	pick := func(from []string) string { return from[rand.IntN(len(from))] }
 	batch := b.NewBatch()
 	var mine []*sendq.Writer
 	for i := range 300 {
-		name, room := pick(provinceNames), pick(provinceRooms)
+		name, room := pick(stressNames), pick(stressRooms)
 		message := func(kind, to string) (string, []byte) {
 			line := fmt.Sprintf("%s %d %d %s\n", kind, worker, i, to)
 			return line, []byte(line)
@@ -128,7 +127,7 @@ func (s *province) work(worker int, b *sendq.Broker) {
 			clear(p)
 		case 7:
 			line, p := message("direct", "")
-			names := provinceNames[:2+rand.IntN(3)]
+			names := stressNames[:2+rand.IntN(3)]
 			r := b.SendTo(names, p)
 			for _, name := range names {
 				s.note(line, errorOf(r, name))
@@ -152,7 +151,7 @@ func (s *province) work(worker int, b *sendq.Broker) {
 	}
 }
 
-// errorOf returns what r says about the direct message to name.
+// errorOf returns the error in r of the direct message to name.
 func errorOf(r sendq.Report, name string) error {
 	for _, refused := range r.Refused {
 		if refused.Name == name && !refused.FanOut {
@@ -162,8 +161,8 @@ func errorOf(r sendq.Report, name string) error {
 	return nil
 }
 
-// register gives the name to a new Writer, whose peer takes its time.
-func (s *province) register(b *sendq.Broker, name string) *sendq.Writer {
+// register gives the name to a new Writer with a slow peer.
+func (s *relayStress) register(b *sendq.Broker, name string) *sendq.Writer {
 	peer, closed := faultconn.New(), make(chan struct{})
 	closeOnce := sync.OnceFunc(func() { close(closed) })
 	peer.Enter = func(method string) {
@@ -193,7 +192,7 @@ func (s *province) register(b *sendq.Broker, name string) *sendq.Writer {
 	return w
 }
 
-func (s *province) note(line string, err error) {
+func (s *relayStress) note(line string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.direct[line] == nil {
@@ -207,8 +206,8 @@ func (s *province) note(line string, err error) {
 	}
 }
 
-// check compares what the senders were told with what the peers have got and what has come back.
-func (s *province) check(t *testing.T) {
+// check compares the reports to senders with the messages of the peers and the handbacks.
+func (s *relayStress) check(t *testing.T) {
 	ended := make(map[string]int) // how often a line was written or handed back
 	for _, peer := range s.peers {
 		next := make(map[string]int) // for each sender
