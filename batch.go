@@ -29,19 +29,19 @@ type entry struct {
 // NewBatch returns an empty Batch.
 func (b *Broker) NewBatch() *Batch { return &Batch{broker: b} }
 
-// Send adds what Broker.Send would send.
+// Send adds p as Broker.Send sends it.
 func (t *Batch) Send(name string, p []byte) { t.add(toName(name), p) }
 
-// Broadcast adds what Broker.Broadcast would send.
+// Broadcast adds p as Broker.Broadcast sends it.
 func (t *Batch) Broadcast(p []byte) { t.add(toAll, p) }
 
-// BroadcastFrom adds what Broker.BroadcastFrom would send.
+// BroadcastFrom adds p as Broker.BroadcastFrom sends it.
 func (t *Batch) BroadcastFrom(sender string, p []byte) { t.add(toAll.from(sender), p) }
 
-// Publish adds what Room.Publish would send in the room of that name.
+// Publish adds p for the members of room, as Room.Publish sends it.
 func (t *Batch) Publish(room string, p []byte) { t.add(toRoom(room), p) }
 
-// PublishFrom adds what Room.PublishFrom would send in the room of that name.
+// PublishFrom adds p for the members of room except sender, as Room.PublishFrom sends it.
 func (t *Batch) PublishFrom(room, sender string, p []byte) {
 	t.add(toRoom(room).from(sender), p)
 }
@@ -74,7 +74,7 @@ func (t *Batch) FlushContext(ctx context.Context) (r Report) {
 	return r
 }
 
-// queueAll queues the messages. It returns the requests to other nodes and, for each, the number
+// queueAll queues the messages. It returns the requests to other nodes, and for every one the number
 // of entries up to its end.
 func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends []int) {
 	messages := make([][]byte, len(t.entries))

@@ -33,15 +33,14 @@ type BrokerOptions struct {
 	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
 	OnUndelivered func(name string, messages iter.Seq[[]byte], cause error)
 
-	// ReplayMessages and ReplayBytes bound the last messages that each room keeps for
-	// Room.JoinReplay, in number and in bytes. 0 ReplayMessages means that rooms keep none,
-	// 0 ReplayBytes that there is no bound in bytes. A room's last member takes them along.
+	// Each room keeps its last messages for Room.JoinReplay: at most ReplayMessages, of at
+	// most ReplayBytes together. If ReplayMessages is 0, rooms keep none. If ReplayBytes is 0,
+	// there is no limit in bytes. A room discards its messages when the last member leaves.
 	ReplayMessages, ReplayBytes int
 
-	// Relay connects the Broker to those of other processes, so that they share names and
-	// rooms across machines; see the package documentation. A transport belongs to one
-	// Broker, which closes it. Relay and NameAttach exclude each other. Nil means that there are
-	// no other nodes.
+	// Relay connects the Broker to Brokers in other processes. They share names and rooms; see
+	// "Across machines" in the package documentation. A transport belongs to one Broker, and
+	// the Broker closes it. Relay and NameAttach exclude each other. Nil means no other nodes.
 	Relay relay.Transport
 }
 
@@ -248,9 +247,8 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 // After the last Writer has ended, Shutdown closes the Relay within the same bound. The Relay
 // sends what is queued for other nodes. No name on another node is known after that.
 //
-// The error is nil if everything was delivered. Otherwise it is a *ShutdownError, which has an
-// *UndeliveredError for each name whose Writer did not deliver everything. Shutdown panics if
-// ctx is nil.
+// The error is nil if everything was delivered. Otherwise it is a *ShutdownError, with an
+// *UndeliveredError for each Writer with undelivered messages. Shutdown panics if ctx is nil.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	undelivered := b.endWriters(func(w *Writer) error { return w.Shutdown(ctx) })

@@ -9,8 +9,8 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// ErrClosed is returned by operations on a Writer that is closing or has ended, and on a Broker
-// that was shut down. errors.Is reports that it is net.ErrClosed too.
+// ErrClosed is returned by operations on a closing or ended Writer, and by Register after the end
+// of the Broker. errors.Is(ErrClosed, net.ErrClosed) holds.
 var ErrClosed error = closedByUs{}
 
 type closedByUs struct{}
@@ -19,23 +19,23 @@ func (closedByUs) Error() string { return "sendq: closed" }
 
 func (closedByUs) Is(target error) bool { return target == net.ErrClosed }
 
-// ErrSlowConsumer is why a Writer ended that reached a limit: MaxPending with Disconnect,
-// MaxAge, WriteTimeout, or a Budget.
+// ErrSlowConsumer indicates that a limit ended the Writer: MaxPending with Disconnect, MaxAge,
+// WriteTimeout, or a Budget.
 var ErrSlowConsumer = errors.New("sendq: slow consumer")
 
-// ErrDropped is returned for a message that was dropped at once because of MaxPending. It counts
-// as accepted and dropped.
+// ErrDropped is returned for a message if MaxPending leaves no room and the overflow policy drops
+// it at once. The message counts as accepted and dropped.
 var ErrDropped = errors.New("sendq: message dropped")
 
-// ErrWouldBlock is returned for a message of a Broker to a Writer that is at MaxPending with
-// Block, because a Broker does not wait for room. The message was not accepted.
+// ErrWouldBlock is returned for a message from a Broker to a Writer without room, if its overflow
+// policy is Block. A Broker does not wait for room. The message was not accepted.
 var ErrWouldBlock = errors.New("sendq: would block")
 
-// ErrTooLarge is returned for a message that is larger than MaxPending or the Budget. The message
-// was not accepted, and the Writer lives on.
+// ErrTooLarge is returned for a message larger than MaxPending or the Budget. The message was not
+// accepted, and the Writer lives on.
 var ErrTooLarge = errors.New("sendq: message too large")
 
-// ErrTakenOver is why a Writer ended whose name another Writer took over.
+// ErrTakenOver indicates that the Writer ended because another Writer took its name over.
 var ErrTakenOver = errors.New("sendq: name taken over by another Writer")
 
 // ErrNameTaken is returned by Broker.Register if another Writer has the name.
@@ -48,17 +48,17 @@ var ErrUnknownName = errors.New("sendq: unknown name")
 // message may have been accepted.
 var ErrUnconfirmed = errors.New("sendq: not confirmed by the other node")
 
-// ErrNameLost is why a Writer ended whose name another node has. That happens when nodes that
-// could not reach each other reach each other again.
+// ErrNameLost indicates that the Writer ended because another node has its name. It happens after
+// a partition, when the nodes reach each other again.
 var ErrNameLost = errors.New("sendq: name lost to another node")
 
-// A failure says what failed, and why. It names the package once.
+// A failure is an error with a cause. Its text names the package once.
 type failure struct {
 	what  string
 	cause error
 }
 
-// failed returns an error that wraps cause, and says what failed because of it.
+// failed returns an error with the formatted text. It wraps cause.
 func failed(cause error, format string, args ...any) error {
 	return &failure{fmt.Sprintf(format, args...), cause}
 }
@@ -69,14 +69,14 @@ func (f *failure) Error() string {
 
 func (f *failure) Unwrap() error { return f.cause }
 
-// endedError refuses a message to a Writer that has failed.
+// endedError is returned for a message to a Writer with an error.
 type endedError struct{ cause error }
 
 func (e *endedError) Error() string { return failed(e.cause, "Writer has ended").Error() }
 
 func (e *endedError) Unwrap() []error { return []error{ErrClosed, e.cause} }
 
-// asClosed returns err, which wraps net.ErrClosed if it says that the connection was closed.
+// asClosed makes err wrap net.ErrClosed if the connection was closed.
 func asClosed(err error) error {
 	if err != nil && sock.IsClosed(err) {
 		return &closedError{err}
@@ -84,16 +84,17 @@ func asClosed(err error) error {
 	return err
 }
 
-// closedError makes an error that means the same as net.ErrClosed wrap it too.
+// closedError wraps net.ErrClosed beside another error with the same meaning.
 type closedError struct{ err error }
 
 func (e *closedError) Error() string { return e.err.Error() }
 
 func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
 
-// A ShutdownError says what a Broker could not deliver when it was shut down or closed.
+// A ShutdownError is returned by Shutdown, Close and CloseNow of a Broker if something was not
+// delivered. Range over Undelivered to see it by name.
 type ShutdownError struct {
-	// Undelivered has one element for each name whose Writer did not deliver everything.
+	// Undelivered has an element for each Writer with undelivered messages, in no order.
 	Undelivered []*UndeliveredError
 
 	// Relay is the error of closing BrokerOptions.Relay, or nil.
@@ -120,23 +121,23 @@ func (e *ShutdownError) Unwrap() []error {
 	return errs
 }
 
-// An UndeliveredError says what the Writer of a name did not deliver.
+// An UndeliveredError is the part of a ShutdownError about one Writer.
 type UndeliveredError struct {
 	Name     string
 	Messages int64 // accepted, but not written
 	Bytes    int64 // of these messages
-	Err      error // the error of Writer.Shutdown
+	Err      error // of Writer.Shutdown, Close or CloseNow
 }
 
 func (e *UndeliveredError) Error() string { return failed(e.Err, "%q", e.Name).Error() }
 
 func (e *UndeliveredError) Unwrap() error { return e.Err }
 
-// A PanicError is why a Writer ended if a method of its connection panicked or called
-// runtime.Goexit.
+// A PanicError indicates that the Writer ended because a method of its connection panicked or
+// called runtime.Goexit.
 type PanicError struct {
 	Method string // of the connection, such as "Write"
-	Value  any    // the argument of panic
+	Value  any    // the argument of panic, or an error if runtime.Goexit was called
 	Stack  []byte // the stack of the panic, as debug.Stack formats it
 }
 
@@ -150,7 +151,7 @@ func (e *PanicError) Error() string {
 	return fmt.Sprintf("sendq: conn.%s panicked: %v", e.Method, e.Value)
 }
 
-// asPanicError returns err, or the PanicError that it stands for.
+// asPanicError converts a panic found by internal/sock to a PanicError.
 func asPanicError(err error) error {
 	if panicked, ok := errors.AsType[*sock.PanicError](err); ok {
 		return (*PanicError)(panicked)
