@@ -93,7 +93,11 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 		accepted = m.len()
 	case m.run.Block != nil && w.limits.Budget.isSmallFor(m.run.Block):
 		accepted, err = w.offerCopies(m)
-	case m.len() > 1 && w.isWithinLimits(costOf(m.len(), m.size())):
+	case m.len() == 1:
+		if err = w.offerLimited(m); err == nil {
+			accepted = 1
+		}
+	case w.isWithinLimits(costOf(m.len(), m.size())):
 		if err = w.admit(m); err == nil {
 			accepted = m.len()
 		}
@@ -155,23 +159,24 @@ const minShare = 8
 
 // wake starts the flushers, and empties the list.
 func (l *wakeList) wake() {
-	goroutines := min(runtime.GOMAXPROCS(0), (len(l.writers)+minShare-1)/minShare)
-	if goroutines == 0 {
-		return
-	}
 	batch := newWakeList()
 	batch.writers, l.writers = l.writers, batch.writers
-	batch.busy.Store(int32(goroutines))
-	n := len(batch.writers)
-	for i := range goroutines {
-		go batch.work(i*n/goroutines, (i+1)*n/goroutines)
-	}
+	batch.done()
 }
 
-// done calls wake, and returns the list to the pool. The caller must no longer use the list.
+// done starts the flushers, and returns the list to the pool when that is done. The caller must no
+// longer use the list.
 func (l *wakeList) done() {
-	l.wake()
-	wakeLists.Put(l)
+	n := len(l.writers)
+	goroutines := min(runtime.GOMAXPROCS(0), (n+minShare-1)/minShare)
+	if goroutines == 0 {
+		wakeLists.Put(l)
+		return
+	}
+	l.busy.Store(int32(goroutines))
+	for i := range goroutines {
+		go l.work(i*n/goroutines, (i+1)*n/goroutines)
+	}
 }
 
 // work starts the flushers of the Writers [first, last). The last goroutine returns the list to
