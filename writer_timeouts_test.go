@@ -202,7 +202,7 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 			conn, _ := tr.pair(t)
 			w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout})
 			began := time.Now()
-			for range 100 { // written by the sender itself, and less than the kernel holds
+			for range 100 { // less than the kernel holds
 				if _, err := w.Write(make([]byte, 3000)); err != nil {
 					break
 				}
@@ -211,7 +211,8 @@ func TestWriteTimeoutOfWhatTheKernelHolds(t *testing.T) {
 			require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
 			require.ErrorIs(t, w.Err(), os.ErrDeadlineExceeded)
 			<-w.Done()
-			require.Zero(t, w.Stats().Undelivered)
+			// The flusher of the last message may not have run yet, if there is one.
+			require.LessOrEqual(t, w.Stats().Undelivered, int64(1))
 			require.GreaterOrEqual(t, time.Since(began), timeout)
 		})
 	}
