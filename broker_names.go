@@ -23,11 +23,11 @@ const (
 	// until the old Writer has ended, and no message to the name is lost in that time.
 	//
 	// The old Writer counts these messages as undelivered, and its Undelivered yields
-	// them; do not send them again. The new Writer accepts them whatever its MaxPending.
-	// With Disconnect, they never count at MaxPending; with the other policies, a later
-	// message finds no room while they fill it. MaxAge and Budget hold for them as well. An
-	// old Writer that is closing is taken over like any other. A new Writer that is closing
-	// is refused with ErrClosed.
+	// them; do not send them again. The new Writer accepts them even beyond its MaxPending.
+	// With Disconnect, they never count toward MaxPending; with the other policies, they do,
+	// so a later message may find no room. A Budget counts them. Their MaxAge begins at the
+	// takeover. An old Writer that is closing is taken over like any other. A new Writer that
+	// is closing is refused with ErrClosed.
 	//
 	// The two Writers may be on different nodes. If the new one ends before it has received
 	// the old one's messages, its Broker passes them to OnUndelivered.
@@ -160,16 +160,17 @@ func (n *member) remove(h *holder) {
 	}
 }
 
-// Register gives name to w until w ends or Unregister is called. If another Writer has it,
-// BrokerOptions.Names decides; with NameReject, the default, Register fails with ErrNameTaken. It
-// always does if w itself has the name. It fails with ErrClosed if w has ended or the Broker
-// has been shut down. If it fails, w lives on.
+// Register gives name to w until w ends or Unregister is called. If another Writer has the name,
+// BrokerOptions.NamePolicy decides; with NameReject, the default, Register fails with
+// ErrNameTaken. With every policy it fails with ErrNameTaken if w itself has the name already. It
+// fails with ErrClosed if w has ended or the Broker has been shut down. If it fails, w lives on.
 //
 // A Writer may have several names; the empty string is a name like any other.
 //
-// With a Relay, Register waits until no other node has the name, or, with NameTakeover, until that
-// node has given it up. It fails if that is not known within the Relay's timeout.
-// Registrations of one name wait for each other.
+// With a Relay, Register waits until it is known whether another node has the name. If so, Register
+// fails with ErrNameTaken, or, with NameTakeover, waits until that node has given the name up. It
+// fails if no answer comes within the Relay's timeout. Registrations of one name wait for each
+// other.
 func (b *Broker) Register(name string, w *Writer) error {
 	return b.RegisterContext(context.Background(), name, w)
 }
