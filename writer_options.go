@@ -80,18 +80,19 @@ const (
 	// ErrSlowConsumer.
 	Disconnect Overflow = iota
 
-	// Block makes the sender wait until there is room or the Writer ends; see
-	// Writer.WriteContext. Waiting senders are served first come, first served. A Broker does
-	// not wait: its message is refused with ErrWouldBlock.
+	// Block makes the sender wait for room; see Writer.WriteContext. Waiting senders are served
+	// first come, first served. When the Writer is closed or ends, they fail at once, like a
+	// later Write. A Broker does not wait: its message is refused with ErrWouldBlock.
 	Block
 
 	// DropNewest drops the message, and the sender gets ErrDropped.
 	DropNewest
 
 	// DropOldest drops the oldest pending messages until the new one has room. It never drops a
-	// message if the connection has, or may have, part of it. The messages being written count
-	// as at most a quarter of MaxPending, apart from the first and the last of them, which may
-	// have any size. If they leave no room for the new message, DropOldest acts as DropNewest.
+	// message if the connection has, or may have, part of it. So one write takes at most a
+	// quarter of MaxPending, apart from its first and its last message, which may have any
+	// size. If the messages being written leave no room for the new one, DropOldest acts as
+	// DropNewest.
 	DropOldest
 )
 

@@ -25,8 +25,8 @@ func (w *Writer) Flush(ctx context.Context) error {
 }
 
 // WaitPending waits until at most limit bytes are pending, counted as in
-// WriterStats.PendingBytes. A negative limit means 0. Use it to feed a Writer from a source
-// with a pause: if too much is pending, pause the source, call WaitPending, and go on. It
+// WriterStats.PendingBytes. A negative limit means 0. Use it if the source of the messages can
+// pause: when too much is pending, pause the source, call WaitPending, and resume the source. It
 // returns the same errors as Flush.
 func (w *Writer) WaitPending(ctx context.Context, limit int) error {
 	done := doneOf(ctx)
