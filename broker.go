@@ -19,15 +19,15 @@ type BrokerOptions struct {
 	// Writer, lets it take over, or lets both share the name.
 	NamePolicy NamePolicy
 
-	// OnUndelivered is called with the messages that a Writer with a name had accepted, but not
-	// written, when it ended for any reason. So they can be stored or sent elsewhere. They are
-	// those of Writer.Undelivered; data already handed to the kernel is not among them. Nil
-	// means that they are discarded.
+	// OnUndelivered is called when a Writer with a name has ended for any reason, so that the
+	// messages of Writer.Undelivered can be stored or sent elsewhere. Data already handed to
+	// the kernel is not among them. The cause is the Err of the Writer. Nil means that the
+	// messages are discarded.
 	//
-	// It is called once for a Writer, under one of its names. It is not called if everything
-	// was written or another Writer has taken the messages over. If a Writer has names in
-	// several Brokers with OnUndelivered, one of these calls it. In a takeover, it is the Broker
-	// of the takeover, if that has an OnUndelivered.
+	// It is called at most once for a Writer, under one of its names. It is not called if
+	// everything was written or another Writer has taken the messages over. If a Writer has
+	// names in several Brokers with OnUndelivered, one of these calls it. In a takeover, it is
+	// the Broker of the takeover, if that has an OnUndelivered.
 	//
 	// Calls are serialized in the order in which the Writers ended. Shutdown, Close and
 	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
@@ -51,7 +51,7 @@ type BrokerOptions struct {
 // Each method may be called from any goroutine at any time. A message may be reused when
 // the call that sent it returns; a fan-out copies it once for all. Messages of one
 // goroutine reach a recipient in the order of its calls, by any method. All recipients see
-// broadcasts in one same order, and all members of a room see its messages in one same order.
+// broadcasts in the same order, and all members of a room see its messages in the same order.
 //
 // With a Relay it does the same for names on other nodes. Methods that wait for other nodes say
 // so, and have a form with a context.
@@ -118,7 +118,7 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 	return n.first.writer, true
 }
 
-// Names yields the names when the iteration starts, in no order.
+// Names yields the names present at the start of the iteration, in no particular order.
 func (b *Broker) Names() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
@@ -234,8 +234,8 @@ func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(toAll, p)
 }
 
-// BroadcastFrom is Broadcast to all names except sender. With NameAttach, no Writer of the sender gets
-// p.
+// BroadcastFrom is Broadcast to all names except sender. With NameAttach, no Writer of the sender
+// gets p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 	return b.publishOne(toAll.from(sender), p)
 }

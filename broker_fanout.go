@@ -131,7 +131,7 @@ type group struct {
 	room string // the room's name
 
 	// order is held while messages are published to the group, so that all members get them
-	// in one same order. It is taken before Broker.mu. It guards log and kept.
+	// in the same order. It is taken before Broker.mu. It guards log and kept.
 	order sync.Mutex
 	log   queue.Log
 	kept  queue.History

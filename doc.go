@@ -114,9 +114,10 @@ undelivered messages, and how many messages a room keeps for members that join l
 # Across machines
 
 A transport, such as package natsrelay, joins the Brokers of several processes, called nodes;
-see BrokerOptions.Relay. Names and rooms are then common to all nodes, and the code that sends
-does not change. A name has one Writer on one node. Messages, rooms and presence reach all
-nodes. All nodes should have the same options. These are the differences from a single Broker:
+see BrokerOptions.Relay. All nodes should have the same BrokerOptions. Names and rooms are then
+common to all nodes, and the code that sends does not change. A name has one Writer on one
+node. Messages, rooms and presence reach all nodes. These are the differences from a single
+Broker:
 
   - Register waits until the other nodes agree. Send, SendTo and Flush of a Batch wait for a
     reply from the node that has the name, and fail with [ErrUnconfirmed] if none comes in time.

@@ -57,12 +57,12 @@ type observer struct {
 	ready  chan struct{} // has a value if there are some
 }
 
-// Events yields the events of names and rooms in their order, until ctx is done. It begins with
-// the state at the start of the iteration, as if each name joined, and each of its rooms, at
-// that moment.
+// Events yields the events of names and rooms in order, until ctx is done. It begins with the state
+// at the start of the iteration, as if each name had just joined, and then each of its rooms.
 //
-// The Broker does not wait for the caller. It keeps at most 4,096 events; more are lost, and a
-// EventLagged event in their place has their number. To know the state again, restart the iteration.
+// The Broker does not wait for the caller. It keeps at most 4,096 events for each iteration and
+// discards later ones. An EventLagged in their place has their number. To learn the current state
+// again, restart the iteration.
 //
 // Takeovers, additional Writers of a name and duplicates after a partition cause no events,
 // because the name never becomes free. The end of the Broker does not end the iteration: all

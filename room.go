@@ -7,9 +7,9 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A Room is a set of a Broker's names that share messages. It is a handle, cheap to
-// make and to copy: the room itself exists from its first member to its last, and a
-// handle neither makes it nor keeps it.
+// A Room is a set of a Broker's names that share messages. It is a handle, cheap to make and to
+// copy. The room itself exists as long as it has members. A handle neither creates it nor keeps it
+// alive.
 type Room struct {
 	broker *Broker
 	name   string
@@ -20,7 +20,7 @@ func (b *Broker) Room(name string) *Room { return &Room{b, name} }
 
 func (r *Room) target() target { return toRoom(r.name) }
 
-// RoomsOf yields the rooms of name when the iteration starts, in no order.
+// RoomsOf yields the rooms of name at the start of the iteration, in no particular order.
 func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		b.mu.Lock()
@@ -121,7 +121,7 @@ func (r *Room) Has(name string) bool {
 	return b.cluster.has(r.target(), name)
 }
 
-// Members yields the members' names when the iteration starts, in no order.
+// Members yields the names of the members at the start of the iteration, in no particular order.
 func (r *Room) Members() iter.Seq[string] {
 	return func(yield func(string) bool) {
 		r.broker.mu.Lock()

@@ -9,17 +9,17 @@ import (
 )
 
 // JoinReplay is Join, and also queues the last messages of the room for name: at most the given
-// number, none if that is negative. Messages published later follow them, without a gap or a
-// duplicate. JoinReplay returns the number of messages accepted, and 0 if name is a member
+// number, and none if the number is negative. Messages published later follow them, without a gap
+// or a duplicate. JoinReplay returns the number of messages accepted, and 0 if name is a member
 // already. It waits for messages being published to the room.
 //
 // A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
 // no Writer: if the Budget has no room for all of them, the newest are accepted.
 //
-// BrokerOptions determine how much a room keeps. A node keeps the messages of a room while it has members
-// there. The first member on a node gets the history of another node. JoinReplay waits for it
-// up to the Relay's timeout, and replays nothing if none arrives. Messages published during
-// that wait may be delivered twice.
+// BrokerOptions.ReplayMessages and ReplayBytes determine how much a room keeps; by default it keeps
+// nothing. A node keeps the messages of a room while the room has members there. The first member
+// on a node gets the history of another node. JoinReplay waits for it up to the Relay's timeout,
+// and replays nothing if none arrives. Messages published during that wait may be delivered twice.
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	return r.JoinReplayContext(context.Background(), name, messages)
 }
