@@ -5,8 +5,9 @@
 //     and no two lines mix.
 //   - The Broker sends to users by name, to rooms and to all, and reports each user it did not reach.
 //
-// Package lines brings lines of at most 64 KiB, without control characters. Armour for the internet is
-// in package server: TLS, limits, rates, mailboxes, a log. The file hooks.go says where it goes on.
+// Package lines reads lines of at most 64 KiB, without control characters. Package server is armour
+// for the internet: TLS, limits, rates, mailboxes, a log. It goes on at the hooks in hooks.go. Without
+// hooks, the core is a complete server.
 package core
 
 import (
@@ -53,7 +54,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Handle runs a session: Begin, Do for each line, Flush before it waits for more lines, and Leave.
+// Handle runs a session: Begin, Do for each line, Flush before it waits for more lines, and End, which
+// calls Leave. With the hook Armour, the armour gets these calls first.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
 	lines.Serve(conn, MaxLine, s.armour(&Session{Server: s, Ctx: ctx, Conn: conn}))
 }

@@ -11,7 +11,7 @@ import (
 
 // Hooks are the places where armour goes on. The zero value leaves all of them bare.
 type Hooks struct {
-	Writer sendq.WriterOptions          // for the Writer of each session
+	Writer sendq.WriterOptions          // options for the W of each session
 	Replay int                          // lines of a room for a new member; the Broker must keep them
 	Frame  func(line []byte) []byte     // encodes a line, once for all connections
 	Why    func(sendq.Refusal) string   // explains why a user did not get a message
