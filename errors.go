@@ -9,8 +9,8 @@ import (
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
-// ErrClosed is returned by operations on a closing or ended Writer, and by Register after the end
-// of the Broker. errors.Is(ErrClosed, net.ErrClosed) holds.
+// ErrClosed is returned by operations on a closing or ended Writer, and by Register once the
+// Broker is being shut down. errors.Is(ErrClosed, net.ErrClosed) holds.
 var ErrClosed error = closedByUs{}
 
 type closedByUs struct{}

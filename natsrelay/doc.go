@@ -60,9 +60,9 @@ third of a Lease and registers its names again, but loses a name if another node
 first (TestRegistryIsLost, TestNameInLostRegistry).
 
 If a node does not accept messages fast enough, every other node queues Options.MaxQueuedBytes for
-it, and no sender waits (TestSlowNode). If NATS does not, they queue as much for each node. When
-the queue for a node is full, direct messages to it fail with ErrNodeBehind. Other messages to it
-are dropped, and that node counts them as missed.
+it, and no sender waits (TestSlowNode). If NATS does not, every node queues as much for each other
+node. When the queue for a node is full, direct messages to it fail with ErrNodeBehind. Other
+messages to it are dropped, and that node counts them as missed.
 
 Broker.Shutdown waits until the other nodes have acknowledged everything and then gives up the
 names, all within its context (TestDrain).

@@ -111,7 +111,7 @@ type Node interface {
 	Snapshot(f func(events []Event))
 
 	// NodeGone reports that a node has left or is unreachable. All its names leave with that
-	// cause.
+	// cause. The cause may be nil.
 	NodeGone(node string, cause error)
 
 	// MessagesLost reports that n messages from another node were lost in transit. The
