@@ -60,6 +60,21 @@ type observer struct {
 // Events yields the events of names and rooms in order, until ctx is done. It begins with the state
 // at the start of the iteration, as if each name had just joined, and then each of its rooms.
 //
+// A select statement cannot wait for an iteration. To select on events, let a goroutine send them
+// on a channel:
+//
+//	events := make(chan sendq.Event)
+//	go func() {
+//		defer close(events)
+//		for e := range broker.Events(ctx) {
+//			select {
+//			case events <- e:
+//			case <-ctx.Done():
+//				return
+//			}
+//		}
+//	}()
+//
 // The Broker does not wait for the caller. It keeps at most 4,096 events for each iteration and
 // discards later ones. An EventLagged in their place has their number. To learn the current state
 // again, restart the iteration.
