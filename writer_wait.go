@@ -24,20 +24,20 @@ func (w *Writer) Flush(ctx context.Context) error {
 	return w.await(ctx, done, &ws.flushes, &waiter{end: w.written + w.pending()})
 }
 
-// WaitPending waits until at most limit bytes are pending, counted as in
-// WriterStats.PendingBytes. A negative limit means 0. Use it if the source of the messages can
+// WaitPending waits until at most maxBytes bytes are pending, counted as in
+// WriterStats.PendingBytes. A negative maxBytes means 0. Use it if the source of the messages can
 // pause: when too much is pending, pause the source, call WaitPending, and resume the source. It
 // returns the same errors as Flush.
-func (w *Writer) WaitPending(ctx context.Context, limit int) error {
+func (w *Writer) WaitPending(ctx context.Context, maxBytes int) error {
 	done := doneOf(ctx)
-	limit = max(limit, 0)
+	maxBytes = max(maxBytes, 0)
 	w.mu.Lock()
-	if w.queue.Bytes() <= int64(limit) {
+	if w.queue.Bytes() <= int64(maxBytes) {
 		w.mu.Unlock()
 		return nil
 	}
 	ws := w.watch().makeWaiters()
-	return w.await(ctx, done, &ws.pending, &waiter{bytes: int64(limit)})
+	return w.await(ctx, done, &ws.pending, &waiter{bytes: int64(maxBytes)})
 }
 
 // doneOf returns ctx.Done(). No lock may be held, because a Context may be anybody's.
