@@ -135,7 +135,7 @@ func (w *Writer) wakeBy(idle *wakeList) {
 	switch {
 	case idle == nil:
 		w.wake()
-	case !w.queue.Empty() && w.claimFlusher():
+	case !w.queue.Empty() && w.acquireFlusher():
 		idle.writers = append(idle.writers, w)
 	}
 }

@@ -38,9 +38,9 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 func (b *Broker) takeOver(n *member, old, w *Writer) {
 	defer b.handbackSettled()
 	defer w.resume()
-	claimed := old.takeLeftovers() // before its end, which other names of old hear of too
+	isTaken := old.takeLeftovers() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	if claimed && !w.inherit(&old.queue) {
+	if isTaken && !w.inherit(&old.queue) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.handBackOf(n.name, old)

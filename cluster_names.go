@@ -108,9 +108,9 @@ func (b node) Evict(ctx context.Context, name, by string) (h relay.Handover, ok 
 	if w == nil {
 		return h, false
 	}
-	claimed := w.takeLeftovers() // before its end, which other names of w hear of too
+	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
-	if claimed {
+	if isTaken {
 		h.Undelivered = slices.Collect(w.Undelivered())
 	}
 	h.Rooms = rooms
@@ -152,9 +152,9 @@ func (b node) NameLost(name string) {
 	b.handbacks.expected++
 	go func() {
 		defer b.handbackSettled()
-		claimed := b.takeLeftovers(w)
+		isTaken := b.takeLeftovers(w)
 		_ = w.abort(ErrNameLost)
-		if claimed {
+		if isTaken {
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.handBackOf(name, w)

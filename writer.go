@@ -258,7 +258,7 @@ func (w *Writer) accept(messages, size int) {
 func (w *Writer) wake() {
 	switch {
 	case w.queue.Empty() && w.state != closing:
-	case !w.claimFlusher():
+	case !w.acquireFlusher():
 	case w.socket.CanSend() && w.queue.Bytes() <= maxTry && !w.isBurst():
 		w.tryFlush()
 	default:
@@ -275,9 +275,9 @@ const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.flushedAt <= burst }
 
-// claimFlusher reports whether the flusher must be started. If so, the caller must start it. mu
+// acquireFlusher reports whether the flusher must be started. If so, the caller must start it. mu
 // is held.
-func (w *Writer) claimFlusher() bool {
+func (w *Writer) acquireFlusher() bool {
 	if w.flushing || w.paused > 0 {
 		return false
 	}

@@ -44,7 +44,7 @@ func (w *Writer) flush() {
 }
 
 // tryFlush makes the flusher's first write without a goroutine, as far as the kernel accepts
-// bytes at once. The caller has claimed the flusher. mu is held, but released during the write.
+// bytes at once. The caller has acquired the flusher. mu is held, but released during the write.
 func (w *Writer) tryFlush() {
 	if w.socket.CanSend() && w.state == open && w.mayWrite() {
 		if err := w.writeSome((*Writer).tryWrite); err != nil {
@@ -57,13 +57,13 @@ func (w *Writer) tryFlush() {
 	w.goFlush()
 }
 
-// goFlush starts the flusher, which the caller has claimed. mu is held.
+// goFlush starts the flusher, which the caller has acquired. mu is held.
 func (w *Writer) goFlush() { go w.flush() }
 
 // mayWrite reports whether there is a message that may be written. mu is held.
 func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
 
-// releaseFlusher undoes claimFlusher. If the flusher has to end the Writer instead, it returns
+// releaseFlusher undoes acquireFlusher. If the flusher has to end the Writer instead, it returns
 // false. mu is held.
 func (w *Writer) releaseFlusher() bool {
 	if w.state >= aborting || w.state == closing && w.paused == 0 {

@@ -34,7 +34,7 @@ func (w *Writer) resume() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.paused--
-	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.claimFlusher() {
+	if (w.state == closing || w.state == open && !w.queue.Empty()) && w.acquireFlusher() {
 		w.goFlush() // not wake, because wake may write, and the caller holds other locks
 	}
 }
