@@ -26,7 +26,7 @@ Five words say how far a message has come. They have these meanings everywhere i
  2. Pending: the message is queued, or the connection is taking it.
  3. Written: the connection has taken every byte. [Writer.Flush] waits for this.
  4. Acknowledged: the peer's machine has confirmed every byte. [Writer.Close] waits for
-    this where the kernel tells; see [Writer.Shutdown].
+    this where the kernel reports it; see [Writer.Shutdown].
  5. Dropped or undelivered: the message was not written, because the overflow policy dropped
     it or because the Writer ended first. [Writer.Undelivered] returns the undelivered ones.
 

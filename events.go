@@ -148,8 +148,8 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 	return events, missed
 }
 
-// announce tells observers and other nodes about a name of this node. With a transport, it must
-// be called within change. mu is held.
+// announce reports a change of a name of this node to observers and other nodes. With a
+// transport, it must be called within change. mu is held.
 func (b *Broker) announce(e relay.Event) {
 	if b.cluster != nil {
 		b.cluster.outgoing = append(b.cluster.outgoing, e)
@@ -176,7 +176,7 @@ func causeOf(e relay.Event) error {
 	return e.Cause
 }
 
-// notify tells the observers. mu is held, so all of them see the same order.
+// notify queues e for the observers. mu is held, so all of them see the same order.
 func (b *Broker) notify(e Event) {
 	for _, o := range b.observers.Members() {
 		if len(o.events) == maxLag {
@@ -264,7 +264,7 @@ func (b *Broker) changeAnywhere(name string, cause error, f func()) {
 	c.announce()
 }
 
-// notifyChange tells the observers about the changes of a name.
+// notifyChange reports the net changes of a name to the observers.
 func (b *Broker) notifyChange(name string, cause error, before, after presence) {
 	was, is := before.rooms, after.rooms
 	for _, room := range without(was, is) {

@@ -234,7 +234,7 @@ func (w *Writer) end() error {
 		w.limits.stopDeadlines()
 		w.limits.Budget.leave(w)
 	}
-	w.tellWaiters()
+	w.notifyWaiters()
 	var hooks *endHook
 	if w.watchers != nil {
 		hooks, w.watchers.onEnd = w.watchers.onEnd, nil

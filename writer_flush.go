@@ -161,7 +161,7 @@ func (w *Writer) tryWrite(p []byte) (int, error) {
 func (w *Writer) wrote(r queue.Removed) {
 	w.written += int64(r.Messages)
 	w.ages.Written(int64(r.Messages))
-	w.tellWaiters()
+	w.notifyWaiters()
 	if w.limits != nil {
 		w.limits.release(w, r)
 		w.admitBlocked()

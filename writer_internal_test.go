@@ -128,7 +128,7 @@ func TestFinishWaitsForTheGoodbye(t *testing.T) {
 	require.Error(t, err)
 	conn := &lookHookConn{Conn: inner, after: 12, do: func() { _, _ = io.Copy(io.Discard, peer) }}
 	w := NewWriter(conn, nil)
-	w.watch().linger = &linger{aborted: make(chan struct{}), isKnown: true, end: math.MaxInt64} // the first look lowers it
+	w.watch().linger = &linger{aborted: make(chan struct{}), isKnown: true, goal: math.MaxInt64} // the first look lowers it
 	w.deliverRest()
 	s, err := sock.StateOf(inner)
 	require.NoError(t, err)

@@ -172,7 +172,7 @@ func (w *Writer) dropOldest() {
 	l.droppedBytes += int64(r.Size)
 	w.ages.Shift(int64(begun), -1)
 	w.moveFlushes(begun, -1)
-	w.tellWaiters()
+	w.notifyWaiters()
 	w.limits.release(w, r)
 }
 

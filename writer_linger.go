@@ -18,8 +18,8 @@ type linger struct {
 
 	// Set by checkPeer. The fields mean nothing unless isKnown.
 	isKnown bool
-	end     uint64 // sock.State.Acknowledged when all is delivered
-	lost    int    // bytes before end not acknowledged at the last check
+	goal    uint64 // sock.State.Acknowledged when all is delivered
+	lost    int    // bytes before goal not acknowledged at the last check
 
 	acknowledged uint64 // the largest count that a check has found
 
@@ -78,14 +78,14 @@ func (l *linger) record(s sock.State, broken error) {
 		return
 	}
 	l.acknowledged = max(l.acknowledged, s.Acknowledged)
-	end := s.Acknowledged + uint64(s.Unacknowledged)
+	sent := s.Acknowledged + uint64(s.Unacknowledged)
 	switch {
 	case !l.isKnown:
-		l.isKnown, l.end, l.lost = true, end, math.MaxInt
-	case !s.Gone && int64(end-l.end) < 0:
-		l.end = end
+		l.isKnown, l.goal, l.lost = true, sent, math.MaxInt
+	case !s.Gone && int64(sent-l.goal) < 0:
+		l.goal = sent
 	}
-	l.lost = min(l.lost, int(max(0, int64(l.end-s.Acknowledged))))
+	l.lost = min(l.lost, int(max(0, int64(l.goal-s.Acknowledged))))
 }
 
 // countKeptBack adds bytes to the messages if a wrapper kept them back until the half-close.
@@ -99,8 +99,8 @@ func (w *Writer) countKeptBack() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	l := w.watchers.linger
-	if end := s.Acknowledged + uint64(s.Unacknowledged); int64(end-l.end) > longestGoodbye {
-		l.end, l.lost = end, s.Unacknowledged
+	if sent := s.Acknowledged + uint64(s.Unacknowledged); int64(sent-l.goal) > longestGoodbye {
+		l.goal, l.lost = sent, s.Unacknowledged
 	}
 }
 

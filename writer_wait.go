@@ -21,7 +21,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 		return nil
 	}
 	ws := w.watch().makeWaiters()
-	return w.await(ctx, done, &ws.flushes, &waiter{end: w.written + w.pending()})
+	return w.await(ctx, done, &ws.flushes, &waiter{written: w.written + w.pending()})
 }
 
 // WaitPending waits until at most maxBytes bytes are pending, counted as in
@@ -48,15 +48,15 @@ func doneOf(ctx context.Context) <-chan struct{} {
 
 // A waiter is a call of Flush or WaitPending. Writer.mu guards the fields.
 type waiter struct {
-	end   int64         // Flush: the value of Writer.written to wait for, not counting dropped messages
-	bytes int64         // WaitPending: the most bytes that may be queued
-	done  chan struct{} // closed when the wait is over or the Writer has ended
-	met   bool          // the wait is over because of its condition
+	written int64         // Flush: the value of Writer.written to wait for, not counting dropped messages
+	bytes   int64         // WaitPending: the most bytes that may be queued
+	done    chan struct{} // closed when the wait is over or the Writer has ended
+	met     bool          // the wait is over because of its condition
 }
 
 // waiters holds the waiting calls. A nil *waiters has none. Writer.mu guards it.
 type waiters struct {
-	flushes list.List // of *waiter, in the order of their ends
+	flushes list.List // of *waiter, in ascending order of written
 	pending list.List // of *waiter, for WaitPending
 }
 
@@ -81,7 +81,7 @@ func (w *Writer) waiters() *waiters {
 func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.List, call *waiter) error {
 	if w.state >= ended {
 		defer w.mu.Unlock()
-		w.tellWaiters() // removes the lists if they are empty
+		w.notifyWaiters() // removes the lists if they are empty
 		return w.undeliveredError()
 	}
 	call.done = make(chan struct{})
@@ -99,7 +99,7 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.Li
 	}
 	w.mu.Lock()
 	calls.Remove(element) // does nothing if the wait ended at the same time
-	w.tellWaiters()       // removes the list if it is empty
+	w.notifyWaiters()     // removes the list if it is empty
 	met, messages, bytes := call.met, w.pending(), w.queue.Bytes()
 	w.mu.Unlock()
 	if met {
@@ -114,22 +114,22 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.Li
 func (w *Writer) flushTarget() int64 {
 	if ws := w.waiters(); ws != nil {
 		if first := ws.flushes.Front(); first != nil {
-			return first.Value.(*waiter).end - w.written
+			return first.Value.(*waiter).written - w.written
 		}
 	}
 	return math.MaxInt64
 }
 
-// tellWaiters ends the calls whose wait is over, or all if the Writer has ended. mu is held.
-func (w *Writer) tellWaiters() {
+// notifyWaiters ends the calls whose wait is over, or all if the Writer has ended. mu is held.
+func (w *Writer) notifyWaiters() {
 	ws := w.waiters()
 	if ws == nil {
 		return
 	}
 	for e := ws.flushes.Front(); e != nil; e = ws.flushes.Front() {
 		call := e.Value.(*waiter)
-		if call.met = call.end <= w.written; !call.met && w.state < ended {
-			break // later ones have later ends
+		if call.met = call.written <= w.written; !call.met && w.state < ended {
+			break // later ones wait for more
 		}
 		ws.flushes.Remove(e)
 		close(call.done)
@@ -152,7 +152,7 @@ func (w *Writer) tellWaiters() {
 }
 
 // moveFlushes accounts for n messages inserted after the first i of the queue, or removed there
-// if n is negative. If a call waits for more than i messages, its end moves. mu is held.
+// if n is negative. If a call waits for more than i messages, its written moves. mu is held.
 func (w *Writer) moveFlushes(i int, n int64) {
 	ws := w.waiters()
 	if ws == nil {
@@ -160,9 +160,9 @@ func (w *Writer) moveFlushes(i int, n int64) {
 	}
 	for e := ws.flushes.Back(); e != nil; e = e.Prev() {
 		call := e.Value.(*waiter)
-		if call.end <= w.written+int64(i) {
+		if call.written <= w.written+int64(i) {
 			break
 		}
-		call.end += n
+		call.written += n
 	}
 }

@@ -91,7 +91,7 @@ func (r *Relay) serve() {
 	}
 }
 
-// beat publishes heartbeats. They tell other nodes that this node is alive. They also come back
+// beat publishes heartbeats. They show other nodes that this node is alive. They also come back
 // to this node itself, and show that it can reach NATS. A node that did not know this one answers
 // with a ping.
 func (r *Relay) beat() {
@@ -183,13 +183,13 @@ func (r *Relay) Replay(ctx context.Context, node, room string, n int) ([][]byte,
 
 // bound returns a copy of ctx that is also done when Close is called or Timeout has passed.
 func (r *Relay) bound(ctx context.Context) (bounded context.Context, cancel func()) {
-	ctx, end := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(r.closing, func() { end(context.Cause(r.closing)) })
+	ctx, cancelCause := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(r.closing, func() { cancelCause(context.Cause(r.closing)) })
 	ctx, cancelTimeout := context.WithTimeout(ctx, r.opts.Timeout)
 	return ctx, func() {
 		cancelTimeout()
 		stop()
-		end(nil)
+		cancelCause(nil)
 	}
 }
 
