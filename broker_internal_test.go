@@ -118,10 +118,3 @@ func TestSlowConsumerWhoseNameIsFree(t *testing.T) {
 		n.writers.Store(&[]*Writer{})
 	})
 }
-
-// The number of takeovers that a Writer waits for is bounded.
-func TestHoldIsBounded(t *testing.T) {
-	w := NewWriter(faultconn.New(), nil)
-	w.paused = math.MaxInt16
-	require.False(t, w.pause())
-}

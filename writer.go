@@ -34,7 +34,7 @@ type Writer struct {
 	losesNothing  bool // Close of conn discards no written bytes; never changed
 	state         state
 	flushing      bool  // the flusher runs or is about to, and only it writes to conn
-	paused        int16 // the number of takeovers that keep the flusher from running
+	paused        int32 // the number of takeovers that keep the flusher from running
 	queue         queue.Queue
 
 	// These count whole messages. Dropped messages are counted by limits. Bytes that are

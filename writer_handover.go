@@ -1,7 +1,6 @@
 package sendq
 
 import (
-	"math"
 	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
@@ -19,11 +18,11 @@ func (w *Writer) takeLeftovers() bool {
 }
 
 // pause stops the flusher until resume, except for the write under way. It returns false if the
-// Writer is not open, or if too many takeovers pause it already.
+// Writer is not open.
 func (w *Writer) pause() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state != open || w.paused == math.MaxInt16 {
+	if w.state != open {
 		return false
 	}
 	w.paused++
