@@ -66,10 +66,9 @@ func (l *limits) stopDeadlines() {
 
 // checkDeadlines ends the Writer if a time limit has passed. mu is not held.
 func (w *Writer) checkDeadlines() {
-	l := w.limits
 	var peer sock.State // stays zero if it is not known
 	var err error
-	if l.WriteTimeout > 0 {
+	if w.limits.WriteTimeout > 0 {
 		peer, err = sock.StateOf(w.conn) // without mu, as every call into conn
 	}
 	w.mu.Lock()
@@ -77,35 +76,16 @@ func (w *Writer) checkDeadlines() {
 		w.mu.Unlock()
 		return
 	}
-	at := queue.Now()
-	passed := at - l.deadlines.checkedAt
-	if passed > 2*l.deadlines.interval+timersLate {
-		// The process was stopped, and the peer is not to blame for that.
-		w.ages.Skip(passed-l.deadlines.interval, at)
-		passed = l.deadlines.interval
-	}
-	w.ages.Sample(w.pending(), at)
-	if l.isSilent(peer, w.queue.IsInFlight()) {
-		l.deadlines.silence += passed
-	} else {
-		l.deadlines.silence = 0
-	}
-	isIdle := w.pending() == 0 && peer.Unacknowledged == 0 && w.written == l.deadlines.written
-	l.deadlines.checkedAt, l.deadlines.peer, l.deadlines.lastBegun, l.deadlines.written = at, peer, l.deadlines.begun, w.written
-
-	_, panicked := errors.AsType[*sock.PanicError](err)
-	age := w.ages.Age(at)
-	switch {
-	case panicked:
+	isIdle := w.recordCheck(peer)
+	if _, panicked := errors.AsType[*sock.PanicError](err); panicked {
 		err = asPanicError(err)
-	case l.MaxAge > 0 && age >= l.MaxAge:
-		err = fmt.Errorf("%w: MaxAge of %v exceeded: the oldest message waited %v", ErrSlowConsumer, l.MaxAge, age)
-	case l.WriteTimeout > 0 && l.deadlines.silence >= l.WriteTimeout:
-		err = fmt.Errorf("%w: WriteTimeout of %v exceeded: the peer took nothing for %v: %w",
-			ErrSlowConsumer, l.WriteTimeout, l.deadlines.silence, os.ErrDeadlineExceeded)
-	default:
-		if l.deadlines.running = !isIdle; l.deadlines.running {
-			l.deadlines.timer.Reset(l.deadlines.interval)
+	} else {
+		err = w.deadlineExceeded()
+	}
+	if err == nil {
+		d := &w.limits.deadlines
+		if d.running = !isIdle; d.running {
+			d.timer.Reset(d.interval)
 		}
 		w.mu.Unlock()
 		return
@@ -113,6 +93,40 @@ func (w *Writer) checkDeadlines() {
 	w.setAborting(err) // returns true, because of the check above
 	w.mu.Unlock()
 	_ = w.interrupt()
+}
+
+// recordCheck records the results of a check. It reports whether nothing is under way, so that
+// the timer can stop. mu is held.
+func (w *Writer) recordCheck(peer sock.State) (isIdle bool) {
+	d, at := &w.limits.deadlines, queue.Now()
+	passed := at - d.checkedAt
+	if passed > 2*d.interval+timersLate {
+		// The process was stopped, and the peer is not to blame for that.
+		w.ages.Skip(passed-d.interval, at)
+		passed = d.interval
+	}
+	w.ages.Sample(w.pending(), at)
+	if w.limits.isSilent(peer, w.queue.IsInFlight()) {
+		d.silence += passed
+	} else {
+		d.silence = 0
+	}
+	isIdle = w.pending() == 0 && peer.Unacknowledged == 0 && w.written == d.written
+	d.checkedAt, d.peer, d.lastBegun, d.written = at, peer, d.begun, w.written
+	return isIdle
+}
+
+// deadlineExceeded returns an error if a time limit had passed at the last check. mu is held.
+func (w *Writer) deadlineExceeded() error {
+	l := w.limits
+	if age := w.ages.Age(l.deadlines.checkedAt); l.MaxAge > 0 && age >= l.MaxAge {
+		return fmt.Errorf("%w: MaxAge of %v exceeded: the oldest message waited %v", ErrSlowConsumer, l.MaxAge, age)
+	}
+	if l.WriteTimeout > 0 && l.deadlines.silence >= l.WriteTimeout {
+		return fmt.Errorf("%w: WriteTimeout of %v exceeded: the peer took nothing for %v: %w",
+			ErrSlowConsumer, l.WriteTimeout, l.deadlines.silence, os.ErrDeadlineExceeded)
+	}
+	return nil
 }
 
 // isSilent reports whether the peer has taken nothing since the last check although there was
