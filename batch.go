@@ -67,16 +67,16 @@ func (t *Batch) Flush() Report { return t.FlushContext(context.Background()) }
 // nil.
 func (t *Batch) FlushContext(ctx context.Context) (r Report) {
 	requireContext(ctx)
-	pending, ends := t.queueAll(ctx, &r)
-	t.allowRetries(pending, ends)
+	pending, upTo := t.queueAll(ctx, &r)
+	t.allowRetries(pending, upTo)
 	t.broker.awaitAll(ctx, pending, &r)
 	t.buf, t.entries = nil, nil
 	return r
 }
 
-// queueAll queues the messages. It returns the requests to other nodes, and for every one the number
-// of entries up to its end.
-func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends []int) {
+// queueAll queues the messages. It returns the requests to other nodes, and for each the number of
+// entries up to its last one.
+func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, upTo []int) {
 	messages := make([][]byte, len(t.entries))
 	start := 0
 	for i, p := range t.entries {
@@ -95,16 +95,16 @@ func (t *Batch) queueAll(ctx context.Context, r *Report) (pending requests, ends
 			continue
 		}
 		t.broker.sendAll(ctx, to.Name, messages[first:i], idle, r, &pending)
-		if len(pending) > len(ends) {
-			ends = append(ends, i)
+		if len(pending) > len(upTo) {
+			upTo = append(upTo, i)
 		}
 	}
-	return pending, ends
+	return pending, upTo
 }
 
 // allowRetries sets retry for a request if no later message of the Batch may have reached the
-// name. ends has the number of entries up to the end of each request.
-func (t *Batch) allowRetries(pending requests, ends []int) {
+// name. upTo has the number of entries up to the last one of each request.
+func (t *Batch) allowRetries(pending requests, upTo []int) {
 	if len(pending) == 0 {
 		return
 	}
@@ -117,6 +117,6 @@ func (t *Batch) allowRetries(pending requests, ends []int) {
 		}
 	}
 	for i, q := range pending {
-		q.retry = ends[i] > fannedOut && ends[i] == sentTo[q.name]
+		q.retry = upTo[i] > fannedOut && upTo[i] == sentTo[q.name]
 	}
 }

@@ -457,9 +457,9 @@ func runReference(t *testing.T, policy, replay byte, operations []byte) {
 		require.Equal(t, w.pending, asStrings(w.w.Undelivered()), "Writer %d", i)
 	}
 	require.Len(t, returned, len(r.returned))
-	for i, mail := range returned {
-		require.Subset(t, r.returned[i].names, mail.names)
-		require.Equal(t, r.returned[i].messages, mail.messages)
+	for i, back := range returned {
+		require.Subset(t, r.returned[i].names, back.names)
+		require.Equal(t, r.returned[i].messages, back.messages)
 	}
 }
 

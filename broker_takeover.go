@@ -2,7 +2,7 @@ package sendq
 
 import "fmt"
 
-// replace gives the name to w instead of old and holds w: new messages wait until takeOver has
+// replace gives the name to w instead of old and pauses w: new messages wait until takeOver has
 // inserted the backlog of old. If the name is free, old is nil. In that case w has the name,
 // unless there is a cluster; then the name must be claimed.
 func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err error) {

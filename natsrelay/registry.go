@@ -80,7 +80,7 @@ func (g *registry) waitReady(ctx context.Context) error {
 // acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
 // entry is at another revision, acquire tries again at that one, once the node in it is dead or has
 // given the name up. It fails if that node keeps the name, or ctx is done. The Handover holds
-// whatever the name left on other nodes, also if acquire fails.
+// whatever the name brings from other nodes, also if acquire fails.
 func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (h relay.Handover, err error) {
 	key := nameKey(name)
 	for failed := 0; ; {
@@ -114,7 +114,7 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 }
 
 // evictFrom returns nil if this node may overwrite the holder's entry of a name, because the holder
-// is dead or has given the name up. In the second case it adds what the name left there to h.
+// is dead or has given the name up. In the second case it adds what the name brings from there to h.
 func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, h *relay.Handover) error {
 	p := g.relay.peerFor(holder)
 	if p == nil {

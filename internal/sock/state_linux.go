@@ -1,6 +1,6 @@
 //go:build linux && !386 && !s390x
 
-// 386 and s390x are left out because they have no separate system calls for sockets.
+// 386 and s390x are not included, because they have no separate system calls for sockets.
 
 package sock
 

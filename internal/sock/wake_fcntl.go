@@ -6,7 +6,7 @@ import "syscall"
 
 // wakeBlocked makes a read return if it is stuck in the kernel, and also a write if writes is
 // true. Calls get stuck on a blocking socket, such as File.Fd makes, and Close would wait for
-// them. Other sockets are left alone, because Close itself wakes their readers, with
+// them. Other sockets stay as they are, because Close itself wakes their readers, with
 // net.ErrClosed.
 func wakeBlocked(fd uintptr, writes bool) error {
 	flags, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, syscall.F_GETFL, 0)
