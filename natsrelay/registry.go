@@ -83,12 +83,12 @@ func (g *registry) waitReady(ctx context.Context) error {
 // whatever the name brings from other nodes, also if acquire fails.
 func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (h relay.Handover, err error) {
 	key := nameKey(name)
-	for failed := 0; ; {
-		if ctxErr := backOff(ctx, failed); ctxErr != nil {
+	for failures := 0; ; {
+		if ctxErr := backOff(ctx, failures); ctxErr != nil {
 			if err != nil {
 				ctxErr = fmt.Errorf("%w: %w", ctxErr, err)
 			}
-			return h, fmt.Errorf("natsrelay: claim %q: %w", name, ctxErr)
+			return h, failed(ctxErr, "claim %q", name)
 		}
 		var written, at uint64
 		var holder string
@@ -108,7 +108,7 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 		case errors.Is(err, sendq.ErrNameTaken), errors.Is(err, sendq.ErrClosed):
 			return h, err
 		default:
-			failed++
+			failures++
 		}
 	}
 }
@@ -230,7 +230,7 @@ func (g *registry) close(ctx context.Context) error {
 		err = g.removeLease(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("natsrelay: some names are still taken: %w", err)
+		return failed(err, "some names are still taken")
 	}
 	return nil
 }

@@ -17,15 +17,6 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// ErrNodeLost indicates that a node was unreachable for a Lease: it died, or one of the two nodes
-// cannot reach the other. The names of the node leave with ErrNodeLost as the cause, and pending
-// requests to the node fail with it.
-var ErrNodeLost = errors.New("natsrelay: node unreachable")
-
-// ErrNodeBehind is returned for a message to a name on another node if Options.MaxQueuedBytes
-// already wait for that node. The message was not sent.
-var ErrNodeBehind = errors.New("natsrelay: node too far behind, send again later")
-
 // A Relay connects a Broker to the Brokers of other processes over NATS. Connect returns one. It
 // belongs to the Broker with the Relay in its BrokerOptions, and ends with that Broker.
 type Relay struct {
@@ -176,7 +167,7 @@ func (r *Relay) Replay(ctx context.Context, node, room string, n int) ([][]byte,
 	defer cancel()
 	a, err := p.request(ctx, itemReplay, room, n)
 	if err != nil {
-		return nil, fmt.Errorf("natsrelay: replay %q: %w", room, err)
+		return nil, failed(err, "replay %q", room)
 	}
 	return a.messages, nil
 }
