@@ -33,9 +33,10 @@ type BrokerOptions struct {
 	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
 	OnUndelivered func(name string, messages iter.Seq[[]byte], cause error)
 
-	// Each room keeps its last messages for Room.JoinReplay: at most ReplayMessages, of at
-	// most ReplayBytes together. If ReplayMessages is 0, rooms keep none. If ReplayBytes is 0,
-	// there is no limit in bytes. A room discards its messages when the last member leaves.
+	// Each room keeps its last messages for Room.JoinReplay: at most ReplayMessages messages,
+	// of at most ReplayBytes bytes together. If ReplayMessages is 0, rooms keep none. If
+	// ReplayBytes is 0, there is no limit in bytes. A room discards its messages when the last
+	// member leaves.
 	ReplayMessages, ReplayBytes int
 
 	// Relay connects the Broker to Brokers in other processes. They share names and rooms; see
@@ -234,8 +235,8 @@ func (b *Broker) Broadcast(p []byte) int {
 	return b.publishOne(toAll, p)
 }
 
-// BroadcastFrom is Broadcast to all names except sender. With NameAttach, no Writer of the sender
-// gets p.
+// BroadcastFrom is Broadcast to all names except sender. With NameAttach, no Writer of the
+// sender gets p.
 func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 	return b.publishOne(toAll.from(sender), p)
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/sendq-go/sendq/internal/set"
 )
 
-// A Budget limits the memory of the pending messages of any number of Writers together. Give it
-// to each of them in its WriterOptions. If a message would exceed the Budget, the Writer with
-// the largest backlog ends with ErrSlowConsumer, then the next one if necessary, until there is
-// room.
+// A Budget limits the bytes of memory that the pending messages of any number of Writers take
+// together. Give it to each of them in its WriterOptions. If a message would exceed the Budget,
+// the Writer with the largest backlog ends with ErrSlowConsumer, then the next one if necessary,
+// until there is room.
 //
 // Each message counts as its size plus 64 bytes. A Broker queues a message to many Writers as
 // references to one copy. The copy counts once, however many of the Writers have it pending,

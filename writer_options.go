@@ -61,8 +61,8 @@ type WriterOptions struct {
 	// the peer. After that the connection is closed anyway. 0 means 5 seconds.
 	CloseTimeout time.Duration
 
-	// Budget limits the memory of the pending messages of all Writers with the same Budget
-	// together. Nil means no such limit.
+	// Budget limits the bytes of memory that the pending messages of all Writers with the same
+	// Budget take together. Nil means no such limit.
 	Budget *Budget
 
 	// MessageFramed makes each message exactly one Write of the connection. Set it if the peer
