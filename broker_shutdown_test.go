@@ -72,7 +72,7 @@ func TestBrokerShutdownUnderOneDeadline(t *testing.T) {
 		require.Equal(t, 3*time.Second, time.Since(start))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		for i := range 10 {
-			require.ErrorContains(t, err, fmt.Sprintf("sendq: \"stalled-%d\": messages not delivered", i))
+			require.ErrorContains(t, err, fmt.Sprintf("sendq: \"stalled-%d\": undelivered messages", i))
 		}
 		require.NotContains(t, err.Error(), "reading")
 		require.NotContains(t, err.Error(), "idle")

@@ -47,8 +47,8 @@ func (w *Writer) Close() error {
 // knows what has arrived, the bound and CloseNow do not matter either once everything is
 // written and the wait has begun.
 //
-// Otherwise the error wraps the cause and says how much was not delivered, if anything. The
-// cause is one of these:
+// Otherwise the error wraps the cause and says how many messages are undelivered or how many
+// bytes the peer has not acknowledged, if any. The cause is one of these:
 //
 //   - the cause of ctx
 //   - the error that ended the Writer, perhaps long before the call
@@ -80,7 +80,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 // returns an error that says how much was not. mu is held, and the Writer has ended.
 func (w *Writer) undeliveredError() error {
 	if n := w.pending(); n > 0 {
-		return failed(w.err, "messages not delivered: %d (%d bytes)", n, w.queue.Bytes())
+		return failed(w.err, "undelivered messages: %d (%d bytes)", n, w.queue.Bytes())
 	}
 	return w.err
 }

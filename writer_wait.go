@@ -10,9 +10,9 @@ import (
 // overflow policy. A written message has been taken by the connection; the peer may not have it
 // yet. Flush does not wait for messages accepted later.
 //
-// If the Writer ends first, Flush returns an error that says how much was not delivered. If ctx
-// is done first, the messages stay queued, and the error wraps the cause of ctx. Flush panics
-// if ctx is nil.
+// If the Writer ends first, Flush returns an error that says how much is undelivered. If ctx is
+// done first, the messages stay queued, and the error wraps the cause of ctx. Flush panics if
+// ctx is nil.
 func (w *Writer) Flush(ctx context.Context) error {
 	done := doneOf(ctx)
 	w.mu.Lock()

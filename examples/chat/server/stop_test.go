@@ -51,7 +51,7 @@ func TestStopSaysWhatIsLost(t *testing.T) {
 	alice.ExpectSilence()
 	said := server.stop(t) // bob never reads
 	require.Contains(t, said, "user=bob")
-	require.Contains(t, said, "messages not delivered")
+	require.Contains(t, said, "undelivered messages")
 	require.NotContains(t, said, `WARN connection lost user=alice`)
 	bob.Close()
 }
