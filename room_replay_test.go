@@ -143,6 +143,22 @@ func TestReplayHasNoGap(t *testing.T) {
 	}
 }
 
+// A replay of nothing leaves MaxPending as it is, however often somebody joins.
+func TestReplayOfNothingIsNoExemption(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 1000})
+	defer conn.Release()
+	require.NoError(t, b.Register("bob", w))
+	for range 9 {
+		require.NoError(t, b.Send("bob", counted(100)))
+		replayed, err := b.Room("room").JoinReplay("bob", 10)
+		require.NoError(t, err)
+		require.Zero(t, replayed)
+		require.True(t, b.Room("room").Leave("bob"))
+	}
+	require.ErrorIs(t, b.Send("bob", counted(100)), sendq.ErrSlowConsumer)
+}
+
 // A replay never ends a new member, whatever its MaxPending and Overflow, and always has the newest
 // messages.
 func TestReplayBeyondMaxPending(t *testing.T) {

@@ -202,7 +202,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		m := copyOf(p)
 		w.enqueue(&m)
 	}
-	if w.limits != nil {
+	if w.limits != nil && len(messages) > 0 {
 		w.limits.exempt = w.pendingCost() // the messages before them leave first
 	}
 	w.wakeBy(idle)
