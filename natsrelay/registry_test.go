@@ -182,7 +182,7 @@ func TestLateHandover(t *testing.T) {
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
-	a.block, a.onEvict = make(chan struct{}), cancel
+	a.block, a.onEvict = make(chan struct{}), func(context.Context) { cancel() }
 	_, err = b.relay.Claim(ctx, "x", true)
 	require.ErrorIs(t, err, context.Canceled)
 	close(a.block)
@@ -192,6 +192,29 @@ func TestLateHandover(t *testing.T) {
 		_, err := b.relay.Claim(t.Context(), "x", true)
 		return err == nil
 	})
+}
+
+// TestLateEvict asks for a name that is not free in time, because a registration there takes long. The
+// name must not move later, when nobody waits for it any longer.
+func TestLateEvict(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{Timeout: time.Second})
+	b := newFake(t, servers().url(1), Options{Timeout: time.Second})
+	waitUntilAllKnow(t, a, b)
+	_, err := a.relay.Claim(t.Context(), "x", false)
+	require.NoError(t, err)
+	gaveUp := make(chan error, 10)
+	a.onEvict = func(ctx context.Context) {
+		<-ctx.Done()
+		gaveUp <- context.Cause(ctx)
+	}
+	_, err = b.relay.Claim(t.Context(), "x", true)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	select {
+	case cause := <-gaveUp:
+		require.ErrorIs(t, cause, context.DeadlineExceeded)
+	case <-time.After(testTimeout):
+		require.Fail(t, "Evict still waits")
+	}
 }
 
 // TestUnheardNode claims names of nodes that have not been heard yet. If such a node is heard, the

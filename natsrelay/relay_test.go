@@ -21,7 +21,7 @@ type fakeNode struct {
 	relay *Relay
 	block chan struct{} // Evict and Replay wait until it is closed, if it is not nil
 
-	onEvict func() // called by Evict, if it is not nil
+	onEvict func(context.Context) // called by Evict, if it is not nil
 
 	mu     sync.Mutex
 	events []relay.Event // for the snapshot
@@ -87,7 +87,7 @@ func (n *fakeNode) MessagesLost(node string, messages int) {
 
 func (n *fakeNode) Evict(ctx context.Context, name, by string) (relay.Handover, bool) {
 	if n.onEvict != nil {
-		n.onEvict()
+		n.onEvict(ctx)
 	}
 	n.wait()
 	n.relay.Release(name)

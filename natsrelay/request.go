@@ -60,7 +60,8 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 	return response{}, fmt.Errorf("no answer from node %s: %w", p.id, context.Cause(ctx))
 }
 
-// handleRequest responds to the peer. It does so in a goroutine, because that may take a moment.
+// handleRequest responds to the peer. It does so in a goroutine, because that may take a moment. After
+// Timeout the peer no longer waits for a name, so the name must stay here.
 func (p *peer) handleRequest(in *parser, kind byte) {
 	id, name, messages := in.uint(), in.string(), in.int()
 	if in.bad {
@@ -73,7 +74,9 @@ func (p *peer) handleRequest(in *parser, kind byte) {
 			p.sendItem(appendResponse(item, response{messages: kept}))
 			return
 		}
-		h, ok := p.relay.node.Evict(p.relay.ctx, name, p.id)
+		ctx, cancel := p.relay.bound(p.relay.ctx)
+		defer cancel()
+		h, ok := p.relay.node.Evict(ctx, name, p.id)
 		p.sendHandover(handover{name: name, undelivered: h.Undelivered}, appendResponse(item, response{ok, h.Undelivered, h.Rooms}))
 	})
 }

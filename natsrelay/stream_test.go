@@ -245,7 +245,7 @@ func TestCloseHandsBack(t *testing.T) {
 	require.NoError(t, err)
 	a.block = make(chan struct{})
 	asked := make(chan struct{})
-	a.onEvict = func() { close(asked) }
+	a.onEvict = func(context.Context) { close(asked) }
 	go b.relay.Claim(t.Context(), "x", true)
 	<-asked
 	go func() {
