@@ -249,7 +249,8 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 // sends what is queued for other nodes. No name on another node is known after that.
 //
 // The error is nil if everything was delivered. Otherwise it is a *ShutdownError, with an
-// *UndeliveredError for each Writer with undelivered messages. Shutdown panics if ctx is nil.
+// *UndeliveredError for each Writer that did not deliver everything. Shutdown panics if ctx is
+// nil.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	undelivered := b.endWriters(func(w *Writer) error { return w.Shutdown(ctx) })
@@ -266,8 +267,9 @@ func (b *Broker) Close() error {
 }
 
 // CloseNow ends the Broker like Shutdown, but delivers nothing: it ends all Writers as
-// Writer.CloseNow does, and the Relay does not send what is queued for other nodes. The error is
-// nil if nothing was pending.
+// Writer.CloseNow does, and the Relay does not send what is queued for other nodes. Without a
+// Relay, the error is nil if nothing was pending. A Relay may have no time to give up its names,
+// and then the error says so.
 func (b *Broker) CloseNow() error {
 	undelivered := b.endWriters(func(w *Writer) error {
 		_ = w.CloseNow()

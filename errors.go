@@ -94,7 +94,8 @@ func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
 // A ShutdownError is returned by Shutdown, Close and CloseNow of a Broker if something was not
 // delivered. Range over Undelivered to see it by name.
 type ShutdownError struct {
-	// Undelivered has an element for each Writer with undelivered messages, in no order.
+	// Undelivered has an element for each Writer that returned an error, in no order. A
+	// Writer with several names has one for each.
 	Undelivered []*UndeliveredError
 
 	// Relay is the error of closing BrokerOptions.Relay, or nil.
@@ -124,7 +125,7 @@ func (e *ShutdownError) Unwrap() []error {
 // An UndeliveredError is the part of a ShutdownError about one Writer.
 type UndeliveredError struct {
 	Name     string
-	Messages int64 // accepted, but not written
+	Messages int64 // accepted, but not written; 0 if something failed after that
 	Bytes    int64 // of these messages
 	Err      error // of Writer.Shutdown, Close or CloseNow
 }
