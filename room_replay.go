@@ -13,8 +13,9 @@ import (
 // or a duplicate. JoinReplay returns the number of messages accepted, and 0 if name is a member
 // already. It waits for messages being published to the room.
 //
-// A Writer accepts these messages whatever its MaxPending, as it does in a takeover. They end
-// no Writer: if the Budget has no room for all of them, the newest are accepted.
+// A Writer accepts these messages whatever its MaxPending, as it does in a takeover. But while
+// messages of an earlier replay or takeover are pending, MaxPending holds for a replay too. The
+// messages end no Writer: if there is no room for all of them, the newest are accepted.
 //
 // BrokerOptions.ReplayMessages and ReplayBytes determine how much a room keeps; by default it keeps
 // nothing. A node keeps the messages of a room while the room has members there. The first member

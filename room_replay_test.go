@@ -159,6 +159,31 @@ func TestReplayOfNothingIsNoExemption(t *testing.T) {
 	require.ErrorIs(t, b.Send("bob", counted(100)), sendq.ErrSlowConsumer)
 }
 
+// A peer that reads nothing, but joins again and again, does not exceed its limit by more than one
+// replay.
+func TestReplayAgainAndAgain(t *testing.T) {
+	for _, overflow := range []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest} {
+		t.Run(overflow.String(), func(t *testing.T) {
+			b, kept := brokerWithHistory(t, 100)
+			w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 3000, Overflow: overflow})
+			require.NoError(t, b.Register("bob", w))
+			for range 50 {
+				_, err := b.Room("room").JoinReplay("bob", len(kept))
+				require.NoError(t, err)
+				require.True(t, b.Room("room").Leave("bob"))
+			}
+			require.NoError(t, w.Err())
+			s := w.Stats()
+			require.GreaterOrEqual(t, s.Pending, int64(len(kept)))
+			require.LessOrEqual(t, s.PendingBytes+64*s.Pending, int64(100*(10+64)+100+3000))
+			conn.Release()
+			require.NoError(t, w.Flush(t.Context()))
+			require.NoError(t, b.Room("room").Join("bob"))
+			require.NoError(t, b.Send("bob", []byte("later")))
+		})
+	}
+}
+
 // A replay never ends a new member, whatever its MaxPending and Overflow, and always has the newest
 // messages.
 func TestReplayBeyondMaxPending(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/sock"
@@ -183,15 +184,21 @@ func (l *limits) release(w *Writer, r queue.Removed) {
 }
 
 // give queues messages from the library itself for a new member, and returns how many.
-// MaxPending does not matter. If the Budget has too little room, give queues only the last
-// messages, and no Writer ends. If the flusher must be started, w goes to idle. mu is not held.
+// MaxPending does not matter, unless exempt messages are still pending. Otherwise a peer could
+// join a room again and again, read nothing, and never reach its limit. If there is too little
+// room, give queues only the last messages, and no Writer ends. If the flusher must be started, w
+// goes to idle. mu is not held.
 func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
 		return 0
 	}
+	isExempt := w.limits != nil && w.limits.exempt == 0
 	if w.limits != nil {
+		if !isExempt {
+			messages = w.lastWithRoom(messages)
+		}
 		charges := make([]charge, len(messages))
 		for i, p := range messages {
 			charges[i].unshared = costOf(1, len(p))
@@ -202,11 +209,22 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		m := copyOf(p)
 		w.enqueue(&m)
 	}
-	if w.limits != nil && len(messages) > 0 {
+	if isExempt && len(messages) > 0 {
 		w.limits.exempt = w.pendingCost() // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)
+}
+
+// lastWithRoom returns the last of the messages, as many as MaxPending has room for.
+func (w *Writer) lastWithRoom(messages [][]byte) [][]byte {
+	var cost int64
+	for i, p := range slices.Backward(messages) {
+		if cost += costOf(1, len(p)); !w.hasRoom(cost) {
+			return messages[i+1:]
+		}
+	}
+	return messages
 }
 
 // A blockedSend is a message whose sender waits for room. Writer.mu guards served.
