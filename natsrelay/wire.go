@@ -45,6 +45,16 @@ func (p *parser) int() int { return int(min(p.uint(), math.MaxInt32)) }
 
 func (p *parser) byte() byte { return byte(p.uint()) }
 
+// kind returns a byte of at most last.
+func (p *parser) kind(last byte) byte {
+	k := p.uint()
+	if k > uint64(last) {
+		p.fail()
+		return 0
+	}
+	return byte(k)
+}
+
 func (p *parser) bool() bool { return p.uint() != 0 }
 
 func (p *parser) string() string { return string(p.bytes()) }
@@ -106,7 +116,7 @@ func appendDelivery(b []byte, d relay.Delivery) []byte {
 }
 
 func (p *parser) delivery() (d relay.Delivery) {
-	d.To.Kind = relay.TargetKind(p.byte())
+	d.To.Kind = relay.TargetKind(p.kind(byte(relay.TargetAll)))
 	d.To.Name = p.string()
 	d.To.Except = p.bool()
 	d.To.Sender = p.string()
@@ -123,7 +133,7 @@ func appendEvent(b []byte, e relay.Event) []byte {
 }
 
 func (p *parser) event() (e relay.Event) {
-	e.Kind = relay.EventKind(p.byte())
+	e.Kind = relay.EventKind(p.kind(byte(relay.EventMoved)))
 	e.Name = p.string()
 	e.Room = p.string()
 	e.To = p.string()

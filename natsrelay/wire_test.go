@@ -65,6 +65,14 @@ func TestItems(t *testing.T) {
 	assert.Empty(t, in.b)
 	in.response()
 	assert.True(t, in.bad)
+
+	// A kind that this version does not know must not be taken for another one.
+	in = parser{b: appendDelivery(nil, relay.Delivery{To: relay.Target{Kind: relay.TargetAll + 1}})}
+	in.delivery()
+	assert.True(t, in.bad)
+	in = parser{b: appendEvent(nil, relay.Event{Kind: relay.EventMoved + 1})}
+	in.event()
+	assert.True(t, in.bad)
 }
 
 // FuzzReceive passes two arbitrary envelopes to a node. The node survives, and delivers messages from

@@ -74,7 +74,7 @@ type Session struct {
 
 // Begin waits for the first line. When the server stops, Close delivers the queued lines.
 func (c *Session) Begin() error {
-	c.W, c.batch = sendq.NewWriter(c.Conn, &c.Writer), c.Broker.NewBatch()
+	c.W, c.batch = sendq.NewWriter(c.Conn, &c.Options), c.Broker.NewBatch()
 	c.stop = context.AfterFunc(c.Ctx, func() { c.W.Close() })
 	return c.Conn.SetReadDeadline(time.Now().Add(LoginTimeout))
 }

@@ -11,11 +11,11 @@ import (
 
 // Hooks are the places where armour goes on. The zero value leaves all of them bare.
 type Hooks struct {
-	Writer sendq.WriterOptions          // options for the W of each session
-	Replay int                          // lines of a room for a new member; the Broker must keep them
-	Frame  func(line []byte) []byte     // encodes a line, once for all connections
-	Why    func(sendq.Refusal) string   // explains why a user did not get a message
-	Armour func(*Session) lines.Handler // returns a replacement of a session; it embeds the *Session
+	Options sendq.WriterOptions          // of the Writer of each session
+	Replay  int                          // lines of a room for a new member; the Broker must keep them
+	Frame   func(line []byte) []byte     // encodes a line, once for all connections
+	Why     func(sendq.Refusal) string   // explains why a user did not get a message
+	Armour  func(*Session) lines.Handler // returns a replacement of a session; it embeds the *Session
 }
 
 // ErrQuit is the cause of the end after /quit.

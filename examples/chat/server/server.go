@@ -83,7 +83,7 @@ func New(o Options) *Server {
 	}
 	s.core.Broker = sendq.NewBroker(opts)
 	s.core.Hooks = core.Hooks{
-		Writer: sendq.WriterOptions{
+		Options: sendq.WriterOptions{
 			MaxPending:   cmp.Or(o.MaxPending, maxPending),
 			CloseTimeout: closeTimeout,
 			Budget:       sendq.NewBudget(maxPendingAll),
