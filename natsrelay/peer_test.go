@@ -96,3 +96,17 @@ func TestNotSent(t *testing.T) {
 	assert.ErrorContains(t, err, "bytes queued for node other")
 	assert.Equal(t, NodeStats{Posted: 1}, p.counts)
 }
+
+// TestDepartedPeerIsAnswered checks that a peer that has said bye gets an acknowledgement as long as it
+// waits for one. Two nodes that leave at the same time must not answer each other's answers.
+func TestDepartedPeerIsAnswered(t *testing.T) {
+	p := newPeer(departed)
+	p.inbox.number = 3
+	p.handlePiece(&header{number: 3, oldest: 3}, nil)
+	assert.True(t, p.pingDue, "it keeps piece 3")
+	p.pingDue = false
+	p.handlePiece(&header{number: 3, oldest: 4}, nil)
+	assert.False(t, p.pingDue, "it has got the acknowledgement")
+	p.handlePiece(&header{number: 5, oldest: 4}, nil)
+	assert.True(t, p.pingDue, "it must send piece 4 again")
+}

@@ -94,7 +94,8 @@ func (p *peer) handlePiece(h *header, b []byte) {
 	if p.inbox.hasGap {
 		p.header.flags |= flagResend
 	}
-	if p.inbox.hasGap && !hadGap || p.inbox.number-p.acknowledged >= window/4 || p.state == departed {
+	isWaiting := p.inbox.hasGap || h.oldest <= p.inbox.number // the peer keeps pieces for this node
+	if p.inbox.hasGap && !hadGap || p.inbox.number-p.acknowledged >= window/4 || p.state == departed && isWaiting {
 		p.pingDue = true
 		p.work.Signal()
 	}
