@@ -94,8 +94,8 @@ func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
 // A ShutdownError is returned by Shutdown, Close and CloseNow of a Broker if something was not
 // delivered. Range over Undelivered to see it by name.
 type ShutdownError struct {
-	// Undelivered has an element for each Writer that returned an error, in no order. A
-	// Writer with several names has one for each.
+	// Undelivered has an element for each Writer whose Shutdown, Close or CloseNow failed, in no
+	// order. A Writer with several names has one for each.
 	Undelivered []*UndeliveredError
 
 	// Relay is the error of closing BrokerOptions.Relay, or nil.
