@@ -1,8 +1,7 @@
 // Package core is the chat server without armour: the whole protocol and an orderly end, in this
 // file. Read it from top to bottom. It shows how a Writer and a Broker work together:
 //
-//   - Each connection has a Writer. Senders only fill its queue, so no slow connection holds them up
-//     and no two lines mix.
+//   - Each connection has a Writer. Senders fill its queue, so no slow peer holds them up.
 //   - The Broker sends to users by name, to rooms and to all, and reports each user it did not reach.
 //
 // Package lines reads lines of at most 64 KiB, without control characters. Package server is armour
@@ -54,8 +53,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// Handle runs a session: Begin, Do for each line, Flush before it waits for more lines, and End, which
-// calls Leave. With the hook Armour, the armour gets these calls first.
+// Handle runs a session: Begin, Do for each line, Flush before a wait, and End, which calls Leave.
 func (s *Server) Handle(ctx context.Context, conn net.Conn) {
 	lines.Serve(conn, MaxLine, s.armour(&Session{Server: s, Ctx: ctx, Conn: conn}))
 }
