@@ -20,7 +20,14 @@ func TestDocsNameTests(t *testing.T) {
 		case err != nil:
 			return err
 		case strings.HasSuffix(path, "_test.go"):
-			tests = append(tests, find(t, path, `(?m)^func ((?:Test|Fuzz)\w*)\(`)...)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for function := range strings.SplitSeq(string(text), "\nfunc ") { // faster than a regexp
+				name, _, _ := strings.Cut(function, "(")
+				tests = append(tests, name)
+			}
 		case strings.HasSuffix(path, ".md") || filepath.Base(path) == "doc.go":
 			documents = append(documents, path)
 		}
