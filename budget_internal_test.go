@@ -14,7 +14,7 @@ import (
 // Through queueing, writes, drops, takeovers and ends, a Budget counts the memory that the queues
 // refer to, and each shared block once. At the end it counts nothing.
 func TestBudgetCountsWhatIsHeld(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { countWhatIsHeld(t, rand.New(rand.NewPCG(seed, 0))) })
 	}
 }
