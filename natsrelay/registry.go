@@ -51,7 +51,7 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (relay
 	switch {
 	case err == nil:
 		return h, nil
-	case errors.Is(err, sendq.ErrNameTaken):
+	case errors.Is(err, sendq.ErrNameTaken) && ctx.Err() == nil: // otherwise it may be the cause of ctx
 		g.deleteName(name)
 	default: // the entry may have been written, if an answer was lost
 		g.release(name)

@@ -346,6 +346,40 @@ func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...j
 	return 0, nats.ErrTimeout
 }
 
+// TestCauseIsNoAnswer cancels a claim whose entry is written, with a cause that looks like an answer. The
+// entry is removed nevertheless.
+func TestCauseIsNoAnswer(t *testing.T) {
+	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	b := &a.relay.registry.bucket
+	b.mu.Lock()
+	kv := &cancelingKV{KeyValue: b.kv, cancel: sync.OnceFunc(func() { cancel(sendq.ErrNameTaken) })}
+	b.kv = kv
+	b.mu.Unlock()
+	_, err := a.relay.Claim(ctx, "x", false)
+	require.ErrorIs(t, err, sendq.ErrNameTaken)
+	eventually(t, func() bool {
+		holder, _ := a.readKey(t, nameKey("x"))
+		return kv.written.Load() && holder == ""
+	})
+}
+
+// A cancelingKV loses the first answer, and calls cancel.
+type cancelingKV struct {
+	jetstream.KeyValue
+	cancel  func()
+	written atomic.Bool
+}
+
+func (kv *cancelingKV) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
+	revision, err := kv.KeyValue.Create(ctx, key, value, opts...)
+	kv.cancel()
+	if !kv.written.Swap(true) {
+		return 0, nats.ErrTimeout
+	}
+	return revision, err
+}
+
 // A lateKV does not answer while isLate is set, and delays that write until the next one.
 type lateKV struct {
 	jetstream.KeyValue
