@@ -73,6 +73,12 @@ func (b *Broker) sendAll(ctx context.Context, name string, messages [][]byte, id
 			return
 		}
 		r.Accepted += accepted
+		if errors.Is(err, ErrUnknownName) { // perhaps after maxMove; the others must not wait as long again
+			for range messages[i:] {
+				r.Refused = append(r.Refused, Refusal{name, 1, false, err})
+			}
+			return
+		}
 		if err != nil {
 			r.Refused = append(r.Refused, Refusal{name, 1, false, err})
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A message does not wait for ever for a name if the takeover by another node never ends.
@@ -249,4 +250,27 @@ func TestRelayBatchKeepsOrder(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A run of messages to a name that does not arrive waits for it once.
+func TestBatchWaitsForAMoveOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, b := alone(t, nil)
+		node.Apply("one", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
+		node.Apply("two", nil, true)
+		node.Apply("one", []relay.Event{{Kind: relay.EventMoved, Name: "bob", To: "two"}}, false)
+		batch := b.NewBatch()
+		for range 3 {
+			batch.Send("bob", []byte("hello"))
+		}
+		start := time.Now()
+		r := batch.Flush()
+		require.Equal(t, 5*time.Second, time.Since(start))
+		require.Zero(t, r.Accepted)
+		require.Len(t, r.Refused, 3)
+		for _, refused := range r.Refused {
+			require.Equal(t, 1, refused.Messages)
+			require.ErrorIs(t, refused.Err, sendq.ErrUnknownName)
+		}
+	})
 }
