@@ -46,7 +46,7 @@ func (b *Broker) takeTurn(ctx context.Context, name string) (*turn, error) {
 		return t, nil
 	case <-done:
 		b.leaveTurn(t)
-		return nil, context.Cause(ctx)
+		return nil, contextCause(ctx)
 	}
 }
 

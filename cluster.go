@@ -215,9 +215,9 @@ func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 func (b *Broker) closeTransport(ctx context.Context) error {
 	c := b.cluster
 	if ctx.Err() != nil {
-		c.cancel(context.Cause(ctx))
+		c.cancel(contextCause(ctx))
 	}
-	stop := context.AfterFunc(ctx, func() { c.cancel(context.Cause(ctx)) })
+	stop := context.AfterFunc(ctx, func() { c.cancel(contextCause(ctx)) })
 	defer stop()
 	if c.closing.Swap(true) {
 		<-c.done

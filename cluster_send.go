@@ -36,7 +36,7 @@ func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *mem
 		case <-time.After(maxMove):
 			return nil, "", nil
 		case <-ctx.Done():
-			return nil, "", failed(context.Cause(ctx), "%q moves between nodes", name)
+			return nil, "", failed(contextCause(ctx), "%q moves between nodes", name)
 		}
 	}
 }
@@ -113,7 +113,7 @@ func (q *request) wait(ctx context.Context) relay.Outcome {
 	case o := <-q.reply:
 		return o
 	case <-ctx.Done():
-		return relay.Outcome{Err: fmt.Errorf("%w: node %s: %w", ErrUnconfirmed, q.node, context.Cause(ctx))}
+		return relay.Outcome{Err: fmt.Errorf("%w: node %s: %w", ErrUnconfirmed, q.node, contextCause(ctx))}
 	}
 }
 

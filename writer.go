@@ -198,6 +198,14 @@ func requireContext(ctx context.Context) {
 	}
 }
 
+// contextCause returns why ctx is done. It is never nil, even if a foreign Context has no error.
+func contextCause(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	return context.Canceled
+}
+
 // send accepts m or returns why it does not. It waits only with Block, until ctx is done.
 func (w *Writer) send(ctx context.Context, m *payload) error {
 	w.mu.Lock()

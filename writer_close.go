@@ -69,7 +69,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	select {
 	case <-w.Done():
 	case <-ctx.Done():
-		w.abort(context.Cause(ctx))
+		w.abort(contextCause(ctx))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

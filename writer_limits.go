@@ -265,7 +265,7 @@ func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 	if !w.giveUp(element) {
 		return <-b.outcome // accepted or refused at the same time
 	}
-	return failed(context.Cause(ctx), "no room for the message")
+	return failed(contextCause(ctx), "no room for the message")
 }
 
 // giveUp ends the wait of a blocked sender. It returns false if the wait is already over. mu is

@@ -411,3 +411,26 @@ func TestBadContexts(t *testing.T) {
 	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Shutdown(none) })
 	require.PanicsWithValue(t, "sendq: nil Context", func() { b.Events(none) })
 }
+
+// A doneContext is done, and has no error, which no Context should.
+type doneContext struct{ context.Context }
+
+func (doneContext) Done() <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+func (doneContext) Err() error { return nil }
+
+func TestContextWithoutCause(t *testing.T) {
+	ctx := doneContext{context.Background()}
+	w, conn := stuck(t, &sendq.WriterOptions{MaxPending: 550, Overflow: sendq.Block})
+	defer conn.Release()
+	_, err := w.WriteContext(ctx, counted(500))
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorIs(t, w.Flush(ctx), context.Canceled)
+	err = w.Shutdown(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "undelivered messages: 1 (36 bytes)")
+}

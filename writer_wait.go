@@ -105,7 +105,7 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.Li
 	if met {
 		return nil
 	}
-	return failed(context.Cause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
+	return failed(contextCause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
 }
 
 // flushTarget returns how many messages of the queue may be written together. If a Flush waits,
