@@ -257,8 +257,8 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	return b.leaveCluster(ctx, undelivered)
 }
 
-// Close is Shutdown with other bounds: each Writer has its own CloseTimeout, and the Relay has 5
-// seconds after that.
+// Close ends the Broker like Shutdown, and delivers what is pending. Each Writer has its own
+// CloseTimeout for that. Then the Relay has 5 seconds.
 func (b *Broker) Close() error {
 	undelivered := b.endWriters((*Writer).Close)
 	ctx, cancel := context.WithTimeout(context.Background(), defaultCloseTimeout)
