@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sendq-go/sendq"
 )
@@ -71,7 +72,109 @@ func ExampleWriter_Undelivered() {
 	// true
 }
 
-// A service sends 256 MiB to everybody with a Budget of 32 MiB. It loses the one stuck recipient,
+// Close delivers what is queued. If the peer does not read in time, Close says what is undelivered.
+func ExampleWriter_Close() {
+	conn, _ := net.Pipe() // a peer that never reads
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{CloseTimeout: 100 * time.Millisecond})
+	w.WriteString("goodbye\n")
+
+	err := w.Close()
+	fmt.Println(err)
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+	// Output:
+	// sendq: undelivered messages: 1 (8 bytes): CloseTimeout of 100ms exceeded: context deadline exceeded
+	// true
+}
+
+// Shutdown is Close with a context, such as that of a whole service that stops.
+func ExampleWriter_Shutdown() {
+	conn, peer := dialed()
+	defer peer.Close()
+	go io.Copy(io.Discard, peer)
+	w := sendq.NewWriter(conn, nil)
+	w.WriteString("goodbye\n")
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	fmt.Println(w.Shutdown(ctx))
+	// Output: <nil>
+}
+
+// These limits suit a server of many clients, of which some are slow and some vanish.
+func ExampleWriterOptions() {
+	budget := sendq.NewBudget(1 << 30) // for all clients together
+	conn, peer := dialed()
+	defer peer.Close()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+		MaxPending:   8 << 20,          // a client is disconnected with 8 MiB unread
+		WriteTimeout: 30 * time.Second, // or when its machine takes nothing for so long
+		Budget:       budget,           // or if it has the largest backlog when all have 1 GiB
+	})
+	go io.Copy(io.Discard, peer)
+	w.WriteString("hello\n")
+	fmt.Println(w.Close())
+	// Output: <nil>
+}
+
+// A dashboard needs the newest figures. If its reader stalls, the oldest ones are dropped.
+func ExampleOverflow() {
+	conn, peer := net.Pipe() // whoever writes waits for the reader
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+		MaxPending: 3 * (2 + 64), // three messages of two bytes; each counts 64 bytes more
+		Overflow:   sendq.DropOldest,
+	})
+	for i := range 6 {
+		fmt.Fprintf(w, "%d\n", i)
+	}
+	fmt.Println("dropped:", w.Stats().Dropped)
+	go w.Close()
+	received, _ := io.ReadAll(peer)
+	fmt.Printf("%s", received[len(received)-4:]) // the oldest that is left may be 0, if it was begun, or 3
+	// Output:
+	// dropped: 3
+	// 4
+	// 5
+}
+
+// Each Write of this connection is one message to its peer, as on a WebSocket.
+func ExampleWriterOptions_messageFramed() {
+	conn, peer := net.Pipe() // a Read returns one Write, if it is not longer
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true})
+	w.WriteString("one")
+	w.WriteString("two")
+	go w.Close()
+
+	message := make([]byte, 100)
+	for {
+		n, err := peer.Read(message)
+		if err != nil {
+			return
+		}
+		fmt.Printf("%s\n", message[:n])
+	}
+	// Output:
+	// one
+	// two
+}
+
+// A Tally sums up Writers that no Broker knows.
+func ExampleTally() {
+	var tally sendq.Tally
+	for range 3 {
+		conn, peer := dialed()
+		defer peer.Close()
+		go io.Copy(io.Discard, peer)
+		w := sendq.NewWriter(conn, nil)
+		tally.Add(w)
+		w.WriteString("hello\n")
+		w.Close()
+	}
+	s := tally.Stats()
+	fmt.Println(s.Written, "messages,", s.WrittenBytes, "bytes, living Writers:", s.Writers)
+	// Output: 3 messages, 18 bytes, living Writers: 0
+}
+
+// A service sends 64 MiB to everybody with a Budget of 32 MiB. It loses the one stuck recipient,
 // and the other gets everything.
 func ExampleBudget() {
 	budget := sendq.NewBudget(32 << 20)
@@ -187,6 +290,28 @@ func ExampleNamePolicy_takeover() {
 	// one
 	// two
 	// three
+}
+
+// Bob has a phone and a laptop. Both get what is sent to him.
+func ExampleNamePolicy_attach() {
+	broker := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
+	var devices []net.Conn
+	for range 2 {
+		conn, device := dialed()
+		defer device.Close()
+		broker.Register("bob", sendq.NewWriter(conn, nil))
+		devices = append(devices, device)
+	}
+	broker.Send("bob", []byte("hi\n"))
+	broker.Close()
+
+	for _, device := range devices {
+		received, _ := io.ReadAll(device)
+		fmt.Printf("%q\n", received)
+	}
+	// Output:
+	// "hi\n"
+	// "hi\n"
 }
 
 // Undelivered messages come back, for example to be stored.
