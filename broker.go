@@ -26,8 +26,9 @@ type BrokerOptions struct {
 	//
 	// It is called at most once for a Writer, under one of its names. It is not called if
 	// everything was written or another Writer has taken the messages over. If a Writer has
-	// names in several Brokers with OnUndelivered, one of these calls it. In a takeover, it is
-	// the Broker of the takeover, if that has an OnUndelivered.
+	// names in several Brokers with OnUndelivered, one of these calls it. If a takeover cannot
+	// pass the messages on, only the Broker of the takeover may call it. If that Broker has no
+	// OnUndelivered, the messages are discarded.
 	//
 	// Calls are serialized in the order in which the Writers ended. Shutdown, Close and
 	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
@@ -153,8 +154,8 @@ func (b *Broker) Len() int {
 // like Writer.Write if the Writer refuses p. It never waits for the Writer: where Write would
 // wait, Send fails with ErrWouldBlock.
 //
-// If another node has the name, Send waits for its reply, which is the same as here. It fails
-// with ErrUnconfirmed if no reply comes within the timeout of the Relay.
+// If another node has the name, Send waits for its reply and returns what it would return for a name
+// on this node. It fails with ErrUnconfirmed if no reply comes within the timeout of the Relay.
 func (b *Broker) Send(name string, p []byte) error {
 	return b.SendContext(context.Background(), name, p)
 }

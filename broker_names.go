@@ -22,15 +22,19 @@ const (
 	// order and once; the old peer may have received part of the first one. Register waits
 	// until the old Writer has ended, and no message to the name is lost in that time.
 	//
-	// The old Writer counts these messages as undelivered, and its Undelivered yields
-	// them; do not send them again. The new Writer accepts them even beyond its MaxPending.
-	// With Disconnect, they never count toward MaxPending; with the other policies, they do,
-	// so a later message may find no room. A Budget counts them. Their MaxAge begins at the
-	// takeover. An old Writer that is closing is taken over like any other. A new Writer that
-	// is closing is refused with ErrClosed.
+	// Do not send these messages again, although the old Writer counts them as undelivered and
+	// its Undelivered yields them. If the new Writer ends before it has received them, its
+	// Broker passes them to OnUndelivered.
 	//
-	// The two Writers may be on different nodes. If the new one ends before it has received
-	// the old one's messages, its Broker passes them to OnUndelivered.
+	// The two Writers may be on different nodes. An old Writer that is closing is taken over
+	// like any other. A new Writer that is closing is refused with ErrClosed.
+	//
+	// The limits of the new Writer treat these messages as follows:
+	//
+	//   - MaxPending: all are accepted. With Disconnect they never count. With the other
+	//     policies they count, so a later message may find no room.
+	//   - Budget: they count.
+	//   - MaxAge: their age begins at the takeover.
 	NameTakeover
 
 	// NameAttach lets several Writers share the name, like the devices of one user: each gets

@@ -15,12 +15,12 @@ import (
 // the Writer with the largest backlog ends with ErrSlowConsumer, then the next one if necessary,
 // until there is room.
 //
-// Each message counts as its size plus 64 bytes. A Broker queues a message to many Writers as
-// references to one copy. The copy counts once, however many of the Writers have it pending,
-// and each Writer adds 64 bytes for its reference to a run of messages. Copies lie in blocks of
-// up to 128 KiB; a message over 16 KiB has its own block. A block counts as a whole as long as
-// any of the Writers has part of it pending. If a block of several messages is larger than a
-// quarter of the Budget, each Writer gets its own copies instead.
+// A message counts as its size plus 64 bytes, unless Writers share it. Broadcast, Publish and
+// SendTo queue references to one copy. The copy counts once, however many of the Writers have
+// it pending. Each Writer adds 64 bytes for a run of such messages, not for each of them. Copies
+// lie in blocks of up to 128 KiB; a message over 16 KiB has its own block. A block counts as a
+// whole as long as any of the Writers has part of it pending. If a block of several messages is
+// larger than a quarter of the Budget, each Writer gets its own copies instead.
 //
 // The backlog of a Writer counts as what the Writer alone adds to the Budget, plus its share of
 // each shared block. If ten Writers have a block pending, a tenth of the block counts for each.

@@ -74,10 +74,10 @@ A Broker:
  11. A fan-out copies a message at most once, however many recipients it has, and a stalled
     recipient slows no other. A Batch makes one copy more, and so does a room that keeps its
     last messages. (TestBrokerFanOutCopiesOnce, TestStalledMembersShareOneBacklog)
- 12. Callers learn the outcome. Send returns an error if the recipient is unknown or did not
-    accept the message. SendTo and Batch report every recipient that did not accept. Other
-    fan-outs return how many did. (TestBrokerTellsOutcome, TestSendTo,
-    TestBatchReportsRefusals)
+ 12. Callers learn the outcome. Send returns an error if the recipient is unknown, did not
+    accept the message, or dropped it at once. SendTo and Batch report every such recipient.
+    Broadcast and Publish return the number of the other recipients. (TestBrokerTellsOutcome,
+    TestSendTo, TestBatchReportsRefusals)
 
 # Slow peers
 
@@ -121,15 +121,16 @@ Broker:
 
   - Register waits until the other nodes agree. Send, SendTo and Flush of a Batch wait for a
     reply from the node that has the name, and fail with [ErrUnconfirmed] if none comes in time.
-    The transport bounds the wait, and each has a form that takes a context. Fan-outs do not
-    wait for other nodes; they count the recipients on this node.
+    The transport bounds the wait, and each has a form that takes a context. A call that
+    sends to a room or to everyone does not wait for other nodes, and counts the recipients on
+    this node.
   - Messages of one goroutine still reach a recipient in call order. Members of a room on one
     node still see one order. Members on another node see each node's messages in that node's
     order, but may see messages of different nodes in another sequence.
-  - A message to a name is delivered, or its sender gets an error. A message to a room or to
-    everyone is delivered at most once, to the members this node knows. If it is lost in
-    transit, the receiving node emits an [EventGap]. While a name moves between nodes, it may
-    receive such a message twice or not at all.
+  - A message to a name is delivered, or its sender gets an error.
+  - A message to a room or to everyone goes to the members this node knows. Each gets it at most
+    once, unless its name is moving between nodes: then it may get it twice or not at all. If
+    the message is lost in transit, the receiving node emits an [EventGap].
   - A node's view of the others may lag. Events from one node arrive in order; there is no order
     between nodes.
   - While nodes cannot reach each other, each serves its own names, and a name may be registered

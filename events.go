@@ -30,7 +30,7 @@ func (k EventKind) String() string {
 // An Event is a change of a name or of its rooms, or reports missing events or messages.
 type Event struct {
 	Kind EventKind
-	Name string
+	Name string // empty in EventLagged and EventGap
 
 	// Room is the room of EventRoomJoined and EventRoomLeft.
 	Room string

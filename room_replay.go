@@ -13,14 +13,16 @@ import (
 // or a duplicate. JoinReplay returns the number of messages accepted, and 0 if name is a member
 // already. It waits for messages being published to the room.
 //
-// A Writer accepts these messages whatever its MaxPending, as it does in a takeover. But while
-// messages of an earlier replay or takeover are pending, MaxPending holds for a replay too. The
-// messages end no Writer: if there is no room for all of them, the newest are accepted.
+// A Writer accepts these messages whatever its MaxPending. As after a takeover, they then count
+// toward it, except with Disconnect. But while messages of an earlier replay or takeover are
+// pending, MaxPending holds for a replay too. The messages end no Writer: if there is no room for
+// all of them, the newest are accepted.
 //
 // BrokerOptions.ReplayMessages and ReplayBytes determine how much a room keeps; by default it keeps
 // nothing. A node keeps the messages of a room while the room has members there. The first member
-// on a node gets the history of another node. JoinReplay waits for it up to the Relay's timeout,
-// and replays nothing if none arrives. Messages published during that wait may be delivered twice.
+// on a node gets the history of another node. JoinReplay asks the nodes with members one after the
+// other until one replies, and waits up to the Relay's timeout for each. If none replies, it
+// replays nothing of theirs. Messages published during that wait may be delivered twice.
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	return r.JoinReplayContext(context.Background(), name, messages)
 }

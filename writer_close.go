@@ -19,8 +19,8 @@ func (w *Writer) Close() error {
 
 // Shutdown accepts no more messages, delivers the queued ones, closes the connection and waits
 // for the end. If ctx is done first, Shutdown ends the Writer as CloseNow does. It panics if
-// ctx is nil. Every call of Close and Shutdown waits for the end and returns the same outcome;
-// the first bound to pass ends the Writer.
+// ctx is nil. Every call of Close and Shutdown waits for the end and returns the same outcome.
+// The bound of a call is its ctx or CloseTimeout, and the first bound to pass ends the Writer.
 //
 // A message is delivered when the peer's machine has acknowledged it. A peer that reads to the
 // end gets every byte and then EOF, even if it has sent bytes and nobody read them. This holds

@@ -14,8 +14,8 @@ type WriterOptions struct {
 	// MaxPending limits the pending bytes, queued or being written. Each message counts as its
 	// size plus 64 bytes, so tiny messages cannot evade the limit. If a message would exceed
 	// MaxPending, Overflow applies. If a message could never fit, it is refused with
-	// ErrTooLarge. A Writer accepts messages from a takeover or from Room.JoinReplay even
-	// beyond MaxPending. 0 means no limit.
+	// ErrTooLarge. A takeover may exceed MaxPending, and so may Room.JoinReplay unless messages
+	// of an earlier replay or takeover are still pending. 0 means no limit.
 	MaxPending int
 
 	// Overflow is the policy for messages beyond MaxPending. Without MaxPending it has no
@@ -23,38 +23,41 @@ type WriterOptions struct {
 	Overflow Overflow
 
 	// MaxAge limits how long a message may be pending. When the oldest pending message has
-	// waited for MaxAge, or up to a third longer, the Writer ends. A wait caused by a takeover
-	// counts. A pause of the whole process does not count. 0 means no limit.
+	// waited for MaxAge, or up to a third longer, the Writer ends. Messages keep aging while
+	// their Writer waits for a takeover. The age of messages taken over begins at the takeover.
+	// A pause of the whole process does not count. 0 means no limit.
 	//
 	// A message is pending until the kernel has taken it, so MaxAge does not see bytes in the
 	// kernel's buffers; see "Peers that vanish" in the package documentation.
 	MaxAge time.Duration
 
 	// WriteTimeout limits how long the peer may take nothing although there is something to
-	// take: a waiting write, or bytes in the kernel not yet acknowledged by the peer's machine,
-	// however few. When the limit has passed, or up to a quarter later, the Writer ends. Any
-	// progress starts the time again, so a slow peer is alive, however long the whole takes. A
-	// peer with nothing to take is alive too. A pause of the whole process does not count. 0
-	// means no limit. No deadline is set on the connection.
-	//
-	// On Linux, except on 386 and s390x, progress over TCP and MPTCP is an acknowledgement by
-	// the peer's machine, and progress on a Unix socket is a read by the peer. The Writer looks
-	// through TLS, and through wrappers with a method NetConn() net.Conn. With WriteTimeout,
-	// one write to a Unix socket is at most a quarter of its send buffer, as it was when the
-	// Writer was made.
-	//
-	// On other systems and behind other wrappers, progress is a return from the connection's
-	// Write, and bytes in the kernel are not watched. With WriteTimeout, one Write is then at
-	// most 4 KiB. This is coarse if a kernel buffers underneath, because a full buffer accepts
-	// nothing until a good part of it has drained. So give wrappers a method NetConn. A message
-	// on a message-framed connection is never divided.
+	// take. When the limit has passed, or up to a quarter later, the Writer ends. Any progress
+	// starts the time again, so a slow peer is alive, however long the whole takes. A peer with
+	// nothing to take is alive too. 0 means no limit.
 	//
 	// Choose a timeout long enough for the slowest acceptable peer to read one step. A TCP peer
 	// with a full receive buffer acknowledges in steps of at least a segment (64 KB over
 	// loopback) and about a twentieth of the buffer. Between two Linux programs a step was 94
-	// to 340 KB. A Unix socket has steps of some tens of KB. On a link with losses, TCP itself
-	// is silent for a while: at 64 kbit/s, 500 ms and 5 % of loss, it was silent for at most
-	// 9.6 seconds.
+	// to 340 KB; a peer that reads 100 KB/s needs 3.4 seconds for 340 KB. A Unix socket has
+	// steps of some tens of KB. On a link with losses, TCP itself is silent for a while: at
+	// 64 kbit/s, 500 ms and 5 % of loss, it was silent for at most 9.6 seconds. If you wrap the
+	// connection, give the wrapper a method NetConn() net.Conn.
+	//
+	// There is something to take while a write waits, or while the kernel has bytes that the
+	// peer's machine has not acknowledged, however few. On Linux, except on 386 and s390x,
+	// progress over TCP and MPTCP is an acknowledgement by the peer's machine, and progress on
+	// a Unix socket is a read by the peer. The Writer looks through TLS, and through wrappers
+	// with the method NetConn. With WriteTimeout, one write to a Unix socket is at most a
+	// quarter of its send buffer, as it was when the Writer was made.
+	//
+	// On other systems and behind other wrappers, progress is a return from the connection's
+	// Write, and bytes in the kernel are not watched. With WriteTimeout, one Write is then at
+	// most 4 KiB. This is coarse if a kernel buffers underneath, because a full buffer accepts
+	// nothing until a good part of it has drained. A message on a message-framed connection is
+	// never divided.
+	//
+	// A pause of the whole process does not count. No deadline is set on the connection.
 	WriteTimeout time.Duration
 
 	// CloseTimeout limits how long Close waits until everything is written, and acknowledged by

@@ -54,8 +54,8 @@ type Transport interface {
 	// asks that node to give the name up, by Node.Evict, and returns the Handover. If Claim
 	// fails, this node does not own the name.
 	//
-	// The Broker makes one claim of a name at a time, and none while it owns the name. It may
-	// have released the name just before.
+	// The Broker makes one claim of a name at a time, and none while it owns the name. A claim may
+	// follow a Release of the same name at once.
 	Claim(ctx context.Context, name string, takeover bool) (Handover, error)
 
 	// Release gives up a claimed name, because no Writer here has it any longer. The name is
