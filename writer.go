@@ -283,10 +283,10 @@ const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.flushedAt <= burst }
 
-// acquireFlusher reports whether the flusher must be started. If so, the caller must start it. mu
-// is held.
+// acquireFlusher reports whether the flusher must be started. If so, the caller must start it. An
+// aborting Writer needs none, because interrupt ends it. mu is held.
 func (w *Writer) acquireFlusher() bool {
-	if w.flushing || w.paused > 0 {
+	if w.flushing || w.paused > 0 || w.state >= aborting {
 		return false
 	}
 	w.flushing = true

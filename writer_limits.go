@@ -29,7 +29,7 @@ type limits struct {
 
 	// exempt is the cost of the messages at the front that the library itself has queued, in a
 	// takeover or by JoinReplay, and of all before them. With Disconnect they do not count at
-	// MaxPending.
+	// MaxPending. While there are some, MaxPending holds for a replay; see give.
 	exempt int64
 
 	maxCost int64 // MaxPending, or no bound if that is 0
