@@ -3,6 +3,7 @@ package sendq
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 
@@ -133,6 +134,13 @@ type UndeliveredError struct {
 func (e *UndeliveredError) Error() string { return failed(e.Err, "%q", e.Name).Error() }
 
 func (e *UndeliveredError) Unwrap() error { return e.Err }
+
+// LogValue returns the fields as a group of attributes, for log/slog: name, messages, bytes and
+// error.
+func (e *UndeliveredError) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("name", e.Name), slog.Int64("messages", e.Messages),
+		slog.Int64("bytes", e.Bytes), slog.Any("error", e.Err))
+}
 
 // A PanicError indicates that the Writer ended because a method of its connection panicked or
 // called runtime.Goexit.

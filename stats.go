@@ -3,6 +3,7 @@ package sendq
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"math/bits"
 	"net"
@@ -68,6 +69,39 @@ func (w *Writer) Stats() WriterStats {
 	return s
 }
 
+// LogValue returns the statistics as a group of attributes such as written_bytes, for log/slog.
+// Those that are 0 are left out, except accepted. OldestPending is oldest_pending, a duration.
+func (s WriterStats) LogValue() slog.Value { return slog.GroupValue(s.attrs()...) }
+
+func (s WriterStats) attrs() []slog.Attr {
+	attrs := appendCounts([]slog.Attr{slog.Int64("accepted", s.Accepted)},
+		slog.Int64("written", s.Written),
+		slog.Int64("dropped", s.Dropped),
+		slog.Int64("undelivered", s.Undelivered),
+		slog.Int64("pending", s.Pending),
+		slog.Int64("accepted_bytes", s.AcceptedBytes),
+		slog.Int64("written_bytes", s.WrittenBytes),
+		slog.Int64("dropped_bytes", s.DroppedBytes),
+		slog.Int64("undelivered_bytes", s.UndeliveredBytes),
+		slog.Int64("pending_bytes", s.PendingBytes),
+		slog.Int64("writes", s.Writes),
+		slog.Int64("peak_pending_bytes", s.PeakPendingBytes))
+	if s.OldestPending > 0 {
+		attrs = append(attrs, slog.Duration("oldest_pending", s.OldestPending))
+	}
+	return attrs
+}
+
+// appendCounts appends the counts that are not 0 to attrs.
+func appendCounts(attrs []slog.Attr, counts ...slog.Attr) []slog.Attr {
+	for _, count := range counts {
+		if count.Value.Int64() != 0 {
+			attrs = append(attrs, count)
+		}
+	}
+	return attrs
+}
+
 // A Tally sums the statistics of many Writers, so that one can watch a program as a whole. A
 // Writer counts once, with its whole history, from the call of Add. Its last counters stay in
 // the sums after it ends, so sums of events never decrease. The Tally does not keep ended
@@ -91,6 +125,21 @@ type TallyStats struct {
 
 	// PeakPendingBytes and OldestPending are not sums, but the maximum over all Writers.
 	WriterStats
+}
+
+// LogValue returns the statistics as a group of attributes, for log/slog: those of
+// WriterStats.LogValue, the number of Writers, and the number of ended Writers by cause, such as
+// ended_slow_consumer.
+func (s TallyStats) LogValue() slog.Value { return slog.GroupValue(s.attrs()...) }
+
+func (s TallyStats) attrs() []slog.Attr {
+	return appendCounts(append([]slog.Attr{slog.Int("writers", s.Writers)}, s.WriterStats.attrs()...),
+		slog.Int64("ended_delivered", s.Ends.Delivered.Writers),
+		slog.Int64("ended_closed", s.Ends.Closed.Writers),
+		slog.Int64("ended_expired", s.Ends.Expired.Writers),
+		slog.Int64("ended_slow_consumer", s.Ends.SlowConsumer.Writers),
+		slog.Int64("ended_taken_over", s.Ends.TakenOver.Writers),
+		slog.Int64("ended_failed", s.Ends.Failed.Writers))
 }
 
 // Ends counts the ended Writers by their Err.
@@ -196,6 +245,14 @@ type BrokerStats struct {
 	TallyStats
 
 	FanOuts FanOutStats
+}
+
+// LogValue returns the statistics as a group of attributes, for log/slog: those of
+// TallyStats.LogValue, names, rooms, and fan_out_recipients.
+func (s BrokerStats) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.Int("names", s.Names), slog.Int("rooms", s.Rooms)}
+	attrs = append(attrs, s.TallyStats.attrs()...)
+	return slog.GroupValue(appendCounts(attrs, slog.Int64("fan_out_recipients", s.FanOuts.Recipients))...)
 }
 
 // FanOutStats counts the messages to rooms and to all names. Messages without a recipient do

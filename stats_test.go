@@ -3,9 +3,11 @@ package sendq_test
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"math"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -316,4 +318,42 @@ func TestBrokerStatsAsJSON(t *testing.T) {
 	var back sendq.BrokerStats
 	require.NoError(t, json.Unmarshal(text, &back))
 	require.Equal(t, s, back)
+}
+
+// logged returns a line of log/slog with value, without its time, level and message.
+func logged(value any) string {
+	var line strings.Builder
+	slog.New(slog.NewTextHandler(&line, nil)).Info("", "v", value)
+	_, attrs, _ := strings.Cut(line.String(), `msg="" `)
+	return strings.TrimSuffix(attrs, "\n")
+}
+
+func TestStatsInLogs(t *testing.T) {
+	require.Equal(t, "v.accepted=0", logged(sendq.WriterStats{}))
+	require.Equal(t, "v.accepted=3 v.written=2 v.pending=1 v.pending_bytes=9 v.oldest_pending=2s",
+		logged(sendq.WriterStats{Accepted: 3, Written: 2, Pending: 1, PendingBytes: 9, OldestPending: 2 * time.Second}))
+	require.Equal(t, "v.names=0 v.rooms=0 v.writers=0 v.accepted=0", logged(sendq.BrokerStats{}))
+
+	var full sendq.WriterStats
+	values := reflect.ValueOf(&full).Elem()
+	for i := range values.NumField() {
+		values.Field(i).SetInt(int64(1 + i))
+	}
+	seen := make(map[string]string)
+	for attr := range strings.FieldsSeq(logged(full)) {
+		key, value, _ := strings.Cut(attr, "=")
+		seen[value] = key
+	}
+	require.Len(t, seen, values.NumField(), "each figure has its own attribute")
+
+	stats := sendq.BrokerStats{Names: 1, Rooms: 2, TallyStats: sendq.TallyStats{Writers: 3}}
+	stats.Ends.SlowConsumer.Writers = 4
+	stats.FanOuts.Recipients = 5
+	require.Equal(t, "v.names=1 v.rooms=2 v.writers=3 v.accepted=0 v.ended_slow_consumer=4 v.fan_out_recipients=5", logged(stats))
+	require.Equal(t, "v.writers=3 v.accepted=0 v.ended_slow_consumer=4", logged(stats.TallyStats))
+}
+
+func TestUndeliveredErrorInLogs(t *testing.T) {
+	err := &sendq.UndeliveredError{Name: "bob", Messages: 2, Bytes: 5, Err: sendq.ErrSlowConsumer}
+	require.Equal(t, `v.name=bob v.messages=2 v.bytes=5 v.error="sendq: slow consumer"`, logged(err))
 }

@@ -24,8 +24,6 @@ func (s *Server) log(c *session, cause, err error) {
 	case errors.Is(cause, lines.ErrEnd) && !errors.Is(cause, io.EOF):
 		level, message = slog.LevelWarn, "connection lost"
 	}
-	stats := c.W.Stats()
 	s.opts.Log.Log(context.Background(), level, message, "user", c.Name, "peer", c.Conn.RemoteAddr(),
-		"cause", cause, "after", time.Since(c.start).Round(time.Millisecond),
-		"messages", stats.Written, "bytes", stats.WrittenBytes, "peak", stats.PeakPendingBytes)
+		"cause", cause, "after", time.Since(c.start).Round(time.Millisecond), "sent", c.W.Stats())
 }

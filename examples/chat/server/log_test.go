@@ -35,7 +35,7 @@ func TestLog(t *testing.T) {
 
 	said := server.stop(t)
 	for _, want := range []string{
-		`INFO session ended user=quits peer=` + `.* cause="the user has quit" after=.* messages=1 bytes=`,
+		`INFO session ended user=quits peer=` + `.* cause="the user has quit" after=.* sent.accepted=1 sent.written=1 sent.accepted_bytes=`,
 		`INFO session ended user=closes .* cause="the connection has ended: EOF"`,
 		`INFO session ended user=errs .* cause="the line is longer than 65536 bytes"`,
 		`WARN connection lost user=resets .* cause="the connection has ended: .*reset`,
