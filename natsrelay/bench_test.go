@@ -12,8 +12,8 @@ import (
 
 // twoNodes returns two connected nodes, and a user on the second one in a room.
 func twoNodes(b *testing.B) (a, c *brokerNode, u *user) {
-	a = newBrokerNode(b, servers().url(0), Options{}, sendq.BrokerOptions{})
-	c = newBrokerNode(b, servers().url(1), Options{}, sendq.BrokerOptions{})
+	a = newBrokerNode(b, servers(b).url(0), Options{}, sendq.BrokerOptions{})
+	c = newBrokerNode(b, servers(b).url(1), Options{}, sendq.BrokerOptions{})
 	waitUntilConnected(b, a, c)
 	u = c.join(b, "bob", "go")
 	eventually(b, func() bool { return a.Room("go").Has("bob") })

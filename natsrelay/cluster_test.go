@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,59 +11,35 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 )
 
-// A natsCluster is three NATS servers in this process.
-type natsCluster struct {
-	options []*server.Options
-	servers []*server.Server
-}
+// A natsCluster is three NATS servers.
+type natsCluster []*natsServer
 
-func newNATSCluster(dir string) *natsCluster {
-	c := &natsCluster{servers: make([]*server.Server, 3)}
+func newNATSCluster(dir string) (c natsCluster) {
 	clients, routes := freePorts(3), freePorts(3)
-	var urls []*url.URL
+	var urls []string
 	for _, port := range routes {
-		urls = append(urls, &url.URL{Scheme: "nats-route", Host: fmt.Sprint("127.0.0.1:", port)})
+		urls = append(urls, fmt.Sprint("nats-route://127.0.0.1:", port))
 	}
-	for i := range c.servers {
-		c.options = append(c.options, &server.Options{
-			ServerName: fmt.Sprint("s", i),
-			Host:       "127.0.0.1",
-			Port:       clients[i],
-			JetStream:  true,
-			StoreDir:   filepath.Join(dir, fmt.Sprint(i)),
-			NoLog:      true,
-			NoSigs:     true,
-			Cluster:    server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: routes[i]},
-			Routes:     urls,
-		})
-		c.start(i)
+	for i := range 3 {
+		c = append(c, &natsServer{args: []string{
+			"-a", "127.0.0.1", "-p", fmt.Sprint(clients[i]), "-n", fmt.Sprint("s", i),
+			"-js", "-sd", filepath.Join(dir, fmt.Sprint(i)),
+			"-cluster_name", "test", "-cluster", urls[i], "-routes", strings.Join(urls, ","),
+		}})
+		c[i].start()
 	}
-	for start := time.Now(); !c.isReady(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(start) > time.Minute {
-			panic("the NATS servers do not start")
-		}
+	for _, s := range c {
+		s.waitUntilReady()
 	}
 	return c
 }
 
-// isReady reports whether JetStream has a leader and all servers are healthy.
-func (c *natsCluster) isReady() bool {
-	hasLeader := false
-	for _, s := range c.servers {
-		if s.Healthz(nil).Status != "ok" {
-			return false
-		}
-		hasLeader = hasLeader || s.JetStreamIsLeader()
-	}
-	return hasLeader
-}
-
 // freePorts returns ports that were free a moment ago, because the servers of a cluster must know
-// each other's ports before they start. The system does not choose ports in this range.
+// each other's ports before they start, and a restarted server keeps its port. The system does not
+// choose ports in this range.
 func freePorts(n int) (ports []int) {
 	for len(ports) < n {
 		port := 10000 + rand.IntN(20000)
@@ -76,58 +51,52 @@ func freePorts(n int) (ports []int) {
 	return ports
 }
 
-// start starts a server. It does not wait until the server is ready.
-func (c *natsCluster) start(i int) {
-	s, err := server.NewServer(c.options[i].Clone())
-	if err != nil {
-		panic(err)
-	}
-	s.Start()
-	c.servers[i] = s
-}
-
-func (c *natsCluster) stop(i int) {
-	c.servers[i].Shutdown()
-	c.servers[i].WaitForShutdown()
-}
-
-func (c *natsCluster) stopAll() {
-	for i := range c.servers {
-		c.stop(i)
+func (c natsCluster) stop() {
+	for _, s := range c {
+		s.stop()
 	}
 }
 
 // url returns the addresses of the given servers, or of all.
-func (c *natsCluster) url(servers ...int) string {
+func (c natsCluster) url(servers ...int) string {
 	if servers == nil {
 		servers = []int{0, 1, 2}
 	}
 	var urls []string
 	for _, i := range servers {
-		urls = append(urls, fmt.Sprint("nats://127.0.0.1:", c.options[i].Port))
+		urls = append(urls, c[i].url)
 	}
 	return strings.Join(urls, ",")
 }
 
 // servers returns the cluster for tests that stop no server.
-var servers = sync.OnceValue(func() *natsCluster {
+func servers(t testing.TB) natsCluster {
+	t.Helper()
+	requireServers(t)
+	return sharedCluster()
+}
+
+var sharedCluster = sync.OnceValue(func() natsCluster {
 	dir, err := os.MkdirTemp("", "natsrelay")
-	if err != nil {
-		panic(err)
-	}
+	must(err)
 	c := newNATSCluster(dir)
-	stopServers = func() {
-		c.stopAll()
+	atExit(func() {
+		c.stop()
 		_ = os.RemoveAll(dir)
-	}
+	})
 	return c
 })
 
-var stopServers = func() {}
+// atExit has f called after the last test.
+func atExit(f func()) { cleanups = append(cleanups, f) }
+
+var cleanups []func()
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	stopServers()
+	for _, f := range cleanups {
+		f()
+	}
 	os.Exit(code)
 }
 

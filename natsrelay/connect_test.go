@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,35 +19,25 @@ func TestConnectFails(t *testing.T) {
 		{MaxQueuedBytes: -1},
 		{Replicas: -1},
 	} {
-		_, err := Connect(servers().url(), &opts)
+		_, err := Connect(servers(t).url(), &opts)
 		assert.ErrorContains(t, err, "natsrelay: ", "%+v", opts)
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
-	require.NoError(t, err)
-	s.Start()
-	require.True(t, s.ReadyForConnections(testTimeout))
-	_, err = Connect(s.ClientURL(), &Options{Timeout: 100 * time.Millisecond})
+	s := newNATSServer(t)
+	_, err := Connect(s.url, &Options{Timeout: 100 * time.Millisecond})
 	assert.Error(t, err, "it has no JetStream")
-	s.Shutdown()
+	s.stop()
 	for _, o := range []nats.Option{nats.Name("x"), nats.RetryOnFailedConnect(true)} {
-		_, err = Connect(s.ClientURL(), nil, o)
+		_, err = Connect(s.url, nil, o)
 		assert.ErrorIs(t, err, nats.ErrNoServers)
 	}
 }
 
 // TestOneServer uses a single server with a password.
 func TestOneServer(t *testing.T) {
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
-		Username: "user", Password: "secret",
-	})
-	require.NoError(t, err)
-	s.Start()
-	defer s.Shutdown()
-	require.True(t, s.ReadyForConnections(testTimeout))
-	_, err = Connect(s.ClientURL(), nil)
+	s := newNATSServer(t, "-js", "-sd", t.TempDir(), "-user", "user", "-pass", "secret")
+	_, err := Connect(s.url, nil)
 	assert.ErrorIs(t, err, nats.ErrAuthorization)
-	n := newFake(t, s.ClientURL(), Options{}, nats.UserInfo("user", "secret"))
+	n := newFake(t, s.url, Options{}, nats.UserInfo("user", "secret"))
 	_, err = n.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.NoError(t, n.relay.Close(t.Context()))

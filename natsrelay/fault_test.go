@@ -21,7 +21,7 @@ import (
 func TestCluster(t *testing.T) {
 	var nodes []*brokerNode
 	for i := range 3 {
-		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{Node: string(rune('a' + i))}, sendq.BrokerOptions{ReplayMessages: 10}))
+		nodes = append(nodes, newBrokerNode(t, servers(t).url(i), Options{Node: string(rune('a' + i))}, sendq.BrokerOptions{ReplayMessages: 10}))
 	}
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	alice, bob := a.join(t, "alice", "go"), b.join(t, "bob", "go")
@@ -64,8 +64,8 @@ func TestOddNames(t *testing.T) {
 		strings.Repeat("x", 100), strings.Repeat("x", 101), strings.Repeat("x", 500), strings.Repeat("x", 499) + "y",
 		strings.Repeat("x", 100_000),
 	}
-	a := newBrokerNode(t, servers().url(0), Options{}, sendq.BrokerOptions{})
-	b := newBrokerNode(t, servers().url(1), Options{}, sendq.BrokerOptions{})
+	a := newBrokerNode(t, servers(t).url(0), Options{}, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers(t).url(1), Options{}, sendq.BrokerOptions{})
 	waitUntilConnected(t, a, b)
 	users := make(map[string]*user)
 	for _, name := range odd {
@@ -99,13 +99,13 @@ func TestKilledNode(t *testing.T) {
 		<-t.Context().Done() // never
 	}
 	child := exec.Command(os.Args[0], "-test.run=^TestKilledNode$", "-test.timeout=1m")
-	child.Env = append(os.Environ(), "NATSRELAY_TEST_URL="+servers().url(2), "NATSRELAY_TEST_CLUSTER="+clusterName(t))
+	child.Env = append(os.Environ(), "NATSRELAY_TEST_URL="+servers(t).url(2), "NATSRELAY_TEST_CLUSTER="+clusterName(t))
 	require.NoError(t, child.Start())
 	defer child.Wait()
 	defer child.Process.Kill()
 	opts := Options{Lease: lease, Timeout: 5 * time.Second}
-	a := newBrokerNode(t, servers().url(0), opts, sendq.BrokerOptions{})
-	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
+	a := newBrokerNode(t, servers(t).url(0), opts, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers(t).url(1), opts, sendq.BrokerOptions{})
 	for _, n := range []*brokerNode{a, b} {
 		eventually(t, func() bool { return n.hasNames("doomed", "doomed too") && n.Room("go").Has("doomed") })
 	}
@@ -140,9 +140,9 @@ func TestKilledNode(t *testing.T) {
 // the partition heals, the first user loses the name.
 func TestPartitionedUser(t *testing.T) {
 	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
-	p, natsOptions := newProxy(t, servers().url(0))
+	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
-	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers(t).url(1), opts, sendq.BrokerOptions{})
 	first, other := a.join(t, "x", "go"), a.join(t, "y", "go")
 	b.join(t, "z", "go")
 	eventually(t, func() bool { return b.hasNames("x", "y", "z") && a.hasNames("x", "y", "z") })
@@ -171,9 +171,9 @@ func TestPartitionedUser(t *testing.T) {
 // learns how many messages its members have missed.
 func TestPartitionUnderLoad(t *testing.T) {
 	opts := Options{Lease: time.Second}
-	p, natsOptions := newProxy(t, servers().url(0))
+	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
-	b := newBrokerNode(t, servers().url(1), opts, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers(t).url(1), opts, sendq.BrokerOptions{})
 	u := a.join(t, "x", "go")
 	eventually(t, func() bool { return b.Room("go").Has("x") })
 	sent := 0
@@ -226,7 +226,7 @@ func requireAscending(t *testing.T, lines []string) {
 func TestTakeover(t *testing.T) {
 	var nodes []*brokerNode
 	for i := range 3 {
-		nodes = append(nodes, newBrokerNode(t, servers().url(i), Options{}, sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}))
+		nodes = append(nodes, newBrokerNode(t, servers(t).url(i), Options{}, sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}))
 	}
 	var users []*user
 	login := func(n *brokerNode) {
@@ -294,8 +294,8 @@ func TestTakeover(t *testing.T) {
 
 // TestDrainOfBroker shuts a node down while it and others publish. All accepted messages arrive.
 func TestDrainOfBroker(t *testing.T) {
-	a := newBrokerNode(t, servers().url(0), Options{}, sendq.BrokerOptions{})
-	b := newBrokerNode(t, servers().url(1), Options{}, sendq.BrokerOptions{})
+	a := newBrokerNode(t, servers(t).url(0), Options{}, sendq.BrokerOptions{})
+	b := newBrokerNode(t, servers(t).url(1), Options{}, sendq.BrokerOptions{})
 	x, y := a.join(t, "x", "go"), b.join(t, "y", "go")
 	eventually(t, func() bool { return a.hasNames("x", "y") && b.hasNames("x", "y") })
 	const messages = 20000

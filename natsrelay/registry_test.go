@@ -21,7 +21,7 @@ import (
 func TestSimultaneousClaims(t *testing.T) {
 	var nodes []*fakeNode
 	for i := range 3 {
-		nodes = append(nodes, newFake(t, servers().url(i), Options{}))
+		nodes = append(nodes, newFake(t, servers(t).url(i), Options{}))
 	}
 	for i := range 50 {
 		var wg sync.WaitGroup
@@ -53,8 +53,8 @@ func TestSimultaneousClaims(t *testing.T) {
 // again, and a third node cannot claim one.
 func TestRegistryIsLost(t *testing.T) {
 	opts := Options{Lease: 3 * time.Second}
-	a := newFake(t, servers().url(0), opts)
-	b := newFake(t, servers().url(1), opts)
+	a := newFake(t, servers(t).url(0), opts)
+	b := newFake(t, servers(t).url(1), opts)
 	const names = 1000 // of each
 	claim := func(n *fakeNode, prefix string) {
 		var wg sync.WaitGroup
@@ -85,7 +85,7 @@ func TestRegistryIsLost(t *testing.T) {
 	}
 	eventually(t, func() bool { return entered() == 2*names+2 })
 	t.Logf("entered again after %v", time.Since(start))
-	c := newFake(t, servers().url(2), opts)
+	c := newFake(t, servers(t).url(2), opts)
 	for i := range 100 {
 		_, err := c.relay.Claim(t.Context(), fmt.Sprint("a", i), false)
 		require.ErrorIs(t, err, sendq.ErrNameTaken)
@@ -97,8 +97,8 @@ func TestRegistryIsLost(t *testing.T) {
 // TestNameInLostRegistry deletes the bucket and claims a name of another node before that node has
 // entered it again. The other node loses the name.
 func TestNameInLostRegistry(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
-	b := newFake(t, servers().url(1), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -114,7 +114,7 @@ func TestNameInLostRegistry(t *testing.T) {
 
 // TestClaimEndsWithClose closes a node while a claim waits for JetStream.
 func TestClaimEndsWithClose(t *testing.T) {
-	p, natsOptions := newProxy(t, servers().url(0))
+	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newFake(t, p.url(), Options{Lease: time.Hour, Timeout: time.Hour}, natsOptions...)
 	p.stall()
 	claimed := make(chan error)
@@ -138,10 +138,10 @@ func TestClaimEndsWithClose(t *testing.T) {
 // node comes back it loses such names and keeps the rest.
 func TestPartition(t *testing.T) {
 	opts := Options{Lease: time.Second, Timeout: 5 * time.Second}
-	p, natsOptions := newProxy(t, servers().url(0))
+	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newFake(t, p.url(), opts, natsOptions...)
-	b := newFake(t, servers().url(1), opts)
-	c := newFake(t, servers().url(2), opts)
+	b := newFake(t, servers(t).url(1), opts)
+	c := newFake(t, servers(t).url(2), opts)
 	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
 	for _, name := range []string{"x", "y"} {
 		_, err := a.relay.Claim(t.Context(), name, false)
@@ -176,8 +176,8 @@ func TestPartition(t *testing.T) {
 // TestLateHandover takes over a name from a node that answers too late. The undelivered messages of
 // the name are handed back.
 func TestLateHandover(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
-	b := newFake(t, servers().url(1), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -197,8 +197,8 @@ func TestLateHandover(t *testing.T) {
 // TestLateEvict asks for a name that is not free in time, because a registration there takes long. The
 // name must not move later, when nobody waits for it any longer.
 func TestLateEvict(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{Timeout: time.Second})
-	b := newFake(t, servers().url(1), Options{Timeout: time.Second})
+	a := newFake(t, servers(t).url(0), Options{Timeout: time.Second})
+	b := newFake(t, servers(t).url(1), Options{Timeout: time.Second})
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -221,9 +221,9 @@ func TestLateEvict(t *testing.T) {
 // name is taken. Otherwise it is free a Lease later, because the node died before this one started.
 func TestUnheardNode(t *testing.T) {
 	opts := Options{Lease: 2 * time.Second, Timeout: time.Minute, Cluster: clusterName(t)}
-	a := newFake(t, servers().url(0), opts)
+	a := newFake(t, servers(t).url(0), opts)
 	holder := func(name string) *Relay {
-		r, err := Connect(servers().url(1), &opts)
+		r, err := Connect(servers(t).url(1), &opts)
 		require.NoError(t, err)
 		_, err = r.registry.bucket.write(t.Context(), nameKey(name), r.id, 0)
 		require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestUnheardNode(t *testing.T) {
 // TestLateEntry claims a name while JetStream does not answer, and lets the write happen after all
 // later requests. In the end the name is free.
 func TestLateEntry(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
 	g := a.relay.registry
 	kv, _ := g.bucket.handles()
 	late := &lateKV{KeyValue: kv}
@@ -278,20 +278,20 @@ func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision ui
 
 // TestCloseOnReturn closes a node before it has opened the bucket again. Its lease is removed.
 func TestCloseOnReturn(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
 	eventually(t, func() bool { return a.relay.lastEcho.Load() > 0 })
 	a.relay.registry.bucket.reset()
 	require.NoError(t, a.relay.Close(t.Context()))
-	b := newFake(t, servers().url(0), Options{})
+	b := newFake(t, servers(t).url(0), Options{})
 	_, revision := b.readKey(t, leaseKey(a.relay.id))
 	assert.Zero(t, revision)
 }
 
 // TestCloseUnused closes a Relay that no Broker uses. Its lease is removed.
 func TestCloseUnused(t *testing.T) {
-	r, err := Connect(servers().url(0), &Options{Cluster: clusterName(t)})
+	r, err := Connect(servers(t).url(0), &Options{Cluster: clusterName(t)})
 	require.NoError(t, err)
-	b := newFake(t, servers().url(1), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
 	_, revision := b.readKey(t, leaseKey(r.id))
 	require.NotZero(t, revision)
 	require.NoError(t, r.Close(t.Context()))
@@ -302,8 +302,8 @@ func TestCloseUnused(t *testing.T) {
 // TestLateRenewal closes a node after a renewal of its lease without its knowledge. The lease is
 // removed.
 func TestLateRenewal(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
-	b := newFake(t, servers().url(1), Options{Lease: time.Hour})
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
+	b := newFake(t, servers(t).url(1), Options{Lease: time.Hour})
 	key := leaseKey(a.relay.id)
 	eventually(t, func() bool { // fails if the node renews it at the same time
 		_, revision := b.readKey(t, key)
@@ -318,7 +318,7 @@ func TestLateRenewal(t *testing.T) {
 // TestLostAnswer loses the answer to the renewal of a lease that had vanished with a name of its node.
 // The name is entered again nevertheless.
 func TestLostAnswer(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	g := a.relay.registry
@@ -349,7 +349,7 @@ func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...j
 // TestCauseIsNoAnswer cancels a claim whose entry is written, with a cause that looks like an answer. The
 // entry is removed nevertheless.
 func TestCauseIsNoAnswer(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{Lease: time.Hour})
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	b := &a.relay.registry.bucket
 	b.mu.Lock()

@@ -174,7 +174,7 @@ func newFakeWithoutNATS() *fakeNode {
 
 // TestNode calls the methods of a Relay on two nodes.
 func TestNode(t *testing.T) {
-	c := servers()
+	c := servers(t)
 	a := newFake(t, c.url(0), Options{Node: "a"})
 	b := newFake(t, c.url(1), Options{Node: "b"})
 	a.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
@@ -193,7 +193,7 @@ func TestNode(t *testing.T) {
 
 // TestReplayContext stops waiting for the history of a room.
 func TestReplayContext(t *testing.T) {
-	a, b := newFake(t, servers().url(0), Options{}), newFake(t, servers().url(1), Options{})
+	a, b := newFake(t, servers(t).url(0), Options{}), newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
 	b.block = make(chan struct{})
 	defer close(b.block)

@@ -72,11 +72,12 @@ func (n *fakeNode) requireInOrder(t *testing.T) (messages int) {
 	return len(got)
 }
 
-// TestServersAreRestarted restarts one NATS server after the other while nodes post to each other,
-// and finally all at once. Nothing is lost.
+// TestServersAreRestarted restarts one NATS server after the other while nodes post to each other.
+// Finally it kills all at once and starts them again. Nothing is lost.
 func TestServersAreRestarted(t *testing.T) {
+	requireServers(t)
 	c := newNATSCluster(t.TempDir())
-	t.Cleanup(c.stopAll)
+	t.Cleanup(c.stop)
 	opts := Options{Lease: time.Minute, Timeout: time.Minute}
 	var nodes []*fakeNode
 	for range 3 {
@@ -96,16 +97,18 @@ func TestServersAreRestarted(t *testing.T) {
 	pairs(func(from, to *fakeNode) {
 		go func() { posted <- from.postNumbers(to, 1e9, stop) }()
 	})
-	for i := range 3 {
-		c.stop(i)
-		c.start(i)
-		eventually(t, func() bool { return c.servers[i].Healthz(nil).Status == "ok" })
+	for i, s := range c {
+		s.stop()
+		s.start()
+		s.waitUntilReady()
 		_, err := nodes[i].relay.Claim(t.Context(), fmt.Sprint("a name after restart ", i), false)
 		require.NoError(t, err)
 	}
-	c.stopAll()
-	for i := range 3 {
-		c.start(i)
+	for _, s := range c {
+		s.kill()
+	}
+	for _, s := range c {
+		s.start()
 	}
 	_, err := nodes[0].relay.Claim(t.Context(), "a name at last", false)
 	require.NoError(t, err)
@@ -129,9 +132,9 @@ func TestServersAreRestarted(t *testing.T) {
 // how many messages it has missed.
 func TestSlowNode(t *testing.T) {
 	opts := Options{Lease: time.Minute, MaxQueuedBytes: 1 << 20}
-	p, natsOptions := newProxy(t, servers().url(2))
-	a := newFake(t, servers().url(0), opts)
-	b := newFake(t, servers().url(1), opts)
+	p, natsOptions := newProxy(t, servers(t).url(2))
+	a := newFake(t, servers(t).url(0), opts)
+	b := newFake(t, servers(t).url(1), opts)
 	slow := newFake(t, p.url(), opts, natsOptions...)
 	waitUntilAllKnow(t, a, b, slow)
 	p.stall()
@@ -162,8 +165,8 @@ func TestSlowNode(t *testing.T) {
 
 // TestGap makes NATS lose messages to a node. They are sent again.
 func TestGap(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
-	r, err := Connect(servers().url(1), &a.relay.opts)
+	a := newFake(t, servers(t).url(0), Options{})
+	r, err := Connect(servers(t).url(1), &a.relay.opts)
 	require.NoError(t, err)
 	all := r.inbound
 	r.inbound = make(chan *nats.Msg)
@@ -188,8 +191,8 @@ func TestGap(t *testing.T) {
 
 // TestDrain closes a node after it has posted many messages. All of them arrive.
 func TestDrain(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
-	b := newFake(t, servers().url(1), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -215,8 +218,8 @@ func TestDrain(t *testing.T) {
 // its bye.
 func TestCloseTogether(t *testing.T) {
 	opts := Options{Lease: time.Minute}
-	a := newFake(t, servers().url(0), opts)
-	p, natsOptions := newProxy(t, servers().url(1))
+	a := newFake(t, servers(t).url(0), opts)
+	p, natsOptions := newProxy(t, servers(t).url(1))
 	b := newFake(t, p.url(), opts, natsOptions...)
 	waitUntilAllKnow(t, a, b)
 	p.stall() // so b acknowledges nothing
@@ -238,8 +241,8 @@ func TestCloseTogether(t *testing.T) {
 // TestCloseHandsBack closes a node while another one takes a name over from it. The undelivered
 // messages are handed back before Close returns.
 func TestCloseHandsBack(t *testing.T) {
-	a := newFake(t, servers().url(0), Options{})
-	b := newFake(t, servers().url(1), Options{})
+	a := newFake(t, servers(t).url(0), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -261,8 +264,8 @@ func TestCloseHandsBack(t *testing.T) {
 // TestLeavesNothing checks that no goroutine is left for an unreachable node or in a closed one.
 func TestLeavesNothing(t *testing.T) {
 	opts := Options{Lease: time.Second}
-	a := newFake(t, servers().url(0), opts)
-	p, natsOptions := newProxy(t, servers().url(1))
+	a := newFake(t, servers(t).url(0), opts)
+	p, natsOptions := newProxy(t, servers(t).url(1))
 	b := newFake(t, p.url(), opts, natsOptions...)
 	waitUntilAllKnow(t, a, b)
 	p.cut()
