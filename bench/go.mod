@@ -2,16 +2,11 @@ module github.com/sendq-go/sendq/bench
 
 go 1.26.0
 
-replace (
-	github.com/sendq-go/sendq => ../
-	github.com/sendq-go/sendq/natsrelay => ../natsrelay
-)
-
 require (
 	github.com/lxzan/gws v1.8.9
 	github.com/nats-io/nats-server/v2 v2.15.2
-	github.com/sendq-go/sendq v0.0.0
-	github.com/sendq-go/sendq/natsrelay v0.0.0
+	github.com/sendq-go/sendq v0.1.0
+	github.com/sendq-go/sendq/natsrelay v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/sys v0.49.0
 	gonum.org/v1/plot v0.17.0

@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/nats-io/nats.go v1.55.0
-	github.com/sendq-go/sendq v0.0.0
+	github.com/sendq-go/sendq v0.1.0
 	github.com/stretchr/testify v1.12.1
 )
 
@@ -16,5 +16,3 @@ require (
 	golang.org/x/crypto v0.58.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 )
-
-replace github.com/sendq-go/sendq => ../

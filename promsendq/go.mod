@@ -2,11 +2,9 @@ module github.com/sendq-go/sendq/promsendq
 
 go 1.26.0
 
-replace github.com/sendq-go/sendq => ../
-
 require (
 	github.com/prometheus/client_golang v1.25.0
-	github.com/sendq-go/sendq v0.0.0
+	github.com/sendq-go/sendq v0.1.0
 	github.com/stretchr/testify v1.12.1
 )
 

@@ -2,16 +2,11 @@ module github.com/sendq-go/sendq/examples/clusterchat
 
 go 1.26.0
 
-replace (
-	github.com/sendq-go/sendq => ../..
-	github.com/sendq-go/sendq/natsrelay => ../../natsrelay
-)
-
 require (
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
-	github.com/sendq-go/sendq v0.0.0
-	github.com/sendq-go/sendq/natsrelay v0.0.0
+	github.com/sendq-go/sendq v0.1.0
+	github.com/sendq-go/sendq/natsrelay v0.1.0
 	github.com/stretchr/testify v1.12.1
 )
 

@@ -2,14 +2,12 @@ module github.com/sendq-go/sendq/examples/webchat
 
 go 1.26.0
 
-replace github.com/sendq-go/sendq => ../..
-
 require (
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/coder/websocket v1.8.15
 	github.com/gobwas/ws v1.5.0
-	github.com/sendq-go/sendq v0.0.0
+	github.com/sendq-go/sendq v0.1.0
 	github.com/stretchr/testify v1.12.1
 	golang.org/x/sync v0.24.0
 )
