@@ -10,7 +10,8 @@
 // installed (on Debian: redis-server, mosquitto, nats-server). The other rivals are built in.
 // All servers listen on the loopback interface only and end with this program.
 //
-// With -write, each pair of markers in README.md is filled with the table of that name:
+// With -write, each pair of markers in README.md is filled with the table of that name, without
+// its notes:
 //
 //	<!-- bench:fanout -->
 //	<!-- /bench -->

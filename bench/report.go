@@ -33,6 +33,12 @@ func (t *table) markdown(w io.Writer, origin string) {
 	}
 }
 
+// short is markdown without the notes. They are in RESULTS.md.
+func (t table) short(w io.Writer, origin string) {
+	t.notes = nil
+	t.markdown(w, origin)
+}
+
 // replaceBlocks returns readme with the text between the markers
 //
 //	<!-- bench:NAME -->

@@ -17,6 +17,11 @@ func TestMarkdown(t *testing.T) {
 	var b strings.Builder
 	table.markdown(&b, "Origin.")
 	require.Equal(t, "**Title**\n\n|  | a | b |\n| --- | ---: | ---: |\n| x | 1 | 2 |\n\nA note.\nOrigin.\n", b.String())
+
+	b.Reset()
+	table.short(&b, "Origin.")
+	require.Equal(t, "**Title**\n\n|  | a | b |\n| --- | ---: | ---: |\n| x | 1 | 2 |\n\nOrigin.\n", b.String())
+	require.Len(t, table.notes, 1)
 }
 
 func TestReplaceBlocks(t *testing.T) {
@@ -57,7 +62,7 @@ func TestResultsAreWritten(t *testing.T) {
 	require.NoError(t, os.WriteFile(readme, []byte("Hello\n<!-- bench:t -->\n<!-- /bench -->\n"), 0o666))
 
 	r := newResults(origin{revision: "v1", rounds: 3})
-	one := table{name: "t", title: "T", head: []string{"", "n"}}
+	one := table{name: "t", title: "T", head: []string{"", "n"}, notes: []string{"A note."}}
 	one.row("sendq", "1")
 	bars := chart{file: "bars.svg", at: []string{"1", "64"}, series: []series{{"a", []float64{1, 2}}, {"b", []float64{2, median(nil)}}}}
 	lines := bars
@@ -70,10 +75,12 @@ func TestResultsAreWritten(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(text), "| sendq | 1 |\n")
 	require.Contains(t, string(text), "medians of 3 rounds")
+	require.NotContains(t, string(text), "A note.")
 	require.Contains(t, printed.String(), "| sendq | 1 |\n")
 	text, err = os.ReadFile(filepath.Join(dir, "out", "RESULTS.md"))
 	require.NoError(t, err)
 	require.Contains(t, string(text), "| sendq | 1 |\n")
+	require.Contains(t, string(text), "A note.\n")
 	require.Contains(t, string(text), "![](bars.svg)")
 	for _, file := range []string{"bars.svg", "lines.svg"} {
 		svg, err := os.ReadFile(filepath.Join(dir, "out", file))

@@ -30,11 +30,12 @@ func newResults(o origin) *results {
 func (r *results) add(name string, found findings, w io.Writer) {
 	fmt.Fprintf(&r.text, "\n## %s\n", name)
 	for _, t := range found.tables {
-		var block strings.Builder
-		t.markdown(&block, r.origin)
-		fmt.Fprintf(&r.text, "\n%s", block.String())
-		fmt.Fprintf(w, "%s\n", block.String())
-		r.blocks[t.name] = block.String()
+		var full, short strings.Builder
+		t.markdown(&full, r.origin)
+		t.short(&short, r.origin)
+		fmt.Fprintf(&r.text, "\n%s", full.String())
+		fmt.Fprintf(w, "%s\n", full.String())
+		r.blocks[t.name] = short.String()
 	}
 	for _, c := range found.charts {
 		fmt.Fprintf(&r.text, "\n![%s](%s)\n", c.title, c.file)
