@@ -10,14 +10,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The README shows what two users of nc type and see, in two columns. It is what they
+// examples/README.md shows what two users of nc type and see, in two columns. It is what they
 // would see.
 func TestReadmeTranscript(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("nc"); err != nil {
 		t.Skip("needs nc, from the package netcat-openbsd")
 	}
-	readme, err := os.ReadFile("../../../README.md")
+	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	const begin = "    $ nc 127.0.0.1 8080"
 	_, transcript, found := strings.Cut(string(readme), begin)
