@@ -1,0 +1,305 @@
+// Package docs tests the commands of the documents.
+package docs
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A trial tries a command.
+type trial func(t *testing.T, command string)
+
+// trials has the commands of all documents, except scripts.
+var trials = map[string]trial{
+	"go mod init example.com/hub":                elsewhere("a proxy of modules is needed"),
+	"go get github.com/sendq-go/sendq":           elsewhere("a proxy of modules is needed"),
+	"go get github.com/sendq-go/sendq/natsrelay": elsewhere("a proxy of modules is needed"),
+	"go get github.com/sendq-go/sendq/promsendq": elsewhere("a proxy of modules is needed"),
+
+	"go run .":               tryReadme,
+	"nc 127.0.0.1 8080":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
+	"nc 127.0.0.1 8081":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
+	"go run ./examples/chat": tryChat,
+	"go run ./examples/chat -connect 127.0.0.1:8080 -name carol": tryClient,
+	"go run ./examples/webchat -demo":                            tryWebchat,
+	"go run ./examples/webchat/internal/record":                  elsewhere("it takes Chromium, and half a minute"),
+	"go run ./examples/clusterchat -embed":                       tryCluster,
+	"go run ./examples/clusterchat -addr 127.0.0.1:8081":         elsewhere("it is the second node beside -embed"),
+
+	"go run ./bench":         testedBy("bench/sections_test.go", "TestFanoutSection"),
+	"go run ./bench -quick":  testedBy("bench/sections_test.go", "TestFanoutSection"),
+	"go run ./bench -write":  testedBy("bench/report_test.go", "TestResultsAreWritten"),
+	"go run ./internal/soak": testedBy("internal/soak/soak_test.go", "TestSoak"),
+
+	"go vet ./...":                              inCI,
+	"go test work":                              elsewhere("this test is a part of it"),
+	"go test -race .":                           elsewhere("this test is a part of it"),
+	"go test -race -run 'NameOfTheTest' .":      elsewhere("it takes the name of a test"),
+	"go test -race -run NAME .":                 elsewhere("it takes the name of a test"),
+	"go test -run '^$' -bench 'Send|Publish' .": testedBy("bench_test.go", "BenchmarkPublish"),
+	"go test -bench .":                          testedBy("examples/websocket/bench_test.go", "Benchmark"),
+
+	"panic: concurrent write to websocket connection": elsewhere("gorilla/websocket says so"),
+}
+
+// Somebody has tried each command that a document names.
+func TestDocsCommands(t *testing.T) {
+	t.Chdir("..")
+	programs = t.TempDir()
+	commands := make(map[string][]string) // to the documents
+	for _, pattern := range []string{"*.md", "docs/*.md", "examples/README.md", "*/*/README.md", "*/README.md"} {
+		documents, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, document := range documents {
+			for _, command := range commandsOf(t, document) {
+				commands[command] = append(commands[command], document)
+			}
+		}
+	}
+	require.Greater(t, len(commands), 15)
+	for command, documents := range commands {
+		t.Run(command, func(t *testing.T) {
+			try := trials[command]
+			if isScript.MatchString(command) {
+				try = tryScript
+			}
+			require.NotNil(t, try, "named in %v: who has tried it?", documents)
+			try(t, command)
+		})
+	}
+}
+
+var (
+	fence      = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
+	transcript = regexp.MustCompile(`(?m)^    \$ .*\n(    .*\n)*`)
+	line       = regexp.MustCompile(`(?m)^    (\S.*)$`)
+	span       = regexp.MustCompile("`([^`]+)`")
+	comment    = regexp.MustCompile(`\s+# .*`)
+	isCommand  = regexp.MustCompile(`^(go|nc|git|curl|docker|\.?ci/\w+) `)
+	isScript   = regexp.MustCompile(`^\.?ci/\w+`)
+)
+
+// commandsOf returns the commands of a document: the lines of its indented or fenced blocks, and
+// commands in running text.
+func commandsOf(t *testing.T, document string) (commands []string) {
+	p, err := os.ReadFile(document)
+	require.NoError(t, err)
+	text := fence.ReplaceAllStringFunc(string(p), func(block string) string {
+		switch m := fence.FindStringSubmatch(block); m[1] {
+		case "", "sh", "bash", "shell", "console":
+			return regexp.MustCompile(`(?m)^`).ReplaceAllString(m[2], "    ")
+		}
+		return ""
+	})
+	if document != "DESIGN.md" && document != filepath.Join("docs", "cluster.md") { // which have pictures
+		for _, m := range line.FindAllStringSubmatch(transcript.ReplaceAllString(text, ""), -1) {
+			commands = append(commands, comment.ReplaceAllString(m[1], ""))
+		}
+	}
+	for _, m := range span.FindAllStringSubmatch(line.ReplaceAllString(text, ""), -1) {
+		if command := strings.Join(strings.Fields(m[1]), " "); isCommand.MatchString(command+" ") && command != "nc" {
+			commands = append(commands, command)
+		}
+	}
+	return commands
+}
+
+// elsewhere is for commands that are not tried here.
+func elsewhere(reason string) trial { return func(t *testing.T, _ string) { t.Log(reason) } }
+
+// testedBy is for commands whose work a test of another package does.
+func testedBy(file, test string) trial {
+	return func(t *testing.T, _ string) {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.Contains(t, string(text), "\nfunc "+test)
+	}
+}
+
+// inCI is for commands that CI runs.
+func inCI(t *testing.T, command string) {
+	for _, pattern := range []string{".ci/*", "ci/*", ".github/workflows/*"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			if text, _ := os.ReadFile(file); strings.Contains(string(text), command) {
+				return
+			}
+		}
+	}
+	t.Error("CI does not run it")
+}
+
+// tryScript is for scripts. CI runs them.
+func tryScript(t *testing.T, command string) {
+	script, err := os.Stat(strings.Fields(command)[0])
+	require.NoError(t, err)
+	require.True(t, script.Mode().IsRegular())
+}
+
+// tryReadme runs the program of README.md, and chats.
+func tryReadme(t *testing.T, _ string) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	const address = "127.0.0.1:8080"
+	program := fence.FindStringSubmatch(string(readme))[2]
+	require.Contains(t, program, `"`+address+`"`)
+	addr := freeAddr(t)
+	file := filepath.Join(t.TempDir(), "main.go")
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(program, address, addr, 1)), 0o666))
+	start(t, nil, file)
+
+	alice, bob := dialUntil(t, addr), dialUntil(t, addr)
+	fmt.Fprintln(alice, "alice")
+	fmt.Fprintln(bob, "bob")
+	go func() { // until alice is registered
+		for range time.Tick(10 * time.Millisecond) {
+			if _, err := fmt.Fprintln(bob, "hi"); err != nil {
+				return
+			}
+		}
+	}()
+	heard, err := bufio.NewReader(alice).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "Your name? bob: hi\n", heard)
+}
+
+func tryChat(t *testing.T, command string) {
+	server := startCommand(t, command, "-addr", "127.0.0.1:0")
+	addr := server.after("listening on ")
+	talk(t, addr, addr)
+}
+
+func tryClient(t *testing.T, command string) {
+	server := startCommand(t, "go run ./examples/chat", "-addr", "127.0.0.1:0")
+	addr := server.after("listening on ")
+	client := startCommand(t, strings.Replace(command, "127.0.0.1:8080", addr, 1))
+	alice := dialUntil(t, addr)
+	fmt.Fprintln(alice, "alice")
+	lines := bufio.NewScanner(alice)
+	until(t, alice, lines, "/who", "names: alice, carol")
+	fmt.Fprintln(client.stdin, "alice: hi")
+	require.True(t, lines.Scan())
+	require.Equal(t, "from carol: hi", lines.Text())
+}
+
+func tryWebchat(t *testing.T, command string) {
+	server := startCommand(t, command, "-addr", "127.0.0.1:0", "-http", "127.0.0.1:0")
+	addr, page := server.after("listening on "), server.after("page at ")
+	talk(t, addr, addr)
+	answer, err := http.Get(page + "status")
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+}
+
+// tryCluster runs a node with the command, and a second one.
+func tryCluster(t *testing.T, command string) {
+	nats := "nats://" + freeAddr(t)
+	first := startCommand(t, command, "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
+	second := startCommand(t, "go run ./examples/clusterchat -addr 127.0.0.1:8081", "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
+	talk(t, first, second)
+}
+
+// programs is the directory of the programs built so far.
+var programs string
+
+// A running program.
+type running struct {
+	t     *testing.T
+	stdin io.Writer
+	lines *bufio.Scanner // of both outputs
+}
+
+// startCommand starts go run PACKAGE FLAG..., with more flags.
+func startCommand(t *testing.T, command string, more ...string) running {
+	words, found := strings.CutPrefix(command, "go run ")
+	require.True(t, found)
+	args := strings.Fields(words)
+	return start(t, append(args[1:], more...), args[0])
+}
+
+// start builds a program, unless it is built, and runs it until the end of the test.
+func start(t *testing.T, flags []string, source string) running {
+	program := filepath.Join(programs, filepath.Base(source)+".exe")
+	if _, err := os.Stat(program); err != nil {
+		out, err := exec.Command("go", "build", "-o", program, source).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	cmd := exec.Command(program, flags...)
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	output, w := io.Pipe()
+	cmd.Stdout, cmd.Stderr = w, w
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		output.Close()
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return running{t, stdin, bufio.NewScanner(output)}
+}
+
+// after returns the rest of the next line with a prefix.
+func (r running) after(prefix string) string {
+	for r.lines.Scan() {
+		if rest, found := strings.CutPrefix(r.lines.Text(), prefix); found {
+			return rest
+		}
+	}
+	r.t.Fatalf("the program did not say %q", prefix)
+	return ""
+}
+
+// talk lets alice and bob talk on two servers of a chat, or on one.
+func talk(t *testing.T, first, second string) {
+	alice, bob := dialUntil(t, first), dialUntil(t, second)
+	fmt.Fprintln(alice, "alice")
+	fmt.Fprintln(bob, "bob")
+	lines := bufio.NewScanner(alice)
+	until(t, alice, lines, "/who", "alice, bob")
+	fmt.Fprintln(bob, "alice: hi")
+	require.True(t, lines.Scan())
+	require.Equal(t, "from bob: hi", lines.Text())
+}
+
+// until asks until the answer ends as wanted.
+func until(t *testing.T, conn net.Conn, lines *bufio.Scanner, question, answer string) {
+	for !strings.Contains(lines.Text(), answer) {
+		time.Sleep(10 * time.Millisecond)
+		fmt.Fprintln(conn, question)
+		require.True(t, lines.Scan())
+	}
+}
+
+// freeAddr returns an address that nobody uses.
+func freeAddr(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// dialUntil dials a server that may not listen yet.
+func dialUntil(t *testing.T, addr string) net.Conn {
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+			require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+			return conn
+		}
+		require.True(t, time.Now().Before(end), err)
+	}
+}
