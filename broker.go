@@ -62,7 +62,7 @@ type BrokerOptions struct {
 type Broker struct {
 	opts BrokerOptions
 
-	// mu guards the names, the rooms and their members. It is never held while messages are
+	// mu guards the names, the rooms, their members and fanOuts. It is never held while messages are
 	// queued. A Writer's lock may be taken while it is held, but not the other way round.
 	mu        sync.Mutex
 	names     set.Map[string, *member]
@@ -72,6 +72,7 @@ type Broker struct {
 	closed    bool   // no new names
 	observers set.Set[*observer]
 	handbacks handbacks
+	fanOuts   fanOuts
 	cluster   *cluster // nil without a Relay
 
 	direct struct { // messages to several names
@@ -79,8 +80,7 @@ type Broker struct {
 		log queue.Log
 	}
 
-	tally   Tally
-	fanOuts fanOuts
+	tally Tally
 }
 
 // NewBroker returns a Broker without names, with default options if opts is nil. It panics

@@ -45,8 +45,8 @@ func (b *Broker) use(t target) *group {
 }
 
 // recipients returns the members of g, the member to leave out, and the other nodes with
-// recipients. mu is not held.
-func (b *Broker) recipients(g *group, t target) (members []*member, except *member, nodes []string) {
+// recipients, and counts a fan-out of that many messages. mu is not held.
+func (b *Broker) recipients(g *group, t target, messages int) (members []*member, except *member, nodes []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.Except {
@@ -54,6 +54,11 @@ func (b *Broker) recipients(g *group, t target) (members []*member, except *memb
 			except = nil
 		}
 	}
+	recipients := g.Len()
+	if except != nil {
+		recipients--
+	}
+	b.fanOuts.count(messages, recipients)
 	return g.Snapshot(), except, b.cluster.nodesOf(t)
 }
 
@@ -95,8 +100,7 @@ func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[
 	defer b.done(g)
 	g.order.Lock()
 	defer g.order.Unlock()
-	members, except, nodes := b.recipients(g, t)
-	b.fanOuts.count(len(messages), len(members), except)
+	members, except, nodes := b.recipients(g, t, len(messages))
 	for len(messages) > 0 {
 		m := payload{run: g.log.Append(messages)}
 		messages = messages[m.len():]

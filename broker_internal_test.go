@@ -26,7 +26,7 @@ func TestManyWritersHaveAnIndex(t *testing.T) {
 // The counts of large fan-outs exceed 32 bits.
 func TestFanOutsCountBeyondInt32(t *testing.T) {
 	var f fanOuts
-	f.count(math.MaxInt32, math.MaxInt32, nil)
+	f.count(math.MaxInt32, math.MaxInt32)
 	require.Equal(t, int64(math.MaxInt32)*math.MaxInt32, f.stats().Recipients)
 }
 

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"math"
-	"math/bits"
 	"net"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sendq-go/sendq/internal/queue"
@@ -256,14 +255,16 @@ func (s BrokerStats) LogValue() slog.Value {
 }
 
 // FanOutStats counts the messages to rooms and to all names. Messages without a recipient do
-// not count.
+// not count. A snapshot is consistent: the mean number of recipients is Recipients divided by the
+// sum of Messages over Sizes.
 type FanOutStats struct {
 	// Recipients is the number of recipients of all these messages together, whether they
 	// accepted or not.
 	Recipients int64
 
 	// Sizes counts the messages by their number of recipients. UpTo increases from bucket to
-	// bucket.
+	// bucket: by 1 up to 10, and by at most half up to 1,000,000. Programs should not rely on
+	// these bounds, because they may change.
 	Sizes []FanOutBucket
 }
 
@@ -284,31 +285,38 @@ func (b *Broker) Stats() BrokerStats {
 	return s
 }
 
-// fanOuts counts fan-outs. Bucket i is for at most 4^i recipients, and the last one for all
-// others.
-type fanOuts struct {
-	recipients atomic.Int64
-	sizes      [12]atomic.Int64
+// fanOutBounds are the bounds of the buckets. They are fine enough for an estimated quantile to
+// mean something, and round, because alerts and dashboards name them.
+var fanOutBounds = [...]int64{
+	1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+	15, 20, 30, 40, 60, 80, 100,
+	150, 200, 300, 400, 600, 800, 1000,
+	1500, 2000, 3000, 4000, 6000, 8000, 10_000,
+	15_000, 20_000, 30_000, 40_000, 60_000, 80_000, 100_000,
+	150_000, 200_000, 300_000, 400_000, 600_000, 800_000, 1_000_000,
+	math.MaxInt64,
 }
 
-// count counts messages to the members of a group, except one member if except is not nil.
-func (f *fanOuts) count(messages, members int, except *member) {
-	if except != nil {
-		members--
-	}
-	if members == 0 {
+// fanOuts counts fan-outs by their size.
+type fanOuts struct {
+	recipients int64
+	messages   [len(fanOutBounds)]int64
+}
+
+// count counts messages with the same recipients.
+func (f *fanOuts) count(messages, recipients int) {
+	if recipients == 0 {
 		return
 	}
-	i := min((bits.Len(uint(members-1))+1)/2, len(f.sizes)-1) // logarithm to base 4, rounded up
-	f.sizes[i].Add(int64(messages))
-	f.recipients.Add(int64(messages) * int64(members))
+	i, _ := slices.BinarySearch(fanOutBounds[:], int64(recipients))
+	f.messages[i] += int64(messages)
+	f.recipients += int64(messages) * int64(recipients)
 }
 
 func (f *fanOuts) stats() FanOutStats {
-	s := FanOutStats{Recipients: f.recipients.Load(), Sizes: make([]FanOutBucket, len(f.sizes))}
-	for i := range f.sizes {
-		s.Sizes[i] = FanOutBucket{1 << (2 * i), f.sizes[i].Load()}
+	s := FanOutStats{Recipients: f.recipients, Sizes: make([]FanOutBucket, len(fanOutBounds))}
+	for i, bound := range fanOutBounds {
+		s.Sizes[i] = FanOutBucket{bound, f.messages[i]}
 	}
-	s.Sizes[len(s.Sizes)-1].UpTo = math.MaxInt64
 	return s
 }

@@ -1,10 +1,12 @@
 package sendq
 
 import (
+	"math"
 	"math/rand/v2"
 	"net"
 	"reflect"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -103,4 +105,61 @@ func TestWriterThatEndsInRegisterCounts(t *testing.T) {
 		require.Zero(t, s.Writers)
 		require.Equal(t, registered.Load(), s.Ends.Closed.Writers+s.Ends.TakenOver.Writers)
 	}
+}
+
+// A quantile of fan-outs that Prometheus estimates from the buckets is near the true one: less than
+// one recipient below it up to 10, and off by less than a factor of 1.5 up to a million.
+func TestFanOutQuantileIsNear(t *testing.T) {
+	for _, size := range slices.Concat(upTo(100_000), []int{100_001, 333_333, 999_999, 1_000_000}) {
+		var f fanOuts
+		f.count(100, size)
+		sizes := f.stats().Sizes
+		for _, q := range []float64{0.01, 0.5, 0.99, 1} {
+			got, want := quantile(q, sizes), float64(size)
+			isNear := math.Ceil(got) == want
+			if size > 10 {
+				isNear = max(got/want, want/got) < 1.5
+			}
+			if !isNear { // require.True would take most of the time
+				require.Fail(t, "far off", "quantile %v of %d: %v", q, size, got)
+			}
+		}
+	}
+
+	var mixed fanOuts
+	for size := 1; size <= 1000; size++ {
+		mixed.count(1, size)
+	}
+	for _, q := range []float64{0.001, 0.01, 0.25, 0.5, 0.9, 0.99, 1} {
+		got, want := quantile(q, mixed.stats().Sizes), 1000*q
+		require.Less(t, max(got/want, want/got), 1.1, "quantile %v", q)
+	}
+	require.EqualValues(t, 1000*1001/2, mixed.stats().Recipients)
+}
+
+func upTo(n int) (all []int) {
+	for i := range n {
+		all = append(all, i+1)
+	}
+	return all
+}
+
+// quantile is histogram_quantile of Prometheus: linear within a bucket.
+func quantile(q float64, buckets []FanOutBucket) float64 {
+	var all, below, from float64
+	for _, b := range buckets {
+		all += float64(b.Messages)
+	}
+	for _, b := range buckets {
+		n, to := float64(b.Messages), float64(b.UpTo)
+		switch {
+		case below+n < q*all:
+		case b.UpTo == math.MaxInt64:
+			return from
+		default:
+			return from + (to-from)*(q*all-below)/n
+		}
+		below, from = below+n, to
+	}
+	return math.NaN()
 }

@@ -4,16 +4,18 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"math"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 	"weak"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
@@ -243,10 +245,38 @@ func TestBrokerStatsFanOuts(t *testing.T) {
 	require.Equal(t, 2, s.Rooms) // joinMany has made another
 	require.Equal(t, 17, s.Writers)
 	require.EqualValues(t, 5+4+5+5+17+16+5+5, s.FanOuts.Recipients)
+	used := slices.DeleteFunc(s.FanOuts.Sizes, func(b sendq.FanOutBucket) bool { return b.Messages == 0 })
 	require.Equal(t, []sendq.FanOutBucket{
-		{UpTo: 1}, {UpTo: 4, Messages: 1}, {UpTo: 16, Messages: 6}, {UpTo: 64, Messages: 1},
-	}, s.FanOuts.Sizes[:4])
-	require.EqualValues(t, int64(math.MaxInt64), s.FanOuts.Sizes[len(s.FanOuts.Sizes)-1].UpTo)
+		{UpTo: 4, Messages: 1}, {UpTo: 5, Messages: 5}, {UpTo: 20, Messages: 2},
+	}, used)
+}
+
+// While rooms are busy, every snapshot of the fan-outs has the exact mean.
+func TestBrokerStatsFanOutsAreConsistent(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	defer b.CloseNow()
+	joinMany(t, b, 7)
+	var over atomic.Bool
+	var load sync.WaitGroup
+	for range 2 {
+		load.Go(func() {
+			for !over.Load() {
+				b.Broadcast(nil)
+			}
+		})
+	}
+	for range 10_000 {
+		var messages int64
+		s := b.Stats().FanOuts
+		for _, bucket := range s.Sizes {
+			messages += bucket.Messages
+		}
+		if !assert.Equal(t, 7*messages, s.Recipients) {
+			break
+		}
+	}
+	over.Store(true)
+	load.Wait()
 }
 
 // A Writer counts once, with any number of names, from its first name until its end.
