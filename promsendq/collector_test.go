@@ -3,6 +3,7 @@ package promsendq_test
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,14 +59,18 @@ func TestBrokerCollector(t *testing.T) {
 	require.Equal(t, 1, b.BroadcastFrom("bob", []byte("bye")))
 	require.NoError(t, alice.Close())
 
-	// The number of writes depends on the flusher, and ages on the clock.
 	c := promsendq.NewBrokerCollector(b)
-	var names []string
-	for _, name := range metricsOf(t, c) {
-		if name != "sendq_connection_writes_total" && name != "sendq_oldest_pending_seconds" {
-			names = append(names, name)
-		}
-	}
+	series := gather(t, c)
+	require.EqualValues(t, 5, series["sendq_fan_out_recipients_count"])
+	require.EqualValues(t, 4*2+1, series["sendq_fan_out_recipients_sum"])
+	require.EqualValues(t, 1, series[`sendq_fan_out_recipients_bucket{le="1"}`])
+	require.EqualValues(t, 5, series[`sendq_fan_out_recipients_bucket{le="2"}`])
+	require.EqualValues(t, 5, series[`sendq_fan_out_recipients_bucket{le="1e+06"}`])
+
+	// The number of writes depends on the flusher, and ages on the clock.
+	names := slices.DeleteFunc(metricsOf(t, c), func(name string) bool {
+		return slices.Contains([]string{"sendq_fan_out_recipients", "sendq_connection_writes_total", "sendq_oldest_pending_seconds"}, name)
+	})
 	require.NoError(t, testutil.CollectAndCompare(c, strings.NewReader(`
 # HELP sendq_accepted_bytes_total Total bytes of the messages accepted by Writers.
 # TYPE sendq_accepted_bytes_total counter
@@ -78,22 +83,6 @@ sendq_accepted_messages_total 13
 sendq_bytes_total{outcome="dropped"} 4
 sendq_bytes_total{outcome="undelivered"} 17
 sendq_bytes_total{outcome="written"} 19
-# HELP sendq_fan_out_recipients Recipients of each message to a room or to everyone, on this Broker, whether or not they accepted it. A message without recipients is not counted.
-# TYPE sendq_fan_out_recipients histogram
-sendq_fan_out_recipients_bucket{le="1"} 1
-sendq_fan_out_recipients_bucket{le="4"} 5
-sendq_fan_out_recipients_bucket{le="16"} 5
-sendq_fan_out_recipients_bucket{le="64"} 5
-sendq_fan_out_recipients_bucket{le="256"} 5
-sendq_fan_out_recipients_bucket{le="1024"} 5
-sendq_fan_out_recipients_bucket{le="4096"} 5
-sendq_fan_out_recipients_bucket{le="16384"} 5
-sendq_fan_out_recipients_bucket{le="65536"} 5
-sendq_fan_out_recipients_bucket{le="262144"} 5
-sendq_fan_out_recipients_bucket{le="1.048576e+06"} 5
-sendq_fan_out_recipients_bucket{le="+Inf"} 5
-sendq_fan_out_recipients_sum 9
-sendq_fan_out_recipients_count 5
 # HELP sendq_messages_total Total number of accepted messages that are no longer pending, by outcome: written (the connection took every byte), dropped (the Writer was at MaxPending), and undelivered (the Writer ended first).
 # TYPE sendq_messages_total counter
 sendq_messages_total{outcome="dropped"} 1
