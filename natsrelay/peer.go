@@ -40,7 +40,7 @@ type peer struct {
 	pendingPosts  []pendingPost
 	requests      map[uint64]chan response
 	handovers     []handover
-	counts        NodeStats
+	counts        MessageStats
 }
 
 // The life of a peer, as this node sees it. It moves down this list, except that it goes back to
@@ -117,10 +117,13 @@ func (p *peer) handleBye() {
 
 // removePeer removes a peer and ends its goroutine.
 func (r *Relay) removePeer(p *peer, cause error) {
-	r.mu.Lock()
-	delete(r.peers, p.id)
-	r.mu.Unlock()
 	p.abandon(stopped, cause)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.peers[p.id] == p { // otherwise stop and tick both remove it
+		delete(r.peers, p.id)
+		r.removed.add(p.stats().MessageStats)
+	}
 }
 
 func (p *peer) currentState() state {

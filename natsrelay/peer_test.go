@@ -94,7 +94,7 @@ func TestNotSent(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNodeBehind)
 	assert.NotErrorIs(t, err, sendq.ErrWouldBlock)
 	assert.ErrorContains(t, err, "bytes queued for node other")
-	assert.Equal(t, NodeStats{Posted: 1}, p.counts)
+	assert.Equal(t, MessageStats{Posted: 1}, p.counts)
 }
 
 // TestDepartedPeerIsAnswered checks that a peer that has said bye gets an acknowledgement as long as it

@@ -35,8 +35,9 @@ type Relay struct {
 	drained    chan struct{} // receives a value when an outbox may have become empty
 	goroutines sync.WaitGroup
 
-	mu    sync.RWMutex
-	peers map[string]*peer // by id
+	mu      sync.RWMutex     // a peer's mu may be taken while it is held, but not the other way round
+	peers   map[string]*peer // by id
+	removed MessageStats     // of peers removed
 
 	clock     atomic.Int64 // ticks so far
 	lastEcho  atomic.Int64 // tick when a heartbeat of this node last came back
