@@ -185,6 +185,13 @@ func needAcknowledgements(t testing.TB) {
 	}
 }
 
+// needSocketWrites skips a test on systems where a sender itself never writes.
+func needSocketWrites(t testing.TB) {
+	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" || runtime.GOOS == "aix" {
+		t.Skip("only the flusher writes here")
+	}
+}
+
 // narrow makes pairs whose sender's kernel takes a lot, and the peer's very little.
 func narrow(pair func(testing.TB) (conn, peer net.Conn)) func(testing.TB) (conn, peer net.Conn) {
 	return func(t testing.TB) (conn, peer net.Conn) {
@@ -198,6 +205,9 @@ func narrow(pair func(testing.TB) (conn, peer net.Conn)) func(testing.TB) (conn,
 // makeBlocking puts conn into blocking mode, as File.Fd does when a program passes its descriptor
 // on.
 func makeBlocking(t testing.TB, conn net.Conn) {
+	if runtime.GOOS == "windows" || runtime.GOOS == "plan9" {
+		t.Skip("sockets have no blocking mode here")
+	}
 	file, err := innermost(conn).(interface{ File() (*os.File, error) }).File()
 	require.NoError(t, err)
 	file.Fd()

@@ -80,7 +80,7 @@ func smallPair(t testing.TB, tcp bool) (conn, peer net.Conn) {
 		conn, peer = tcpPair(t)
 		require.NoError(t, peer.(*net.TCPConn).SetReadBuffer(16<<10))
 	}
-	require.NoError(t, conn.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(1))
+	require.NoError(t, conn.(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(2<<10)) // Linux rounds it up to its least
 	return conn, peer
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,6 +50,9 @@ func command(flags ...string) *exec.Cmd {
 
 // start starts a node that uses the NATS server at url.
 func start(t *testing.T, url string, flags ...string) *node {
+	if runtime.GOOS == "windows" {
+		t.Skip("needs a signal that ends a program, and Windows has none")
+	}
 	n := &node{t: t, cmd: command(append([]string{"-addr", "127.0.0.1:0", "-nats", url, "-lease", "2s"}, flags...)...)}
 	stderr, err := n.cmd.StderrPipe()
 	require.NoError(t, err)
