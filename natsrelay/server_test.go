@@ -89,7 +89,8 @@ var serverProgram = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	atExit(func() { _ = os.RemoveAll(dir) })
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), ".")
+	// With -trimpath, internal/outside shares the compiled packages of nats-server.
+	build := exec.Command("go", "build", "-trimpath", "-o", dir+string(filepath.Separator), ".")
 	build.Dir = serverModule
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", serverModule, err, output)

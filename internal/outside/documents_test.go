@@ -1,0 +1,120 @@
+package outside
+
+import (
+	"fmt"
+	"go/parser"
+	"go/token"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// testDocuments compiles the Go code in all documents, and runs their go commands.
+func (w *world) testDocuments(t *testing.T) {
+	dir := w.newModule(t)
+	w.run(t, dir, "get", own, own+"/natsrelay", own+"/promsendq")
+	prelude, err := os.ReadFile("testdata/prelude.go")
+	require.NoError(t, err)
+	for _, document := range w.documents(t) {
+		t.Run(document, func(t *testing.T) {
+			for _, b := range w.blocks(t, document) {
+				pkg := "./" + path.Join(document, fmt.Sprint(b.line))
+				writeFile(t, filepath.Join(dir, pkg, "main.go"), b.source(string(prelude)))
+				output, err := w.command(dir, "go", "build", "-gcflags=-e", "-o", os.DevNull, pkg).CombinedOutput()
+				if !b.isProgram() {
+					output = unused.ReplaceAll(output, nil)
+				}
+				if err != nil && len(output) > 0 {
+					assert.Fail(t, "does not compile", "%s:%d:\n%s\n%s", document, b.line, b.code, output)
+				}
+			}
+			for _, command := range w.commands(t, document) {
+				w.runCommand(t, command)
+			}
+		})
+	}
+}
+
+// documents returns the documents of the repository. The code in examples/websocket/README.md is
+// compared with compiled code by a test there.
+func (w *world) documents(t *testing.T) (documents []string) {
+	for _, name := range w.files {
+		if path.Ext(name) == ".md" && name != "examples/websocket/README.md" {
+			documents = append(documents, name)
+		}
+	}
+	require.Contains(t, documents, "README.md")
+	return documents
+}
+
+// A block is Go code in a document.
+type block struct {
+	document string
+	line     int // the number of its first line
+	code     string
+}
+
+var codeBlock = regexp.MustCompile("(?ms)^```go\n(.*?)^```")
+
+func (w *world) blocks(t *testing.T, document string) (blocks []block) {
+	text := w.read(t, document)
+	for _, at := range codeBlock.FindAllStringSubmatchIndex(text, -1) {
+		line := strings.Count(text[:at[2]], "\n") + 1
+		blocks = append(blocks, block{document, line, text[at[2]:at[3]]})
+	}
+	return blocks
+}
+
+// isProgram reports whether the block is a whole file. Otherwise it is a fragment: declarations, or
+// statements.
+func (b *block) isProgram() bool { return strings.HasPrefix(b.code, "package ") }
+
+var ellipsis = regexp.MustCompile(`(?m)^\s*\.\.\.$`)
+
+// source returns a file with the code. The compiler reports errors in lines of the document.
+func (b *block) source(prelude string) string {
+	code := fmt.Sprintf("//line %s:%d\n%s", b.document, b.line, b.code)
+	if b.isProgram() {
+		return code
+	}
+	code = ellipsis.ReplaceAllString(code, "")
+	if _, err := parser.ParseFile(token.NewFileSet(), "", "package p\n"+code, 0); err != nil {
+		code = "func _() {\n" + code + "}\n"
+	}
+	return prelude + code
+}
+
+// unused matches what is no error in a fragment, because the code that uses a name may be left out.
+var unused = regexp.MustCompile(`(?m)^(# .*|.*: declared and not used: .*|.* imported and not used)\n`)
+
+var goCommand = regexp.MustCompile(`(?m)^    go ((?:get|install|run) [^#\n]*)`)
+
+// commands returns the arguments of the go commands in a document.
+func (w *world) commands(t *testing.T, document string) (commands [][]string) {
+	for _, match := range goCommand.FindAllStringSubmatch(w.read(t, document), -1) {
+		commands = append(commands, strings.Fields(match[1]))
+	}
+	return commands
+}
+
+// runCommand runs a go command: in a clone if it names a folder, otherwise in an empty module. A
+// program only prints its help, after it has read its other flags.
+func (w *world) runCommand(t *testing.T, args []string) {
+	dir, env := w.newModule(t), w.env
+	if strings.HasPrefix(args[1], "./") {
+		dir, env = w.tree, append(os.Environ(), "GOFLAGS=-trimpath")
+	}
+	if args[0] == "run" {
+		args = append(args, "-help")
+	}
+	c := w.command(dir, "go", args...)
+	c.Env = env
+	output, err := c.CombinedOutput()
+	assert.NoError(t, err, "%s\n%s", c, output)
+}

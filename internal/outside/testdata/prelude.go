@@ -1,0 +1,29 @@
+package main
+
+import (
+	"context"
+	"expvar"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/natsrelay"
+	"github.com/sendq-go/sendq/promsendq"
+)
+
+// Fragments in the documents use these names.
+var (
+	ctx     context.Context
+	conn    net.Conn
+	err     error
+	n       int
+	message []byte
+	names   []string
+	w       *sendq.Writer
+	broker  *sendq.Broker
+	relay   *natsrelay.Relay
+)
+
+func main() {}
