@@ -28,7 +28,7 @@ var trials = map[string]trial{
 	"go get github.com/sendq-go/sendq/natsrelay": elsewhere("a proxy of modules is needed"),
 	"go get github.com/sendq-go/sendq/promsendq": elsewhere("a proxy of modules is needed"),
 
-	"go run .":               tryReadme,
+	"go run .":               testedBy("internal/outside/outside_test.go", "(w *world) testFirstProgram"),
 	"nc 127.0.0.1 8080":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
 	"nc 127.0.0.1 8081":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
 	"go run ./examples/chat": tryChat,
@@ -146,33 +146,6 @@ func tryScript(t *testing.T, command string) {
 	script, err := os.Stat(strings.Fields(command)[0])
 	require.NoError(t, err)
 	require.True(t, script.Mode().IsRegular())
-}
-
-// tryReadme runs the program of README.md, and chats.
-func tryReadme(t *testing.T, _ string) {
-	readme, err := os.ReadFile("README.md")
-	require.NoError(t, err)
-	const address = "127.0.0.1:8080"
-	program := fence.FindStringSubmatch(string(readme))[2]
-	require.Contains(t, program, `"`+address+`"`)
-	addr := freeAddr(t)
-	file := filepath.Join(t.TempDir(), "main.go")
-	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(program, address, addr, 1)), 0o666))
-	start(t, nil, file)
-
-	alice, bob := dialUntil(t, addr), dialUntil(t, addr)
-	fmt.Fprintln(alice, "alice")
-	fmt.Fprintln(bob, "bob")
-	go func() { // until alice is registered
-		for range time.Tick(10 * time.Millisecond) {
-			if _, err := fmt.Fprintln(bob, "hi"); err != nil {
-				return
-			}
-		}
-	}()
-	heard, err := bufio.NewReader(alice).ReadString('\n')
-	require.NoError(t, err)
-	require.Equal(t, "Your name? bob: hi\n", heard)
 }
 
 func tryChat(t *testing.T, command string) {

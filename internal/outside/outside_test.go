@@ -55,49 +55,56 @@ func (w *world) install(t *testing.T, name string) {
 	w.run(t, t.TempDir(), "install", own+"/examples/"+name+"@latest")
 }
 
-// testFirstProgram runs the program of README.md. Somebody in the chat hears its hello.
+// testFirstProgram runs the program of README.md, a chat server, and chats.
 func (w *world) testFirstProgram(t *testing.T) {
-	w.install(t, "chat")
-	address := startChat(t, filepath.Join(w.bin, "chat"))
-	alice, err := net.Dial("tcp", address)
-	require.NoError(t, err)
-	defer alice.Close()
-	require.NoError(t, alice.SetDeadline(time.Now().Add(time.Minute)))
-	fmt.Fprint(alice, "alice\n/who\n")
-	require.Equal(t, "names: alice", readLine(t, alice))
-
+	address := unusedAddress(t)
 	program := w.blocks(t, "README.md")[0].code
 	require.Contains(t, program, "127.0.0.1:8080", "README.md: the address of the first program")
 	dir := w.newModule(t)
 	w.run(t, dir, "get", own)
 	writeFile(t, filepath.Join(dir, "main.go"), strings.ReplaceAll(program, "127.0.0.1:8080", address))
-	w.run(t, dir, "run", ".")
-	require.Equal(t, "from robot: hello", readLine(t, alice))
-}
-
-// startChat starts the installed chat server until the end of the test.
-func startChat(t *testing.T, command string) (address string) {
-	chat := exec.Command(command, "-addr", "127.0.0.1:0")
-	output, err := chat.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, chat.Start())
+	server := filepath.Join(dir, "server.exe")
+	w.run(t, dir, "build", "-o", server)
+	running := exec.Command(server)
+	require.NoError(t, running.Start())
 	t.Cleanup(func() {
-		_ = chat.Process.Kill()
-		_ = chat.Wait()
+		_ = running.Process.Kill()
+		_ = running.Wait()
 	})
-	_, err = fmt.Fscanf(bufio.NewReader(output), "listening on %s\n", &address)
+
+	alice, bob := login(t, address, "alice"), login(t, address, "bob")
+	go func() { // until alice has her name
+		for {
+			if _, err := fmt.Fprintln(bob, "hi"); err != nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	heard, err := bufio.NewReader(alice).ReadString('\n')
 	require.NoError(t, err)
-	return address
+	require.Equal(t, "Your name? bob: hi\n", heard)
 }
 
-// readLine reads a line from an unbuffered connection, a byte at a time.
-func readLine(t *testing.T, conn net.Conn) string {
-	var line []byte
-	for b := make([]byte, 1); b[0] != '\n'; line = append(line, b...) {
-		_, err := conn.Read(b)
-		require.NoError(t, err)
-	}
-	return strings.TrimSuffix(string(line), "\n")
+func unusedAddress(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// login logs in to a server that may not listen yet.
+func login(t *testing.T, address, name string) net.Conn {
+	var conn net.Conn
+	require.Eventually(t, func() (ok bool) {
+		var err error
+		conn, err = net.Dial("tcp", address)
+		return err == nil
+	}, time.Minute, 10*time.Millisecond)
+	t.Cleanup(func() { conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(time.Minute)))
+	fmt.Fprintln(conn, name)
+	return conn
 }
 
 func writeFile(t *testing.T, name, text string) {
