@@ -18,6 +18,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// patience bounds every wait. It is never reached unless something is wrong.
+const patience = time.Minute
+
 // A trial tries a command.
 type trial func(t *testing.T, command string)
 
@@ -266,11 +269,11 @@ func freeAddr(t *testing.T) string {
 
 // dialUntil dials a server that may not listen yet.
 func dialUntil(t *testing.T, addr string) net.Conn {
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("tcp", addr)
 		if err == nil {
 			t.Cleanup(func() { conn.Close() })
-			require.NoError(t, conn.SetDeadline(time.Now().Add(30*time.Second)))
+			require.NoError(t, conn.SetDeadline(time.Now().Add(patience)))
 			return conn
 		}
 		require.True(t, time.Now().Before(end), err)
