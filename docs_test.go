@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The documents name tests that exist.
+// The documents name tests that exist, and refer to files that exist.
 func TestDocsNameTests(t *testing.T) {
 	var tests, documents []string
 	require.NoError(t, filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
@@ -37,6 +37,10 @@ func TestDocsNameTests(t *testing.T) {
 		return nil
 	}))
 	for _, document := range documents {
+		for _, file := range find(t, document, `\]\(([^):#]+)[#)]`) {
+			_, err := os.Stat(filepath.Join(filepath.Dir(document), file))
+			require.NoError(t, err, document)
+		}
 		for _, name := range find(t, document, `\b((?:Test|Fuzz)[A-Z]\w*)`) {
 			require.True(t, slices.ContainsFunc(tests, func(test string) bool { return strings.HasPrefix(test, name) }), "%s names %s", document, name)
 		}
