@@ -1,0 +1,63 @@
+// Package lab starts the servers of the operating system's packages, and nodes of a cluster, for
+// tests. A test is skipped if the server is not installed.
+package lab
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// patience bounds the wait for a server, also on a busy machine.
+const patience = time.Minute
+
+// Find returns the path of a program, or skips the test.
+func Find(t testing.TB, program string) string {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		t.Skipf("needs %s: %v", program, err)
+	}
+	return path
+}
+
+// start starts a program, which ends with the test, and waits until isReady.
+func start(t testing.TB, isReady func() bool, path string, args ...string) {
+	t.Helper()
+	var output bytes.Buffer
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = &output, &output
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	for late := time.After(patience); !isReady(); {
+		select {
+		case <-ended:
+			require.Fail(t, path+" ended", output.String())
+		case <-late:
+			require.Fail(t, path+" does not become ready")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// freePort returns a port of 127.0.0.1 that was free a moment ago.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+}
