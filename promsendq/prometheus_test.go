@@ -34,11 +34,11 @@ func TestDashboardShowsWritersAndBrokers(t *testing.T) {
 	defer broker.CloseNow()
 	defer others.CloseNow()
 	p := startScraping(t, map[source]prometheus.Collector{
-		{"sendq", "a"}:             promsendq.NewBrokerCollector(broker),
-		{"sendq", "b"}:             promsendq.NewTallyCollector(tally),
-		{"sendq", "not selected"}:  promsendq.NewBrokerCollector(others),
-		{"other program", "a"}:     promsendq.NewBrokerCollector(others),
-		{"other program", "other"}: promsendq.NewTallyCollector(tally),
+		{"sendq", "a"}:            promsendq.NewBrokerCollector(broker),
+		{"sendq", "b"}:            promsendq.NewTallyCollector(tally),
+		{"sendq", "not selected"}: promsendq.NewBrokerCollector(others),
+		{"other program", "a"}:    promsendq.NewTallyCollector(tally),
+		{"other program", "c"}:    promsendq.NewTallyCollector(tally),
 	})
 	started := time.Now()
 
