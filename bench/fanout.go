@@ -199,7 +199,7 @@ func (b *bench) fanoutSummary(figures fanoutFigures) table {
 func (b *bench) fanoutChart(figures fanoutFigures) chart {
 	members := b.summaryMembers()
 	c := chart{file: "fanout.svg", title: fmt.Sprintf("Fan-out to %s members", thousands(int64(members))),
-		x: "messages under way", y: "million deliveries/s"}
+		x: "messages under way", y: "million deliveries/s", lines: true, log: true}
 	for _, inFlight := range b.fanout.inFlight {
 		c.at = append(c.at, fmt.Sprint(inFlight))
 	}

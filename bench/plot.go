@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"image/color"
+	"math"
 	"os"
 	"path/filepath"
 
@@ -13,6 +14,8 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
 // A chart is a plot of grouped bars or of lines.
@@ -21,6 +24,7 @@ type chart struct {
 	at                []string // the labels of the x axis
 	series            []series
 	lines             bool
+	log               bool // the y axis, for lines
 }
 
 // A series is one colour of a chart.
@@ -29,7 +33,10 @@ type series struct {
 	values []float64 // NaN if not measured
 }
 
-const chartWidth, chartHeight = 18 * vg.Centimeter, 10 * vg.Centimeter
+const (
+	chartWidth, chartHeight = 18 * vg.Centimeter, 10 * vg.Centimeter
+	margin                  = 3 * vg.Millimeter
+)
 
 // colours is the palette of Okabe and Ito, distinguishable with colour vision deficiency. The
 // first one is for sendq.
@@ -40,16 +47,17 @@ var colours = []color.RGBA{
 
 func colour(i int) color.Color { return colours[i%len(colours)] }
 
-// draw writes the chart to dir as SVG.
-func (c *chart) draw(dir string) error {
+// drawTo writes the chart to dir as SVG.
+func (c *chart) drawTo(dir string) error {
 	p, err := c.plot()
 	if err != nil {
 		return fmt.Errorf("plot %s: %w", c.file, err)
 	}
-	svg, err := p.WriterTo(chartWidth, chartHeight, "svg")
-	if err != nil {
-		return fmt.Errorf("plot %s: %w", c.file, err)
-	}
+	svg := vgsvg.New(chartWidth, chartHeight)
+	page := draw.New(svg)
+	page.SetColor(color.White)
+	page.Fill(page.Rectangle.Path())
+	p.Draw(draw.Crop(page, margin, -margin, margin, -margin))
 	var drawn bytes.Buffer
 	if _, err := svg.WriteTo(&drawn); err != nil {
 		return fmt.Errorf("plot %s: %w", c.file, err)
@@ -75,6 +83,12 @@ func (c *chart) plot() (*plot.Plot, error) {
 		return nil, err
 	}
 	p.X.Min, p.X.Max = -0.5, float64(len(c.at))-0.5
+	if c.log {
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.Y.Min = math.Pow(10, math.Floor(math.Log10(c.lowest())))
+		p.Y.Max = math.Pow(10, math.Ceil(math.Log10(p.Y.Max)))
+		return p, nil
+	}
 	p.Y.Max *= 1 + 0.1*float64(len(c.series)) // room for the legend at the top
 	return p, nil
 }
@@ -102,19 +116,35 @@ func (c *chart) addBars(p *plot.Plot) error {
 
 func (c *chart) addLines(p *plot.Plot) error {
 	for i, s := range c.series {
-		points := make(plotter.XYs, len(s.values))
+		var points plotter.XYs
 		for j, v := range s.values {
-			points[j] = plotter.XY{X: float64(j), Y: orZero(v)}
+			if !math.IsNaN(v) {
+				points = append(points, plotter.XY{X: float64(j), Y: v})
+			}
 		}
 		line, dots, err := plotter.NewLinePoints(points)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		line.Color, dots.Color, dots.Shape = colour(i), colour(i), plotutil.Shape(i)
+		line.Width, dots.Radius = 1.5, 4
 		p.Add(line, dots)
 		p.Legend.Add(s.name, line, dots)
 	}
 	return nil
+}
+
+// lowest returns the lowest measured value.
+func (c *chart) lowest() float64 {
+	lowest := math.Inf(1)
+	for _, s := range c.series {
+		for _, v := range s.values {
+			if v < lowest { // not if v is NaN
+				lowest = v
+			}
+		}
+	}
+	return lowest
 }
 
 // orZero returns v, or 0 if v is NaN.

@@ -67,8 +67,10 @@ func TestResultsAreWritten(t *testing.T) {
 	bars := chart{file: "bars.svg", at: []string{"1", "64"}, series: []series{{"a", []float64{1, 2}}, {"b", []float64{2, median(nil)}}}}
 	lines := bars
 	lines.file, lines.lines = "lines.svg", true
+	onLog := lines
+	onLog.file, onLog.log = "log.svg", true
 	var printed strings.Builder
-	r.add("section", findings{tables: []table{one}, charts: []chart{bars, lines}}, &printed)
+	r.add("section", findings{tables: []table{one}, charts: []chart{bars, lines, onLog}}, &printed)
 	require.NoError(t, r.write(filepath.Join(dir, "out"), readme))
 
 	text, err := os.ReadFile(readme)
@@ -82,7 +84,7 @@ func TestResultsAreWritten(t *testing.T) {
 	require.Contains(t, string(text), "| sendq | 1 |\n")
 	require.Contains(t, string(text), "A note.\n")
 	require.Contains(t, string(text), "![](bars.svg)")
-	for _, file := range []string{"bars.svg", "lines.svg"} {
+	for _, file := range []string{"bars.svg", "lines.svg", "log.svg"} {
 		svg, err := os.ReadFile(filepath.Join(dir, "out", file))
 		require.NoError(t, err)
 		require.Contains(t, string(svg), "<svg")

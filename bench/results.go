@@ -60,7 +60,7 @@ func (r *results) write(dir, readme string) error {
 		return err
 	}
 	for _, c := range r.charts {
-		if err := c.draw(dir); err != nil {
+		if err := c.drawTo(dir); err != nil {
 			return err
 		}
 	}

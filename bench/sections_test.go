@@ -60,7 +60,7 @@ func check(t *testing.T, found findings, tables []string, rows ...string) {
 	}
 	require.Equal(t, tables, names)
 	for _, c := range found.charts {
-		require.NoError(t, c.draw(t.TempDir()))
+		require.NoError(t, c.drawTo(t.TempDir()))
 	}
 }
 
