@@ -1,22 +1,15 @@
 package promsendq_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http/httptest"
-	"net/url"
-	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -41,21 +34,62 @@ func TestDashboardShowsWritersAndBrokers(t *testing.T) {
 		{"other program", "c"}:    promsendq.NewTallyCollector(tally),
 	})
 	started := time.Now()
-
 	var writes atomic.Int64
+	sendToWriters(t, broker, tally, &writes)
+	require.NoError(t, others.Register("somebody", sendq.NewWriter(conn{}, nil)))
+	require.Equal(t, 1, others.Broadcast(make([]byte, 12_345)))
+	lab.WaitFor(t, func() bool {
+		b, t := broker.Stats(), tally.Stats()
+		return b.Pending == 3 && t.Pending == 1 && b.Writes+t.Writes == writes.Load()
+	})
+
+	p.settle(t)
+	age := between(0.1, time.Since(started).Seconds())
+	p.requireShown(t, panelsOfWriters, map[string]values{
+		"Writers":                {"": exactly(22 + 2)},
+		"Names":                  {"": exactly(22)},
+		"Rooms":                  {"": exactly(2)},
+		"Pending messages":       {"": exactly(3 + 1)},
+		"Pending bytes":          {"": exactly(3*4 + 1000)},
+		"Oldest pending message": {"": age},
+		"Messages": rates(map[string]float64{"accepted": 8 + 3 + 20 + 5 + 6,
+			"written": 4 + 20 + 1 + 5, "dropped": 1, "undelivered": 3 + 4}),
+		"Bytes": rates(map[string]float64{"accepted": 8*4 + 3*4 + 20*2 + 5*5 + 5*7 + 1000,
+			"written": 4*4 + 20*2 + 5 + 5*7, "dropped": 4, "undelivered": 3*4 + 4*5}),
+		"Backlog":            {"pending": exactly(3*4 + 1000), "peak of one Writer": exactly(1000)},
+		"Age of the backlog": {"a": age, "b": age},
+		"Messages lost": rates(map[string]float64{"dropped": 1,
+			"delivered": 0, "closed": 1, "expired": 1, "slow_consumer": 1, "failed": 1}),
+		"Bytes undelivered": rates(map[string]float64{
+			"delivered": 0, "closed": 5, "expired": 5, "slow_consumer": 5, "failed": 5, "taken_over": 3 * 4}),
+		"Ends of Writers": rates(map[string]float64{
+			"delivered": 1, "closed": 1, "expired": 1, "slow_consumer": 1, "failed": 1, "taken_over": 1}),
+		"Messages per write":      {"messages per write": exactly((4 + 20 + 1 + 5) / float64(writes.Load()))},
+		"Fan-outs":                rates(map[string]float64{"messages": 4 + 1, "recipients": 4*2 + 20}),
+		"Recipients of a fan-out": {"median": exactly(2), "99th percentile": between(20/1.5, 20*1.5), "mean": exactly(28.0 / 5)},
+	})
+	p.requireVariables(t, map[string][]string{
+		"job":      {"other program", "sendq"},
+		"instance": {"a", "b", "not selected"},
+	})
+	p.requireAlert(t, "SendqMessagesLost")
+}
+
+// sendToWriters makes known traffic, with an end of each cause, and counts the writes to connections.
+func sendToWriters(t *testing.T, broker *sendq.Broker, tally *sendq.Tally, writes *atomic.Int64) {
+	t.Helper()
 	register := func(name string, conn net.Conn, opts *sendq.WriterOptions) *sendq.Writer {
-		w := sendq.NewWriter(counted{conn, &writes}, opts)
+		w := sendq.NewWriter(counted{conn, writes}, opts)
 		require.NoError(t, broker.Register(name, w))
 		return w
 	}
 	two := broker.Room("two")
-	alice := register("alice", conn{}, nil)
+	register("alice", conn{}, nil)
 	atMostThree := &sendq.WriterOptions{MaxPending: 3 * (64 + 4), Overflow: sendq.DropNewest}
 	register("bob", stalled(t), atMostThree)
 	require.NoError(t, two.Join("alice"))
 	require.NoError(t, two.Join("bob"))
 	for range 4 {
-		require.NoError(t, alice.Flush(t.Context()))
 		two.Publish([]byte("four")) // bob drops the last one
 	}
 	register("bob", stalled(t), atMostThree) // takes three over
@@ -92,51 +126,13 @@ func TestDashboardShowsWritersAndBrokers(t *testing.T) {
 		messages int
 		size     int
 	}{{conn{}, 5, 7}, {stalled(t), 1, 1000}} {
-		w := sendq.NewWriter(counted{test.conn, &writes}, nil)
+		w := sendq.NewWriter(counted{test.conn, writes}, nil)
 		tally.Add(w)
-		defer w.CloseNow()
+		t.Cleanup(func() { w.CloseNow() })
 		for range test.messages {
 			w.Write(make([]byte, test.size))
 		}
 	}
-	require.NoError(t, others.Register("somebody", sendq.NewWriter(conn{}, nil)))
-	require.Equal(t, 1, others.Broadcast(make([]byte, 12_345)))
-	lab.WaitFor(t, func() bool {
-		b, t := broker.Stats(), tally.Stats()
-		return b.Pending == 3 && t.Pending == 1 && b.Writes+t.Writes == writes.Load()
-	})
-
-	p.settle(t)
-	age := between(0.1, time.Since(started).Seconds())
-	outcomes := func(written, dropped, undelivered float64) values {
-		return values{"written": perSecond(written), "dropped": perSecond(dropped), "undelivered": perSecond(undelivered)}
-	}
-	p.requireShown(t, "sendq_relay_", false, map[string]values{
-		"Writers":                {"": exactly(22 + 2)},
-		"Names":                  {"": exactly(22)},
-		"Rooms":                  {"": exactly(2)},
-		"Pending messages":       {"": exactly(3 + 1)},
-		"Pending bytes":          {"": exactly(3*4 + 1000)},
-		"Oldest pending message": {"": age},
-		"Messages":               outcomes(4+20+1+5, 1, 3+4).and("accepted", perSecond(8+3+20+5+6)),
-		"Bytes":                  outcomes(16+40+5+35, 4, 12+4*5).and("accepted", perSecond(32+12+40+25+1035)),
-		"Backlog":                {"pending": exactly(3*4 + 1000), "peak of one Writer": exactly(1000)},
-		"Age of the backlog":     {"a": age, "b": age},
-		"Messages lost": {"dropped": perSecond(1), "delivered": exactly(0), "closed": perSecond(1), "expired": perSecond(1),
-			"slow_consumer": perSecond(1), "failed": perSecond(1)},
-		"Bytes undelivered": {"delivered": exactly(0), "closed": perSecond(5), "expired": perSecond(5),
-			"slow_consumer": perSecond(5), "failed": perSecond(5), "taken_over": perSecond(12)},
-		"Ends of Writers": {"delivered": perSecond(1), "closed": perSecond(1), "expired": perSecond(1),
-			"slow_consumer": perSecond(1), "failed": perSecond(1), "taken_over": perSecond(1)},
-		"Messages per write":      {"messages per write": exactly(30 / float64(writes.Load()))},
-		"Fan-outs":                {"messages": perSecond(5), "recipients": perSecond(4*2 + 20)},
-		"Recipients of a fan-out": {"median": exactly(2), "99th percentile": between(20/1.5, 20*1.5), "mean": exactly(28.0 / 5)},
-	})
-	p.requireVariables(t, map[string][]string{
-		"job":      {"other program", "sendq"},
-		"instance": {"a", "b", "not selected"},
-	})
-	p.requireAlerts(t, "SendqMessagesLost")
 }
 
 // The same of three nodes of a cluster, after a fourth one was killed, one has missed messages, and
@@ -199,17 +195,17 @@ func TestDashboardShowsRelays(t *testing.T) {
 	require.Positive(t, stats.Dropped)
 
 	p.settle(t)
-	p.requireShown(t, "sendq_relay_", true, map[string]values{
+	p.requireShown(t, panelsOfRelays, map[string]values{
 		"Nodes": {"a: reachable": exactly(2), "behind: reachable": exactly(2), "cut: reachable": exactly(2),
 			"a: NATS": exactly(1), "behind: NATS": exactly(1), "cut: NATS": exactly(1)},
 		"Queues for other nodes": {a.ID(): exactly(0), behind.ID(): between(5000, 7000), cut.ID(): exactly(0)},
-		"Messages between nodes": {"posted": perSecond(float64(stats.Posted)), "received": perSecond(4)},
-		"Messages lost between nodes": {"dropped": perSecond(float64(stats.Dropped)), "abandoned": perSecond(2 + 5),
-			"missed": perSecond(5), "malformed": exactly(0)},
+		"Messages between nodes": rates(map[string]float64{"posted": float64(stats.Posted), "received": 4}),
+		"Messages lost between nodes": rates(map[string]float64{"dropped": float64(stats.Dropped), "abandoned": 2 + 5,
+			"missed": 5, "malformed": 0}),
 		"Names of the nodes": {"a": exactly(0), "behind": exactly(1), "cut": exactly(1)},
 		"Nodes gone":         {"a: " + a.ID(): exactly(1), "behind: " + behind.ID(): exactly(1), "cut: " + cut.ID(): exactly(1)},
 	})
-	p.requireAlerts(t, "SendqRelayMessagesLost")
+	p.requireAlert(t, "SendqRelayMessagesLost")
 }
 
 // The usual query for a quantile shows about how many recipients each fan-out had.
@@ -242,168 +238,6 @@ func TestQuantilesAreNear(t *testing.T) {
 	for _, s := range p.Query(t, "sendq_fan_out_recipients_sum / sendq_fan_out_recipients_count", p.at) {
 		require.Equal(t, s.Labels["instance"], fmt.Sprint(s.Value))
 	}
-}
-
-// A source identifies the program that a metric comes from.
-type source struct{ job, instance string }
-
-// A monitored program is scraped by Prometheus.
-type monitored struct {
-	*lab.Prometheus
-	at string // time of the scrape to look at
-}
-
-// startScraping starts Prometheus and waits for its first scrape of the collectors. One HTTP server
-// has all metrics, so that all samples have the same time.
-func startScraping(t *testing.T, collectors map[source]prometheus.Collector) *monitored {
-	t.Helper()
-	registry := prometheus.NewRegistry()
-	for s, c := range collectors {
-		labels := prometheus.Labels{"job": s.job, "instance": s.instance}
-		prometheus.WrapRegistererWith(labels, registry).MustRegister(c)
-	}
-	program := httptest.NewServer(promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	t.Cleanup(program.Close)
-	alerts, err := filepath.Abs("alerts.yml")
-	require.NoError(t, err)
-	p := &monitored{Prometheus: lab.StartPrometheus(t, fmt.Sprintf(`
-global: {scrape_interval: 1s, evaluation_interval: 1s}
-rule_files: [%q]
-scrape_configs:
-  - job_name: test
-    honor_labels: true
-    static_configs: [targets: [%q]]
-`, alerts, program.Listener.Addr()))}
-	p.waitForScrape(t, time.Time{})
-	return p
-}
-
-// settle waits for a scrape of the present state.
-func (p *monitored) settle(t *testing.T) {
-	t.Helper()
-	p.waitForScrape(t, time.Now().Add(time.Second))
-}
-
-// waitForScrape waits for a scrape after that time, and notes its time.
-func (p *monitored) waitForScrape(t *testing.T, after time.Time) {
-	t.Helper()
-	lab.WaitFor(t, func() bool {
-		for _, s := range p.Query(t, `max(timestamp({__name__=~"sendq_writers|sendq_relay_connected"}))`, "") {
-			p.at = fmt.Sprintf("%.3f", s.Value)
-			return s.Value > float64(after.UnixMilli())/1000
-		}
-		return false
-	})
-}
-
-// window is the number of seconds that the dashboard's rates cover. It is longer than the test, and
-// all counters begin with 0, so a rate is exact: Prometheus extrapolates neither below 0 nor beyond
-// the last scrape, which is the time of the query.
-const window = 3600
-
-// values are the values of a panel, by the name of each line.
-type values map[string]value
-
-func (v values) and(name string, other value) values {
-	v[name] = other
-	return v
-}
-
-// A value lies between two numbers.
-type value struct{ from, to float64 }
-
-func between(from, to float64) value { return value{from, to} }
-
-func exactly(v float64) value { return value{v - 1e-9*v, v + 1e-9*v} }
-
-func perSecond(n float64) value { return exactly(n / window) }
-
-func (v value) has(x float64) bool { return v.from <= x && x <= v.to }
-
-// variables replaces the variables of the dashboard, as Grafana does after a choice.
-var variables = strings.NewReplacer("$job", "(sendq)", "$instance", "(a|b|behind|cut)", "$__rate_interval", fmt.Sprint(window, "s"))
-
-// requireShown compares the panels whose queries have a metric with that prefix, or that have not,
-// with the values by title.
-func (p *monitored) requireShown(t *testing.T, prefix string, hasPrefix bool, want map[string]values) {
-	t.Helper()
-	titles := 0
-	for _, panel := range panels(t) {
-		if len(panel.Targets) == 0 || strings.Contains(panel.Targets[0].Expr, prefix) != hasPrefix {
-			continue
-		}
-		titles++
-		got := make(map[string]float64)
-		for _, target := range panel.Targets {
-			query := variables.Replace(target.Expr)
-			require.NotContains(t, query, "$")
-			for _, s := range p.Query(t, query, p.at) {
-				name := regexp.MustCompile(`{{\w+}}`).ReplaceAllStringFunc(target.LegendFormat, func(label string) string {
-					return s.Labels[strings.Trim(label, "{}")]
-				})
-				require.NotContains(t, got, name, panel.Title)
-				got[name] = s.Value
-			}
-		}
-		require.Len(t, got, len(want[panel.Title]), "%s: %v", panel.Title, got)
-		for name, v := range want[panel.Title] {
-			require.Contains(t, got, name, panel.Title)
-			assert.True(t, v.has(got[name]), "%s: %s: shown %v, want %v", panel.Title, name, got[name], v)
-		}
-	}
-	require.Len(t, want, titles)
-}
-
-// requireVariables requires the choices that the dashboard offers for its variables.
-func (p *monitored) requireVariables(t *testing.T, want map[string][]string) {
-	t.Helper()
-	var parsed struct {
-		Templating struct {
-			List []struct{ Name, Type, Query string }
-		}
-	}
-	require.NoError(t, json.Unmarshal(dashboard, &parsed))
-	got := make(map[string][]string)
-	for _, v := range parsed.Templating.List {
-		if v.Type != "query" {
-			continue
-		}
-		match := regexp.MustCompile(`^label_values\((.*), (\w+)\)$`).FindStringSubmatch(variables.Replace(v.Query))
-		require.NotNil(t, match, v.Query)
-		var choices []string
-		p.Get(t, "label/"+match[2]+"/values", url.Values{"match[]": {match[1]}}, &choices)
-		got[v.Name] = choices
-	}
-	require.Equal(t, want, got)
-}
-
-// requireAlerts waits until exactly these alerts are pending or firing.
-func (p *monitored) requireAlerts(t *testing.T, want ...string) {
-	t.Helper()
-	var active []string
-	defer func() { require.Equal(t, want, active) }()
-	lab.WaitFor(t, func() bool {
-		var data struct {
-			Groups []struct {
-				Rules []struct{ Name, State, Health, LastError string }
-			}
-		}
-		p.Get(t, "rules", url.Values{}, &data)
-		rules := 0
-		active = nil
-		for _, g := range data.Groups {
-			for _, r := range g.Rules {
-				require.Empty(t, r.LastError, r.Name)
-				if r.Health == "ok" {
-					rules++
-				}
-				if r.State != "inactive" {
-					active = append(active, r.Name)
-				}
-			}
-		}
-		return rules == len(alerts(t)) && assert.ObjectsAreEqual(want, active)
-	})
 }
 
 // A counted connection counts its writes.

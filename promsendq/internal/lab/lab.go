@@ -26,6 +26,17 @@ func Find(t testing.TB, program string) string {
 	return path
 }
 
+// WaitFor waits until f returns true. Unlike require.Eventually it calls f in the goroutine of the
+// test, so f may end the test.
+func WaitFor(t testing.TB, f func() bool, what ...any) {
+	t.Helper()
+	for start := time.Now(); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(start) > patience {
+			require.Fail(t, "waited too long", what...)
+		}
+	}
+}
+
 // start starts a program, which ends with the test, and waits until isReady.
 func start(t testing.TB, isReady func() bool, path string, args ...string) {
 	t.Helper()
@@ -42,15 +53,14 @@ func start(t testing.TB, isReady func() bool, path string, args ...string) {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	for late := time.After(patience); !isReady(); {
+	WaitFor(t, func() bool {
 		select {
 		case <-ended:
 			require.Fail(t, path+" ended", output.String())
-		case <-late:
-			require.Fail(t, path+" does not become ready")
-		case <-time.After(10 * time.Millisecond):
+		default:
 		}
-	}
+		return isReady()
+	}, path)
 }
 
 // freePort returns a port of 127.0.0.1 that was free a moment ago.

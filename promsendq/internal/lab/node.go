@@ -60,9 +60,3 @@ func (n busyNode) Deliver(ds []relay.Delivery) []relay.Outcome {
 	defer n.busy.Unlock()
 	return n.Node.Deliver(ds)
 }
-
-// WaitFor waits until f returns true.
-func WaitFor(t testing.TB, f func() bool, what ...any) {
-	t.Helper()
-	require.Eventually(t, f, patience, 10*time.Millisecond, what...)
-}
