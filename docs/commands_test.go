@@ -26,12 +26,12 @@ type trial func(t *testing.T, command string)
 
 // trials has the commands of all documents, except scripts.
 var trials = map[string]trial{
-	"go mod init example.com/hub":                elsewhere("a proxy of modules is needed"),
-	"go get github.com/sendq-go/sendq":           elsewhere("a proxy of modules is needed"),
-	"go get github.com/sendq-go/sendq/natsrelay": elsewhere("a proxy of modules is needed"),
-	"go get github.com/sendq-go/sendq/promsendq": elsewhere("a proxy of modules is needed"),
+	"go mod init example.com/hub":                testedBy("internal/outside/get_test.go", "(w *world) testGet"),
+	"go get github.com/sendq-go/sendq":           testedBy("internal/outside/get_test.go", "(w *world) testGet"),
+	"go get github.com/sendq-go/sendq/natsrelay": testedBy("internal/outside/get_test.go", "(w *world) testGet"),
+	"go get github.com/sendq-go/sendq/promsendq": testedBy("internal/outside/get_test.go", "(w *world) testGet"),
 
-	"go run .":               testedBy("internal/outside/outside_test.go", "(w *world) testFirstProgram"),
+	"go run .":               testedBy("internal/outside/first_test.go", "(w *world) testFirstProgram"),
 	"nc 127.0.0.1 8080":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
 	"nc 127.0.0.1 8081":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
 	"go run ./examples/chat": tryChat,

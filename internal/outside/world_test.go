@@ -173,3 +173,8 @@ func goEnv(t *testing.T, name string) string {
 func fileURL(path string) string {
 	return "file:///" + strings.TrimPrefix(filepath.ToSlash(path), "/")
 }
+
+func writeFile(t *testing.T, name, text string) {
+	require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o777))
+	require.NoError(t, os.WriteFile(name, []byte(text), 0o666))
+}
