@@ -11,6 +11,7 @@ import (
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/natsrelay"
 	"github.com/sendq-go/sendq/promsendq"
+	"github.com/sendq-go/sendq/promsendq/promnatsrelay"
 )
 
 // Fragments in the documents use these names.
