@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func newNATSCluster() *natsCluster {
 		}
 		c.options = append(c.options, o)
 	}
-	for i := len(c.servers) - 1; i >= 0; i-- { // the first one last, when the others know each other
+	for i := range slices.Backward(c.servers) { // the first one last, when the others know each other
 		c.start(i)
 	}
 	stopServers = c.stopAll

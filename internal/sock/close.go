@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -13,8 +14,8 @@ import (
 // layer that was closed already.
 func CloseNow(conn net.Conn) (err error) {
 	all := wakeLayers(conn)
-	for i := len(all) - 1; i >= 0; i-- {
-		if failed := closeLayer(all[i]); err == nil && (i == len(all)-1 || !IsClosed(failed)) {
+	for i, layer := range slices.Backward(all) {
+		if failed := closeLayer(layer); err == nil && (i == len(all)-1 || !IsClosed(failed)) {
 			err = failed
 		}
 	}
