@@ -3,6 +3,7 @@ package promsendq_test
 import (
 	"fmt"
 	"net"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -160,6 +161,13 @@ func TestSeveralBrokers(t *testing.T) {
 	n, err := testutil.GatherAndCount(r, "sendq_names")
 	require.NoError(t, err)
 	require.Equal(t, 2, n)
+}
+
+// A program without a Relay does not compile the client of NATS.
+func TestNoClientOfNATS(t *testing.T) {
+	packages, err := exec.Command("go", "list", "-deps", ".").Output()
+	require.NoError(t, err)
+	require.NotContains(t, string(packages), "nats-io")
 }
 
 // While Writers are registered, send and end, every scrape adds up and no counter decreases.
