@@ -9,7 +9,7 @@ require (
 	github.com/gobwas/ws v1.5.0
 	github.com/sendq-go/sendq v0.1.0
 	github.com/stretchr/testify v1.12.1
-	golang.org/x/sync v0.24.0
+	golang.org/x/sync v0.25.0
 )
 
 require (
