@@ -86,6 +86,14 @@ queue is unbounded by default. [WriterOptions] can bound it by size, by age, by 
 by a [Budget] shared by many Writers. [Writer.Stats] returns how much is pending;
 [Broker.Stats] and a [Tally] return the sums over many Writers.
 
+Nothing slows a sender either. A client that floods a room fills the queues of all members, and
+limits may end those that read. Bound what one client may send, for example with
+golang.org/x/time/rate. A sender with a single recipient can wait with [Writer.WaitPending].
+
+A limit ends the Writer, while the reader of the connection may still have input in its buffer.
+Another Writer may have the name by then, so a handler that acts under the name should check
+[Writer.Err] after each read.
+
 # Peers that vanish
 
 A peer that loses power or network sends no goodbye. It is noticed as follows:
@@ -119,11 +127,11 @@ common to all nodes, and the code that sends does not change. A name has one Wri
 node. Messages, rooms and presence reach all nodes. These are the differences from a single
 Broker:
 
-  - Register waits until the other nodes agree. Send, SendTo and Flush of a Batch wait for a
-    reply from the node that has the name, and fail with [ErrUnconfirmed] if none comes in time.
-    The transport bounds the wait, and each has a form that takes a context. A call that
-    sends to a room or to everyone does not wait for other nodes, and counts the recipients on
-    this node.
+  - Register waits until this node owns the name. The other nodes know of it a moment later.
+  - Send, SendTo and Flush of a Batch wait for a reply from the node that has the name, and fail
+    with [ErrUnconfirmed] if none comes in time. The transport bounds the wait, and each has a
+    form that takes a context. A call that sends to a room or to everyone does not wait for
+    other nodes, and counts the recipients on this node.
   - Messages of one goroutine still reach a recipient in call order. Members of a room on one
     node still see one order. Members on another node see each node's messages in that node's
     order, but may see messages of different nodes in another sequence.

@@ -25,7 +25,7 @@ func handle(broker *sendq.Broker, conn net.Conn) {
 		return // the server is stopping
 	}
 	fmt.Fprintf(w, "hello %s\n", name)
-	for lines.Scan() { // until the client leaves, or w ends because of a limit
+	for lines.Scan() && w.Err() == nil { // a limit may have ended w, and another client may have the name by now
 		broker.BroadcastFrom(name, fmt.Appendf(nil, "%s: %s\n", name, lines.Text()))
 	}
 }

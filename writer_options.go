@@ -16,6 +16,9 @@ type WriterOptions struct {
 	// MaxPending, Overflow applies. If a message could never fit, it is refused with
 	// ErrTooLarge. A takeover may exceed MaxPending, and so may Room.JoinReplay unless messages
 	// of an earlier replay or takeover are still pending. 0 means no limit.
+	//
+	// Messages in the kernel's buffers, often megabytes, are no longer pending; SetWriteBuffer
+	// of the connection bounds them. See "Peers that vanish" in the package documentation.
 	MaxPending int
 
 	// Overflow is the policy for messages beyond MaxPending. Without MaxPending it has no

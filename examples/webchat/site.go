@@ -115,9 +115,9 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this origin may not use the chat: "+r.Header.Get("Origin")+"; start the server with -origin to allow it", http.StatusForbidden)
 		return
 	}
-	// Upgrade would take over the connection, and close it behind an answer that does not say so. A client
-	// that sends its next request there loses it.
-	if r.Header.Get("Sec-WebSocket-Key") == "" {
+	// Upgrade would take over the connection, and close it after an answer without "Connection: close".
+	// The client's next request could then be lost.
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		http.Error(w, "this is not a WebSocket handshake", http.StatusBadRequest)
 		return
 	}

@@ -15,7 +15,7 @@ func Coder(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		ws, err := websocket.Accept(rw, r, nil)
 		if err != nil {
-			return // Upgrade has answered the client
+			return // Accept has answered the client
 		}
 		// Not the context of r: its end would end the connection.
 		conn := websocket.NetConn(context.Background(), ws, websocket.MessageText)
@@ -24,12 +24,13 @@ func Coder(b *sendq.Broker) http.HandlerFunc {
 		defer w.Close()
 
 		if err := b.Register(r.FormValue("name"), w); err != nil {
+			w.WriteString(err.Error())
 			return
 		}
 		for {
 			// Not conn.Read: Close would interrupt it and break the connection.
 			_, p, err := ws.Read(context.Background())
-			if err != nil {
+			if err != nil || w.Err() != nil {
 				return
 			}
 			b.Broadcast(p)

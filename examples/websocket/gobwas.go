@@ -17,9 +17,9 @@ func Gobwas(b *sendq.Broker) http.HandlerFunc {
 		socket, buf, _, err := ws.UpgradeHTTP(r, rw)
 		if err != nil {
 			if socket != nil {
-				socket.Close() // Upgrade leaves it to us, although the request was no handshake
+				socket.Close() // UpgradeHTTP leaves it to us, although the request was no handshake
 			}
-			return // Upgrade has answered the client
+			return // UpgradeHTTP has answered the client
 		}
 		conn := &frameConn{Conn: socket, read: make(chan struct{})}
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 4 << 20})
@@ -27,6 +27,7 @@ func Gobwas(b *sendq.Broker) http.HandlerFunc {
 		defer close(conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
 		if err := b.Register(r.FormValue("name"), w); err != nil {
+			w.Write(Text([]byte(err.Error())))
 			return
 		}
 		queued := struct {
@@ -35,7 +36,7 @@ func Gobwas(b *sendq.Broker) http.HandlerFunc {
 		}{buf, queuedConn{conn, w}}
 		for {
 			p, err := wsutil.ReadClientText(queued)
-			if err != nil {
+			if err != nil || w.Err() != nil {
 				return
 			}
 			b.Broadcast(Text(p))

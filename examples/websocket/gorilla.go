@@ -57,11 +57,12 @@ func Gorilla(b *sendq.Broker) http.HandlerFunc {
 		defer close(conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
 		if err := b.Register(r.FormValue("name"), w); err != nil {
+			w.WriteString(err.Error())
 			return
 		}
 		for {
 			_, p, err := ws.ReadMessage()
-			if err != nil {
+			if err != nil || w.Err() != nil {
 				return
 			}
 			b.Broadcast(p)

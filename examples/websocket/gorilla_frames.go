@@ -37,11 +37,12 @@ func GorillaFrames(b *sendq.Broker) http.HandlerFunc {
 
 		ws.SetReadLimit(32 << 10)
 		if err := b.Register(r.FormValue("name"), h.conn.w); err != nil {
+			h.conn.w.Write(Text([]byte(err.Error())))
 			return
 		}
 		for {
 			_, p, err := ws.ReadMessage()
-			if err != nil {
+			if err != nil || h.conn.w.Err() != nil {
 				return
 			}
 			b.Broadcast(Text(p))
