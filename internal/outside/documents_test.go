@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// testDocuments compiles the Go code in all documents, and runs their go commands.
+// testDocuments compiles the Go code in all documents.
 func (w *world) testDocuments(t *testing.T) {
 	dir := w.newModule(t)
 	w.run(t, dir, "get", own, own+"/natsrelay", own+"/promsendq")
@@ -33,9 +33,6 @@ func (w *world) testDocuments(t *testing.T) {
 				if err != nil && len(output) > 0 {
 					assert.Fail(t, "does not compile", "%s:%d:\n%s\n%s", document, b.line, b.code, output)
 				}
-			}
-			for _, command := range w.commands(t, document) {
-				w.runCommand(t, command)
 			}
 		})
 	}
@@ -92,29 +89,3 @@ func (b *block) source(prelude string) string {
 
 // unused matches what is no error in a fragment, because the code that uses a name may be left out.
 var unused = regexp.MustCompile(`(?m)^(# .*|.*: declared and not used: .*|.* imported and not used)\n`)
-
-var goCommand = regexp.MustCompile(`(?m)^    go ((?:get|install|run) [^#\n]*)`)
-
-// commands returns the arguments of the go commands in a document.
-func (w *world) commands(t *testing.T, document string) (commands [][]string) {
-	for _, match := range goCommand.FindAllStringSubmatch(w.read(t, document), -1) {
-		commands = append(commands, strings.Fields(match[1]))
-	}
-	return commands
-}
-
-// runCommand runs a go command: in a clone if it names a folder, otherwise in an empty module. A
-// program only prints its help, after it has read its other flags.
-func (w *world) runCommand(t *testing.T, args []string) {
-	dir, env := w.newModule(t), w.env
-	if strings.HasPrefix(args[1], "./") {
-		dir, env = w.tree, append(os.Environ(), "GOFLAGS=-trimpath")
-	}
-	if args[0] == "run" {
-		args = append(args, "-help")
-	}
-	c := w.command(dir, "go", args...)
-	c.Env = env
-	output, err := c.CombinedOutput()
-	assert.NoError(t, err, "%s\n%s", c, output)
-}

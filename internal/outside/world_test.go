@@ -1,18 +1,19 @@
 package outside
 
 import (
+	"archive/zip"
+	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/mod/modfile"
-	"golang.org/x/mod/module"
-	"golang.org/x/mod/zip"
 )
 
 const own = "github.com/sendq-go/sendq"
@@ -47,52 +48,84 @@ func newWorld(t *testing.T) *world {
 		"GOMODCACHE="+filepath.Join(dir, "mod"),
 		"GOFLAGS=-modcacherw -trimpath", // without paths, the build cache serves every GOMODCACHE
 		"GOWORK=off",
-		"GOBIN="+w.bin,
+		"GOBIN="+w.bin, "GOARCH=", // go install takes GOBIN only for this machine
 	)
 	w.requireThirdParty(t)
 	return w
 }
 
-// copyTree copies the working tree as it is now: the files in Git, and those that could be added.
+// copyTree copies the working tree as it is now. It skips the test outside of a clone.
+//
+// It walks the tree itself, rather than asking Git for its files, so the go command knows what the
+// result depends on and does not use an old one.
 func copyTree(t *testing.T) (tree string, files []string) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	list, err := exec.Command("git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").Output()
-	if err != nil {
-		t.Skipf("needs a clone of the repository: git: %v", err)
+	if _, err := os.Stat(filepath.Join(root, "natsrelay", "go.mod")); err != nil {
+		t.Skipf("needs a clone of the repository: %v", err)
 	}
 	tree = t.TempDir()
-	for name := range strings.SplitSeq(strings.TrimSuffix(string(list), "\x00"), "\x00") {
-		info, err := os.Stat(filepath.Join(root, name))
-		if os.IsNotExist(err) {
-			continue // deleted, but not committed yet
+	require.NoError(t, filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
 		}
-		require.NoError(t, err)
-		text, err := os.ReadFile(filepath.Join(root, name))
-		require.NoError(t, err)
-		writeFile(t, filepath.Join(tree, name), string(text))
-		require.NoError(t, os.Chmod(filepath.Join(tree, name), info.Mode()))
-		files = append(files, name)
-	}
+		if entry.IsDir() {
+			if entry.Name() == ".git" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		name, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		files = append(files, filepath.ToSlash(name))
+		return copyFile(filepath.Join(tree, name), file)
+	}))
 	return tree, files
+}
+
+func copyFile(to, from string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o777); err != nil {
+		return err
+	}
+	return os.WriteFile(to, text, info.Mode())
 }
 
 // version returns the version of sendq that natsrelay requires.
 func (w *world) version(t *testing.T) string {
 	for _, r := range w.goMod(t, "natsrelay").Require {
-		if r.Mod.Path == own {
-			return r.Mod.Version
+		if r.Path == own {
+			return r.Version
 		}
 	}
 	require.Fail(t, "natsrelay does not require "+own)
 	return ""
 }
 
-func (w *world) goMod(t *testing.T, folder string) *modfile.File {
-	name := path.Join(folder, "go.mod")
-	file, err := modfile.Parse(name, []byte(w.read(t, name)), nil)
+// A goMod has the parts of a go.mod file that the tests need.
+type goMod struct {
+	Module  struct{ Path string }
+	Require []struct {
+		Path, Version string
+		Indirect      bool
+	}
+	Replace []any
+}
+
+func (w *world) goMod(t *testing.T, folder string) (m goMod) {
+	text, err := exec.Command("go", "mod", "edit", "-json", filepath.Join(w.tree, folder, "go.mod")).Output()
 	require.NoError(t, err)
-	return file
+	require.NoError(t, json.Unmarshal(text, &m))
+	return m
 }
 
 // read returns the text of a file of the working tree.
@@ -104,25 +137,47 @@ func (w *world) read(t *testing.T, name string) string {
 
 // publish adds a module to a proxy.
 func (w *world) publish(t *testing.T, proxy, folder, version string) {
-	file := w.goMod(t, folder)
-	if len(file.Replace) > 0 {
+	mod := w.goMod(t, folder)
+	if len(mod.Replace) > 0 {
 		require.Fail(t, "a replacement does not count for users, and go install refuses it", "%s/go.mod", folder)
 	}
-	for _, r := range file.Require {
-		if strings.HasPrefix(r.Mod.Path, own) {
-			require.Equal(t, version, r.Mod.Version, "%s/go.mod: %s", folder, r.Mod.Path)
+	for _, r := range mod.Require {
+		if strings.HasPrefix(r.Path, own) {
+			require.Equal(t, version, r.Version, "%s/go.mod: %s", folder, r.Path)
 		}
 	}
-	m := module.Version{Path: path.Join(own, folder), Version: version}
-	require.Equal(t, m.Path, file.Module.Mod.Path)
-	dir := filepath.Join(proxy, filepath.FromSlash(m.Path), "@v")
-	writeFile(t, filepath.Join(dir, "list"), version+"\n")
-	writeFile(t, filepath.Join(dir, version+".info"), fmt.Sprintf(`{"Version": %q}`, version))
-	writeFile(t, filepath.Join(dir, version+".mod"), string(modfile.Format(file.Syntax)))
-	archive, err := os.Create(filepath.Join(dir, version+".zip"))
-	require.NoError(t, err)
-	require.NoError(t, zip.CreateFromDir(archive, m, filepath.Join(w.tree, folder)))
-	require.NoError(t, archive.Close())
+	require.Equal(t, path.Join(own, folder), mod.Module.Path)
+	name := filepath.Join(proxy, filepath.FromSlash(mod.Module.Path), "@v", version)
+	writeFile(t, filepath.Join(filepath.Dir(name), "list"), version+"\n")
+	writeFile(t, name+".info", fmt.Sprintf(`{"Version": %q}`, version))
+	writeFile(t, name+".mod", w.read(t, path.Join(folder, "go.mod")))
+	writeFile(t, name+".zip", w.archive(t, folder, mod.Module.Path+"@"+version))
+}
+
+// archive returns the module in a folder as an archive, with a prefix for the names of files.
+func (w *world) archive(t *testing.T, folder, prefix string) string {
+	var archive strings.Builder
+	z := zip.NewWriter(&archive)
+	for _, name := range w.files {
+		if w.module(name) != path.Clean(folder) {
+			continue
+		}
+		file, err := z.Create(path.Join(prefix, strings.TrimPrefix(name, folder)))
+		require.NoError(t, err)
+		_, err = file.Write([]byte(w.read(t, name)))
+		require.NoError(t, err)
+	}
+	require.NoError(t, z.Close())
+	return archive.String()
+}
+
+// module returns the folder of the module that a file belongs to.
+func (w *world) module(name string) string {
+	folder := path.Dir(name)
+	for folder != "." && !slices.Contains(w.files, path.Join(folder, "go.mod")) {
+		folder = path.Dir(folder)
+	}
+	return folder
 }
 
 // requireThirdParty skips the test if there is no module that a published one requires.
@@ -130,8 +185,8 @@ func (w *world) requireThirdParty(t *testing.T) {
 	download := []string{"mod", "download"}
 	for _, folder := range []string{"", "natsrelay", "promsendq", "examples/clusterchat"} {
 		for _, r := range w.goMod(t, folder).Require {
-			if !r.Indirect && !strings.HasPrefix(r.Mod.Path, own) {
-				download = append(download, r.Mod.String())
+			if !r.Indirect && !strings.HasPrefix(r.Path, own) {
+				download = append(download, r.Path+"@"+r.Version)
 			}
 		}
 	}
