@@ -42,7 +42,10 @@ func newWorld(t *testing.T) *world {
 		w.publish(t, proxy, folder, version)
 	}
 	cache := goEnv(t, "GOMODCACHE")
-	w.env = append(os.Environ(),
+	w.env = slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		return strings.HasPrefix(variable, "GIT_") // a hook of Git has some that lead to this clone
+	})
+	w.env = append(w.env,
 		"GOPROXY="+fileURL(proxy)+","+fileURL(filepath.Join(cache, "cache", "download"))+","+goEnv(t, "GOPROXY"),
 		"GOPRIVATE=", "GOSUMDB=off", // a checksum database does not know our versions
 		"GOMODCACHE="+filepath.Join(dir, "mod"),
@@ -69,10 +72,10 @@ func copyTree(t *testing.T) (tree string, files []string) {
 		if err != nil {
 			return err
 		}
-		if entry.IsDir() {
-			if entry.Name() == ".git" {
-				return fs.SkipDir
-			}
+		switch {
+		case entry.IsDir() && entry.Name() == ".git":
+			return fs.SkipDir
+		case entry.IsDir() || entry.Name() == ".git": // a file in a worktree of Git
 			return nil
 		}
 		name, err := filepath.Rel(root, file)
