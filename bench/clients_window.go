@@ -25,7 +25,7 @@ func (c *clients) run(inFlight, publishers int, enough func(windows int, elapsed
 		return result{}, errClientsFailed
 	}
 	if inFlight > maxInFlight {
-		return result{}, fmt.Errorf("%d messages under way; the maximum is %d", inFlight, maxInFlight)
+		return result{}, fmt.Errorf("%d messages in flight; the maximum is %d", inFlight, maxInFlight)
 	}
 	if err := c.needPublishers(publishers); err != nil {
 		c.fail(err)

@@ -83,7 +83,7 @@ func (b *bench) fanOut(s service, members int, figures fanoutFigures) error {
 			c := fanoutCase{members, publishers, inFlight}
 			sample, err := b.measureFanout(server, clients, c)
 			if err != nil {
-				return fmt.Errorf("%s, %d under way: %w", plural(publishers, "publisher"), inFlight, err)
+				return fmt.Errorf("%s, %d in flight: %w", plural(publishers, "publisher"), inFlight, err)
 			}
 			figures.of(c, s.name).add(sample)
 		}
@@ -129,7 +129,7 @@ func (b *bench) fanoutFindings(figures fanoutFigures, omissions omissions) (foun
 		t := table{
 			name:  fmt.Sprintf("fanout-%d", members),
 			title: fmt.Sprintf("Fan-out of 64-byte messages to %s members", thousands(int64(members))),
-			head:  []string{"", "publishers", "under way", "deliveries/s", "server CPU, ns/delivery", "peak memory", "p50", "p99"},
+			head:  []string{"", "publishers", "in flight", "deliveries/s", "server CPU, ns/delivery", "peak memory", "p50", "p99"},
 			notes: append(b.fanoutNotes(), omissions...),
 		}
 		for _, publishers := range b.fanout.publishers {
@@ -157,14 +157,14 @@ func (b *bench) fanoutFindings(figures fanoutFigures, omissions omissions) (foun
 func fanoutGoals(figures fanoutFigures) []goal {
 	many, one := fanoutCase{members: 1000, publishers: 1, inFlight: 256}, fanoutCase{members: 1000, publishers: 1, inFlight: 1}
 	chat := figures.of(many, chatName)
-	const what = "fan-out to 1,000 members, 256 under way: "
+	const what = "fan-out to 1,000 members, 256 in flight: "
 	return []goal{
 		atLeast(what+"rate beside Redis", 3, chat.rate, figures.of(many, redisName).rate),
 		atLeast(what+"rate beside NATS", 4, chat.rate, figures.of(many, natsName).rate),
-		atLeast(what+"rate beside NATS of the system", 4, chat.rate, figures.of(many, systemNATSName).rate),
+		atLeast(what+"rate beside NATS (installed)", 4, chat.rate, figures.of(many, systemNATSName).rate),
 		atLeast(what+"rate beside a hub of channels", 10, chat.rate, figures.of(many, hubName).rate),
 		atMost(what+"CPU for a delivery beside Redis", 1, chat.cpu, figures.of(many, redisName).cpu),
-		atLeast("fan-out to 1,000 members, 1 under way: rate beside Redis", 1,
+		atLeast("fan-out to 1,000 members, 1 in flight: rate beside Redis", 1,
 			figures.of(one, chatName).rate, figures.of(one, redisName).rate),
 	}
 }
@@ -180,7 +180,7 @@ func (b *bench) fanoutSummary(figures fanoutFigures) table {
 	t := table{name: "fanout", title: fmt.Sprintf("Deliveries per second of one publisher's 64-byte messages to %s members", thousands(int64(members))),
 		head: []string{""}}
 	for _, inFlight := range b.fanout.inFlight {
-		t.head = append(t.head, fmt.Sprintf("%d under way", inFlight))
+		t.head = append(t.head, fmt.Sprintf("%d in flight", inFlight))
 	}
 	t.head = append(t.head, "server CPU, ns/delivery")
 	for _, s := range b.available() {
@@ -199,7 +199,7 @@ func (b *bench) fanoutSummary(figures fanoutFigures) table {
 func (b *bench) fanoutChart(figures fanoutFigures) chart {
 	members := b.summaryMembers()
 	c := chart{file: "fanout.svg", title: fmt.Sprintf("Fan-out to %s members", thousands(int64(members))),
-		x: "messages under way", y: "million deliveries/s", lines: true, log: true}
+		x: "messages in flight", y: "million deliveries/s", lines: true, log: true}
 	for _, inFlight := range b.fanout.inFlight {
 		c.at = append(c.at, fmt.Sprint(inFlight))
 	}
@@ -218,7 +218,7 @@ const latencyNote = "p50 and p99: from sending a message until the last member h
 
 func (b *bench) fanoutNotes() []string {
 	return append([]string{
-		"The messages under way are sent together, one write per publisher. The next ones follow once every member has all of them.",
+		"The messages in flight are sent together, one write per publisher. The next ones follow once every member has all of them.",
 		latencyNote,
 		"CPU time of the server process only, user and kernel.",
 		"The members are read by one epoll loop per core, the same for all services, on the same machine as the server.",

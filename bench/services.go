@@ -28,7 +28,7 @@ const (
 	chatName       = "sendq chat"
 	redisName      = "Redis"
 	natsName       = "NATS"
-	systemNATSName = "NATS of the system"
+	systemNATSName = "NATS (installed)"
 	hubName        = "Go hub of channels"
 )
 

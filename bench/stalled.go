@@ -134,7 +134,7 @@ func (b *bench) stalledFindings(figures map[string]map[int]*stalledFigure, omiss
 			thousands(int64(b.stalled.members))),
 		head: []string{"", "stalled", "deliveries/s to the others", "of its rate without", "p50", "p99", "the stalled ones"},
 		notes: append([]string{
-			fmt.Sprintf("One publisher sends %s messages of %d bytes, %d under way, or fewer if %v have passed.",
+			fmt.Sprintf("One publisher sends %s messages of %d bytes, %d in flight, or fewer if %v have passed.",
 				thousands(int64(messages)), len(stalledPayload), b.stalled.inFlight, stalledTimeout),
 			"Stalled members have small receive buffers and segments of 1,460 bytes, as on Ethernet.",
 			"p50 and p99: from sending a message until the last of the others has it.",
