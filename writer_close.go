@@ -53,7 +53,7 @@ func (w *Writer) Close() error {
 //   - the cause of ctx
 //   - the error that ended the Writer, perhaps long before the call
 //   - the kernel's error, such as syscall.ECONNRESET or syscall.ETIMEDOUT, or syscall.EPIPE if
-//     a Read has already received it
+//     a Read has already received it; on Windows, such as syscall.WSAECONNRESET
 //   - the error of closing the connection, where nobody knows what has arrived
 func (w *Writer) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
