@@ -172,11 +172,13 @@ func (p *peer) markUnreachable(cause error) {
 // abandon ends publish, clears the outbox and fails everything that waits for the peer.
 func (p *peer) abandon(next state, cause error) {
 	p.mu.Lock()
+	if unacknowledged := p.outbox.clear(); p.state < departed { // a node's Writers end before it leaves
+		p.counts.Abandoned += int64(unacknowledged)
+	}
 	if p.state != stopped {
 		p.state = next
 	}
 	p.work.Signal()
-	p.counts.Abandoned += int64(p.outbox.clear())
 	p.scratch = nil
 	posts, requests, handovers := p.pendingPosts, p.requests, p.handovers
 	p.pendingPosts, p.requests, p.handovers = nil, make(map[uint64]chan response), nil

@@ -33,7 +33,7 @@ type NodeStats struct {
 type MessageStats struct {
 	Posted    int64 // queued for the node or sent to it
 	Dropped   int64 // to a room or to everyone, while the queue was full or the node unreachable
-	Abandoned int64 // posted, but unacknowledged when the node became unreachable or left
+	Abandoned int64 // posted, but unacknowledged when the node became unreachable or this one ended
 	Received  int64 // received from the node
 	Missed    int64 // from the node, but dropped there or lost in transit
 }

@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestStatsOfRemovedPeers checks that the sums never decrease when a node leaves.
+// TestStatsOfRemovedPeers checks that the sums never decrease when a node leaves, and that a node
+// abandons nothing by leaving.
 func TestStatsOfRemovedPeers(t *testing.T) {
 	d := relay.Delivery{Messages: [][]byte{[]byte("one"), []byte("two")}}
 	p := newPeer(current)
@@ -30,6 +31,20 @@ func TestStatsOfRemovedPeers(t *testing.T) {
 		r.removePeer(p, ErrNodeLost)
 	}
 	s = r.Stats()
-	require.Equal(t, MessageStats{Posted: 2, Dropped: 2, Abandoned: 2}, s.MessageStats)
+	require.Equal(t, MessageStats{Posted: 2, Dropped: 2}, s.MessageStats)
 	require.Len(t, s.Nodes, 1)
+}
+
+// TestStatsOfUnreachablePeers checks that messages are abandoned if they are in transit when a node
+// becomes unreachable, or when this node stops.
+func TestStatsOfUnreachablePeers(t *testing.T) {
+	for _, end := range []func(*peer){
+		func(p *peer) { p.markUnreachable(ErrNodeLost) },
+		func(p *peer) { p.relay.removePeer(p, ErrNodeLost) },
+	} {
+		p := newPeer(current)
+		require.NoError(t, p.send(relay.Delivery{Messages: [][]byte{[]byte("lost")}}, nil))
+		end(p)
+		require.Equal(t, MessageStats{Posted: 1, Abandoned: 1}, p.relay.Stats().MessageStats)
+	}
 }
