@@ -99,7 +99,7 @@ func (p *peer) sendSnapshot(events []relay.Event) {
 }
 
 // send enqueues messages or returns an error. Messages without an outcome are counted even then, so
-// the peer learns how many it has missed.
+// the peer learns how many it has missed, unless it has left.
 func (p *peer) send(d relay.Delivery, outcome func(relay.Outcome)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,7 +112,7 @@ func (p *peer) send(d relay.Delivery, outcome func(relay.Outcome)) error {
 	}
 	n := len(d.Messages)
 	if err != nil {
-		if outcome == nil {
+		if outcome == nil && p.state < departed { // a fan-out may have begun before the peer left
 			p.outbox.drop(n)
 			p.counts.Dropped += int64(n)
 		}

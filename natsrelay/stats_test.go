@@ -8,7 +8,7 @@ import (
 )
 
 // TestStatsOfRemovedPeers checks that the sums never decrease when a node leaves, and that a node
-// abandons nothing by leaving.
+// causes no loss by leaving.
 func TestStatsOfRemovedPeers(t *testing.T) {
 	d := relay.Delivery{Messages: [][]byte{[]byte("one"), []byte("two")}}
 	p := newPeer(current)
@@ -27,6 +27,7 @@ func TestStatsOfRemovedPeers(t *testing.T) {
 	}, s.Nodes)
 
 	p.handleBye()
+	require.Error(t, p.send(d, nil))
 	for range 2 {
 		r.removePeer(p, ErrNodeLost)
 	}
