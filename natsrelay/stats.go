@@ -2,6 +2,7 @@ package natsrelay
 
 // Stats are the figures of a Relay.
 type Stats struct {
+	Cluster   string // name of the cluster
 	Node      string // name of this node
 	Connected bool   // whether this node has reached NATS within a Lease
 	Names     int    // names of this node, including names being registered
@@ -52,6 +53,7 @@ func (r *Relay) Stats() Stats {
 	names := len(r.registry.names)
 	r.registry.mu.Unlock()
 	s := Stats{
+		Cluster:   r.opts.Cluster,
 		Node:      r.id,
 		Connected: !r.isCutOff(),
 		Names:     names,

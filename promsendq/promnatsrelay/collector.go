@@ -11,7 +11,7 @@ func NewCollector(r *natsrelay.Relay) prometheus.Collector { return collector{r}
 
 var (
 	info = desc("info",
-		"Always 1. The label has the name of this node.", "node")
+		"Always 1. The labels have the names of this node and its cluster.", "node", "cluster")
 	connected = desc("connected",
 		"Whether this node has reached NATS within a Lease: 1 or 0.")
 	names = desc("names",
@@ -28,8 +28,7 @@ var (
 		"Total number of messages to rooms or to everyone that were dropped, because the queue for a "+
 			"node was full or the node unreachable.")
 	abandoned = desc("abandoned_messages_total",
-		"Total number of posted messages that a node had not acknowledged when it became unreachable "+
-			"or left.")
+		"Total number of posted messages that a node had not acknowledged when it became unreachable.")
 	received = desc("received_messages_total",
 		"Total number of messages received from other nodes.")
 	missed = desc("missed_messages_total",
@@ -67,7 +66,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(queuedBytes, n.QueuedBytes, node)
 		}
 	}
-	gauge(info, 1, s.Node)
+	gauge(info, 1, s.Node, s.Cluster)
 	if s.Connected {
 		gauge(connected, 1)
 	} else {

@@ -3,6 +3,7 @@ package promnatsrelay_test
 import (
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,8 +32,8 @@ func TestCollector(t *testing.T) {
 	lab.WaitFor(t, func() bool { return a.Relay.Stats().Nodes[b.ID()].QueuedBytes == 0 })
 
 	want := map[string]float64{
-		fmt.Sprintf("info{node=%q}", a.ID()):         1,
-		fmt.Sprintf("queued_bytes{node=%q}", b.ID()): 0,
+		fmt.Sprintf("info{cluster=%q,node=%q}", "sendq", a.ID()): 1,
+		fmt.Sprintf("queued_bytes{node=%q}", b.ID()):             0,
 
 		"connected":                1,
 		"names":                    0,
@@ -72,7 +73,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	lab.WaitFor(t, func() bool { return gather(t, a)["connected"] == 0 })
 }
 
-// gather returns the values of the node's series, keyed by name and label, without the prefix.
+// gather returns the values of the node's series, keyed by name and labels, without the prefix.
 func gather(t *testing.T, n *lab.Node) map[string]float64 {
 	t.Helper()
 	r := prometheus.NewPedanticRegistry()
@@ -83,8 +84,12 @@ func gather(t *testing.T, n *lab.Node) map[string]float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			name := f.GetName()[len("sendq_relay_"):]
-			if label := m.GetLabel(); len(label) > 0 { // no series has two
-				name = fmt.Sprintf("%s{%s=%q}", name, label[0].GetName(), label[0].GetValue())
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			if len(labels) > 0 {
+				name += "{" + strings.Join(labels, ",") + "}"
 			}
 			series[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // one of them is 0
 		}

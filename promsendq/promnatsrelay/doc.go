@@ -3,18 +3,18 @@ Package promnatsrelay exports the metrics of a natsrelay.Relay to Prometheus.
 
 	prometheus.MustRegister(promnatsrelay.NewCollector(relay))
 
-It is not part of promsendq, so programs without a Relay do not compile the client of NATS.
+It is a package of its own, so programs without a Relay do not compile the client of NATS.
 
 # Metrics
 
-	sendq_relay_info{node}                  gauge    always 1; the label is the name of this node
+	sendq_relay_info{node,cluster}          gauge    always 1; the labels name this node and its cluster
 	sendq_relay_connected                   gauge    1 if this node has reached NATS within a Lease, otherwise 0
 	sendq_relay_names                       gauge    names of this node, including names being registered
 	sendq_relay_nodes{state}                gauge    other nodes
 	sendq_relay_queued_bytes{node}          gauge    bytes waiting to be sent to a reachable node or acknowledged by it
 	sendq_relay_posted_messages_total       counter  messages queued for other nodes or sent to them
 	sendq_relay_dropped_messages_total      counter  messages dropped, with a full queue or an unreachable node
-	sendq_relay_abandoned_messages_total    counter  posted messages that a node left unacknowledged
+	sendq_relay_abandoned_messages_total    counter  posted messages unacknowledged when a node became unreachable
 	sendq_relay_received_messages_total     counter  messages received from other nodes
 	sendq_relay_missed_messages_total       counter  messages for this node dropped elsewhere or lost in transit
 	sendq_relay_malformed_items_total       counter  envelopes and items that could not be parsed
