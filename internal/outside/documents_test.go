@@ -39,7 +39,7 @@ func (w *world) testDocuments(t *testing.T) {
 }
 
 // documents returns the documents of the repository. The code in examples/websocket/README.md is
-// compared with compiled code by a test there.
+// compared by a test there with the files that testRecipes compiles.
 func (w *world) documents(t *testing.T) (documents []string) {
 	for _, name := range w.files {
 		if path.Ext(name) == ".md" && name != "examples/websocket/README.md" {

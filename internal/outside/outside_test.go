@@ -9,4 +9,5 @@ func TestOutside(t *testing.T) {
 	t.Run("Install", w.testInstall)
 	t.Run("FirstProgram", w.testFirstProgram)
 	t.Run("Documents", w.testDocuments)
+	t.Run("Recipes", w.testRecipes)
 }
