@@ -3,6 +3,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# accept ends a script of this folder unless its arguments match a regular expression. It prints
+# the comment at the top of the script.
+accept() {
+	local pattern="^($1)\$"
+	shift
+	if [[ "$*" =~ $pattern ]]; then return; fi
+	sed -n '2,/^[^#]/s/^# //p' "ci/${0##*/}" >&2
+	exit 2
+}
+
 # step prints a command and runs it.
 step() {
 	printf '\n+ %s\n' "$*"
