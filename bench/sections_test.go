@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 // TestMain lets the test binary run as one of the built-in servers.
@@ -91,7 +93,7 @@ func TestEachService(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			if s.missing != "" {
-				t.Skip(s.missing)
+				missing.Skip(t, s.missing)
 			}
 			require.NotEmpty(t, s.version)
 			figures := make(fanoutFigures)

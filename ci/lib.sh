@@ -18,3 +18,11 @@ step() {
 	printf '\n+ %s\n' "$*"
 	"$@"
 }
+
+# skip says what is skipped. If SENDQ_CI is set, the script fails instead.
+skip() {
+	printf 'skipped: %s\n' "$*"
+	if [ -z "${SENDQ_CI-}" ]; then return; fi
+	echo 'SENDQ_CI allows no skips'
+	exit 1
+}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 // A natsServer is a NATS server in a process of its own.
@@ -74,7 +76,7 @@ func (s *natsServer) kill() {
 func requireServers(t testing.TB) {
 	t.Helper()
 	if _, err := os.Stat(serverModule); err != nil {
-		t.Skipf("needs the NATS server of a clone: %v", err)
+		missing.Skip(t, "the NATS server of a clone: ", err)
 	}
 	_, err := serverProgram()
 	require.NoError(t, err)

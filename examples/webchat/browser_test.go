@@ -17,6 +17,8 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 // TestPage uses the page and the status page as people do, in a Chromium without a window. Each step
@@ -345,7 +347,7 @@ func startChromium(t *testing.T) *chromium {
 		path, err = exec.LookPath("google-chrome")
 	}
 	if err != nil {
-		t.Skip("needs chromium, from the package of that name, or Chrome")
+		missing.Skip(t, "chromium, from the package of that name, or Chrome")
 	}
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox, chromedp.DisableGPU,

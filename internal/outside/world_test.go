@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 const own = "github.com/sendq-go/sendq"
@@ -65,7 +67,7 @@ func copyTree(t *testing.T) (tree string, files []string) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	if _, err := os.Stat(filepath.Join(root, "natsrelay", "go.mod")); err != nil {
-		t.Skipf("needs a clone of the repository: %v", err)
+		missing.Skip(t, "a clone of the repository: ", err)
 	}
 	tree = t.TempDir()
 	require.NoError(t, filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
@@ -194,7 +196,7 @@ func (w *world) requireThirdParty(t *testing.T) {
 		}
 	}
 	if output, err := w.command(t.TempDir(), "go", download...).CombinedOutput(); err != nil {
-		t.Skipf("the go command cannot reach the modules of others: %v\n%s", err, output)
+		missing.Skip(t, "the modules of others: ", err, "\n", string(output))
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 // examples/README.md shows what two users of nc type and see, in two columns. It is what they
@@ -15,7 +17,7 @@ import (
 func TestReadmeTranscript(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("nc"); err != nil {
-		t.Skip("needs nc, from the package netcat-openbsd")
+		missing.Skip(t, "nc, from the package netcat-openbsd")
 	}
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)

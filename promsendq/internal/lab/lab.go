@@ -11,17 +11,19 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/internal/missing"
 )
 
 // patience bounds the wait for a server, also on a busy machine.
 const patience = time.Minute
 
-// Find returns the path of a program, or skips the test.
+// Find returns the path of a program, or calls missing.Skip.
 func Find(t testing.TB, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		t.Skipf("needs %s: %v", program, err)
+		missing.Skip(t, err)
 	}
 	return path
 }
