@@ -3,15 +3,20 @@ package docs
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,12 +29,14 @@ const patience = time.Minute
 // A trial tries a command.
 type trial func(t *testing.T, command string)
 
+var outside = elsewhere("internal/outside")
+
 // trials has the commands of all documents, except scripts.
 var trials = map[string]trial{
-	"go mod init example.com/hub":                testedBy("internal/outside/get_test.go", "(w *world) testGet"),
-	"go get github.com/sendq-go/sendq":           testedBy("internal/outside/get_test.go", "(w *world) testGet"),
-	"go get github.com/sendq-go/sendq/natsrelay": testedBy("internal/outside/get_test.go", "(w *world) testGet"),
-	"go get github.com/sendq-go/sendq/promsendq": testedBy("internal/outside/get_test.go", "(w *world) testGet"),
+	"go mod init example.com/hub":                outside,
+	"go get github.com/sendq-go/sendq":           outside,
+	"go get github.com/sendq-go/sendq/natsrelay": outside,
+	"go get github.com/sendq-go/sendq/promsendq": outside,
 
 	"go run .":               testedBy("internal/outside/first_test.go", "(w *world) testFirstProgram"),
 	"nc 127.0.0.1 8080":      testedBy("examples/chat/server/readme_test.go", "TestReadmeTranscript"),
@@ -47,20 +54,20 @@ var trials = map[string]trial{
 	"go run ./internal/soak": testedBy("internal/soak/soak_test.go", "TestSoak"),
 
 	"go vet ./...":                              inCI,
-	"go test work":                              elsewhere("this test is a part of it"),
-	"go test -race .":                           elsewhere("this test is a part of it"),
-	"go test -race -run 'NameOfTheTest' .":      elsewhere("it takes the name of a test"),
-	"go test -race -run NAME .":                 elsewhere("it takes the name of a test"),
+	"go test work":                              endsCI,
+	"go test -race .":                           hasKnownFlags,
+	"go test -race -run 'NameOfTheTest' .":      hasKnownFlags,
+	"go test -race -run NAME .":                 hasKnownFlags,
 	"go test -run '^$' -bench 'Send|Publish' .": testedBy("bench_test.go", "BenchmarkPublish"),
 	"go test -bench .":                          testedBy("examples/websocket/bench_test.go", "Benchmark"),
 
+	"git push": elsewhere("it publishes"),
 	"panic: concurrent write to websocket connection": elsewhere("gorilla/websocket says so"),
 }
 
 // Somebody has tried each command that a document names.
 func TestDocsCommands(t *testing.T) {
 	t.Chdir("..")
-	programs = t.TempDir()
 	commands := make(map[string][]string) // to the documents
 	for _, pattern := range []string{"*.md", "docs/*.md", "examples/README.md", "*/*/README.md", "*/README.md"} {
 		documents, err := filepath.Glob(pattern)
@@ -72,6 +79,7 @@ func TestDocsCommands(t *testing.T) {
 		}
 	}
 	require.Greater(t, len(commands), 15)
+	buildPrograms(t, slices.Collect(maps.Keys(commands)))
 	for command, documents := range commands {
 		t.Run(command, func(t *testing.T) {
 			try := trials[command]
@@ -79,6 +87,9 @@ func TestDocsCommands(t *testing.T) {
 				try = tryScript
 			}
 			require.NotNil(t, try, "named in %v: who has tried it?", documents)
+			if isProgram(command) {
+				tryHelp(t, command)
+			}
 			try(t, command)
 		})
 	}
@@ -144,23 +155,70 @@ func inCI(t *testing.T, command string) {
 	t.Error("CI does not run it")
 }
 
-// tryScript is for scripts. CI runs them.
-func tryScript(t *testing.T, command string) {
-	script, err := os.Stat(strings.Fields(command)[0])
+// endsCI is for the command that .ci/run ends with, where it has the race detector.
+func endsCI(t *testing.T, command string) {
+	text, err := os.ReadFile(".ci/run")
 	require.NoError(t, err)
-	require.True(t, script.Mode().IsRegular())
+	require.True(t, strings.HasSuffix(string(text), "\nstep "+strings.Replace(command, "go test", "go test -race", 1)+"\n"))
+}
+
+// hasKnownFlags is for commands with flags of go test, and with other arguments than one would give.
+func hasKnownFlags(t *testing.T, command string) {
+	for _, flag := range regexp.MustCompile(` (-\w+)`).FindAllStringSubmatch(command, -1) {
+		require.True(t, regexp.MustCompile(`\n\t`+flag[1]+`\s`).MatchString(testFlags()), flag[1])
+	}
+}
+
+var testFlags = sync.OnceValue(func() string {
+	build, _ := exec.Command("go", "help", "build").Output()
+	test, _ := exec.Command("go", "help", "testflag").Output()
+	return string(build) + string(test)
+})
+
+// tryScript is for scripts. CI runs them, but maybe with other arguments.
+func tryScript(t *testing.T, command string) {
+	for command := range strings.SplitSeq(command, " && ") {
+		script, args, _ := strings.Cut(command, " ")
+		text, err := os.ReadFile(script)
+		require.NoError(t, err)
+		switch {
+		case script == "ci/test":
+			hasKnownFlags(t, command)
+		case script == "ci/release":
+			testedBy("internal/outside/release_test.go", "TestRelease")(t, command)
+		case args != "":
+			accepted := regexp.MustCompile(`(?m)^accept '(.*)' "\$@"$`).FindSubmatch(text)
+			require.NotNil(t, accepted, script)
+			require.Regexp(t, fmt.Sprintf("^(%s)$", accepted[1]), strings.ReplaceAll(args, "'", ""))
+		}
+	}
+}
+
+// isProgram reports whether the command runs a program of this repository.
+func isProgram(command string) bool { return strings.HasPrefix(command, "go run ./") }
+
+// tryHelp lets a program read the flags of the command, and end.
+func tryHelp(t *testing.T, command string) {
+	if strings.HasPrefix(command, "go run ./bench") && runtime.GOOS != "linux" {
+		t.Skip("needs Linux")
+	}
+	program, flags := programOf(command)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	help, err := exec.CommandContext(ctx, program, append(flags, "-help")...).CombinedOutput()
+	require.NoError(t, err, "%s", help)
 }
 
 func tryChat(t *testing.T, command string) {
-	server := startCommand(t, command, "-addr", "127.0.0.1:0")
+	server := start(t, command, "-addr", "127.0.0.1:0")
 	addr := server.after("listening on ")
 	talk(t, addr, addr)
 }
 
 func tryClient(t *testing.T, command string) {
-	server := startCommand(t, "go run ./examples/chat", "-addr", "127.0.0.1:0")
+	server := start(t, "go run ./examples/chat", "-addr", "127.0.0.1:0")
 	addr := server.after("listening on ")
-	client := startCommand(t, strings.Replace(command, "127.0.0.1:8080", addr, 1))
+	client := start(t, strings.Replace(command, "127.0.0.1:8080", addr, 1))
 	alice := dialUntil(t, addr)
 	fmt.Fprintln(alice, "alice")
 	lines := bufio.NewScanner(alice)
@@ -171,7 +229,7 @@ func tryClient(t *testing.T, command string) {
 }
 
 func tryWebchat(t *testing.T, command string) {
-	server := startCommand(t, command, "-addr", "127.0.0.1:0", "-http", "127.0.0.1:0")
+	server := start(t, command, "-addr", "127.0.0.1:0", "-http", "127.0.0.1:0")
 	addr, page := server.after("listening on "), server.after("page at ")
 	talk(t, addr, addr)
 	answer, err := http.Get(page + "status")
@@ -183,13 +241,32 @@ func tryWebchat(t *testing.T, command string) {
 // tryCluster runs a node with the command, and a second one.
 func tryCluster(t *testing.T, command string) {
 	nats := "nats://" + freeAddr(t)
-	first := startCommand(t, command, "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
-	second := startCommand(t, "go run ./examples/clusterchat -addr 127.0.0.1:8081", "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
+	first := start(t, command, "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
+	second := start(t, "go run ./examples/clusterchat -addr 127.0.0.1:8081", "-addr", "127.0.0.1:0", "-nats", nats).after("listening on ")
 	talk(t, first, second)
 }
 
-// programs is the directory of the programs built so far.
+// programs is the directory of the programs.
 var programs string
+
+// buildPrograms builds the programs of the commands.
+func buildPrograms(t *testing.T, commands []string) {
+	programs = t.TempDir()
+	build := []string{"build", "-o", programs + string(filepath.Separator)}
+	for _, command := range commands {
+		if isProgram(command) {
+			build = append(build, strings.Fields(command)[2])
+		}
+	}
+	out, err := exec.Command("go", build...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+// programOf returns the path and flags of the program that go run PACKAGE FLAG... runs.
+func programOf(command string) (program string, flags []string) {
+	words := strings.Fields(command)
+	return filepath.Join(programs, filepath.Base(words[2])), words[3:]
+}
 
 // A running program.
 type running struct {
@@ -198,22 +275,10 @@ type running struct {
 	lines *bufio.Scanner // of both outputs
 }
 
-// startCommand starts go run PACKAGE FLAG..., with more flags.
-func startCommand(t *testing.T, command string, more ...string) running {
-	words, found := strings.CutPrefix(command, "go run ")
-	require.True(t, found)
-	args := strings.Fields(words)
-	return start(t, append(args[1:], more...), args[0])
-}
-
-// start builds a program, unless it is built, and runs it until the end of the test.
-func start(t *testing.T, flags []string, source string) running {
-	program := filepath.Join(programs, filepath.Base(source)+".exe")
-	if _, err := os.Stat(program); err != nil {
-		out, err := exec.Command("go", "build", "-o", program, source).CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	}
-	cmd := exec.Command(program, flags...)
+// start starts the program of a command, with more flags, and ends it with the test.
+func start(t *testing.T, command string, more ...string) running {
+	program, flags := programOf(command)
+	cmd := exec.Command(program, append(flags, more...)...)
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	output, w := io.Pipe()
