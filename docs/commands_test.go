@@ -34,6 +34,7 @@ var outside = elsewhere("internal/outside")
 // trials has the commands of all documents, except scripts.
 var trials = map[string]trial{
 	"go mod init example.com/hub":                outside,
+	"go mod tidy":                                elsewhere("README of promsendq only says what it adds to go.sum"),
 	"go get github.com/sendq-go/sendq":           outside,
 	"go get github.com/sendq-go/sendq/natsrelay": outside,
 	"go get github.com/sendq-go/sendq/promsendq": outside,
