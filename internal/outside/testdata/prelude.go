@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/natsrelay"
 	"github.com/sendq-go/sendq/promsendq"
