@@ -322,6 +322,7 @@ func TestLostAnswer(t *testing.T) {
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	g := a.relay.registry
+	eventually(t, func() bool { return g.leaseRevision() > 1 }) // after the first renewal of renewLoop, the next is far
 	for _, key := range []string{leaseKey(a.relay.id), nameKey("x")} {
 		_, revision := a.readKey(t, key)
 		require.NoError(t, g.bucket.remove(t.Context(), key, revision))
