@@ -14,7 +14,17 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A bucket is the key-value store of a cluster.
+// A store holds the names and leases of a cluster. A bucket is one, and the simulation has another.
+type store interface {
+	open(ctx context.Context) error
+	reset()
+	write(ctx context.Context, key, node string, revision uint64) (uint64, error)
+	read(ctx context.Context, key string) (node string, revision uint64, err error)
+	remove(ctx context.Context, key string, revision uint64) error
+	list(ctx context.Context, keys string, f func(entry)) error
+}
+
+// A bucket is a store in JetStream's key-value store.
 type bucket struct {
 	js       jetstream.JetStream
 	name     string
@@ -186,13 +196,16 @@ func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	}
 }
 
+// jitter returns a random duration below its argument. The simulation replaces it, to repeat a run.
+var jitter = rand.N[time.Duration]
+
 // backOff waits before each attempt except the first, and longer before later ones. It returns an
 // error if ctx is done.
 func backOff(ctx context.Context, attempt int) error {
 	if attempt > 0 {
 		longest := min(time.Millisecond<<min(attempt, 10), 250*time.Millisecond)
 		select {
-		case <-time.After(longest/2 + rand.N(longest/2)):
+		case <-time.After(longest/2 + jitter(longest/2)):
 		case <-ctx.Done():
 		}
 	}

@@ -54,16 +54,18 @@ func newRelay(opts Options) (*Relay, error) {
 
 func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	g := r.registry
-	if r.nc, err = dial(url, natsOptions, r.retryPublishing); err != nil {
+	nc, err := dial(url, natsOptions, r.retryPublishing)
+	if err != nil {
 		return err
 	}
+	r.nc = nc
 	if g.nc, err = dial(url, natsOptions, func() {}); err != nil {
 		return err
 	}
-	r.pieceSize = min(maxPiece, int(r.nc.MaxPayload())-headerSize(len(r.id)))
+	r.pieceSize = min(maxPiece, int(nc.MaxPayload())-headerSize(len(r.id)))
 	for _, kind := range []string{"all", "to." + r.id} {
 		// One channel for both subscriptions keeps messages in order; two callbacks would not.
-		if _, err := r.nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
+		if _, err := nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
 			return fmt.Errorf("natsrelay: %w", err)
 		}
 	}
@@ -71,7 +73,7 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	if err != nil {
 		return fmt.Errorf("natsrelay: %w", err)
 	}
-	g.bucket = bucket{js: js, name: r.opts.Cluster, replicas: r.opts.Replicas}
+	g.bucket = &bucket{js: js, name: r.opts.Cluster, replicas: r.opts.Replicas}
 	ctx, cancel := context.WithTimeout(r.ctx, r.opts.Timeout)
 	defer cancel()
 	for try := 1; ; try++ { // a cluster that has just started may not answer yet

@@ -21,7 +21,7 @@ import (
 type registry struct {
 	relay   *Relay
 	nc      *nats.Conn // a second connection, so that a flood of messages cannot delay the lease
-	bucket  bucket
+	bucket  store
 	workers workers
 
 	mu        sync.Mutex

@@ -73,7 +73,7 @@ func TestRegistryIsLost(t *testing.T) {
 	claim(b, "b")
 	t.Logf("claimed %d names in %v", 2*names, time.Since(start))
 	g := a.relay.registry
-	js := g.bucket.js
+	js := g.bucket.(*bucket).js
 	require.NoError(t, js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
 	start = time.Now()
 	entered := func() int {
@@ -102,7 +102,7 @@ func TestNameInLostRegistry(t *testing.T) {
 	waitUntilAllKnow(t, a, b)
 	_, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
-	require.NoError(t, a.relay.registry.bucket.js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
+	require.NoError(t, a.relay.registry.bucket.(*bucket).js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
 	eventually(t, func() bool { return b.relay.registry.renew(t.Context()) == nil })
 	_, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -249,11 +249,12 @@ func TestUnheardNode(t *testing.T) {
 func TestLateEntry(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
 	g := a.relay.registry
-	kv, _ := g.bucket.handles()
+	b := g.bucket.(*bucket)
+	kv, _ := b.handles()
 	late := &lateKV{KeyValue: kv}
-	g.bucket.mu.Lock()
-	g.bucket.kv = late
-	g.bucket.mu.Unlock()
+	b.mu.Lock()
+	b.kv = late
+	b.mu.Unlock()
 	late.isLate.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -327,10 +328,11 @@ func TestLostAnswer(t *testing.T) {
 		_, revision := a.readKey(t, key)
 		require.NoError(t, g.bucket.remove(t.Context(), key, revision))
 	}
-	kv, _ := g.bucket.handles()
-	g.bucket.mu.Lock()
-	g.bucket.kv = deafKV{kv}
-	g.bucket.mu.Unlock()
+	b := g.bucket.(*bucket)
+	kv, _ := b.handles()
+	b.mu.Lock()
+	b.kv = deafKV{kv}
+	b.mu.Unlock()
 	require.ErrorIs(t, g.renew(t.Context()), nats.ErrTimeout)
 	eventually(t, func() bool { return g.renew(t.Context()) == nil })
 	eventually(t, func() bool {
@@ -352,7 +354,7 @@ func (kv deafKV) Create(ctx context.Context, key string, value []byte, opts ...j
 func TestCauseIsNoAnswer(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
 	ctx, cancel := context.WithCancelCause(t.Context())
-	b := &a.relay.registry.bucket
+	b := a.relay.registry.bucket.(*bucket)
 	b.mu.Lock()
 	kv := &cancelingKV{KeyValue: b.kv, cancel: sync.OnceFunc(func() { cancel(sendq.ErrNameTaken) })}
 	b.kv = kv

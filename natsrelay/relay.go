@@ -24,7 +24,7 @@ type Relay struct {
 	id        string // of this node
 	pieceSize int    // bytes in a piece, at most
 	node      relay.Node
-	nc        *nats.Conn // for messages; the registry has its own
+	nc        conn // for messages; the registry has its own
 
 	inbound    chan *nats.Msg
 	registry   *registry
@@ -45,6 +45,13 @@ type Relay struct {
 }
 
 var _ relay.Transport = (*Relay)(nil)
+
+// A conn carries envelopes to other nodes. It is a nats.Conn, except in the simulation.
+type conn interface {
+	Publish(subject string, envelope []byte) error
+	MaxPayload() int64
+	Close()
+}
 
 // subject returns a subject of the cluster.
 func (r *Relay) subject(kind string) string { return r.opts.Cluster + "." + kind }
@@ -213,10 +220,11 @@ func (r *Relay) Close(ctx context.Context) error {
 // stop closes the connections and waits until all goroutines have ended.
 func (r *Relay) stop() {
 	r.cancel(sendq.ErrClosed)
-	for _, nc := range []*nats.Conn{r.nc, r.registry.nc} {
-		if nc != nil {
-			nc.Close()
-		}
+	if r.nc != nil {
+		r.nc.Close()
+	}
+	if r.registry.nc != nil {
+		r.registry.nc.Close()
 	}
 	for _, p := range r.allPeers() {
 		r.removePeer(p, errors.New("this node is shutting down"))
