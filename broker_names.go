@@ -58,7 +58,8 @@ func (p NamePolicy) String() string {
 
 // A member is a name in use, with its Writers and its rooms.
 type member struct {
-	name string
+	name  string
+	token uint64 // of its grant to this node; 0 without a cluster
 
 	// writers is a snapshot of the Writers of the name, for current. It is nil if they have
 	// changed since. It is stored under Broker.mu, and read without.
@@ -207,7 +208,7 @@ func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error)
 	if claims || takesOver {
 		return false, nil
 	}
-	return true, b.add(n, name, w)
+	return true, b.add(n, name, w, 0)
 }
 
 // register is the rest of RegisterContext. The caller has the turn. mu is not held.
@@ -233,9 +234,9 @@ func errWriterClosed(name string) error {
 	return failed(ErrClosed, "register %q: Writer is closing or has ended", name)
 }
 
-// add gives the name to w: alone if n is nil, and otherwise together with other Writers. mu is
-// held, here and below unless stated otherwise.
-func (b *Broker) add(n *member, name string, w *Writer) error {
+// add gives the name to w: alone if n is nil, and otherwise together with other Writers. token is
+// that of a new name. mu is held, here and below unless stated otherwise.
+func (b *Broker) add(n *member, name string, w *Writer, token uint64) error {
 	switch {
 	case b.closed:
 		return errShutDown(name)
@@ -244,7 +245,7 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 	}
 	isNew := n == nil
 	if isNew {
-		n = &member{name: name, broker: b}
+		n = &member{name: name, token: token, broker: b}
 	}
 	h, err := b.follow(n, w)
 	if err != nil {
@@ -256,7 +257,7 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 		b.change(name, nil, func() {
 			b.names.Put(name, n)
 			b.all.Add(n)
-			b.announce(relay.Event{Kind: relay.EventJoined, Name: name})
+			b.announce(relay.Event{Kind: relay.EventJoined, Name: name, Token: token})
 		})
 	}
 	return nil
@@ -303,7 +304,7 @@ func (b *Broker) remove(n *member, w *Writer, cause error) bool {
 	if n.first != nil {
 		return true
 	}
-	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: n.name, Cause: cause})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: n.name, Token: n.token, Cause: cause})
 	return true
 }
 

@@ -216,7 +216,7 @@ func TestEvictionDuringTakeover(t *testing.T) {
 	}
 	require.NoError(t, b.Send("bob", []byte("new\n")))
 	evicted := async(func() (e relay.Handover) {
-		e, _ = node.Evict(context.Background(), "bob", "other")
+		e, _ = node.Evict(context.Background(), "bob", "other", 1)
 		return e
 	})
 	for range 1000 {

@@ -356,7 +356,7 @@ func TestEvictedWriterWithTwoNames(t *testing.T) {
 		w := register(t, b, "bob", stalledPeer())
 		require.NoError(t, b.Register("robert", w))
 		require.NoError(t, b.Send("robert", []byte("hello\n")))
-		handover, ok := node.Evict(t.Context(), "bob", "other")
+		handover, ok := node.Evict(t.Context(), "bob", "other", 1)
 		require.True(t, ok)
 		require.Equal(t, [][]byte{[]byte("hello\n")}, handover.Undelivered)
 		synctest.Wait()

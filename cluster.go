@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sendq-go/sendq/internal/set"
 	"github.com/sendq-go/sendq/relay"
@@ -14,13 +15,14 @@ import (
 //
 // Each node speaks for itself: its announcements change nothing that others have announced, so
 // the order of several nodes does not matter. A name is found here if it is here, and otherwise
-// on the last node to announce it. After a partition several nodes may have a name for a while.
+// where it has the newest token. After a partition several nodes may have a name for a while.
 type cluster struct {
 	transport relay.Transport
 	self      string // the name of this node
 
 	nodes    map[string]*remoteNode
-	names    set.Map[string, *remoteName]  // the last to announce the name; next leads to the others
+	here     *remoteNode                   // this node; names arrive here during a claim
+	names    set.Map[string, *remoteName]  // those with the newest token; next leads to the others
 	rooms    set.Map[string, *remoteGroup] // those with members on other nodes
 	all      *remoteGroup
 	shadowed int // members of all that isVisible rejects
@@ -46,6 +48,7 @@ func newCluster(t relay.Transport) *cluster {
 	return &cluster{
 		transport: t,
 		nodes:     make(map[string]*remoteNode),
+		here:      new(remoteNode),
 		all:       newRemoteGroup(""),
 		bound:     bound,
 		cancel:    cancel,
@@ -56,42 +59,29 @@ func newCluster(t relay.Transport) *cluster {
 // A remoteNode is another node. If it goes and comes back, it is a new one.
 type remoteNode struct{ name string }
 
-// A remoteName is a name on another node. Its state only moves down this list:
+// A remoteName is a name on another node, or on its way to a node. It is in one of two states:
 //
-//	arriving    origin has announced that the name moves to node
+//	arriving    another node, or this one, has announced that the name moves to node
 //	present     node has announced the name
-//	departing   node has announced that the name moves to this node, and a claim is under way
 //
-// It begins at arriving or present, may skip present, and is dropped from any state:
-//
-//   - if node announces the name again; a new remoteName takes its place
-//   - if node announces that the name has left or moves to a third node
-//   - if the claim of a departing name ends
-//   - if node is gone, or the origin of an arriving name
-//
-// Messages to an arriving or departing name wait until it is dropped.
+// A present name is dropped if node announces that it has left or moved, if node announces it
+// again, or if node is gone. An arriving name is dropped in the same cases unless the announcement
+// has an older token, and also if any node announces the name with a newer token, or after
+// maxMove. So no name arrives for ever, in whatever order the announcements of several nodes
+// come.
 type remoteName struct {
 	name  string
 	node  *remoteNode
-	state remoteState
+	token uint64
 	rooms set.Set[*remoteGroup]
-	next  *remoteName // the same name on another node
+	next  *remoteName // the same name on another node, with an older token
 
-	settled chan struct{} // closed when it is dropped; nil if it was always present
-	origin  *remoteNode   // of an arriving name; nil if the origin is this node
-
-	// announced is true if this node has announced the move to node. When the name leaves
-	// node, this node announces once more that it has left.
-	announced bool
+	// Of an arriving name; nil if it is present.
+	settled chan struct{} // closed when it is dropped; messages to the name wait for that
+	expiry  *time.Timer
 }
 
-type remoteState uint8
-
-const (
-	arriving remoteState = iota
-	present
-	departing
-)
+func (r *remoteName) isArriving() bool { return r.settled != nil }
 
 // find returns the name on that node, or nil.
 func (c *cluster) find(name string, node *remoteNode) *remoteName {
@@ -102,28 +92,24 @@ func (c *cluster) find(name string, node *remoteNode) *remoteName {
 	return r
 }
 
-// add adds a name on a node, before the same name on others.
-func (c *cluster) add(name string, node *remoteNode, s remoteState) *remoteName {
-	r := &remoteName{name: name, node: node, state: s, next: c.names.Get(name)}
-	if s == arriving {
-		r.settled = make(chan struct{})
+// add adds a name on a node, before those with older tokens.
+func (c *cluster) add(name string, node *remoteNode, token uint64) *remoteName {
+	r := &remoteName{name: name, node: node, token: token}
+	if first := c.names.Get(name); first == nil || first.token <= token {
+		r.next = first
+		c.names.Put(name, r)
+	} else {
+		for first.next != nil && first.next.token > token {
+			first = first.next
+		}
+		first.next, r.next = r, first.next
 	}
-	c.names.Put(name, r)
 	c.all.add(r)
 	return r
 }
 
-// depart notes that the name moves to this node.
-func (r *remoteName) depart() {
-	r.state, r.origin = departing, nil
-	if r.settled == nil {
-		r.settled = make(chan struct{})
-	}
-}
-
-// drop removes r. mu is held.
-func (b *Broker) drop(r *remoteName) {
-	c := b.cluster
+// drop removes r.
+func (c *cluster) drop(r *remoteName) {
 	for r.rooms.Len() > 0 {
 		c.leave(r, r.rooms.Members()[r.rooms.Len()-1].room)
 	}
@@ -138,31 +124,10 @@ func (b *Broker) drop(r *remoteName) {
 	} else {
 		c.names.Remove(r.name)
 	}
-	if r.settled != nil {
+	if r.isArriving() {
 		close(r.settled)
+		r.expiry.Stop()
 	}
-	if r.announced && b.names.Get(r.name) == nil {
-		c.outgoing = append(c.outgoing, relay.Event{Kind: relay.EventLeft, Name: r.name, Cause: ErrTakenOver})
-	}
-}
-
-// dropIf drops the name on nodes where f returns true. mu is held.
-func (b *Broker) dropIf(name string, f func(*remoteName) bool) {
-	for r := b.cluster.names.Get(name); r != nil; r = r.next {
-		if f(r) {
-			b.drop(r)
-		}
-	}
-}
-
-// dropArriving drops the name on its way to other nodes, if node has announced that. mu is held.
-func (b *Broker) dropArriving(name string, node *remoteNode) {
-	b.dropIf(name, func(r *remoteName) bool { return r.origin == node })
-}
-
-// dropDeparting drops the name on the nodes it was taken over from. mu is held.
-func (b *Broker) dropDeparting(name string) {
-	b.dropIf(name, func(r *remoteName) bool { return r.state == departing })
 }
 
 // join makes r a member of the room, and reports whether it was none.
@@ -203,10 +168,10 @@ func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	switch r := c.names.Get(name); {
 	case r == nil:
 		return "", nil
-	case r.state == present:
-		return r.node.name, nil
-	default:
+	case r.isArriving():
 		return "", r.settled
+	default:
+		return r.node.name, nil
 	}
 }
 
@@ -240,7 +205,7 @@ type remoteGroup struct {
 	room string
 	set.Set[*remoteName]
 	count map[*remoteNode]int
-	nodes []string // the names of the nodes, oldest first; a new slice at each change
+	nodes []string // the names of other nodes, oldest first; a new slice at each change
 }
 
 func newRemoteGroup(room string) *remoteGroup {
@@ -249,6 +214,9 @@ func newRemoteGroup(room string) *remoteGroup {
 
 func (g *remoteGroup) add(r *remoteName) {
 	g.Set.Add(r)
+	if r.node.name == "" { // this node
+		return
+	}
 	if g.count[r.node]++; g.count[r.node] == 1 {
 		g.nodes = append(slices.Clip(g.nodes), r.node.name)
 	}
@@ -256,6 +224,9 @@ func (g *remoteGroup) add(r *remoteName) {
 
 func (g *remoteGroup) remove(r *remoteName) {
 	g.Set.Remove(r)
+	if r.node.name == "" {
+		return
+	}
 	if g.count[r.node]--; g.count[r.node] == 0 {
 		delete(g.count, r.node)
 		i := slices.Index(g.nodes, r.node.name)

@@ -1,6 +1,10 @@
 package sendq
 
-import "github.com/sendq-go/sendq/relay"
+import (
+	"time"
+
+	"github.com/sendq-go/sendq/relay"
+)
 
 // A node is the side of a Broker that its transport calls.
 type node struct{ *Broker }
@@ -23,7 +27,7 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 		for _, e := range events {
 			exists[e.Name] = true
 		}
-		b.dropAll(nil, func(r *remoteName) bool { return r.node == from && !exists[r.name] || r.origin == from })
+		b.dropAll(nil, func(r *remoteName) bool { return r.node == from && !exists[r.name] })
 	}
 	for len(events) > 0 && !c.closed {
 		n := b.applyNext(from, events)
@@ -61,7 +65,7 @@ func (b *Broker) dropAll(cause error, f func(*remoteName) bool) {
 	c := b.cluster
 	for _, r := range c.all.Snapshot() {
 		if f(r) && c.find(r.name, r.node) == r {
-			b.changeAnywhere(r.name, cause, func() { b.drop(r) })
+			b.changeAnywhere(r.name, cause, func() { c.drop(r) })
 			b.yield()
 		}
 	}
@@ -75,77 +79,82 @@ func (b *Broker) yield() {
 	}
 }
 
-// apply applies an event from another node.
+// apply applies an event from another node. If the name arrives there with a newer token, the event
+// is about an earlier grant and late.
 func (b *Broker) apply(from *remoteNode, e relay.Event) {
 	c := b.cluster
 	r := c.find(e.Name, from)
-	switch e.Kind {
-	case relay.EventJoined:
-		announced := r != nil && r.announced
-		if r != nil { // it was arriving, or this is a snapshot
-			r.announced = false
-			b.drop(r)
-		}
-		c.add(e.Name, from, present).announced = announced
-		b.dropArriving(e.Name, from)
-	case relay.EventLeft, relay.EventMoved:
-		b.dropArriving(e.Name, from)
-		b.applyLeft(from, r, e)
-	default:
+	switch {
+	case e.Kind == relay.EventRoomJoined || e.Kind == relay.EventRoomLeft:
 		c.applyRoom(r, e)
+		return
+	case r != nil && r.isArriving() && r.token > e.Token:
+		return
+	}
+	var rooms []string
+	if r != nil {
+		rooms = r.roomNames()
+		c.drop(r)
+	}
+	switch {
+	case e.Kind == relay.EventJoined:
+		c.add(e.Name, from, e.Token)
+		c.dropArriving(e.Name, e.Token)
+	case e.Kind == relay.EventMoved && r != nil:
+		b.move(e, rooms)
 	}
 }
 
-// applyRoom makes r join or leave a room, and reports whether it did. r may be nil.
+// dropArriving drops the name where it arrives with an older token.
+func (c *cluster) dropArriving(name string, token uint64) {
+	for r := c.names.Get(name); r != nil; r = r.next {
+		if r.isArriving() && r.token <= token {
+			c.drop(r)
+		}
+	}
+}
+
+// applyRoom makes r join or leave a room, and reports whether it did. r may be nil. An arriving
+// name keeps its rooms until its node announces the name, and then the rooms.
 func (c *cluster) applyRoom(r *remoteName, e relay.Event) bool {
 	switch {
-	case r == nil:
+	case r == nil || r.isArriving():
 		return false
 	case e.Kind == relay.EventRoomJoined:
 		return c.join(r, e.Room)
-	case e.Kind == relay.EventRoomLeft:
-		return c.leave(r, e.Room)
 	}
-	return false
+	return c.leave(r, e.Room)
 }
 
-// applyLeft applies the end of a name on a node, or its move from there. r is the name on that
-// node, or nil.
-func (b *Broker) applyLeft(from *remoteNode, r *remoteName, e relay.Event) {
+// move notes that a name with these rooms arrives where moved says: at a known node, or here if a
+// claim is under way. It does nothing if anything newer is known about the name.
+func (b *Broker) move(moved relay.Event, rooms []string) {
 	c := b.cluster
-	movesHere := e.Kind == relay.EventMoved && e.To == c.self
-	switch {
-	case movesHere && b.isClaiming(e.Name):
-		if r != nil {
-			r.depart()
-		}
-		return
-	case movesHere && b.names.Get(e.Name) == nil:
-		// It does not come here, or has left already.
-		c.outgoing = append(c.outgoing, relay.Event{Kind: relay.EventLeft, Name: e.Name, Cause: ErrTakenOver})
-	case e.Kind == relay.EventMoved && r != nil:
-		c.move(from, e.Name, e.To, r.roomNames())
+	to := c.nodes[moved.To]
+	if moved.To == c.self && b.isClaiming(moved.Name) {
+		to = c.here
 	}
-	if r != nil {
-		b.drop(r)
-	}
-}
-
-// move adds a name that arrives at a node, with its rooms. The origin has announced it; nil is this
-// node. An unknown node adds nothing.
-//
-// The name may have arrived and left again before this node hears of the move. Then the other
-// node announces nothing more. So the origin, when it hears that the name has left there,
-// announces it once more, and every node drops the arriving name.
-func (c *cluster) move(origin *remoteNode, name, node string, rooms []string) {
-	to := c.nodes[node]
-	if to == nil || c.find(name, to) != nil {
+	newest := c.names.Get(moved.Name)
+	if to == nil || newest != nil && newest.token >= moved.Token {
 		return
 	}
-	r := c.add(name, to, arriving)
-	r.origin, r.announced = origin, origin == nil
+	if old := c.find(moved.Name, to); old != nil {
+		c.drop(old) // its end has not been announced yet
+	}
+	r := c.add(moved.Name, to, moved.Token)
+	r.settled = make(chan struct{})
+	r.expiry = time.AfterFunc(maxMove, func() { b.expire(r) })
 	for _, room := range rooms {
 		c.join(r, room)
+	}
+}
+
+// expire drops an arriving name. mu is not held.
+func (b *Broker) expire(r *remoteName) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cluster.find(r.name, r.node) == r {
+		b.changeAnywhere(r.name, ErrTakenOver, func() { b.cluster.drop(r) })
 	}
 }
 
@@ -155,7 +164,7 @@ func (b node) NodeGone(node string, cause error) {
 	defer b.mu.Unlock()
 	if gone := b.cluster.nodes[node]; gone != nil {
 		delete(b.cluster.nodes, node)
-		b.dropAll(cause, func(r *remoteName) bool { return r.node == gone || r.origin == gone })
+		b.dropAll(cause, func(r *remoteName) bool { return r.node == gone })
 	}
 }
 
@@ -165,7 +174,7 @@ func (b node) Snapshot(f func(events []relay.Event)) {
 	defer b.mu.Unlock()
 	var events []relay.Event
 	for _, n := range b.all.Members() {
-		events = append(events, relay.Event{Kind: relay.EventJoined, Name: n.name})
+		events = append(events, relay.Event{Kind: relay.EventJoined, Name: n.name, Token: n.token})
 		for _, g := range n.rooms.Members() {
 			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
 		}

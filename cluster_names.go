@@ -15,10 +15,11 @@ func (b *Broker) claimName(ctx context.Context, t *turn, w *Writer) (err error) 
 	if err := b.beginClaim(t, w); err != nil {
 		return err
 	}
+	var token uint64
 	var h relay.Handover
 	err = errNoAnswer
-	defer func() { err = b.endClaim(t, w, &h, err) }()
-	h, err = b.cluster.transport.Claim(ctx, t.name, b.opts.NamePolicy == NameTakeover)
+	defer func() { err = b.endClaim(t, w, token, &h, err) }()
+	token, h, err = b.cluster.transport.Claim(ctx, t.name, b.opts.NamePolicy == NameTakeover)
 	return err
 }
 
@@ -41,7 +42,7 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 }
 
 // endClaim gives w the name if err is nil. It returns the error of the registration.
-func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) error {
+func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	defer b.cluster.claims.Done()
@@ -53,13 +54,15 @@ func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) erro
 		case isOwner && isLost:
 			err = failed(ErrNameLost, "register %q", t.name)
 		case isOwner:
-			err = b.enter(t.name, w, h)
+			err = b.enter(t.name, w, token, h)
 		}
-		b.dropDeparting(t.name)
+		if r := b.cluster.find(t.name, b.cluster.here); r != nil {
+			b.cluster.drop(r)
+		}
 	})
-	if err != nil && b.opts.NamePolicy == NameTakeover {
-		// Other nodes may have noted that the name moves here. It is nowhere.
-		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: t.name, Cause: ErrTakenOver}})
+	if err != nil && token != 0 {
+		// The old owner may have announced that the name moves here.
+		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: token, Cause: ErrTakenOver}})
 	}
 	b.handBackInherited(t.name, h.Undelivered)
 	if isOwner && err != nil {
@@ -68,16 +71,16 @@ func (b *Broker) endClaim(t *turn, w *Writer, h *relay.Handover, err error) erro
 	return err
 }
 
-// enter gives w a name of this node and the contents of its handover. Messages stay in h if w
-// does not take them. b.mu is held, here and below.
-func (b *Broker) enter(name string, w *Writer, h *relay.Handover) error {
+// enter gives w a name granted to this node and the contents of its handover. Messages stay in h
+// if w does not take them. b.mu is held, here and below.
+func (b *Broker) enter(name string, w *Writer, token uint64, h *relay.Handover) error {
 	if len(h.Undelivered) > 0 {
 		if !w.pause() {
 			return errWriterClosed(name)
 		}
 		defer w.resume()
 	}
-	if err := b.add(nil, name, w); err != nil {
+	if err := b.add(nil, name, w, token); err != nil {
 		return err
 	}
 	for _, room := range h.Rooms {
@@ -98,13 +101,13 @@ func (w *Writer) currentState() state {
 
 // Evict implements [relay.Node]. The name leaves at once, and messages to it wait until the other
 // node has announced it.
-func (b node) Evict(ctx context.Context, name, by string) (h relay.Handover, ok bool) {
+func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay.Handover, ok bool) {
 	t, err := b.takeTurn(ctx, name)
 	if err != nil {
 		return h, false
 	}
 	defer b.endTurn(t)
-	w, rooms := b.takeAway(name, by)
+	w, rooms := b.takeAway(name, by, token)
 	if w == nil {
 		return h, false
 	}
@@ -118,19 +121,20 @@ func (b node) Evict(ctx context.Context, name, by string) (h relay.Handover, ok 
 }
 
 // takeAway takes the name away from its Writer, and returns the Writer and the rooms of the name.
-// w is nil if the name is free.
-func (b *Broker) takeAway(name, by string) (w *Writer, rooms []string) {
+// w is nil if the name is free or was granted to this node later than to the node by.
+func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
-	if n == nil {
+	if n == nil || n.token > token {
 		return nil, nil
 	}
 	w, rooms = n.first.writer, n.roomNames()
+	moved := relay.Event{Kind: relay.EventMoved, Name: name, Token: token, To: by}
 	b.changeAnywhere(name, ErrTakenOver, func() {
 		b.detach(n, w)
-		b.vacate(n, relay.Event{Kind: relay.EventMoved, Name: name, To: by})
-		b.cluster.move(nil, name, by, rooms)
+		b.vacate(n, moved)
+		b.move(moved, rooms)
 	})
 	return w, rooms
 }
@@ -148,7 +152,7 @@ func (b node) NameLost(name string) {
 	}
 	w := n.first.writer
 	b.detach(n, w)
-	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Cause: ErrNameLost})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Token: n.token, Cause: ErrNameLost})
 	b.handbacks.expected++
 	go func() {
 		defer b.handbackSettled()

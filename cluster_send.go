@@ -10,7 +10,7 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// maxMove is how long a message waits for a name that moves between nodes.
+// maxMove is how long a name arrives at a node, and messages to it wait, until it is given up.
 const maxMove = 5 * time.Second
 
 // route returns the name if it is here, and otherwise the node of the name. It waits while the
@@ -33,8 +33,6 @@ func (b *Broker) route(ctx context.Context, name string, idle *wakeList) (n *mem
 		}
 		select {
 		case <-wait:
-		case <-time.After(maxMove):
-			return nil, "", nil
 		case <-ctx.Done():
 			return nil, "", failed(contextCause(ctx), "%q moves between nodes", name)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"iter"
 	"math"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,9 +48,9 @@ func (s *fakeTransport) Start(node relay.Node) string {
 	return "here"
 }
 
-func (s *fakeTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (s *fakeTransport) Claim(context.Context, string, bool) (uint64, relay.Handover, error) {
 	s.enter("Claim")
-	return relay.Handover{}, nil
+	return 1, relay.Handover{}, nil
 }
 
 func (s *fakeTransport) Release(string)                                   { s.enter("Release") }
@@ -90,12 +91,12 @@ func TestRelayPanics(t *testing.T) {
 		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("room").JoinReplay("bob", 1) }},
 		{"Announce", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Room("other").JoinReplay("bob", 0) }},
 		{"Announce", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) {
-			node.Evict(context.Background(), "bob", "other")
+			node.Evict(context.Background(), "bob", "other", 1)
 		}},
 		{"Announce", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) { node.NameLost("bob") }},
 		{"Release", func(b *sendq.Broker, _ relay.Node, bob *sendq.Writer) { b.Unregister("bob", bob) }},
 		{"Release", func(_ *sendq.Broker, node relay.Node, _ *sendq.Writer) {
-			node.Evict(context.Background(), "bob", "other")
+			node.Evict(context.Background(), "bob", "other", 1)
 		}},
 		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Send("alice", nil) }},
 		{"Post", func(b *sendq.Broker, _ relay.Node, _ *sendq.Writer) { b.Broadcast(nil) }},
@@ -211,11 +212,11 @@ type recordingTransport struct {
 }
 
 func (r *recordingTransport) Announce(es []relay.Event) { r.told = append(r.told, es...) }
-func (r *recordingTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *recordingTransport) Claim(context.Context, string, bool) (uint64, relay.Handover, error) {
 	if r.fail {
-		return relay.Handover{}, errors.New("no answer")
+		return 1, relay.Handover{}, errors.New("no answer")
 	}
-	return relay.Handover{}, nil
+	return 1, relay.Handover{}, nil
 }
 
 // A transport that panics once hears of later events.
@@ -224,7 +225,7 @@ func TestRelayPanicsAndIsToldLater(t *testing.T) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Relay: transport})
 	register(t, b, "bob", readingPeer())
 	transport.broken = map[string]bool{"Release": true}
-	require.Panics(t, func() { transport.node.Evict(context.Background(), "bob", "other") })
+	require.Panics(t, func() { transport.node.Evict(context.Background(), "bob", "other", 1) })
 	transport.broken = nil
 	transport.told = nil
 	register(t, b, "robert", readingPeer())
@@ -245,16 +246,88 @@ func TestRelayRegisterFailsUnseen(t *testing.T) {
 	})
 }
 
-// A snapshot of a node replaces all its earlier announcements, also of names that move elsewhere.
-func TestSnapshotReplacesMoves(t *testing.T) {
+// A name that moves to another node arrives there, until that node announces it or what has become
+// of it. Announcements about earlier grants do not count. After five seconds the name is nowhere.
+func TestNameArrives(t *testing.T) {
+	joined := func(token uint64) relay.Event {
+		return relay.Event{Kind: relay.EventJoined, Name: "bob", Token: token}
+	}
+	left := func(token uint64) relay.Event {
+		return relay.Event{Kind: relay.EventLeft, Name: "bob", Token: token}
+	}
+	moved := func(token uint64, to string) relay.Event {
+		return relay.Event{Kind: relay.EventMoved, Name: "bob", Token: token, To: to}
+	}
+	const arrives, present, gone = "arrives", "present", "gone"
+	type events = []relay.Event
+	for name, tt := range map[string]struct {
+		then func(node relay.Node)
+		want string
+	}{
+		"is there":           {func(n relay.Node) { n.Apply("two", events{joined(7)}, false) }, present},
+		"leaves":             {func(n relay.Node) { n.Apply("two", events{joined(7), left(7)}, false) }, gone},
+		"the claim fails":    {func(n relay.Node) { n.Apply("two", events{left(7)}, false) }, gone},
+		"was there":          {func(n relay.Node) { n.Apply("two", events{joined(3), left(3)}, false) }, arrives},
+		"moved on":           {func(n relay.Node) { n.Apply("two", events{joined(3), moved(5, "one")}, false) }, arrives},
+		"moves on":           {func(n relay.Node) { n.Apply("two", events{moved(9, "three")}, false) }, arrives},
+		"comes back":         {func(n relay.Node) { n.Apply("one", events{joined(9)}, false) }, present},
+		"is elsewhere":       {func(n relay.Node) { n.Apply("three", events{joined(9)}, false) }, present},
+		"node is gone":       {func(n relay.Node) { n.NodeGone("two", nil) }, gone},
+		"snapshot":           {func(n relay.Node) { n.Apply("two", nil, true) }, gone},
+		"first node is gone": {func(n relay.Node) { n.NodeGone("one", nil) }, arrives},
+		"first snapshot":     {func(n relay.Node) { n.Apply("one", nil, true) }, arrives},
+		"silence":            {func(relay.Node) {}, arrives},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node, b := alone(t, nil)
+				node.Apply("two", nil, true)
+				node.Apply("three", nil, true)
+				node.Apply("one", events{joined(5), {Kind: relay.EventRoomJoined, Name: "bob", Room: "room"}}, true)
+				node.Apply("one", events{moved(7, "two")}, false)
+				require.True(t, b.Room("room").Has("bob"))
+				tt.then(node)
+				hurried, cancel := context.WithCancel(t.Context())
+				cancel()
+				state := func() string {
+					switch err := b.SendContext(hurried, "bob", nil); {
+					case errors.Is(err, sendq.ErrUnknownName):
+						require.Zero(t, b.Len())
+						return gone
+					case errors.Is(err, sendq.ErrUnconfirmed):
+						return present
+					}
+					require.Equal(t, 1, b.Len())
+					return arrives
+				}
+				require.Equal(t, tt.want, state())
+				settleMoves()
+				if tt.want == arrives {
+					tt.want = gone
+				}
+				require.Equal(t, tt.want, state())
+			})
+		})
+	}
+}
+
+// Late announcements of a node do not change where a name is found: the newest grant counts.
+func TestNewestGrantIsFound(t *testing.T) {
 	node, b := alone(t, nil)
-	node.Apply("one", []relay.Event{{Kind: relay.EventJoined, Name: "bob"}}, true)
-	node.Apply("two", nil, true)
-	node.Apply("one", []relay.Event{{Kind: relay.EventMoved, Name: "bob", To: "two"}}, false)
-	require.Equal(t, 1, b.Len(), "it is about to be there")
-	node.Apply("one", nil, true)
+	for token, name := range []string{2: "two", 3: "three", 1: "one"} {
+		if name != "" {
+			node.Apply(name, []relay.Event{
+				{Kind: relay.EventJoined, Name: "bob", Token: uint64(token)},
+				{Kind: relay.EventRoomJoined, Name: "bob", Room: name},
+			}, false)
+		}
+	}
+	for _, name := range []string{"three", "two", "one"} {
+		require.Equal(t, 1, b.Len())
+		require.Equal(t, []string{name}, slices.Collect(b.RoomsOf("bob")))
+		node.NodeGone(name, nil)
+	}
 	require.Zero(t, b.Len())
-	require.ErrorIs(t, b.Send("bob", []byte("hello\n")), sendq.ErrUnknownName)
 }
 
 // If a registration cannot succeed, the transport is not asked.
@@ -274,9 +347,9 @@ type claimingTransport struct {
 	released []string
 }
 
-func (r *claimingTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *claimingTransport) Claim(context.Context, string, bool) (uint64, relay.Handover, error) {
 	r.during()
-	return relay.Handover{}, nil
+	return 1, relay.Handover{}, nil
 }
 
 func (r *claimingTransport) Release(name string) { r.released = append(r.released, name) }
@@ -328,10 +401,10 @@ type slowTransport struct {
 	closed chan struct{}
 }
 
-func (r *slowTransport) Claim(context.Context, string, bool) (relay.Handover, error) {
+func (r *slowTransport) Claim(context.Context, string, bool) (uint64, relay.Handover, error) {
 	<-r.closed
 	time.Sleep(time.Second)
-	return relay.Handover{Undelivered: [][]byte{[]byte("old")}}, nil
+	return 1, relay.Handover{Undelivered: [][]byte{[]byte("old")}}, nil
 }
 
 func (r *slowTransport) Close(context.Context) error { close(r.closed); return nil }

@@ -153,8 +153,7 @@ func TestSendContextWhileNameMoves(t *testing.T) {
 				register(t, bs[0], "bob", readingPeer())
 				register(t, bs[1], "carol", readingPeer())
 				settle()
-				h.hold("b", "a") // so that it cannot say that it knows nothing of that
-				_, ok := h.port("a").node.Evict(t.Context(), "bob", "b")
+				_, ok := h.port("a").node.Evict(t.Context(), "bob", "b", newest)
 				require.True(t, ok)
 				requireHurry(t, func(ctx context.Context) {
 					toBob, toAlice := send(ctx, bs[0])
@@ -176,7 +175,7 @@ func TestSendContextAfterNameMoved(t *testing.T) {
 		h.hold("c", "a")
 		h.hold("c", "b")
 		release := h.hold("b", "a")
-		_, ok := h.port("b").node.Evict(t.Context(), "bob", "c")
+		_, ok := h.port("b").node.Evict(t.Context(), "bob", "c", newest)
 		require.True(t, ok)
 		requireHurry(t, func(ctx context.Context) {
 			sent := async(func() error { return bs[0].SendContext(ctx, "bob", []byte("hello")) })
@@ -221,7 +220,7 @@ func TestEvictContext(t *testing.T) {
 		registered := async(func() *sendq.Writer { return register(t, bs[0], "bob", readingPeer()) })
 		synctest.Wait()
 		requireHurry(t, func(ctx context.Context) {
-			_, ok := h.port("a").node.Evict(ctx, "bob", "c")
+			_, ok := h.port("a").node.Evict(ctx, "bob", "c", newest)
 			assert.False(t, ok)
 		})
 		release()

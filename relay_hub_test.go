@@ -2,8 +2,10 @@ package sendq_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -19,7 +21,8 @@ import (
 )
 
 // A hub is a network and a registry of names in this process. Its ports are the transports of
-// several Brokers. Every link from one node to another can wait, be slow and lose things.
+// several Brokers. Every link from one node to another can wait, be slow and lose things. The
+// registry never does.
 //
 // It holds no lock during a call of a Node.
 type hub struct {
@@ -29,19 +32,27 @@ type hub struct {
 	mu       sync.Mutex
 	together bool // a name was claimed on a node while it was being claimed there already
 	ports    map[string]*port
-	owners   map[string]string
+	names    map[string]entry
+	token    uint64 // the last one
 	links    map[[2]string]*link
 }
 
+// An entry of a name has its owner first, and then the nodes that may still have it, the last
+// first.
+type entry struct {
+	token  uint64
+	owners []string
+}
+
 func newHub() *hub {
-	h := &hub{ports: make(map[string]*port), owners: make(map[string]string), links: make(map[[2]string]*link)}
+	h := &hub{ports: make(map[string]*port), names: make(map[string]entry), links: make(map[[2]string]*link)}
 	h.timeout.Store(int64(5 * time.Second))
 	return h
 }
 
 // newBroker returns a Broker on a node with that name.
 func (h *hub) newBroker(name string, opts sendq.BrokerOptions) *sendq.Broker {
-	opts.Relay = &port{hub: h, name: name, left: make(chan struct{}), busy: make(map[string]bool)}
+	opts.Relay = &port{hub: h, name: name, left: make(chan struct{}), busy: make(map[string]uint64), has: make(map[string]bool)}
 	return sendq.NewBroker(&opts)
 }
 
@@ -229,7 +240,7 @@ func (h *hub) lose(from, to string) (heal func()) {
 func (h *hub) kill(node string) {
 	h.mu.Lock()
 	delete(h.ports, node)
-	maps.DeleteFunc(h.owners, func(_, o string) bool { return o == node })
+	h.forget(node)
 	h.mu.Unlock()
 	for _, other := range h.others(node) {
 		h.port(other).node.NodeGone(node, errKilled)
@@ -242,18 +253,26 @@ var errKilled = fmt.Errorf("node is gone")
 func (h *hub) forgetOwner(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.owners, name)
+	delete(h.names, name)
 }
 
 // settle waits until everything has arrived and been handled.
 func settle() { time.Sleep(time.Second / 2) }
+
+// settleMoves also waits until names that arrive nowhere have been given up.
+func settleMoves() { time.Sleep(6 * time.Second) }
+
+// newest is a token for Node.Evict, newer than all of a hub.
+const newest = math.MaxUint64
 
 // A port is the transport of one Broker.
 type port struct {
 	hub    *hub
 	name   string
 	node   relay.Node
-	busy   map[string]bool // claims under way
+	busy   map[string]uint64 // tokens of the claims under way; 0 until they are granted
+	has    map[string]bool   // names that were claimed and not released
+	evicts []*eviction       // waiting for the Node
 	closed bool
 	closes int
 	left   chan struct{} // closed by Close
@@ -280,12 +299,13 @@ func (p *port) introduce(to string) {
 	})
 }
 
-// Claim enters the name, once its owner has given it up.
-func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.Handover, err error) {
+// Claim enters the name, and then takes it away from its owner.
+func (p *port) Claim(ctx context.Context, name string, takeover bool) (token uint64, left relay.Handover, err error) {
 	h := p.hub
 	h.mu.Lock()
-	h.together = h.together || p.busy[name]
-	p.busy[name] = true
+	_, isBusy := p.busy[name]
+	h.together = h.together || isBusy
+	p.busy[name] = 0
 	h.mu.Unlock()
 	defer func() {
 		h.mu.Lock()
@@ -293,77 +313,168 @@ func (p *port) Claim(ctx context.Context, name string, takeover bool) (e relay.H
 		delete(p.busy, name)
 	}()
 	late := time.After(h.bound())
-	for {
+	var e entry
+	for err = errRefused; errors.Is(err, errRefused); {
 		h.dawdle()
-		old, err := p.enter(name, takeover)
-		if err != nil || old == "" {
-			return e, err
-		}
-		left, err := p.evict(ctx, name, old, late)
-		e.Undelivered = append(e.Undelivered, left.Undelivered...)
-		e.Rooms = append(e.Rooms, left.Rooms...)
-		if err != nil {
-			p.node.HandBack(name, e.Undelivered)
-			return relay.Handover{}, err
+		if e, err = p.enter(name, takeover); err == nil {
+			left, err = p.collect(ctx, name, e, late)
 		}
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		if now := h.names[name].owners; e.token != 0 && len(now) > 0 && now[0] == p.name {
+			h.passOn(name, e.owners[1:]) // perhaps another node has passed it on to this one
+		}
+		return e.token, relay.Handover{}, err
+	}
+	p.has[name] = true
+	return e.token, left, nil
 }
 
-// enter makes this node the owner of a name, or returns the other owner.
-func (p *port) enter(name string, takeover bool) (old string, err error) {
+var errRefused = errors.New("another node has the name")
+
+// collect takes the name away from the nodes that may have it, until one had it.
+func (p *port) collect(ctx context.Context, name string, e entry, late <-chan time.Time) (left relay.Handover, err error) {
+	for _, node := range e.owners[1:] {
+		p.hub.dawdle()
+		if old := p.hub.port(node); old != nil {
+			found := false
+			if left, found, err = p.evict(ctx, name, e.token, old, late); found || err != nil {
+				return left, err
+			}
+		}
+	}
+	return left, nil
+}
+
+// enter makes this node the owner of a name, and returns its entry.
+func (p *port) enter(name string, takeover bool) (entry, error) {
 	h := p.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	old, taken := h.owners[name]
+	before := slices.DeleteFunc(slices.Clone(h.names[name].owners), func(node string) bool { return node == p.name })
 	switch {
 	case p.closed:
-		return old, sendq.ErrClosed
-	case !taken || old == p.name:
-		h.owners[name] = p.name
-		return "", nil
-	case !takeover:
-		return old, fmt.Errorf("%w: %q", sendq.ErrNameTaken, name)
+		return entry{}, sendq.ErrClosed
+	case len(before) > 0 && !takeover:
+		return entry{}, fmt.Errorf("%w: %q", sendq.ErrNameTaken, name)
 	}
-	return old, nil
+	e := h.write(name, append([]string{p.name}, before...))
+	p.busy[name] = e.token
+	for _, v := range p.evicts {
+		if v.name == name && v.token < e.token {
+			v.cancel()
+		}
+	}
+	return e, nil
 }
 
-// evict asks the owner of a name to give it up, and waits for the answer. If that comes late, the
-// handover goes back.
-func (p *port) evict(ctx context.Context, name string, old string, late <-chan time.Time) (e relay.Handover, err error) {
+// write enters the owners of a name. mu is held, here and below.
+func (h *hub) write(name string, owners []string) entry {
+	h.token++
+	h.names[name] = entry{h.token, owners}
+	return h.names[name]
+}
+
+// passOn makes the first node that may have the name its owner.
+func (h *hub) passOn(name string, owners []string) {
+	for ; len(owners) > 0; owners = owners[1:] {
+		if p := h.ports[owners[0]]; p != nil {
+			if _, isBusy := p.busy[name]; isBusy || p.has[name] {
+				h.write(name, owners)
+				return
+			}
+		}
+	}
+	delete(h.names, name)
+}
+
+// forget passes on the names of a node that is gone.
+func (h *hub) forget(node string) {
+	for name, e := range h.names {
+		if e.owners[0] == node {
+			h.passOn(name, e.owners[1:])
+		}
+	}
+}
+
+// An eviction waits until a Node has ended a Writer.
+type eviction struct {
+	name   string
+	token  uint64
+	cancel func()
+}
+
+// An answer is that of a node that is asked for a name.
+type answer struct {
+	relay.Handover
+	found bool
+	err   error
+}
+
+// evict takes the name away from another node. If the answer comes late, the handover goes back.
+func (p *port) evict(ctx context.Context, name string, token uint64, old *port, late <-chan time.Time) (left relay.Handover, found bool, err error) {
 	h := p.hub
-	answer := make(chan relay.Handover)
+	answers := make(chan answer)
 	over := make(chan struct{})
 	defer close(over)
-	h.link(p.name, old).add(thing{call: func(n relay.Node) {
+	h.link(p.name, old.name).add(thing{call: func(n relay.Node) {
 		go func() { // for it may wait
-			left, _ := n.Evict(context.Background(), name, p.name)
-			undo := func() { n.HandBack(name, left.Undelivered) }
-			h.link(old, p.name).add(thing{lost: undo, call: func(relay.Node) {
+			a := old.obey(name, p.name, token)
+			undo := func() { n.HandBack(name, a.Undelivered) }
+			h.link(old.name, p.name).add(thing{lost: undo, call: func(relay.Node) {
 				select {
 				case <-over:
 					undo()
-				case answer <- left:
+				case answers <- a:
 				}
 			}})
 		}()
 	}})
 	select {
-	case e = <-answer:
-		return e, nil
+	case a := <-answers:
+		return a.Handover, a.found, a.err
 	case <-p.left:
-		return e, sendq.ErrClosed
+		return left, false, sendq.ErrClosed
 	case <-ctx.Done():
-		return e, context.Cause(ctx)
+		return left, false, context.Cause(ctx)
 	case <-late:
-		return e, fmt.Errorf("no answer from %s", old)
+		return left, false, fmt.Errorf("no answer from %s", old.name)
 	}
+}
+
+// obey gives a name up for another node, unless that has given up.
+func (p *port) obey(name, by string, token uint64) (a answer) {
+	h := p.hub
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h.mu.Lock()
+	e := h.names[name]
+	isNewer := p.busy[name] > token // that claim must not wait for this one
+	isInForce := e.token == token || len(e.owners) > 0 && slices.Contains(e.owners[1:], by)
+	v := &eviction{name, token, cancel}
+	p.evicts = append(p.evicts, v)
+	h.mu.Unlock()
+	switch {
+	case isNewer:
+	case isInForce:
+		a.Handover, a.found = p.node.Evict(ctx, name, by, token)
+	default:
+		a.err = errRefused
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p.evicts = slices.DeleteFunc(p.evicts, func(other *eviction) bool { return other == v })
+	return a
 }
 
 func (p *port) Release(name string) {
 	p.hub.mu.Lock()
 	defer p.hub.mu.Unlock()
-	if p.hub.owners[name] == p.name {
-		delete(p.hub.owners, name)
+	delete(p.has, name)
+	if e := p.hub.names[name]; len(e.owners) > 0 && e.owners[0] == p.name {
+		delete(p.hub.names, name)
 	}
 }
 
@@ -431,7 +542,7 @@ func (p *port) Close(ctx context.Context) error {
 	}
 	h.mu.Lock()
 	delete(h.ports, p.name)
-	maps.DeleteFunc(h.owners, func(_, o string) bool { return o == p.name })
+	h.forget(p.name)
 	h.mu.Unlock()
 	if pending > 0 {
 		return fmt.Errorf("not sent: %d: %w", pending, context.Cause(ctx))

@@ -22,8 +22,7 @@ func TestRelaySendGivesUp(t *testing.T) {
 		register(t, bs[0], "carol", readingPeer())
 		register(t, bs[1], "dave", readingPeer())
 		settle()
-		h.hold("b", "a") // so that it cannot say that it knows nothing of that
-		_, ok := h.port("a").node.Evict(context.Background(), "bob", "b")
+		_, ok := h.port("a").node.Evict(context.Background(), "bob", "b", newest)
 		require.True(t, ok)
 		start := time.Now()
 		r := bs[0].SendTo([]string{"carol", "bob"}, []byte("hello"))

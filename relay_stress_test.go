@@ -1,6 +1,7 @@
 package sendq_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,8 +16,8 @@ import (
 	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
-// Goroutines on several nodes do everything to a few names and rooms, while the network is slow
-// and, with Reject, loses things now and then. In the end all nodes know the same, every direct
+// Goroutines on several nodes do everything to a few names and rooms, and some do not wait for long.
+// The network is slow and, with Reject, loses things now and then. In the end all nodes know the same, every direct
 // message has ended as reported, and every peer has got the messages of a sender in order.
 func TestRelayStress(t *testing.T) {
 	for _, policy := range []sendq.NamePolicy{sendq.NameReject, sendq.NameTakeover} {
@@ -68,7 +69,7 @@ func (s *relayStress) run(t *testing.T, h *hub, bs []*sendq.Broker) {
 		work.Go(s.disturb)
 	}
 	work.Wait()
-	settle()
+	settleMoves()
 	synctest.Wait()
 	requireSameView(t, bs, bs[0].Len())
 	for i, b := range bs {
@@ -179,8 +180,13 @@ func (s *relayStress) register(b *sendq.Broker, name string) *sendq.Writer {
 		}
 	}
 	w := sendq.NewWriter(peer, nil)
-	if err := b.Register(name, w); err != nil {
-		if !errors.Is(err, sendq.ErrNameTaken) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if rand.IntN(4) == 0 {
+		time.AfterFunc(5*randomDelay(), cancel)
+	}
+	if err := b.RegisterContext(ctx, name, w); err != nil {
+		if !errors.Is(err, sendq.ErrNameTaken) && !errors.Is(err, context.Canceled) {
 			panic(err)
 		}
 		w.CloseNow()

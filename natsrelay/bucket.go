@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +36,7 @@ type bucket struct {
 	stream jetstream.Stream   // of kv
 }
 
-// An entry is a key and its value, the id of a node.
+// An entry is a key and its value: the id of a node, or of several.
 type entry struct {
 	key, node string
 	revision  uint64
@@ -44,12 +45,26 @@ type entry struct {
 // nameKey returns the key for a name. It encodes the name, because a key is part of a subject and a
 // name can be any string.
 func nameKey(name string) string {
-	if len(name) > 100 { // subjects must be short
+	if len(name) > maxPlain {
 		sum := sha256.Sum256([]byte(name))
 		return "name.h" + hex.EncodeToString(sum[:])
 	}
-	return "name.n" + base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString([]byte(name))
+	return plainKey + keyEncoding.EncodeToString([]byte(name))
 }
+
+// decodeKey returns the name with that key, or false if the key has only a hash of the name.
+func decodeKey(key string) (name string, ok bool) {
+	encoded, ok := strings.CutPrefix(key, plainKey)
+	b, err := keyEncoding.DecodeString(encoded)
+	return string(b), ok && err == nil
+}
+
+const (
+	maxPlain = 100 // bytes in the name of a plain key; subjects must be short
+	plainKey = "name.n"
+)
+
+var keyEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)
 
 func leaseKey(node string) string { return "node." + node }
 
@@ -97,6 +112,7 @@ func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
 		Subjects:          []string{"$KV." + b.name + ".>"},
 		Storage:           jetstream.MemoryStorage,
 		Replicas:          replicas,
+		FirstSeq:          uint64(time.Now().UnixMicro()), // tokens grow even if a bucket was lost
 		MaxMsgsPerSubject: 1,
 		Discard:           jetstream.DiscardNew,
 		AllowRollup:       true,

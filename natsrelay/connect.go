@@ -46,7 +46,7 @@ func newRelay(opts Options) (*Relay, error) {
 		return nil, err
 	}
 	r.id = newNodeID(r.opts.Node)
-	r.registry = &registry{relay: r, names: make(map[string]uint64)}
+	r.registry = &registry{relay: r, names: make(map[string]holding)}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.closing, r.beginClose = context.WithCancelCause(r.ctx)
 	return r, nil

@@ -38,7 +38,7 @@ func TestOneServer(t *testing.T) {
 	_, err := Connect(s.url, nil)
 	assert.ErrorIs(t, err, nats.ErrAuthorization)
 	n := newFake(t, s.url, Options{}, nats.UserInfo("user", "secret"))
-	_, err = n.relay.Claim(t.Context(), "x", false)
+	_, _, err = n.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.NoError(t, n.relay.Close(t.Context()))
 }

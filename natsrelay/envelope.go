@@ -6,7 +6,7 @@ import (
 )
 
 // version is the first byte of every envelope. Envelopes of another version are malformed.
-const version = 1
+const version = 2
 
 // A header begins an envelope, the unit that a node publishes. A piece of the stream of items from
 // one node to another follows it. An envelope without a piece is a ping, and has the number of the

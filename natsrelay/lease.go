@@ -2,6 +2,7 @@ package natsrelay
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -63,11 +64,10 @@ func (g *registry) renew(ctx context.Context) error {
 		return nil
 	}
 	g.highest = written
-	for name, revision := range g.names {
-		if revision != claiming {
-			g.names[name] = unknownRevision
-			g.workers.do(func() { g.verify(name, 0) })
-		}
+	for name, own := range g.names {
+		own.revision = unknownRevision
+		g.names[name] = own
+		g.workers.do(func() { g.verify(name, 0, "") })
 	}
 	return nil
 }
@@ -94,8 +94,8 @@ func (g *registry) discover() error {
 // isDead reports whether a node has left or was silent for a Lease. In the second case isDead first
 // removes the lease of that node, so the node notices if it is alive.
 func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
-	if hasLeft := p.hasLeft(); hasLeft || p.unansweredBeats.Load() < g.relay.leaseBeats() {
-		return hasLeft, nil
+	if p.hasLeft() || p.isAlive() {
+		return p.hasLeft(), nil
 	}
 	_, revision, err := g.bucket.read(ctx, leaseKey(p.id))
 	if err == nil {
@@ -104,12 +104,12 @@ func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 	return err == nil, err
 }
 
-// sweep removes the entries of dead nodes from the bucket. Only the live node with the lowest id
+// sweep removes dead nodes from the front of all entries in the bucket. Only the live node with the lowest id
 // does so. If it dies too, the entries stay until another node claims the names.
 func (g *registry) sweep() {
 	isAlive := map[string]bool{g.relay.id: true}
 	for _, p := range g.relay.allPeers() {
-		if p.unansweredBeats.Load() < g.relay.leaseBeats() && !p.hasLeft() {
+		if p.isAlive() {
 			isAlive[p.id] = true
 			if p.id < g.relay.id {
 				return
@@ -122,8 +122,8 @@ func (g *registry) sweep() {
 	// writes its entries again, at other revisions, and they are not removed.
 	orphans := make(map[string][]entry)
 	note := func(e entry) {
-		if !isAlive[e.node] {
-			orphans[e.node] = append(orphans[e.node], e)
+		if owner, _, _ := strings.Cut(e.node, " "); !isAlive[owner] {
+			orphans[owner] = append(orphans[owner], e)
 		}
 	}
 	for try := 0; g.bucket.list(ctx, "name.*", note) != nil || g.bucket.list(ctx, leaseKey("*"), note) != nil; {
@@ -141,7 +141,7 @@ func (g *registry) sweep() {
 			continue
 		}
 		for _, e := range entries {
-			g.workers.do(func() { _ = g.bucket.remove(g.relay.ctx, e.key, e.revision) })
+			g.workers.do(func() { _ = g.passOn(g.relay.ctx, e.key, strings.Fields(e.node)[1:], e.revision) })
 		}
 	}
 }

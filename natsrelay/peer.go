@@ -135,6 +135,11 @@ func (p *peer) currentState() state {
 // hasLeft reports whether the peer has said bye.
 func (p *peer) hasLeft() bool { return p.currentState() >= departed }
 
+// isAlive reports whether the peer has neither left nor been silent for a Lease.
+func (p *peer) isAlive() bool {
+	return !p.hasLeft() && p.unansweredBeats.Load() < p.relay.leaseBeats()
+}
+
 func (p *peer) isReachable() bool { return p.currentState().isReachable() }
 
 // tick makes a ping due, lets publish try again after a refusal, and fails posts without an

@@ -124,6 +124,10 @@ func (p *peer) handleItem(b []byte) (messages int) {
 		p.handleRequest(&in, kind)
 	case itemHandover, itemHistory:
 		p.handleResponse(&in, kind)
+	case itemPassed:
+		if key, revision := in.string(), in.uint(); !in.bad {
+			p.relay.registry.takeBack(key, revision)
+		}
 	case itemBye:
 		p.handleBye()
 	default:
@@ -182,7 +186,7 @@ func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 	p.relay.node.Apply(p.id, events, isSnapshot)
 	for _, e := range events {
 		if e.Kind == relay.EventJoined {
-			p.relay.registry.verifyLater(e.Name)
+			p.relay.registry.verifyLater(e.Name, p.id)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,9 +15,22 @@ import (
 )
 
 // A registry maps each name to one node, in a bucket of JetStream's key-value store. The bucket has
-// an entry for each name and a lease for each node; the values are node ids. Every write names the
-// revision that it replaces. So only one of several concurrent writers wins. A node with a lost
-// name notices when it writes the entry.
+// an entry for each name and a lease for each node. Every write names the revision that it
+// replaces. So only one of several concurrent writers wins. A node with a lost name notices when
+// it writes the entry.
+//
+// The revision of an entry is the token of the name. The entry holds the id of the owner of the
+// name, then the nodes that may still have the name, the last owner first. A takeover goes like
+// this:
+//
+//  1. The new node writes itself to the front of the entry.
+//  2. It asks the other nodes for the name, one after another, until one had it. A node that is
+//     registering the name answers afterwards. So what several owners have left arrives in order.
+//  3. A new node that gives up takes itself out of the entry, and tells the next one. A node
+//     without the name does the same.
+//
+// A node gives a name up only while the asking node is in the entry. So a late request takes the
+// name away for nobody.
 //
 // The bucket is in memory and may be lost. Each node knows its own names and enters them again.
 type registry struct {
@@ -25,41 +40,66 @@ type registry struct {
 	workers workers
 
 	mu        sync.Mutex
-	lease     uint64            // revision of this node's lease; 0 if it has none
-	renewedAt time.Time         // when the lease was renewed last
-	highest   uint64            // highest revision that this node has written
-	names     map[string]uint64 // names of this node, with the revisions of their entries or one of:
+	lease     uint64             // revision of this node's lease; 0 if it has none
+	renewedAt time.Time          // when the lease was renewed last
+	highest   uint64             // highest revision that this node has written
+	names     map[string]holding // names that this node has or claims
+	evictions []*eviction        // under way on this node
 }
 
-const (
-	claiming = 0 // the entry is not written yet
+// A holding is a name that this node has or claims.
+type holding struct {
+	revision uint64 // of the entry, or unknownRevision
+	claiming bool   // the claim has not ended
+}
 
-	// unknownRevision stands for a revision that is not known. No entry of a name has revision 1,
-	// because the first entry of a bucket is a lease.
-	unknownRevision = 1
-)
+// unknownRevision stands for a revision that is not known. The first revision of a bucket is much
+// higher.
+const unknownRevision = 1
 
 // claim acquires a name for this node.
-func (g *registry) claim(ctx context.Context, name string, takeover bool) (relay.Handover, error) {
+func (g *registry) claim(ctx context.Context, name string, takeover bool) (token uint64, h relay.Handover, err error) {
 	if err := g.waitReady(ctx); err != nil {
-		return relay.Handover{}, err
+		return 0, h, err
 	}
 	g.mu.Lock()
-	g.names[name] = claiming
+	g.names[name] = holding{unknownRevision, true}
 	g.mu.Unlock()
-	h, err := g.acquire(ctx, name, 0, takeover)
+	for try := 0; ; try++ {
+		if ctxErr := backOff(ctx, try); ctxErr != nil {
+			err = claimError(name, ctxErr, err)
+			break
+		}
+		var before []string
+		if token, before, err = g.acquire(ctx, name, 0, takeover); err == nil {
+			h, err = g.collect(ctx, name, token, before)
+		}
+		if !errors.Is(err, errNotInForce) {
+			break
+		}
+	}
+	g.endClaim(name, err == nil)
+	if err != nil && (!errors.Is(err, sendq.ErrNameTaken) || ctx.Err() != nil) { // it may be the cause of ctx
+		g.withdrawLater(nameKey(name), token == 0) // without a token, a write may have lost its answer
+	}
+	return token, h, err
+}
+
+// endClaim records whether a claim has succeeded.
+func (g *registry) endClaim(name string, isOwner bool) {
+	g.mu.Lock()
+	own, exists := g.names[name] // unless Close was called
+	own.claiming = false
 	switch {
-	case err == nil:
-		return h, nil
-	case errors.Is(err, sendq.ErrNameTaken) && ctx.Err() == nil: // otherwise it may be the cause of ctx
-		g.deleteName(name)
-	default: // the entry may have been written, if an answer was lost
-		g.release(name)
+	case exists && isOwner:
+		g.names[name] = own
+	default:
+		delete(g.names, name)
 	}
-	if len(h.Undelivered) > 0 {
-		g.relay.node.HandBack(name, h.Undelivered)
+	g.mu.Unlock()
+	if isOwner && own.revision == unknownRevision { // the lease was lost during the claim
+		g.verifyLater(name, "")
 	}
-	return relay.Handover{}, err
 }
 
 // waitReady waits until this node has a lease and can reach NATS.
@@ -78,132 +118,317 @@ func (g *registry) waitReady(ctx context.Context) error {
 }
 
 // acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
-// entry is at another revision, acquire tries again at that one, once the node in it is dead or has
-// given the name up. It fails if that node keeps the name, or ctx is done. The Handover holds
-// whatever the name brings from other nodes, also if acquire fails.
-func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (h relay.Handover, err error) {
+// entry is at another revision, acquire tries again at that one. It fails if a live node owns the
+// name and takeover is false, or if ctx is done. It returns the nodes that may still have the name.
+func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (token uint64, before []string, err error) {
 	key := nameKey(name)
 	for failures := 0; ; {
 		if ctxErr := backOff(ctx, failures); ctxErr != nil {
-			if err != nil {
-				ctxErr = fmt.Errorf("%w: %w", ctxErr, err)
-			}
-			return h, failed(ctxErr, "claim %q", name)
+			return 0, nil, claimError(name, ctxErr, err)
 		}
-		var written, at uint64
-		var holder string
-		if written, err = g.bucket.write(ctx, key, g.relay.id, revision); err == nil {
-			g.recordRevision(name, written)
-			return h, nil
+		owners := append([]string{g.relay.id}, before...)
+		if token, err = g.bucket.write(ctx, key, strings.Join(owners, " "), revision); err == nil {
+			g.recordRevision(name, token)
+			return token, before, nil
 		}
 		if isConflict(err) {
-			holder, at, err = g.bucket.read(ctx, key)
-		}
-		if err == nil && holder != "" && holder != g.relay.id {
-			err = g.evictFrom(ctx, holder, name, takeover, &h)
+			before, revision, err = g.readBefore(ctx, name, takeover)
 		}
 		switch {
 		case err == nil:
-			revision = at
 		case errors.Is(err, sendq.ErrNameTaken), errors.Is(err, sendq.ErrClosed):
-			return h, err
+			return 0, nil, err
 		default:
 			failures++
 		}
 	}
 }
 
-// evictFrom returns nil if this node may overwrite the holder's entry of a name, because the holder
-// is dead or has given the name up. In the second case it adds what the name brings from there to h.
-func (g *registry) evictFrom(ctx context.Context, holder, name string, takeover bool, h *relay.Handover) error {
-	p := g.relay.peerFor(holder)
-	if p == nil {
-		return context.Cause(g.relay.closing)
-	}
-	isDead, err := g.isDead(ctx, p)
-	switch {
-	case err != nil || isDead:
-		return err
-	case !p.isReachable(): // its names are about to be free, unless it comes back
-		return fmt.Errorf("%w: %s", ErrNodeLost, holder)
-	case !takeover:
-		return fmt.Errorf("%w: %q on node %s", sendq.ErrNameTaken, name, holder)
-	}
-	a, err := p.request(ctx, itemEvict, name, 0)
-	if err == nil && !a.found { // it is about to acquire the name, or has just given it up
-		err = fmt.Errorf("node %s does not have name %q", holder, name)
-	}
-	h.Undelivered = append(h.Undelivered, a.messages...)
-	h.Rooms = append(h.Rooms, a.rooms...)
-	return err
+// readOwners returns the nodes in an entry, and its revision.
+func (g *registry) readOwners(ctx context.Context, key string) (owners []string, revision uint64, err error) {
+	value, revision, err := g.bucket.read(ctx, key)
+	return strings.Fields(value), revision, err
 }
 
-// recordRevision records the revision of a name's entry. If this node has released the name, it
-// removes the entry.
+// readBefore returns the other nodes that may still have a name, and the revision of its entry. It
+// fails if this node cannot become the owner.
+func (g *registry) readBefore(ctx context.Context, name string, takeover bool) (before []string, revision uint64, err error) {
+	owners, revision, err := g.readOwners(ctx, nameKey(name))
+	if err != nil || len(owners) == 0 {
+		return nil, revision, err
+	}
+	if owner := owners[0]; owner != g.relay.id {
+		p := g.relay.peerFor(owner)
+		if p == nil {
+			return nil, 0, context.Cause(g.relay.closing)
+		}
+		isDead, err := g.isDead(ctx, p)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case isDead:
+		case !p.isReachable(): // its names are about to be free, unless it comes back
+			return nil, 0, fmt.Errorf("%w: %s", ErrNodeLost, owner)
+		case !takeover:
+			return nil, 0, &takenError{name, owners}
+		}
+	}
+	for _, node := range owners {
+		if p := g.relay.peer(node); p != nil && p.isReachable() { // others lose the name when they come back
+			before = append(before, node)
+		}
+	}
+	return before[:min(len(before), maxBefore)], revision, nil
+}
+
+// maxBefore limits the nodes in an entry after the first one.
+const maxBefore = 7
+
+// A takenError indicates that another node owns a name.
+type takenError struct {
+	name   string
+	owners []string
+}
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("%v: %q on node %s", sendq.ErrNameTaken, e.name, e.owners[0])
+}
+
+func (e *takenError) Unwrap() error { return sendq.ErrNameTaken }
+
+// collect takes a name away from other nodes, one after another, until one had it.
+func (g *registry) collect(ctx context.Context, name string, token uint64, nodes []string) (h relay.Handover, err error) {
+	for _, node := range nodes {
+		found := false
+		if h, found, err = g.evictFrom(ctx, node, name, token); found || err != nil {
+			return h, err
+		}
+	}
+	return h, nil
+}
+
+// evictFrom takes a name away from another node. found is false if the node does not have the name
+// or is dead.
+func (g *registry) evictFrom(ctx context.Context, node, name string, token uint64) (h relay.Handover, found bool, err error) {
+	for failures := 0; ; failures++ {
+		if ctxErr := backOff(ctx, failures); ctxErr != nil {
+			return h, false, claimError(name, ctxErr, err)
+		}
+		p := g.relay.peerFor(node)
+		if p == nil {
+			return h, false, context.Cause(g.relay.closing)
+		}
+		var a response
+		if a, err = p.request(ctx, itemEvict, name, token); err == nil {
+			if a.refused {
+				err = errNotInForce
+			}
+			return relay.Handover{Undelivered: a.messages, Rooms: a.rooms}, a.found, err
+		}
+		if isDead, deadErr := g.isDead(ctx, p); deadErr == nil && isDead {
+			return h, false, nil
+		}
+	}
+}
+
+// claimError returns the error of a claim whose context is done. last is the error of the last attempt,
+// or nil.
+func claimError(name string, ctxErr, last error) error {
+	if last != nil {
+		ctxErr = fmt.Errorf("%w: %w", ctxErr, last)
+	}
+	return failed(ctxErr, "claim %q", name)
+}
+
+// errNotInForce indicates that the entry of a name no longer has this node.
+var errNotInForce = errors.New("natsrelay: the name was given to another node")
+
+// recordRevision records the revision of a name's entry, which this node has written. If this node
+// has released the name, it withdraws the entry.
 func (g *registry) recordRevision(name string, revision uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.highest = max(g.highest, revision)
-	if old, ok := g.names[name]; ok {
-		g.names[name] = max(old, revision)
-	} else {
-		g.removeLater(name, revision)
+	own, exists := g.names[name]
+	if !exists {
+		g.withdrawLater(nameKey(name), false)
+		return
 	}
+	own.revision = max(own.revision, revision)
+	g.names[name] = own
+	g.cancelEvictions(name, revision)
 }
 
 // release gives a name up.
 func (g *registry) release(name string) {
-	if revision, wasOwn := g.deleteName(name); wasOwn {
-		g.removeLater(name, revision)
-	}
-}
-
-// deleteName removes a name from this node's names, and returns the revision of its entry.
-func (g *registry) deleteName(name string) (revision uint64, wasOwn bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	revision, wasOwn = g.names[name]
-	delete(g.names, name)
-	return revision, wasOwn
+	if own, exists := g.names[name]; exists {
+		delete(g.names, name)
+		g.removeLater(name, own.revision)
+	}
 }
 
 // removeLater removes the entry of a name unless it has changed. It does not wait.
 func (g *registry) removeLater(name string, revision uint64) {
+	if key := nameKey(name); revision == unknownRevision {
+		g.withdrawLater(key, true)
+	} else {
+		g.retryLater(func(ctx context.Context) error { return g.bucket.remove(ctx, key, revision) })
+	}
+}
+
+// withdrawLater takes this node out of the front of an entry. It does not wait.
+func (g *registry) withdrawLater(key string, isWriting bool) {
+	g.retryLater(func(ctx context.Context) error { return g.withdraw(ctx, key, isWriting) })
+}
+
+// retryLater calls f until it succeeds or the Relay ends. It does not wait.
+func (g *registry) retryLater(f func(ctx context.Context) error) {
 	g.workers.do(func() {
-		ctx := g.relay.ctx
-		if revision <= unknownRevision {
-			// An earlier write without an answer may still arrive, but not after one with
-			// an answer. After such a write, recordRevision removes the entry.
-			_, _ = g.acquire(ctx, name, 0, false)
-			return
-		}
-		for try := 0; backOff(ctx, try) == nil; try++ {
-			if g.bucket.remove(ctx, nameKey(name), revision) == nil {
-				return
-			}
+		for try := 0; backOff(g.relay.ctx, try) == nil && f(g.relay.ctx) != nil; try++ {
 		}
 	})
 }
 
-// verifyLater verifies a name that another node has announced. It does not wait.
-func (g *registry) verifyLater(name string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if revision := g.names[name]; revision != claiming {
-		g.workers.do(func() { g.verify(name, revision) })
+// withdraw takes this node out of the front of an entry. If isWriting is true, an earlier write
+// without an answer may still arrive. Such a write fails after another one with an answer.
+func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) error {
+	owners, revision, err := g.readOwners(ctx, key)
+	switch {
+	case err != nil:
+		return err
+	case len(owners) > 0 && owners[0] == g.relay.id:
+		return g.passOn(ctx, key, owners[1:], revision)
+	case !isWriting:
+		return nil
+	case len(owners) > 0:
+		return g.passOn(ctx, key, owners, revision)
+	}
+	if revision, err = g.bucket.write(ctx, key, g.relay.id, 0); err != nil {
+		return err
+	}
+	return g.bucket.remove(ctx, key, revision)
+}
+
+// passOn makes the first of the nodes that is alive the owner of a name, and tells it. If there is
+// none, passOn removes the entry.
+func (g *registry) passOn(ctx context.Context, key string, owners []string, revision uint64) error {
+	for ; len(owners) > 0; owners = owners[1:] {
+		p := g.relay.peer(owners[0])
+		if p == nil || !p.isAlive() {
+			continue
+		}
+		revision, err := g.bucket.write(ctx, key, strings.Join(owners, " "), revision)
+		if err == nil {
+			p.sendItem(appendUint(appendBytes([]byte{itemPassed}, key), revision))
+		}
+		return err
+	}
+	return g.bucket.remove(ctx, key, revision)
+}
+
+// takeBack records that another node has passed an entry on to this one. If this node does not have
+// the name, it passes the entry on.
+func (g *registry) takeBack(key string, revision uint64) {
+	if name, exists := g.nameOf(key); exists {
+		g.recordRevision(name, revision)
+	} else {
+		g.withdrawLater(key, false)
 	}
 }
 
-// verify writes the entry of a name again, if this node has the name, or finds the name lost.
-func (g *registry) verify(name string, revision uint64) {
+// nameOf returns the name with that key, if this node has or claims it.
+func (g *registry) nameOf(key string) (name string, exists bool) {
 	g.mu.Lock()
-	had := g.names[name]
+	defer g.mu.Unlock()
+	if name, ok := decodeKey(key); ok {
+		_, exists = g.names[name]
+		return name, exists
+	}
+	for name := range g.names {
+		if len(name) > maxPlain && nameKey(name) == key {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+// An eviction takes a name away from its Writer for another node.
+type eviction struct {
+	name   string
+	token  uint64
+	cancel context.CancelFunc
+}
+
+// evict takes a name away from its Writer, because the node by has been granted it with that token.
+// If this node is claiming the name and has the newer token, it waits for the node by. So the
+// eviction must not wait for the claim: an earlier Writer of the name has already left.
+func (g *registry) evict(ctx context.Context, name, by string, token uint64) (a response) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	e := &eviction{name, token, cancel}
+	g.mu.Lock()
+	own := g.names[name]
+	g.evictions = append(g.evictions, e)
 	g.mu.Unlock()
-	if had == claiming { // or this node does not have the name
+	switch {
+	case own.claiming && own.revision > token:
+	case g.isInForce(ctx, name, by, token):
+		h, found := g.relay.node.Evict(ctx, name, by, token)
+		a = response{found: found, messages: h.Undelivered, rooms: h.Rooms}
+	default:
+		a.refused = true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.evictions = slices.DeleteFunc(g.evictions, func(other *eviction) bool { return other == e })
+	return a
+}
+
+// isInForce reports whether the entry of a name has a node with that token, or another node took the
+// name over from that node since.
+func (g *registry) isInForce(ctx context.Context, name, node string, token uint64) bool {
+	for try := 0; backOff(ctx, try) == nil; try++ {
+		if owners, revision, err := g.readOwners(ctx, nameKey(name)); err == nil {
+			i := slices.Index(owners, node)
+			return i > 0 || i == 0 && revision == token
+		}
+	}
+	return false
+}
+
+// cancelEvictions ends evictions with older tokens. mu is held.
+func (g *registry) cancelEvictions(name string, token uint64) {
+	for _, e := range g.evictions {
+		if e.name == name && e.token < token {
+			e.cancel()
+		}
+	}
+}
+
+// verifyLater verifies a name that another node, the rival, has announced. It does not wait.
+func (g *registry) verifyLater(name, rival string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if own, exists := g.names[name]; exists && !own.claiming {
+		g.workers.do(func() { g.verify(name, own.revision, rival) })
+	}
+}
+
+// verify writes the entry of a name again, if this node has the name, or finds the name lost. While
+// another node takes the name over from this one, it is not lost before that node announces it.
+func (g *registry) verify(name string, revision uint64, rival string) {
+	g.mu.Lock()
+	had, exists := g.names[name]
+	g.mu.Unlock()
+	if !exists || had.claiming {
 		return
 	}
-	if _, err := g.acquire(g.relay.ctx, name, revision, false); !errors.Is(err, sendq.ErrNameTaken) {
-		return // the entry is written, or the Relay is ending
+	_, _, err := g.acquire(g.relay.ctx, name, revision, false)
+	taken, ok := errors.AsType[*takenError](err)
+	if !ok || slices.Contains(taken.owners, g.relay.id) && taken.owners[0] != rival {
+		return // the entry is written, or the Relay is ending, or the name is moving
 	}
 	g.mu.Lock()
 	isLost := g.names[name] == had
@@ -219,8 +444,11 @@ func (g *registry) verify(name string, revision uint64) {
 // close gives up all names and then the lease.
 func (g *registry) close(ctx context.Context) error {
 	g.mu.Lock()
-	for name, revision := range g.names {
-		g.removeLater(name, revision)
+	for name, own := range g.names {
+		if own.claiming {
+			own.revision = unknownRevision // other nodes may still have the name
+		}
+		g.removeLater(name, own.revision)
 	}
 	clear(g.names)
 	g.mu.Unlock()

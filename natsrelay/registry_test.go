@@ -27,7 +27,7 @@ func TestSimultaneousClaims(t *testing.T) {
 		var wg sync.WaitGroup
 		errs := make([]error, len(nodes))
 		for j, n := range nodes {
-			wg.Go(func() { _, errs[j] = n.relay.Claim(t.Context(), "x", false) })
+			wg.Go(func() { _, _, errs[j] = n.relay.Claim(t.Context(), "x", false) })
 		}
 		wg.Wait()
 		winner := -1
@@ -61,7 +61,7 @@ func TestRegistryIsLost(t *testing.T) {
 		for w := range 50 {
 			wg.Go(func() {
 				for i := w; i < names; i += 50 {
-					_, err := n.relay.Claim(t.Context(), fmt.Sprint(prefix, i), false)
+					_, _, err := n.relay.Claim(t.Context(), fmt.Sprint(prefix, i), false)
 					assert.NoError(t, err)
 				}
 			})
@@ -87,7 +87,7 @@ func TestRegistryIsLost(t *testing.T) {
 	t.Logf("entered again after %v", time.Since(start))
 	c := newFake(t, servers(t).url(2), opts)
 	for i := range 100 {
-		_, err := c.relay.Claim(t.Context(), fmt.Sprint("a", i), false)
+		_, _, err := c.relay.Claim(t.Context(), fmt.Sprint("a", i), false)
 		require.ErrorIs(t, err, sendq.ErrNameTaken)
 	}
 	assert.Empty(t, a.recorded().lost)
@@ -100,11 +100,11 @@ func TestNameInLostRegistry(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
 	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.NoError(t, a.relay.registry.bucket.(*bucket).js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
 	eventually(t, func() bool { return b.relay.registry.renew(t.Context()) == nil })
-	_, err = b.relay.Claim(t.Context(), "x", false)
+	_, _, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	require.Empty(t, a.recorded().lost)
 	eventually(t, func() bool { return a.relay.registry.renew(t.Context()) == nil })
@@ -119,7 +119,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 	p.stall()
 	claimed := make(chan error)
 	go func() {
-		_, err := a.relay.Claim(t.Context(), "x", false)
+		_, _, err := a.relay.Claim(t.Context(), "x", false)
 		claimed <- err
 	}()
 	eventually(t, func() bool { return a.relay.Stats().Names == 1 })
@@ -144,19 +144,19 @@ func TestPartition(t *testing.T) {
 	c := newFake(t, servers(t).url(2), opts)
 	eventually(t, func() bool { return a.knows(b, c) && b.knows(a, c) && c.knows(a, b) })
 	for _, name := range []string{"x", "y"} {
-		_, err := a.relay.Claim(t.Context(), name, false)
+		_, _, err := a.relay.Claim(t.Context(), name, false)
 		require.NoError(t, err)
 		a.announce(relay.Event{Kind: relay.EventJoined, Name: name})
 	}
-	_, err := b.relay.Claim(t.Context(), "x", false)
+	_, _, err := b.relay.Claim(t.Context(), "x", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 
 	p.cut()
 	eventually(t, func() bool { return !b.knows(a) })
-	_, err = b.relay.Claim(t.Context(), "x", false)
+	_, _, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err, "the name is free after a Lease")
 	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
-	_, err = a.relay.Claim(t.Context(), "z", false)
+	_, _, err = a.relay.Claim(t.Context(), "z", false)
 	require.Error(t, err, "a node that is cut off claims no names")
 	b.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
 
@@ -169,7 +169,7 @@ func TestPartition(t *testing.T) {
 		return err == nil && holder == a.relay.id
 	})
 	assert.Empty(t, b.recorded().lost)
-	_, err = c.relay.Claim(t.Context(), "y", false)
+	_, _, err = c.relay.Claim(t.Context(), "y", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 }
 
@@ -179,17 +179,17 @@ func TestLateHandover(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
 	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	a.block, a.onEvict = make(chan struct{}), func(context.Context) { cancel() }
-	_, err = b.relay.Claim(ctx, "x", true)
+	_, _, err = b.relay.Claim(ctx, "x", true)
 	require.ErrorIs(t, err, context.Canceled)
 	close(a.block)
 	eventually(t, func() bool { return slices.Equal(b.recorded().handedBack, []string{"x"}) })
 	assert.Empty(t, a.recorded().handedBack)
 	eventually(t, func() bool {
-		_, err := b.relay.Claim(t.Context(), "x", true)
+		_, _, err := b.relay.Claim(t.Context(), "x", true)
 		return err == nil
 	})
 }
@@ -200,14 +200,14 @@ func TestLateEvict(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{Timeout: time.Second})
 	b := newFake(t, servers(t).url(1), Options{Timeout: time.Second})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	gaveUp := make(chan error, 10)
 	a.onEvict = func(ctx context.Context) {
 		<-ctx.Done()
 		gaveUp <- context.Cause(ctx)
 	}
-	_, err = b.relay.Claim(t.Context(), "x", true)
+	_, _, err = b.relay.Claim(t.Context(), "x", true)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	select {
 	case cause := <-gaveUp:
@@ -233,13 +233,13 @@ func TestUnheardNode(t *testing.T) {
 	t.Cleanup(silent.stop)
 	claimed := make(chan error)
 	go func() {
-		_, err := a.relay.Claim(t.Context(), "x", false)
+		_, _, err := a.relay.Claim(t.Context(), "x", false)
 		claimed <- err
 	}()
 	eventually(t, func() bool { return a.relay.peer(comes.id) != nil })
 	startFake(t, comes)
 	require.ErrorIs(t, <-claimed, sendq.ErrNameTaken)
-	_, err := a.relay.Claim(t.Context(), "y", false)
+	_, _, err := a.relay.Claim(t.Context(), "y", false)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, a.relay.peer(silent.id).unansweredBeats.Load(), a.relay.leaseBeats())
 }
@@ -258,7 +258,7 @@ func TestLateEntry(t *testing.T) {
 	late.isLate.Store(true)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	_, err := g.claim(ctx, "x", false)
+	_, _, err := g.claim(ctx, "x", false)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	late.isLate.Store(false)
 	require.NoError(t, g.workers.wait(t.Context()))
@@ -320,7 +320,7 @@ func TestLateRenewal(t *testing.T) {
 // The name is entered again nevertheless.
 func TestLostAnswer(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	g := a.relay.registry
 	eventually(t, func() bool { return g.leaseRevision() > 1 }) // after the first renewal of renewLoop, the next is far
@@ -359,7 +359,7 @@ func TestCauseIsNoAnswer(t *testing.T) {
 	kv := &cancelingKV{KeyValue: b.kv, cancel: sync.OnceFunc(func() { cancel(sendq.ErrNameTaken) })}
 	b.kv = kv
 	b.mu.Unlock()
-	_, err := a.relay.Claim(ctx, "x", false)
+	_, _, err := a.relay.Claim(ctx, "x", false)
 	require.ErrorIs(t, err, sendq.ErrNameTaken)
 	eventually(t, func() bool {
 		holder, _ := a.readKey(t, nameKey("x"))

@@ -152,7 +152,7 @@ func (r *Relay) Post(node string, d relay.Delivery, outcome func(relay.Outcome))
 }
 
 // Claim implements [relay.Transport].
-func (r *Relay) Claim(ctx context.Context, name string, takeover bool) (relay.Handover, error) {
+func (r *Relay) Claim(ctx context.Context, name string, takeover bool) (token uint64, h relay.Handover, err error) {
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
 	return r.registry.claim(ctx, name, takeover)
@@ -173,7 +173,7 @@ func (r *Relay) Replay(ctx context.Context, node, room string, n int) ([][]byte,
 	}
 	ctx, cancel := r.bound(ctx)
 	defer cancel()
-	a, err := p.request(ctx, itemReplay, room, n)
+	a, err := p.request(ctx, itemReplay, room, uint64(n))
 	if err != nil {
 		return nil, failed(err, "replay %q", room)
 	}

@@ -85,7 +85,7 @@ func (n *fakeNode) MessagesLost(node string, messages int) {
 	n.missed += messages
 }
 
-func (n *fakeNode) Evict(ctx context.Context, name, by string) (relay.Handover, bool) {
+func (n *fakeNode) Evict(ctx context.Context, name, by string, token uint64) (relay.Handover, bool) {
 	if n.onEvict != nil {
 		n.onEvict(ctx)
 	}

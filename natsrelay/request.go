@@ -3,31 +3,34 @@ package natsrelay
 import (
 	"context"
 	"fmt"
+	"math"
 )
 
 // A response is the answer of another node to a request: the undelivered messages and the rooms of
 // a name that has moved, or the history of a room.
 type response struct {
 	found    bool
+	refused  bool // the name is not given up
 	messages [][]byte
 	rooms    []string
 }
 
 func appendResponse(b []byte, a response) []byte {
-	b = appendBool(b, a.found)
+	b = appendBool(appendBool(b, a.found), a.refused)
 	b = appendList(b, a.messages, appendBytes)
 	return appendList(b, a.rooms, appendBytes)
 }
 
 func (p *parser) response() (a response) {
-	a.found = p.bool()
+	a.found, a.refused = p.bool(), p.bool()
 	a.messages = list(p, p.bytes)
 	a.rooms = list(p, p.string)
 	return a
 }
 
-// request sends a request about a name or a room to the peer, and waits for the response.
-func (p *peer) request(ctx context.Context, kind byte, name string, messages int) (response, error) {
+// request sends a request to the peer and waits for the response. The request is about a name and
+// its token, or about a room and a number of messages.
+func (p *peer) request(ctx context.Context, kind byte, name string, n uint64) (response, error) {
 	c := make(chan response, 1)
 	p.mu.Lock()
 	if !p.state.isReachable() {
@@ -37,7 +40,7 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 	p.lastID++
 	id := p.lastID
 	p.requests[id] = c
-	p.enqueue(appendUint(appendBytes(appendUint([]byte{kind}, id), name), messages), 0)
+	p.enqueue(appendUint(appendBytes(appendUint([]byte{kind}, id), name), n), 0)
 	p.mu.Unlock()
 	select {
 	case a, ok := <-c:
@@ -63,21 +66,21 @@ func (p *peer) request(ctx context.Context, kind byte, name string, messages int
 // handleRequest responds to the peer. It does so in a goroutine, because that may take a moment. After
 // Timeout the peer no longer waits for a name, so the name must stay here.
 func (p *peer) handleRequest(in *parser, kind byte) {
-	id, name, messages := in.uint(), in.string(), in.int()
+	id, name, n := in.uint(), in.string(), in.uint()
 	if in.bad {
 		return
 	}
 	p.relay.goroutines.Go(func() {
 		item := appendBytes(appendUint([]byte{kind + 1}, id), name)
 		if kind == itemReplay {
-			kept := p.relay.node.Replay(name, messages)
+			kept := p.relay.node.Replay(name, int(min(n, math.MaxInt32)))
 			p.sendItem(appendResponse(item, response{messages: kept}))
 			return
 		}
 		ctx, cancel := p.relay.bound(p.relay.ctx)
 		defer cancel()
-		h, ok := p.relay.node.Evict(ctx, name, p.id)
-		p.sendHandover(handover{name: name, undelivered: h.Undelivered}, appendResponse(item, response{ok, h.Undelivered, h.Rooms}))
+		a := p.relay.registry.evict(ctx, name, p.id, n)
+		p.sendHandover(handover{name: name, undelivered: a.messages}, appendResponse(item, a))
 	})
 }
 

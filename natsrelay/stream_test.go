@@ -101,7 +101,7 @@ func TestServersAreRestarted(t *testing.T) {
 		s.stop()
 		s.start()
 		s.waitUntilReady()
-		_, err := nodes[i].relay.Claim(t.Context(), fmt.Sprint("a name after restart ", i), false)
+		_, _, err := nodes[i].relay.Claim(t.Context(), fmt.Sprint("a name after restart ", i), false)
 		require.NoError(t, err)
 	}
 	for _, s := range c {
@@ -110,7 +110,7 @@ func TestServersAreRestarted(t *testing.T) {
 	for _, s := range c {
 		s.start()
 	}
-	_, err := nodes[0].relay.Claim(t.Context(), "a name at last", false)
+	_, _, err := nodes[0].relay.Claim(t.Context(), "a name at last", false)
 	require.NoError(t, err)
 	close(stop)
 	sent, got := 0, 0
@@ -194,7 +194,7 @@ func TestDrain(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
 	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	const messages = 50000
 	for i := range messages {
@@ -210,7 +210,7 @@ func TestDrain(t *testing.T) {
 		_, revision := b.readKey(t, key)
 		assert.Zero(t, revision)
 	}
-	_, err = a.relay.Claim(t.Context(), "x", false)
+	_, _, err = a.relay.Claim(t.Context(), "x", false)
 	require.ErrorIs(t, err, sendq.ErrClosed)
 }
 
@@ -244,7 +244,7 @@ func TestCloseHandsBack(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
 	b := newFake(t, servers(t).url(1), Options{})
 	waitUntilAllKnow(t, a, b)
-	_, err := a.relay.Claim(t.Context(), "x", false)
+	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	a.block = make(chan struct{})
 	asked := make(chan struct{})

@@ -19,6 +19,7 @@ const (
 	itemHandover                 // the response: the name's undelivered messages and rooms
 	itemReplay                   // request: the history of a room
 	itemHistory                  // the response
+	itemPassed                   // the receiver owns the entry of a name, which the sender has given up
 	itemBye                      // the last item
 )
 
@@ -126,7 +127,7 @@ func (p *parser) delivery() (d relay.Delivery) {
 
 func appendEvent(b []byte, e relay.Event) []byte {
 	b = append(b, byte(e.Kind))
-	b = appendBytes(b, e.Name)
+	b = appendUint(appendBytes(b, e.Name), e.Token)
 	b = appendBytes(b, e.Room)
 	b = appendBytes(b, e.To)
 	return appendError(b, e.Cause)
@@ -134,7 +135,7 @@ func appendEvent(b []byte, e relay.Event) []byte {
 
 func (p *parser) event() (e relay.Event) {
 	e.Kind = relay.EventKind(p.kind(byte(relay.EventMoved)))
-	e.Name = p.string()
+	e.Name, e.Token = p.string(), p.uint()
 	e.Room = p.string()
 	e.To = p.string()
 	e.Cause = p.error()

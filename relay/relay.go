@@ -18,9 +18,13 @@
 //   - Unique names. While the nodes can reach each other, [Transport.Claim] gives a name to one
 //     node at a time. If a name has two owners after a partition, the transport calls
 //     [Node.NameLost] on one of them.
+//   - Growing tokens. Each grant of a name has a token, greater than the tokens of all earlier
+//     grants of the name. A word about a name carries the token of its grant, so a late word
+//     never overrules a newer one.
 //   - Timeouts. Every Claim, every Replay and every outcome of a Post ends within a timeout of
 //     the transport, even if no other node answers.
-//   - Safe takeovers. The result of [Node.Evict] reaches the node that takes the name over, or
+//   - Safe takeovers. A name is granted to its new owner first, and taken away from the old one
+//     only while that grant is in force. The result of [Node.Evict] reaches the new owner, or
 //     goes back to [Node.HandBack], once.
 //
 // An error that crosses the network keeps its text, and errors.Is finds the same sendq errors
@@ -51,12 +55,16 @@ type Transport interface {
 	// context.Cause(ctx).
 	//
 	// If another node owns the name, Claim fails with sendq.ErrNameTaken. With takeover it
-	// asks that node to give the name up, by Node.Evict, and returns the Handover. If Claim
-	// fails, this node does not own the name.
+	// first makes this node the owner, then takes the name away from the old one, by
+	// Node.Evict, and returns the Handover.
+	//
+	// Claim returns the token of the grant. If Claim fails, this node does not own the name. The
+	// old owner owns it again, unless it has given the name up. The token is that of the grant
+	// that failed, or 0 if there was none.
 	//
 	// The Broker makes one claim of a name at a time, and none while it owns the name. A claim may
 	// follow a Release of the same name at once.
-	Claim(ctx context.Context, name string, takeover bool) (Handover, error)
+	Claim(ctx context.Context, name string, takeover bool) (token uint64, h Handover, err error)
 
 	// Release gives up a claimed name, because no Writer here has it any longer. The name is
 	// free then, unless another node owns it by now. Release is also called during Node.Evict
@@ -122,14 +130,15 @@ type Node interface {
 	// partition. The Writer of the name, if any, ends with sendq.ErrNameLost.
 	NameLost(name string)
 
-	// Evict takes name away from its Writer, because the node by takes it over. Evict waits
-	// until the Writer has ended with sendq.ErrTakenOver and returns the Handover. It returns
-	// false if no Writer here has the name.
+	// Evict takes name away from its Writer, because the node by has been granted it with that
+	// token. Evict waits until the Writer has ended with sendq.ErrTakenOver and returns the
+	// Handover. It returns false if no Writer here has the name with an older token.
 	//
-	// If name is being registered here, Evict first waits for that. When ctx is done it gives
-	// up and returns false. Ask only the node that owns the name. Two nodes that both claim
-	// it could wait for each other.
-	Evict(ctx context.Context, name, by string) (Handover, bool)
+	// If name is being registered here, Evict first waits for that, so the Handover includes
+	// what the registration brings from earlier owners. When ctx is done it gives up and
+	// returns false. The transport must end ctx when this node is granted the name with a
+	// newer token, because that claim waits for the node by.
+	Evict(ctx context.Context, name, by string, token uint64) (Handover, bool)
 
 	// HandBack passes the undelivered messages of a Handover to BrokerOptions.OnUndelivered
 	// with sendq.ErrTakenOver, because they did not reach the node that takes the name over.
@@ -182,6 +191,10 @@ type Event struct {
 	Kind EventKind
 	Name string
 
+	// Token is the token of the grant of EventJoined and EventLeft, and of the grant to To of
+	// EventMoved.
+	Token uint64
+
 	// Room is the room of EventRoomJoined and EventRoomLeft.
 	Room string
 
@@ -199,7 +212,8 @@ const (
 	// EventJoined announces that a Writer has the name, in no room yet.
 	EventJoined EventKind = iota
 
-	// EventLeft announces that no Writer has the name, so it is in no room either.
+	// EventLeft announces that no Writer has the name, so it is in no room either. It also
+	// announces that a claim has failed, so the name does not arrive here.
 	EventLeft
 
 	// EventRoomJoined announces that the name is a member of Room.
@@ -208,7 +222,8 @@ const (
 	// EventRoomLeft announces that the name is no longer a member of Room.
 	EventRoomLeft
 
-	// EventMoved announces that the node To is taking the name over, with its rooms.
+	// EventMoved announces that the name has left, because the node To takes it over with its
+	// rooms.
 	EventMoved
 )
 
