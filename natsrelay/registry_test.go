@@ -203,16 +203,15 @@ func TestLateEvict(t *testing.T) {
 	waitUntilAllKnow(t, a, b)
 	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
-	gaveUp := make(chan error, 10)
+	gaveUp := make(chan struct{}, 10)
 	a.onEvict = func(ctx context.Context) {
 		<-ctx.Done()
-		gaveUp <- context.Cause(ctx)
+		gaveUp <- struct{}{}
 	}
 	_, _, err = b.relay.Claim(t.Context(), "x", true)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	select {
-	case cause := <-gaveUp:
-		require.ErrorIs(t, cause, context.DeadlineExceeded)
+	case <-gaveUp:
 	case <-time.After(testTimeout):
 		require.Fail(t, "Evict still waits")
 	}
