@@ -59,7 +59,11 @@ func (b *Broker) recipients(g *group, t target, messages int) (members []*member
 		recipients--
 	}
 	b.fanOuts.count(messages, recipients)
-	return g.Snapshot(), except, b.cluster.nodesOf(t)
+	nodes = b.cluster.nodesOf(t)
+	if g.isJoined && !t.here {
+		g.isJoined, nodes = false, b.cluster.allNodes()
+	}
+	return g.Snapshot(), except, nodes
 }
 
 // done ends what use began. It forgets a room without members. That must not happen while a
@@ -143,6 +147,11 @@ type group struct {
 	// Guarded by Broker.mu.
 	set.Set[*member]
 	users int32 // calls that publish or are about to
+
+	// isJoined is true if nothing was published here since a name joined the room. The next
+	// message, often about that, goes to all nodes: names that join elsewhere at the same time
+	// are not known yet.
+	isJoined bool
 
 	fetched bool // kept includes the history of another node; guarded by order
 }

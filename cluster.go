@@ -2,6 +2,7 @@ package sendq
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -252,6 +253,9 @@ func (c *cluster) nodesOf(t target) []string {
 	}
 	return nil
 }
+
+// allNodes returns the other nodes.
+func (c *cluster) allNodes() []string { return slices.Sorted(maps.Keys(c.nodes)) }
 
 // has reports whether t includes the name on the node where it is found.
 func (c *cluster) has(t target, name string) bool {

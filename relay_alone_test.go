@@ -204,11 +204,16 @@ func TestRelayPanicsAndOthersAreWoken(t *testing.T) {
 	}
 }
 
-// A recordingTransport keeps the events. Its Claim may fail.
+// A recordingTransport keeps the events and the nodes of posts. Its Claim may fail.
 type recordingTransport struct {
 	fakeTransport
-	told []relay.Event
-	fail bool
+	told   []relay.Event
+	posted []string
+	fail   bool
+}
+
+func (r *recordingTransport) Post(node string, _ relay.Delivery, _ func(relay.Outcome)) {
+	r.posted = append(r.posted, node)
 }
 
 func (r *recordingTransport) Announce(es []relay.Event) { r.told = append(r.told, es...) }
@@ -230,6 +235,28 @@ func TestRelayPanicsAndIsToldLater(t *testing.T) {
 	transport.told = nil
 	register(t, b, "robert", readingPeer())
 	require.NotEmpty(t, transport.told)
+}
+
+// After a name has joined a room, one message goes to all nodes. Others go to nodes with members.
+func TestFirstMessageAfterJoin(t *testing.T) {
+	transport := &recordingTransport{}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
+	defer b.CloseNow()
+	for i, name := range []string{"one", "two"} {
+		events := []relay.Event{{Kind: relay.EventJoined, Name: name}, {Kind: relay.EventRoomJoined, Name: name, Room: "room"}}
+		transport.node.Apply(name, events[:1+i], true)
+	}
+	for _, name := range []string{"alice", "bob"} {
+		register(t, b, name, readingPeer())
+		require.NoError(t, b.Room("room").Join(name))
+		transport.node.Deliver([]relay.Delivery{{To: relay.Target{Kind: relay.TargetRoom, Name: "room"}, Messages: [][]byte{[]byte("hi")}}})
+		for _, want := range [][]string{{"one", "two"}, {"two"}} {
+			require.NoError(t, b.Room("room").Join(name))
+			b.Room("room").Publish([]byte("hello"))
+			require.Equal(t, want, transport.posted)
+			transport.posted = nil
+		}
+	}
 }
 
 // A name that was never registered does not leave.

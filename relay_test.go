@@ -149,6 +149,28 @@ func TestRelayFanOut(t *testing.T) {
 	})
 }
 
+// Two names join a room on two nodes before either node has heard of the other. Each gets what the
+// other publishes first.
+func TestRelayJoinAtOnce(t *testing.T) {
+	inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
+		releases := []func(){h.hold("a", "b"), h.hold("b", "a")}
+		peers := []*faultconn.Conn{readingPeer(), readingPeer()}
+		for i, b := range bs {
+			register(t, b, memberName(i), peers[i])
+			require.NoError(t, b.Room("room").Join(memberName(i)))
+			b.Room("room").Publish([]byte(memberName(i) + " joined\n"))
+		}
+		for _, release := range releases {
+			release()
+		}
+		settle()
+		want := []string{memberName(0) + " joined\n", memberName(1) + " joined\n"}
+		for _, peer := range peers {
+			require.ElementsMatch(t, want, linesOf(peer))
+		}
+	})
+}
+
 // Several goroutines of one node publish. Members on all nodes get the messages in the same order,
 // and the messages of each goroutine in the order of its calls.
 func TestRelayOrder(t *testing.T) {

@@ -67,6 +67,7 @@ func (b *Broker) join(n *member, g *group) bool {
 	}
 	b.change(n.name, nil, func() {
 		g.Add(n)
+		g.isJoined = b.cluster != nil
 		n.rooms.Add(g)
 		b.announce(relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
 	})
