@@ -22,7 +22,7 @@ const defaultQueue = 64 << 10
 
 // A Link is one direction of a path.
 type Link struct {
-	from, to *os.File
+	to *os.File
 
 	mu      sync.Mutex
 	c       Conditions
@@ -38,8 +38,8 @@ type packet struct {
 	bytes []byte
 }
 
-func newLink(from, to *os.File, seed uint64) *Link {
-	return &Link{from: from, to: to, rng: rand.New(rand.NewPCG(seed, 0))}
+func newLink(to *os.File, seed uint64) *Link {
+	return &Link{to: to, rng: rand.New(rand.NewPCG(seed, 0))}
 }
 
 // Set sets the conditions for later packets and ends a Cut.
@@ -68,19 +68,33 @@ func (l *Link) Lost() int {
 	return l.lost
 }
 
-// forward forwards packets until the device is closed.
-func (l *Link) forward() {
+// forward forwards packets from a device until it is closed. route returns the link of a packet, one
+// of links, or nil to lose it.
+func forward(from *os.File, links []*Link, route func(packet []byte) *Link) {
 	buf := make([]byte, 64<<10)
 	for {
-		_ = l.from.SetReadDeadline(l.deliver()) // if it fails, the Read does too
-		n, err := l.from.Read(buf)
+		_ = from.SetReadDeadline(deliver(links)) // if it fails, the Read does too
+		n, err := from.Read(buf)
 		switch {
 		case err == nil:
-			l.receive(buf[:n])
+			if l := route(buf[:n]); l != nil {
+				l.receive(buf[:n])
+			}
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return
 		}
 	}
+}
+
+// deliver delivers the packets that are due. It returns the due time of the next packet, or the zero
+// time if there is none.
+func deliver(links []*Link) (next time.Time) {
+	for _, l := range links {
+		if due := l.deliver(); next.IsZero() || !due.IsZero() && due.Before(next) {
+			next = due
+		}
+	}
+	return next
 }
 
 // receive puts a packet from the sending host in transit, or loses it.

@@ -1,5 +1,5 @@
-// Package netlab provides tests with a network of two hosts and controls its faults.
-// Every packet between the hosts passes through the test process.
+// Package netlab provides tests with a network of two hosts, or of more around a hub, and controls
+// its faults. Every packet between the hosts passes through the test process.
 //
 // It needs Linux, root privileges, /dev/net/tun and the ip command. Each host is a
 // network namespace created by the test, so no other process sees its packets.
@@ -64,10 +64,10 @@ func New(t testing.TB, paths int) *Network {
 		fail(err)
 		b, err := n.B.attach(i)
 		fail(err)
-		p := &Path{newLink(a, b, uint64(2*i)), newLink(b, a, uint64(2*i+1))}
+		p := &Path{newLink(b, uint64(2*i)), newLink(a, uint64(2*i+1))}
 		n.Paths = append(n.Paths, p)
-		forwarding.Go(p.AtoB.forward)
-		forwarding.Go(p.BtoA.forward)
+		forwarding.Go(func() { forward(a, []*Link{p.AtoB}, func([]byte) *Link { return p.AtoB }) })
+		forwarding.Go(func() { forward(b, []*Link{p.BtoA}, func([]byte) *Link { return p.BtoA }) })
 	}
 	fail(n.A.configure(paths))
 	fail(n.B.configure(paths))

@@ -199,3 +199,31 @@ func TestMPTCP(t *testing.T) {
 	require.NoError(t, err)
 	require.NotZero(t, n.Paths[0].AtoB.Lost())
 }
+
+// TestHub cuts one of three hosts off from one of the others.
+func TestHub(t *testing.T) {
+	h := netlab.NewHub(t, 3)
+	sockets := make([]*net.UDPConn, 3)
+	for i, host := range h.Hosts {
+		var err error
+		host.Do(func() { sockets[i], err = net.ListenUDP("udp", &net.UDPAddr{IP: host.Addr(0).AsSlice(), Port: 1000}) })
+		require.NoError(t, err)
+		t.Cleanup(func() { sockets[i].Close() })
+	}
+	send := func(from, to, number int) {
+		_, err := sockets[from].WriteTo([]byte{byte(number)}, sockets[to].LocalAddr())
+		require.NoError(t, err)
+	}
+	h.Link(0, 1).Cut()
+	send(0, 1, 1)
+	send(0, 2, 2)
+	require.Equal(t, 2, receive(t, sockets[2]))
+	send(2, 1, 3)
+	require.Equal(t, 3, receive(t, sockets[1]), "number 1 is lost")
+	send(1, 0, 4)
+	require.Equal(t, 4, receive(t, sockets[0]), "the other direction is not cut")
+	require.Equal(t, 1, h.Link(0, 1).Lost())
+	h.Each(0, (*netlab.Link).Cut)
+	send(2, 0, 5)
+	require.Eventually(t, func() bool { return h.Link(2, 0).Lost() == 1 }, 10*time.Second, time.Millisecond)
+}
