@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"bytes"
 	"context"
 	"iter"
 	"net"
@@ -115,6 +116,7 @@ type user struct {
 	net.Conn   // for the methods that a Writer needs
 	writer     *sendq.Writer
 	writeDelay time.Duration // of each Write
+	onLine     func(string)  // gets each line instead of written, unless it is nil
 
 	mu      sync.Mutex
 	written []byte
@@ -125,6 +127,14 @@ func (u *user) Write(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.written = append(u.written, p...)
+	for u.onLine != nil {
+		line, rest, found := bytes.Cut(u.written, []byte("\n"))
+		if !found {
+			break
+		}
+		u.written = rest
+		u.onLine(string(line))
+	}
 	return len(p), nil
 }
 

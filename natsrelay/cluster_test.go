@@ -93,6 +93,10 @@ func atExit(f func()) { cleanups = append(cleanups, f) }
 var cleanups []func()
 
 func TestMain(m *testing.M) {
+	if config := os.Getenv("NATSRELAY_LAB"); config != "" {
+		must(labProgram(config))
+		return
+	}
 	code := m.Run()
 	for _, f := range cleanups {
 		f()

@@ -54,12 +54,12 @@ func newRelay(opts Options) (*Relay, error) {
 
 func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	g := r.registry
-	nc, err := dial(url, natsOptions, r.retryPublishing)
+	nc, err := r.dial(url, natsOptions, r.retryPublishing)
 	if err != nil {
 		return err
 	}
 	r.nc = nc
-	if g.nc, err = dial(url, natsOptions, func() {}); err != nil {
+	if g.nc, err = r.dial(url, natsOptions, func() {}); err != nil {
 		return err
 	}
 	r.pieceSize = min(maxPiece, int(nc.MaxPayload())-headerSize(len(r.id)))
@@ -87,13 +87,16 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 }
 
 // dial connects to NATS. The connection reconnects for ever, and buffers nothing while it is down,
-// because the Relay has its own queues.
-func dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
+// because the Relay has its own queues. All its bounds follow from the Lease.
+func (r *Relay) dial(servers string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
 	defaults := []nats.Option{
 		nats.Name("sendq"),
-		nats.ReconnectWait(250 * time.Millisecond),
-		nats.PingInterval(5 * time.Second),
-		nats.FlusherTimeout(5 * time.Second),
+		nats.PingInterval(r.opts.pingInterval()),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(r.opts.netTimeout()),
+		nats.FlusherTimeout(r.opts.netTimeout()),
+		nats.ReconnectWait(r.opts.pingInterval() / 4), // after all servers were tried
+		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
 		nats.ReconnectOnFlusherError(),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // nats.go would print them
 	}

@@ -71,6 +71,15 @@ func (o *Options) setDefaults() error {
 // tickInterval returns the time between two heartbeats.
 func (o *Options) tickInterval() time.Duration { return min(o.Lease/5, time.Second) }
 
+// pingInterval returns the time between two pings of a NATS server. A connection is given up at the
+// third ping without an answer, so a node has moved to another server long before its lease ends.
+func (o *Options) pingInterval() time.Duration {
+	return min(max(o.Lease/10, 250*time.Millisecond), 2*time.Second)
+}
+
+// netTimeout bounds a write to a NATS server, and connecting to one.
+func (o *Options) netTimeout() time.Duration { return min(max(o.Lease/5, time.Second), 5*time.Second) }
+
 // ticksIn returns the number of ticks in d, rounded up.
 func (o *Options) ticksIn(d time.Duration) int {
 	return int((d + o.tickInterval() - 1) / o.tickInterval())

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sendq-go/sendq/internal/netlab"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq/internal/missing"
@@ -20,7 +21,8 @@ import (
 type natsServer struct {
 	url string // known when the server was ready once
 
-	args   []string // flags of nats-server
+	args   []string     // flags of nats-server
+	host   *netlab.Host // nil: this one
 	cmd    *exec.Cmd
 	input  io.Closer
 	output *bufio.Reader
@@ -48,7 +50,13 @@ func (s *natsServer) start() {
 	output, err := s.cmd.StdoutPipe()
 	must(err)
 	s.output = bufio.NewReader(output)
-	must(s.cmd.Start())
+	start := func() { err = s.cmd.Start() }
+	if s.host == nil {
+		start()
+	} else {
+		s.host.Do(start)
+	}
+	must(err)
 }
 
 // waitUntilReady waits for the URL that the server prints when it is ready.

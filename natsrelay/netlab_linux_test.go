@@ -1,0 +1,140 @@
+package natsrelay
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sendq-go/sendq/internal/netlab"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// freeze suspends a node for a time.
+func (n *labNode) freeze(t *testing.T, d time.Duration) {
+	require.NoError(t, n.cmd.Process.Signal(syscall.SIGSTOP))
+	time.Sleep(d)
+	require.NoError(t, n.cmd.Process.Signal(syscall.SIGCONT))
+}
+
+// restore ends all cuts.
+func (l *lab) restore() {
+	for i := range l.Hosts {
+		l.Each(i, func(link *netlab.Link) { link.Set(netlab.Conditions{}) })
+	}
+}
+
+// An outcome says what a fault has cost.
+type outcome struct {
+	gone     int           // names that left, on all nodes
+	missed   int           // room messages that were not delivered
+	told     int           // of missed, what Gap events have told
+	failed   int           // direct messages that were not confirmed
+	disorder int           // messages that were not in order
+	longest  time.Duration // of a Send
+}
+
+// during puts load on the nodes, causes a fault, waits until all is well again, and returns the cost.
+func (l *lab) during(t *testing.T, fault func()) (o outcome) {
+	l.load(t, "start")
+	time.Sleep(time.Second)
+	fault()
+	l.restore()
+	ended := time.Now()
+	eventually(t, func() bool { return l.isWhole(t) })
+	healed := time.Since(ended)
+	time.Sleep(time.Second)
+	l.load(t, "stop")
+	var reports []labReport
+	eventually(t, func() bool {
+		reports = nil
+		for _, n := range l.nodes {
+			reports = append(reports, n.report(t))
+		}
+		return isQuiet(reports)
+	})
+	for i, r := range reports {
+		o.gone += len(r.Gone)
+		o.disorder += r.Disorder
+		o.longest = max(o.longest, r.Longest)
+		for _, n := range r.Failed {
+			o.failed += n
+		}
+		for j, s := range reports {
+			if i != j {
+				from, to := s.Stats.Nodes[r.Stats.Node], r.Stats.Nodes[s.Stats.Node]
+				o.missed += int(from.Posted + from.Dropped - to.Received)
+				o.told += r.Missed[s.Stats.Node[:2]]
+			}
+		}
+		t.Logf("%s: %+v", l.nodes[i].name, r)
+	}
+	t.Logf("healed after %v: %+v", healed.Round(100*time.Millisecond), o)
+	return o
+}
+
+// isWhole reports whether each node knows the users of all others.
+func (l *lab) isWhole(t *testing.T) bool {
+	for _, n := range l.nodes {
+		if len(n.report(t).Names) != 3 {
+			return false
+		}
+	}
+	return true
+}
+
+// isQuiet reports whether nothing is queued for a node.
+func isQuiet(reports []labReport) bool {
+	for _, r := range reports {
+		for _, n := range r.Stats.Nodes {
+			if n.QueuedBytes > 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// TestNetlabServerVanishes takes a NATS server off the network without a reset. Nothing is lost, and no
+// node is given up.
+func TestNetlabServerVanishes(t *testing.T) {
+	l := newLab(t, Options{})
+	o := l.during(t, func() {
+		l.Each(0, (*netlab.Link).Cut)
+		time.Sleep(12 * time.Second)
+	})
+	assert.Zero(t, o.gone, "names that left")
+	assert.Zero(t, o.missed)
+	assert.Zero(t, o.failed)
+	assert.Zero(t, o.disorder)
+}
+
+// TestNetlabCut cuts a node off from all servers for a time shorter than a Lease.
+func TestNetlabCut(t *testing.T) {
+	for way, cut := range map[string]func(l *lab, server int){
+		"both ways":     func(l *lab, server int) { l.Link(server, 3).Cut(); l.Link(3, server).Cut() },
+		"to the node":   func(l *lab, server int) { l.Link(server, 3).Cut() },
+		"from the node": func(l *lab, server int) { l.Link(3, server).Cut() },
+	} {
+		t.Run(way, func(t *testing.T) {
+			l := newLab(t, Options{})
+			o := l.during(t, func() {
+				for i := range 3 {
+					cut(l, i)
+				}
+				time.Sleep(7 * time.Second)
+			})
+			assert.Zero(t, o.gone, "names that left")
+			assert.Zero(t, o.missed)
+			assert.Zero(t, o.disorder)
+		})
+	}
+}
+
+// TestNetlabFrozenNode suspends a node.
+func TestNetlabFrozenNode(t *testing.T) {
+	l := newLab(t, Options{})
+	o := l.during(t, func() { l.nodes[0].freeze(t, 12*time.Second) })
+	assert.Equal(t, o.missed, o.told)
+	assert.Zero(t, o.disorder)
+}
