@@ -168,7 +168,7 @@ func newFakeWithoutNATS() *fakeNode {
 		panic(err)
 	}
 	n := &fakeNode{relay: r, calls: calls{learned: make(map[string][]string)}}
-	r.node = n
+	r.node, r.nc = n, (*nats.Conn)(nil) // every call returns an error
 	return n
 }
 
