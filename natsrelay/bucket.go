@@ -30,6 +30,7 @@ type bucket struct {
 	js       jetstream.JetStream
 	name     string
 	replicas int
+	timeout  time.Duration // of an attempt
 
 	mu     sync.Mutex
 	kv     jetstream.KeyValue // nil if the bucket is not open
@@ -68,9 +69,6 @@ var keyEncoding = base32.HexEncoding.WithPadding(base32.NoPadding)
 
 func leaseKey(node string) string { return "node." + node }
 
-// attemptTimeout bounds a request to NATS, because its answer may be lost.
-const attemptTimeout = time.Second
-
 var errNotOpen = errors.New("JetStream unreachable")
 
 // open opens the bucket, and creates it first if necessary.
@@ -78,7 +76,7 @@ func (b *bucket) open(ctx context.Context) error {
 	if kv, _ := b.handles(); kv != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	stream, err := b.js.Stream(ctx, "KV_"+b.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -146,7 +144,7 @@ func (b *bucket) write(ctx context.Context, key, node string, revision uint64) (
 	if kv == nil {
 		return 0, errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	if revision == 0 {
 		return kv.Create(ctx, key, []byte(node))
@@ -164,7 +162,7 @@ func (b *bucket) read(ctx context.Context, key string) (node string, revision ui
 	if kv == nil {
 		return "", 0, errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	e, err := kv.Get(ctx, key)
 	switch {
@@ -183,7 +181,7 @@ func (b *bucket) remove(ctx context.Context, key string, revision uint64) error 
 	if stream == nil {
 		return errNotOpen
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
 	return stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+b.name+"."+key), jetstream.WithPurgeSequence(revision+1))
 }

@@ -29,6 +29,7 @@ const (
 	flagNeedsSnapshot byte = 1 << iota // the sender has no snapshot of the receiver
 	flagResend                         // the sender has seen a gap; send again from received + 1 on
 	flagBeat                           // a heartbeat to all nodes; only from has a meaning
+	flagProbe                          // from the registry of this node; only from has a meaning
 )
 
 const maxNode = 64 // bytes in the id of a node
@@ -62,7 +63,7 @@ func parseEnvelope(b []byte) (h header, piece []byte, err error) {
 		b = b[8:]
 	}
 	h.continued = binary.BigEndian.Uint32(b)
-	if !validToken(h.from, maxNode) || h.flags&flagBeat == 0 && h.oldest == 0 {
+	if !validToken(h.from, maxNode) || h.flags&(flagBeat|flagProbe) == 0 && h.oldest == 0 {
 		return h, nil, errMalformed
 	}
 	return h, b[4:], nil

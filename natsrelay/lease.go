@@ -8,10 +8,26 @@ import (
 
 // renewLoop renews the lease of this node until the Relay ends.
 func (g *registry) renewLoop() {
-	hasDiscovered := false
+	hasDiscovered, isLate := false, false
 	for {
-		wait := g.relay.opts.Lease / 3
+		wait := g.relay.opts.renewInterval()
 		err := g.renew(g.relay.ctx)
+		switch age := g.leaseAge(); {
+		case g.relay.ctx.Err() != nil:
+			return
+		case err == nil:
+			if isLate {
+				g.relay.opts.Log.Info("lease renewed again", "node", g.relay.id)
+			}
+			isLate = false
+			g.probe()
+		case age > g.relay.opts.Lease/3:
+			if !isLate {
+				g.relay.opts.Log.Warn("lease not renewed, moving to another NATS server", "node", g.relay.id, "age", age, "error", err)
+			}
+			isLate = true
+			_ = g.nc.ForceReconnect() // fails only if the Relay is ending
+		}
 		if err == nil && !hasDiscovered {
 			err = g.discover()
 			hasDiscovered = err == nil
@@ -27,11 +43,26 @@ func (g *registry) renewLoop() {
 	}
 }
 
+// leaseAge returns the time since the last renewal.
+func (g *registry) leaseAge() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Since(g.renewedAt)
+}
+
+// probe sends an envelope from the registry's connection to the other one. If it does not arrive, but
+// this node's heartbeats do, the server of the other connection is cut off. The registry's is not,
+// because it has just renewed the lease.
+func (g *registry) probe() {
+	g.relay.unprobed.CompareAndSwap(0, 1)
+	_ = g.nc.Publish(g.relay.subject("to."+g.relay.id), g.relay.signal(flagProbe))
+}
+
 // renew renews the lease, or creates it. If the lease is gone, other nodes have found this one dead
 // and may have taken its names, or the bucket is lost. If the new revision is not above all earlier
 // ones, part of the bucket is lost. In these cases renew verifies every name.
 func (g *registry) renew(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, g.relay.opts.Lease)
+	ctx, cancel := context.WithTimeout(ctx, max(g.relay.opts.Lease/4, time.Second))
 	defer cancel()
 	start := time.Now()
 	g.mu.Lock()

@@ -2,6 +2,7 @@ package natsrelay
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -35,6 +36,10 @@ type Options struct {
 	// connected server belongs to a cluster, otherwise 1. Only the node that creates the bucket
 	// uses it.
 	Replicas int
+
+	// Log gets a record when a node or NATS is lost and when it is back, when messages were missed,
+	// a name was lost, or a right is missing. The default is no log.
+	Log *slog.Logger
 }
 
 // setDefaults sets the fields that are zero, and returns an error if a field is invalid.
@@ -50,6 +55,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.MaxQueuedBytes == 0 {
 		o.MaxQueuedBytes = 64 << 20
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
 	}
 	switch {
 	case !validToken(o.Cluster, 64):
@@ -75,6 +83,15 @@ func (o *Options) tickInterval() time.Duration { return min(o.Lease/5, time.Seco
 // third ping without an answer, so a node has moved to another server long before its lease ends.
 func (o *Options) pingInterval() time.Duration {
 	return min(max(o.Lease/10, 250*time.Millisecond), 2*time.Second)
+}
+
+// renewInterval returns the time between two renewals of the lease.
+func (o *Options) renewInterval() time.Duration { return o.Lease / 10 }
+
+// attemptTimeout bounds one request to JetStream, because its answer may be lost. There is time for a
+// second one in Timeout, and for moving to another server in a Lease.
+func (o *Options) attemptTimeout() time.Duration {
+	return max(min(o.Timeout/2, o.Lease/4), time.Second)
 }
 
 // netTimeout bounds a write to a NATS server, and connecting to one.

@@ -13,6 +13,9 @@ func (r *Relay) receive(b []byte) {
 	case err != nil:
 		r.malformed.Add(1)
 		return
+	case h.from == r.id && h.flags&flagProbe != 0:
+		r.unprobed.Store(0)
+		return
 	case h.from == r.id:
 		r.handleEcho()
 		return
@@ -34,6 +37,10 @@ func (r *Relay) receive(b []byte) {
 // is dead or cut off if it was silent for a Lease of such heartbeats.
 func (r *Relay) handleEcho() {
 	r.lastEcho.Store(r.clock.Load())
+	if r.unprobed.Load() > 0 && r.unprobed.Add(1) > int64(r.opts.ticksIn(r.opts.Lease/4)) {
+		r.unprobed.Store(0)
+		go r.move()
+	}
 	hasDied := false
 	for _, p := range r.allPeers() {
 		hasDied = p.unansweredBeats.Add(1) == r.leaseBeats() || hasDied
@@ -41,6 +48,13 @@ func (r *Relay) handleEcho() {
 	if hasDied {
 		go r.registry.sweep()
 	}
+}
+
+// move moves the connection for messages to another server, because the present one is cut off from the
+// server of the registry.
+func (r *Relay) move() {
+	r.opts.Log.Warn("NATS server is cut off, moving to another one", "node", r.id, "use", "messages")
+	_ = r.nc.ForceReconnect() // fails only if the Relay is ending
 }
 
 // leaseBeats returns the number of heartbeats in slightly more than a Lease.

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/relay"
 )
@@ -35,7 +34,7 @@ import (
 // The bucket is in memory and may be lost. Each node knows its own names and enters them again.
 type registry struct {
 	relay   *Relay
-	nc      *nats.Conn // a second connection, so that a flood of messages cannot delay the lease
+	nc      conn // a second connection, so that a flood of messages cannot delay the lease
 	bucket  store
 	workers workers
 

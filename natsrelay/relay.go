@@ -41,6 +41,7 @@ type Relay struct {
 
 	clock     atomic.Int64 // ticks so far
 	lastEcho  atomic.Int64 // tick when a heartbeat of this node last came back
+	unprobed  atomic.Int64 // 1 and own heartbeats that came back since a probe, until it comes too
 	malformed atomic.Int64
 }
 
@@ -50,6 +51,7 @@ var _ relay.Transport = (*Relay)(nil)
 type conn interface {
 	Publish(subject string, envelope []byte) error
 	MaxPayload() int64
+	ForceReconnect() error // to another server, if there are several
 	Close()
 }
 
@@ -94,9 +96,7 @@ func (r *Relay) serve() {
 // to this node itself, and show that it can reach NATS. A node that did not know this one answers
 // with a ping.
 func (r *Relay) beat() {
-	h := header{flags: flagBeat, from: r.id}
-	b := make([]byte, headerSize(len(r.id)))
-	h.put(b)
+	b := r.signal(flagBeat)
 	ticker := time.NewTicker(r.opts.tickInterval())
 	defer ticker.Stop()
 	for {
@@ -107,6 +107,14 @@ func (r *Relay) beat() {
 			return
 		}
 	}
+}
+
+// signal returns an envelope that consists of flags.
+func (r *Relay) signal(flags byte) []byte {
+	h := header{flags: flags, from: r.id}
+	b := make([]byte, headerSize(len(r.id)))
+	h.put(b)
+	return b
 }
 
 // allPeers returns the known peers.
