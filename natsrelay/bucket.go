@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -29,12 +30,15 @@ type store interface {
 type bucket struct {
 	js       jetstream.JetStream
 	name     string
-	replicas int
+	replicas int           // 0: as many as possible, at most 3
 	timeout  time.Duration // of an attempt
+	log      *slog.Logger
 
-	mu     sync.Mutex
-	kv     jetstream.KeyValue // nil if the bucket is not open
-	stream jetstream.Stream   // of kv
+	mu          sync.Mutex
+	kv          jetstream.KeyValue // nil if the bucket is not open
+	stream      jetstream.Stream   // of kv
+	hasFew      bool               // whether the log says that the bucket has too few replicas
+	tooFewSince time.Time          // when the servers were too few for the replicas first; zero if they are not
 }
 
 // An entry is a key and its value: the id of a node, or of several.
@@ -92,34 +96,66 @@ func (b *bucket) open(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kv, b.stream = kv, stream
+	n, hadFew := stream.CachedInfo().Config.Replicas, b.hasFew
+	b.hasFew = n < b.wanted()
+	if b.hasFew && !hadFew {
+		b.log.Warn("bucket has fewer replicas than wanted", "bucket", b.name, "replicas", n, "wanted", b.wanted())
+	}
 	return nil
+}
+
+// wanted returns the number of replicas that the bucket should have.
+func (b *bucket) wanted() int {
+	switch {
+	case b.replicas > 0:
+		return b.replicas
+	case b.js.Conn().ConnectedClusterName() != "":
+		return 3
+	}
+	return 1
 }
 
 // create creates the stream of the bucket as jetstream.CreateKeyValue would, but without direct
 // access: reads go to the leader, because the other replicas may lag.
 func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
-	replicas := b.replicas
-	if replicas == 0 {
-		replicas = 1
-		if b.js.Conn().ConnectedClusterName() != "" {
-			replicas = 3
-		}
-	}
-	stream, err := b.js.CreateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name:              "KV_" + b.name,
 		Subjects:          []string{"$KV." + b.name + ".>"},
 		Storage:           jetstream.MemoryStorage,
-		Replicas:          replicas,
+		Replicas:          b.wanted(),
 		FirstSeq:          uint64(time.Now().UnixMicro()), // tokens grow even if a bucket was lost
 		MaxMsgsPerSubject: 1,
 		Discard:           jetstream.DiscardNew,
 		AllowRollup:       true,
 		DenyDelete:        true,
-	})
+	}
+	stream, err := b.js.CreateStream(ctx, config)
+	for b.mayHaveFewer(err) && config.Replicas > 1 {
+		config.Replicas--
+		stream, err = b.js.CreateStream(ctx, config)
+	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // by another node with other Replicas
 		return b.js.Stream(ctx, "KV_"+b.name)
 	}
 	return stream, err
+}
+
+// mayHaveFewer reports whether the bucket may be created with fewer replicas after an error, because
+// the cluster has too few servers. It returns false for a moment after the first such error, because
+// the others may be starting.
+func (b *bucket) mayHaveFewer(err error) bool {
+	const noSuitablePeers = 10005
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if b.replicas > 0 || !ok || api.ErrorCode != noSuitablePeers {
+		b.tooFewSince = time.Time{}
+		return false
+	}
+	if b.tooFewSince.IsZero() {
+		b.tooFewSince = time.Now()
+	}
+	return time.Since(b.tooFewSince) > b.timeout
 }
 
 // reset closes the bucket, so the next open checks whether it still exists.

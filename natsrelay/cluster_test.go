@@ -14,16 +14,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A natsCluster is three NATS servers.
+// A natsCluster is several NATS servers, usually three.
 type natsCluster []*natsServer
 
-func newNATSCluster(dir string) (c natsCluster) {
-	clients, routes := freePorts(3), freePorts(3)
+func newNATSCluster(dir string) natsCluster { return newNATSClusterOf(3, dir) }
+
+func newNATSClusterOf(servers int, dir string) (c natsCluster) {
+	clients, routes := freePorts(servers), freePorts(servers)
 	var urls []string
 	for _, port := range routes {
 		urls = append(urls, fmt.Sprint("nats-route://127.0.0.1:", port))
 	}
-	for i := range 3 {
+	for i := range servers {
 		c = append(c, &natsServer{args: []string{
 			"-a", "127.0.0.1", "-p", fmt.Sprint(clients[i]), "-n", fmt.Sprint("s", i),
 			"-js", "-sd", filepath.Join(dir, fmt.Sprint(i)),

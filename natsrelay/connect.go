@@ -12,8 +12,9 @@ import (
 // by commas. The servers need JetStream. opts may be nil. natsOptions configure both connections of
 // the Relay: credentials, TLS, a name, handlers. Options that limit reconnecting have no effect.
 //
-// Connect fails if an option is invalid, or if NATS or JetStream does not answer within
-// Options.Timeout. Later the Relay reconnects by itself, however long NATS is away.
+// Connect fails if an option is invalid, if NATS or JetStream does not answer within Options.Timeout,
+// or if NATS refuses a right that the node needs. Later the Relay reconnects by itself, however long
+// NATS is away.
 func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, error) {
 	if opts == nil {
 		opts = &Options{}
@@ -71,17 +72,15 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	if err != nil {
 		return fmt.Errorf("natsrelay: %w", err)
 	}
-	g.bucket = &bucket{js: js, name: r.opts.Cluster, replicas: r.opts.Replicas, timeout: r.opts.attemptTimeout()}
+	g.bucket = &bucket{
+		js: js, name: r.opts.Cluster, replicas: r.opts.Replicas, timeout: r.opts.attemptTimeout(), log: r.opts.Log,
+	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.opts.Timeout)
 	defer cancel()
-	for try := 1; ; try++ { // a cluster that has just started may not answer yet
-		if err = g.renew(ctx); err == nil {
-			return nil
-		}
-		if backOff(ctx, try) != nil {
-			return fmt.Errorf("natsrelay: %w", err)
-		}
+	if err := r.checkSubjects(ctx, nc); err != nil {
+		return err
 	}
+	return r.checkBucket(ctx, registryNC)
 }
 
 // retryPublishing makes all peers publish again after a reconnect.

@@ -1,6 +1,8 @@
 package natsrelay
 
 import (
+	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -24,7 +26,7 @@ func TestConnectFails(t *testing.T) {
 	}
 	s := newNATSServer(t)
 	_, err := Connect(s.url, &Options{Timeout: 100 * time.Millisecond})
-	assert.Error(t, err, "it has no JetStream")
+	assert.ErrorContains(t, err, "the NATS servers need JetStream")
 	s.stop()
 	for _, o := range []nats.Option{nats.Name("x"), nats.RetryOnFailedConnect(true)} {
 		_, err = Connect(s.url, nil, o)
@@ -56,4 +58,34 @@ func TestErrorsShowNoSecrets(t *testing.T) {
 		require.ErrorContains(t, err, "natsrelay: connect to "+shown+": ")
 		assert.NotContains(t, err.Error(), "secret")
 	}
+}
+
+// TestTwoServers connects to a cluster that has too few servers for three replicas.
+func TestTwoServers(t *testing.T) {
+	requireServers(t)
+	c := newNATSClusterOf(2, t.TempDir())
+	t.Cleanup(c.stop)
+	_, err := Connect(c.url(0, 1), &Options{Timeout: time.Second, Replicas: 3})
+	require.ErrorContains(t, err, "no suitable peers")
+	log := new(logBuffer)
+	n := newFake(t, c.url(0, 1), Options{Log: slog.New(slog.NewTextHandler(log, nil))})
+	assert.Contains(t, log.String(), "replicas=2 wanted=3")
+	_, _, err = n.relay.Claim(t.Context(), "x", false)
+	require.NoError(t, err)
+}
+
+// TestJetStreamErrors connects where JetStream refuses what a node needs. The errors say why.
+func TestJetStreamErrors(t *testing.T) {
+	s := newConfiguredServer(t, `
+		jetstream { max_memory_store: 1GB }
+		accounts { A { users: [{user: a, password: a}] }, B { jetstream: true, users: [{user: b, password: b}] } }`)
+	_, err := Connect(s.url, &Options{Timeout: time.Second}, nats.UserInfo("a", "a"))
+	assert.ErrorContains(t, err, "the NATS servers need JetStream, in the account of this user")
+
+	s = newConfiguredServer(t, `jetstream { max_memory_store: 600 }`)
+	n := newFake(t, s.url, Options{Timeout: time.Second})
+	for i := 0; err == nil || i == 0; i++ {
+		_, _, err = n.relay.Claim(t.Context(), fmt.Sprint(i), false)
+	}
+	assert.ErrorContains(t, err, "insufficient resources")
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // dial connects to NATS. The connection reconnects for ever, and buffers nothing while it is down,
-// because the Relay has its own queues. All its bounds follow from the Lease. use names the connection
-// in the log.
+// because the Relay has its own queues. All its bounds follow from the Lease. Errors that NATS reports
+// later are logged. use names the connection in the log.
 func (r *Relay) dial(servers, use string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
 	defaults := []nats.Option{
 		nats.Name("sendq"),
@@ -23,17 +23,29 @@ func (r *Relay) dial(servers, use string, natsOptions []nats.Option, reconnected
 		nats.ReconnectWait(r.opts.pingInterval() / 4), // after all servers were tried
 		nats.ReconnectJitter(100*time.Millisecond, 100*time.Millisecond),
 		nats.ReconnectOnFlusherError(),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // nats.go would print them
 	}
 	needed := func(o *nats.Options) error {
 		o.AllowReconnect, o.MaxReconnect, o.ReconnectBufSize = true, -1, -1
 		o.RetryOnFailedConnect = false // Connect needs the server for its limits
 		o.IgnoreAuthErrorAbort = true  // otherwise the connection would close for good
-		theirs := o.ReconnectedCB
+		o.NoEcho = false               // a node must hear itself
+		// The handlers of the caller are called too. All handlers run in one goroutine.
+		onReconnect, onError := o.ReconnectedCB, o.AsyncErrorCB
+		last := ""
 		o.ReconnectedCB = func(nc *nats.Conn) {
+			last = ""
 			reconnected()
-			if theirs != nil {
-				theirs(nc)
+			if onReconnect != nil {
+				onReconnect(nc)
+			}
+		}
+		o.AsyncErrorCB = func(nc *nats.Conn, s *nats.Subscription, err error) {
+			if err.Error() != last { // the same may come with each message
+				last = err.Error()
+				r.opts.Log.Error("NATS", "node", r.id, "use", use, "error", err)
+			}
+			if onError != nil {
+				onError(nc, s, err)
 			}
 		}
 		return nil

@@ -29,7 +29,7 @@ const (
 	flagNeedsSnapshot byte = 1 << iota // the sender has no snapshot of the receiver
 	flagResend                         // the sender has seen a gap; send again from received + 1 on
 	flagBeat                           // a heartbeat to all nodes; only from has a meaning
-	flagProbe                          // from the registry of this node; only from has a meaning
+	flagProbe                          // from the receiver itself; only from has a meaning
 )
 
 const maxNode = 64 // bytes in the id of a node

@@ -33,8 +33,8 @@ type Options struct {
 	MaxQueuedBytes int
 
 	// Replicas is the number of NATS servers that store the names. The default is 3 if the
-	// connected server belongs to a cluster, otherwise 1. Only the node that creates the bucket
-	// uses it.
+	// connected server belongs to a cluster, or fewer if the cluster is smaller, otherwise 1. Only
+	// the node that creates the bucket uses it. The log of each node says if the bucket has fewer.
 	Replicas int
 
 	// Log gets a record when a node or NATS is lost and when it is back, when messages were missed,

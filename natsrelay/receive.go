@@ -13,8 +13,10 @@ func (r *Relay) receive(b []byte) {
 	case err != nil:
 		r.malformed.Add(1)
 		return
-	case h.from == r.id && h.flags&flagProbe != 0:
-		r.unprobed.Store(0)
+	case h.flags&flagProbe != 0:
+		if h.from == r.id {
+			r.unprobed.Store(0)
+		}
 		return
 	case h.from == r.id:
 		r.handleEcho()
