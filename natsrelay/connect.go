@@ -33,16 +33,16 @@ func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, err
 // newRelay returns a Relay that is not connected.
 func newRelay(opts Options) (*Relay, error) {
 	r := &Relay{
-		opts:      opts,
-		pieceSize: maxPiece,
-		inbound:   make(chan *nats.Msg, 1<<14),
-		drained:   make(chan struct{}, 1),
-		peers:     make(map[string]*peer),
+		opts:    opts,
+		inbound: make(chan *nats.Msg, 1<<14),
+		drained: make(chan struct{}, 1),
+		peers:   make(map[string]*peer),
 	}
 	if err := r.opts.setDefaults(); err != nil {
 		return nil, err
 	}
 	r.id = newNodeID(r.opts.Node)
+	r.pieceSize.Store(maxPiece)
 	r.registry = &registry{relay: r, names: make(map[string]holding)}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.closing, r.beginClose = context.WithCancelCause(r.ctx)
@@ -51,17 +51,22 @@ func newRelay(opts Options) (*Relay, error) {
 
 func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 	g := r.registry
-	nc, err := r.dial(url, "messages", natsOptions, r.retryPublishing)
+	nc, err := r.dial(url, "messages", natsOptions, func(nc *nats.Conn) {
+		r.adoptPayload(nc.MaxPayload())
+		r.retryPublishing()
+	})
 	if err != nil {
 		return err
 	}
 	r.nc = nc
-	registryNC, err := r.dial(url, "registry", natsOptions, func() {})
+	registryNC, err := r.dial(url, "registry", natsOptions, func(*nats.Conn) {})
 	if err != nil {
 		return err
 	}
 	g.nc = registryNC
-	r.pieceSize = min(maxPiece, int(nc.MaxPayload())-headerSize(len(r.id)))
+	if err := r.adoptPayload(nc.MaxPayload()); err != nil {
+		return err
+	}
 	for _, kind := range []string{"all", "to." + r.id} {
 		// One channel for both subscriptions keeps messages in order; two callbacks would not.
 		if _, err := nc.ChanSubscribe(r.subject(kind), r.inbound); err != nil {
@@ -81,6 +86,21 @@ func (r *Relay) connect(url string, natsOptions []nats.Option) (err error) {
 		return err
 	}
 	return r.checkBucket(ctx, registryNC)
+}
+
+// minPayload is the lowest limit on the size of a NATS message that a Relay works with.
+const minPayload = 1 << 10
+
+// adoptPayload adopts the server's limit on the size of a message, which may be another one after each
+// reconnect. It returns an error if the limit is too low for a Relay.
+func (r *Relay) adoptPayload(limit int64) error {
+	r.pieceSize.Store(min(maxPiece, max(limit, minPayload)-int64(headerSize(len(r.id)))))
+	if limit >= minPayload {
+		return nil
+	}
+	err := fmt.Errorf("natsrelay: max_payload of the NATS server is %d bytes, want at least %d", limit, minPayload)
+	r.opts.Log.Error("NATS", "node", r.id, "error", err)
+	return err
 }
 
 // retryPublishing makes all peers publish again after a reconnect.

@@ -3,10 +3,14 @@ package natsrelay
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -88,4 +92,46 @@ func TestJetStreamErrors(t *testing.T) {
 		_, _, err = n.relay.Claim(t.Context(), fmt.Sprint(i), false)
 	}
 	assert.ErrorContains(t, err, "insufficient resources")
+}
+
+// TestSmallerPayload restarts NATS with a smaller limit on messages while larger envelopes are queued.
+// The other node learns how many messages it has missed, and gets later ones.
+func TestSmallerPayload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	limit := func(bytes int) {
+		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "max_payload: %d", bytes), 0o600))
+	}
+	requireServers(t)
+	limit(1 << 20)
+	s := &natsServer{args: []string{"-c", file, "-a", "127.0.0.1", "-p", fmt.Sprint(freePorts(1)[0]), "-js", "-sd", t.TempDir()}}
+	s.start()
+	s.waitUntilReady()
+	t.Cleanup(func() { s.stop() })
+	a, b := newFake(t, s.url, Options{Lease: time.Minute}), newFake(t, s.url, Options{Lease: time.Minute})
+	waitUntilAllKnow(t, a, b)
+	s.stop()
+	big := relay.Delivery{Messages: [][]byte{make([]byte, 20<<10)}}
+	outcomes := make(chan relay.Outcome, 1)
+	for range 10 {
+		a.relay.Post(b.relay.id, big, nil)
+	}
+	a.relay.Post(b.relay.id, big, func(o relay.Outcome) { outcomes <- o })
+	limit(4 << 10)
+	s.start()
+	s.waitUntilReady()
+	require.ErrorIs(t, (<-outcomes).Err, sendq.ErrUnconfirmed)
+	a.postNumbers(b, 100, nil)
+	a.relay.Post(b.relay.id, big, func(o relay.Outcome) { outcomes <- o })
+	require.Equal(t, 1, (<-outcomes).Accepted, "a new message is divided")
+	eventually(t, func() bool { return isAccounted(a, b) })
+	assert.Equal(t, 11, b.recorded().missed)
+	a.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
+	eventually(t, func() bool { return len(b.recorded().learned[a.relay.id]) == 1 })
+
+	limit(100)
+	s.stop()
+	s.start()
+	s.waitUntilReady()
+	_, err := Connect(s.url, nil)
+	require.ErrorContains(t, err, "max_payload of the NATS server is 100 bytes, want at least 1024")
 }

@@ -13,7 +13,7 @@ import (
 // dial connects to NATS. The connection reconnects for ever, and buffers nothing while it is down,
 // because the Relay has its own queues. All its bounds follow from the Lease. Errors that NATS reports
 // later are logged. use names the connection in the log.
-func (r *Relay) dial(servers, use string, natsOptions []nats.Option, reconnected func()) (*nats.Conn, error) {
+func (r *Relay) dial(servers, use string, natsOptions []nats.Option, reconnected func(*nats.Conn)) (*nats.Conn, error) {
 	defaults := []nats.Option{
 		nats.Name("sendq"),
 		nats.PingInterval(r.opts.pingInterval()),
@@ -34,7 +34,7 @@ func (r *Relay) dial(servers, use string, natsOptions []nats.Option, reconnected
 		last := ""
 		o.ReconnectedCB = func(nc *nats.Conn) {
 			last = ""
-			reconnected()
+			reconnected(nc)
 			if onReconnect != nil {
 				onReconnect(nc)
 			}

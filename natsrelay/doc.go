@@ -15,8 +15,10 @@ must use the same Cluster and Lease.
 
 While two nodes hear from each other at least once in a Lease, every message between them arrives
 once and in order, also while NATS servers stop and restart. Nodes number their messages, keep
-each one until the other node acknowledges it, and send again what NATS loses. Only a full queue
-is an exception; see below. Messages from one sender to one recipient are in order, whether
+each one until the other node acknowledges it, and send again what NATS loses. There are two
+exceptions: a full queue, see below, and a NATS server that comes back with a max_payload below
+64 KiB that is smaller than before (TestSmallerPayload). The node learns how many messages it has
+missed in both. Messages from one sender to one recipient are in order, whether
 they are direct, to a room or to everyone. (TestServersAreRestarted, TestGap)
 
 There is no order between nodes: members of a room on different nodes may see the messages of
@@ -31,6 +33,7 @@ unknown. Besides the errors of recipients on this node, Broker.Send can fail wit
     on a node that has just become unreachable.
   - ErrNodeBehind if Options.MaxQueuedBytes already wait for the node. The message was not sent;
     send it again later, or give it up.
+  - sendq.ErrTooLarge if the messages are larger than 128 MiB together. They were not sent.
   - sendq.ErrUnconfirmed if the node does not answer within Options.Timeout or becomes
     unreachable; the error wraps ErrNodeLost in the second case. The message may have arrived.
 

@@ -36,9 +36,14 @@ func (in *inbox) accept(h *header, isPing bool) (isNext bool, missed uint64, has
 	return true, missed, hasLoss
 }
 
+// maxItem is the size of an item, at most. It is far above that of any message, and leaves room for a
+// snapshot with some million names.
+const maxItem = 256 << 20
+
 // unpack calls item for each item that piece b of the next envelope completes. item returns the
-// number of messages in it.
-func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages int)) {
+// number of messages in it. unpack returns false if an item is too large. Then what follows it in the
+// piece is lost.
+func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages int)) (isValid bool) {
 	switch {
 	case continued == 0:
 		in.partial = nil
@@ -51,8 +56,12 @@ func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages 
 	whole := 0
 	for {
 		size, n := binary.Uvarint(b[whole:])
+		if n < 0 || size > maxItem {
+			in.partial = nil
+			return false
+		}
 		begin := whole + n
-		if n <= 0 || size > uint64(len(b)-begin) {
+		if n == 0 || size > uint64(len(b)-begin) {
 			break
 		}
 		whole = begin + int(size)
@@ -61,4 +70,5 @@ func (in *inbox) unpack(continued uint32, b []byte, item func([]byte) (messages 
 	if whole > 0 || len(in.partial) == 0 {
 		in.partial = bytes.Clone(b[whole:]) // a copy, because item may have kept the bytes before
 	}
+	return true
 }

@@ -1,6 +1,9 @@
 package natsrelay
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // With these limits NATS holds at most 4 MiB from one node to another. NATS servers slow a
 // sender down at 48 MiB and give a connection up at 64 MiB.
@@ -55,7 +58,7 @@ func (o *outbox) write(b []byte, more int) {
 	o.bytes += len(b)
 	p := o.openPiece()
 	for len(b) > 0 {
-		if o.free(p) == 0 {
+		if o.free(p) <= 0 {
 			p = o.addPiece(len(b) + more)
 		}
 		n := min(len(b), o.free(p))
@@ -72,7 +75,14 @@ func (o *outbox) openPiece() *piece {
 	return o.pieces[len(o.pieces)-1]
 }
 
+// free returns the number of bytes that fit into p. It is not positive if pieces were larger before.
 func (o *outbox) free(p *piece) int { return o.headroom + o.pieceSize - len(p.buf) }
+
+// resize changes the size of later pieces, and reports whether no piece is larger.
+func (o *outbox) resize(pieceSize int) (fits bool) {
+	o.pieceSize = pieceSize
+	return !slices.ContainsFunc(o.pieces, func(p *piece) bool { return o.free(p) < 0 })
+}
 
 func (o *outbox) addPiece(continued int) *piece {
 	p := &piece{messagesBefore: o.messages, continued: continued, buf: make([]byte, o.headroom)}

@@ -20,6 +20,7 @@ func TestStream(t *testing.T) {
 		last, next := uint32(0), uint32(0)
 		receive := func(lossy bool) (progress bool) {
 			p := o.peek()
+			require.True(t, p == nil || len(p.buf) <= room+o.pieceSize)
 			h := header{oldest: o.oldest, number: o.next - 1, messages: o.messagesBefore()}
 			var b []byte
 			if p != nil {
@@ -55,6 +56,10 @@ func TestStream(t *testing.T) {
 				sent += 3
 			case 1:
 				o.clear()
+			case 19:
+				if size := 32 + rnd.IntN(64); !o.resize(size) {
+					o.clear()
+				}
 			case 2, 3, 4, 5, 6, 7, 8:
 				size := 1 + rnd.IntN(250)
 				next++
@@ -71,4 +76,22 @@ func TestStream(t *testing.T) {
 		require.Zero(t, o.bytes)
 		require.Empty(t, o.pieces)
 	}
+}
+
+// TestTooLargeItem receives the beginning of an item of 1 TiB. Nothing of it is kept, and later items
+// arrive.
+func TestTooLargeItem(t *testing.T) {
+	var in inbox
+	got := 0
+	count := func([]byte) int { got++; return 0 }
+	small := append(appendUint(nil, 3), "abc"...)
+	huge := append(binary.AppendUvarint(nil, 1<<40), make([]byte, 1000)...)
+	require.False(t, in.unpack(0, append(small, huge...), count))
+	require.Equal(t, 1, got)
+	require.True(t, in.unpack(1<<20, make([]byte, 1000), count))
+	require.Empty(t, in.partial)
+	require.True(t, in.unpack(0, small, count))
+	require.Equal(t, 2, got)
+	require.False(t, in.unpack(0, bytes.Repeat([]byte{0xff}, 20), count), "a size with too many bytes")
+	require.Empty(t, in.partial)
 }

@@ -1,9 +1,11 @@
 package natsrelay
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/relay"
@@ -38,6 +40,7 @@ type peer struct {
 	publishing    bool   // publish is running
 	lastID        uint64 // of a post or request
 	pendingPosts  []pendingPost
+	lateness      *time.Timer // runs at the deadline of the first pending post
 	requests      map[uint64]chan response
 	handovers     []handover
 	counts        MessageStats
@@ -60,7 +63,7 @@ func (s state) isReachable() bool { return s == stale || s == current }
 // A pendingPost waits for its outcome.
 type pendingPost struct {
 	id       uint64
-	deadline int64 // in ticks
+	deadline time.Time
 	outcome  func(relay.Outcome)
 }
 
@@ -78,7 +81,7 @@ func (r *Relay) peerFor(id string) *peer {
 	p := &peer{
 		relay:    r,
 		id:       id,
-		outbox:   newOutbox(headerSize(len(r.id)), r.pieceSize),
+		outbox:   newOutbox(headerSize(len(r.id)), int(r.pieceSize.Load())),
 		header:   header{flags: flagNeedsSnapshot, from: r.id},
 		requests: make(map[uint64]chan response),
 	}
@@ -90,7 +93,7 @@ func (r *Relay) peerFor(id string) *peer {
 // tick advances the clock of all peers. Time is counted in ticks, not seconds, so a process that
 // was suspended does not consider all other nodes dead.
 func (r *Relay) tick() {
-	now := r.clock.Add(1)
+	r.clock.Add(1)
 	for _, p := range r.allPeers() {
 		p.silentTicks++
 		lease := r.opts.ticksIn(r.opts.Lease)
@@ -101,7 +104,7 @@ func (r *Relay) tick() {
 		case state.isReachable() && p.silentTicks > lease:
 			p.markUnreachable(fmt.Errorf("%w: %s", ErrNodeLost, p.id))
 		}
-		p.tick(now)
+		p.tick()
 	}
 }
 
@@ -142,21 +145,60 @@ func (p *peer) isAlive() bool {
 
 func (p *peer) isReachable() bool { return p.currentState().isReachable() }
 
-// tick makes a ping due, lets publish try again after a refusal, and fails posts without an
-// answer in time.
-func (p *peer) tick(now int64) {
+// tick makes a ping due, and lets publish try again after a refusal.
+func (p *peer) tick() {
+	p.adoptPieceSize()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pingDue = p.pingDue || p.state.isReachable()
+	p.blocked, p.rewound = false, 0
+	p.work.Signal()
+}
+
+// addPost adds a post that waits for its outcome. mu is held.
+func (p *peer) addPost(id uint64, outcome func(relay.Outcome)) {
+	p.pendingPosts = append(p.pendingPosts, pendingPost{id, time.Now().Add(p.relay.opts.Timeout), outcome})
+	switch {
+	case p.lateness == nil:
+		p.lateness = time.AfterFunc(p.relay.opts.Timeout, p.failLatePosts)
+	case len(p.pendingPosts) == 1:
+		p.lateness.Reset(p.relay.opts.Timeout)
+	}
+}
+
+// failLatePosts fails posts without an answer in time.
+func (p *peer) failLatePosts() {
 	p.mu.Lock()
 	n := 0
-	for n < len(p.pendingPosts) && p.pendingPosts[n].deadline < now {
+	for n < len(p.pendingPosts) && time.Until(p.pendingPosts[n].deadline) <= 0 {
 		n++
 	}
 	late := p.pendingPosts[:n:n]
 	p.pendingPosts = p.pendingPosts[n:]
-	p.pingDue = p.pingDue || p.state.isReachable()
-	p.blocked, p.rewound = false, 0
-	p.work.Signal()
+	if len(p.pendingPosts) > 0 {
+		p.lateness.Reset(time.Until(p.pendingPosts[0].deadline))
+	}
 	p.mu.Unlock()
-	p.failPosts(late, fmt.Errorf("no answer from node %s in time", p.id))
+	p.failPosts(late, fmt.Errorf("no answer from node %s within %v", p.id, p.relay.opts.Timeout))
+}
+
+// adoptPieceSize adopts the size of pieces that NATS takes. A piece that has become too large cannot be
+// divided, because it has a number and the peer may have received it. So everything queued is given
+// up, and the peer learns how many messages it has missed.
+func (p *peer) adoptPieceSize() {
+	p.mu.Lock()
+	fits := p.outbox.resize(int(p.relay.pieceSize.Load()))
+	next := p.state
+	p.mu.Unlock()
+	if fits {
+		return
+	}
+	if next == current {
+		next = stale
+	}
+	cause := errors.New("NATS takes smaller messages than before")
+	p.relay.opts.Log.Warn("queue given up", "node", p.relay.id, "peer", p.id, "error", cause)
+	p.abandon(next, cause)
 }
 
 // failPosts reports that no outcome will arrive for posts.

@@ -2,7 +2,10 @@ package natsrelay
 
 import (
 	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/relay"
@@ -64,7 +67,6 @@ func TestUnconfirmed(t *testing.T) {
 		text string
 	}{
 		{func(p *peer) { p.markUnreachable(ErrNodeLost) }, ErrNodeLost, "node unreachable"},
-		{func(p *peer) { p.tick(1 << 40) }, nil, "no answer from node other in time"},
 		{func(p *peer) { p.handleOutcome(&parser{b: []byte{2, 0, 0}}) }, nil, "the answer of node other was lost"},
 		{func(p *peer) { p.relay.stop() }, nil, "this node is shutting down"},
 	} {
@@ -78,6 +80,31 @@ func TestUnconfirmed(t *testing.T) {
 		assert.Equal(t, test.want != nil, errors.Is(outcomes[0].Err, ErrNodeLost))
 		assert.ErrorContains(t, outcomes[0].Err, test.text)
 	}
+}
+
+// TestAnswerIsLate checks that a message without an answer fails exactly after the Timeout.
+func TestAnswerIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer(current)
+		start := time.Now()
+		after := make(chan time.Duration, 4)
+		post := func() {
+			require.NoError(t, p.send(relay.Delivery{}, func(o relay.Outcome) {
+				assert.ErrorIs(t, o.Err, sendq.ErrUnconfirmed)
+				assert.ErrorContains(t, o.Err, "no answer from node other within 5s")
+				after <- time.Since(start)
+			}))
+		}
+		for range 2 {
+			post()
+			time.Sleep(1500 * time.Millisecond)
+			post()
+			time.Sleep(8 * time.Second)
+		}
+		for _, want := range []time.Duration{5000e6, 6500e6, 14500e6, 16000e6} {
+			assert.Equal(t, want, <-after)
+		}
+	})
 }
 
 // TestNotSent checks the errors of messages that are not sent.
@@ -95,6 +122,8 @@ func TestNotSent(t *testing.T) {
 	assert.NotErrorIs(t, err, sendq.ErrWouldBlock)
 	assert.ErrorContains(t, err, "bytes queued for node other")
 	assert.Equal(t, MessageStats{Posted: 1}, p.counts)
+	huge := relay.Delivery{Messages: slices.Repeat([][]byte{make([]byte, 1<<20)}, 1<<8)}
+	assert.ErrorIs(t, newPeer(current).send(huge, answer), sendq.ErrTooLarge)
 }
 
 // TestDepartedPeerIsAnswered checks that a peer that has said bye gets an acknowledgement as long as it

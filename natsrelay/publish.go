@@ -103,14 +103,20 @@ func (p *peer) sendSnapshot(events []relay.Event) {
 func (p *peer) send(d relay.Delivery, outcome func(relay.Outcome)) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	n := len(d.Messages)
+	size := 0
+	for _, m := range d.Messages {
+		size += len(m)
+	}
 	var err error
 	switch {
+	case size > maxItem/2: // so it fits with names and lengths
+		err = fmt.Errorf("%w: %d bytes for node %s", sendq.ErrTooLarge, size, p.id)
 	case !p.state.isReachable():
 		err = fmt.Errorf("%w: %w: %s", sendq.ErrUnknownName, ErrNodeLost, p.id)
 	case p.isFull():
 		err = fmt.Errorf("%w: %d bytes queued for node %s", ErrNodeBehind, p.outbox.bytes, p.id)
 	}
-	n := len(d.Messages)
 	if err != nil {
 		if outcome == nil && p.state < departed { // a fan-out may have begun before the peer left
 			p.outbox.drop(n)
@@ -122,8 +128,7 @@ func (p *peer) send(d relay.Delivery, outcome func(relay.Outcome)) error {
 	if outcome != nil {
 		p.lastID++
 		id = p.lastID
-		deadline := p.relay.clock.Load() + int64(p.relay.opts.ticksIn(p.relay.opts.Timeout))
-		p.pendingPosts = append(p.pendingPosts, pendingPost{id, deadline, outcome})
+		p.addPost(id, outcome)
 	}
 	item := appendDelivery(appendUint(append(p.scratch[:0], itemPost), id), d)
 	p.enqueue(item, n)

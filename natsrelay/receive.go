@@ -95,7 +95,9 @@ func (p *peer) handlePiece(h *header, b []byte) {
 	}
 	received := p.inbox.messages
 	if isNext && len(b) > 0 {
-		p.inbox.unpack(h.continued, b, p.handleItem)
+		if !p.inbox.unpack(h.continued, b, p.handleItem) {
+			p.relay.malformed.Add(1)
+		}
 		p.deliver()
 	}
 	p.mu.Lock()
@@ -194,7 +196,7 @@ func (p *peer) handleOutcome(in *parser) {
 
 // handleEvents handles events or a snapshot. Events are meaningless without an earlier snapshot.
 func (p *peer) handleEvents(in *parser, isSnapshot bool) {
-	events := list(in, in.event)
+	events := listOf(in, minEvent, in.event)
 	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {
 		return
 	}

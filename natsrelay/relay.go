@@ -21,8 +21,8 @@ import (
 // belongs to the Broker with the Relay in its BrokerOptions, and ends with that Broker.
 type Relay struct {
 	opts      Options
-	id        string // of this node
-	pieceSize int    // bytes in a piece, at most
+	id        string       // of this node
+	pieceSize atomic.Int64 // bytes in a piece, at most; NATS decides
 	node      relay.Node
 	nc        conn // for messages; the registry has its own
 

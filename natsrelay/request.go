@@ -115,7 +115,7 @@ type handover struct {
 // acknowledges the response, the messages are handed back.
 func (p *peer) sendHandover(h handover, item []byte) {
 	p.mu.Lock()
-	isReachable := p.state.isReachable()
+	isReachable := p.state.isReachable() && len(item) <= maxItem
 	if isReachable {
 		p.enqueue(item, 0)
 		h.piece = p.outbox.newest()

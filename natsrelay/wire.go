@@ -72,9 +72,13 @@ func (p *parser) bytes() []byte {
 }
 
 // list reads a number of elements and then the elements.
-func list[T any](p *parser, element func() T) []T {
+func list[T any](p *parser, element func() T) []T { return listOf(p, 1, element) }
+
+// listOf is list for elements of at least size bytes. So a list takes memory in proportion to what has
+// arrived.
+func listOf[T any](p *parser, size uint64, element func() T) []T {
 	n := p.uint()
-	if n > uint64(len(p.b)) { // an element has at least one byte
+	if n > uint64(len(p.b))/size {
 		p.fail()
 		return nil
 	}
@@ -124,6 +128,9 @@ func (p *parser) delivery() (d relay.Delivery) {
 	d.Messages = list(p, p.bytes)
 	return d
 }
+
+// minEvent is the size of the shortest event.
+const minEvent = 6
 
 func appendEvent(b []byte, e relay.Event) []byte {
 	b = append(b, byte(e.Kind))

@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -91,6 +92,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add(envelope(1, events), envelope(3, post))
 	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, false, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))
 	f.Add(envelope(1, []byte{itemEvict, 1, 1, 'x', 0}), envelope(2, []byte{itemReplay, 1, 1, 'r', 3}))
+	f.Add(binary.AppendUvarint(envelope(1, nil), 1<<40), envelope(2, post))
 	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{version})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		n := newFakeWithoutNATS()
@@ -108,4 +110,16 @@ func FuzzReceive(f *testing.F) {
 		require.Len(t, n.got, before+1)
 		n.relay.stop()
 	})
+}
+
+// TestListOfEvents reads a list that announces more events than can have arrived. It takes no memory
+// for them.
+func TestListOfEvents(t *testing.T) {
+	assert.Len(t, appendEvent(nil, relay.Event{}), minEvent)
+	arrived := make([]byte, 60_000)
+	in := parser{b: append(appendUint(nil, len(arrived)/minEvent), arrived...)}
+	assert.Len(t, listOf(&in, minEvent, in.event), len(arrived)/minEvent)
+	in = parser{b: append(appendUint(nil, len(arrived)/minEvent+1), arrived...)}
+	assert.Nil(t, listOf(&in, minEvent, in.event))
+	assert.True(t, in.bad)
 }
