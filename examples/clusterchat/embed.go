@@ -11,11 +11,15 @@ import (
 )
 
 // embedNATS runs a single NATS server at the address in natsURL, and returns a function to stop it.
-// The server stores nothing beyond its end. When this process ends, other nodes have no NATS.
+// The server demands the user and password, or the token, in natsURL. It stores nothing beyond its
+// end. When this process ends, other nodes have no NATS.
 func embedNATS(natsURL string) (stop func(), err error) {
 	at, err := url.Parse(natsURL)
 	if err != nil || at.Hostname() == "" {
 		return nil, fmt.Errorf("-embed needs one address in -nats, such as nats://127.0.0.1:4222, not %q", natsURL)
+	}
+	if at.Scheme != "nats" {
+		return nil, fmt.Errorf("-embed starts a NATS server for nats:// in -nats, not for %s://", at.Scheme)
 	}
 	port := natsserver.DEFAULT_PORT
 	if at.Port() != "" {
@@ -27,14 +31,20 @@ func embedNATS(natsURL string) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := natsserver.NewServer(&natsserver.Options{
+	opts := &natsserver.Options{
 		Host:      at.Hostname(),
 		Port:      port,
 		JetStream: true,
 		StoreDir:  dir,
 		NoLog:     true,
 		NoSigs:    true,
-	})
+	}
+	if password, ok := at.User.Password(); ok {
+		opts.Username, opts.Password = at.User.Username(), password
+	} else {
+		opts.Authorization = at.User.Username() // a token, or nothing
+	}
+	s, err := natsserver.NewServer(opts)
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, fmt.Errorf("start a NATS server: %w", err)

@@ -241,11 +241,26 @@ func TestSecuredNATS(t *testing.T) {
 	}
 }
 
+// TestEmbeddedPassword starts a NATS server inside with the user and password, or the token, of -nats.
+// It lets nobody in without them.
+func TestEmbeddedPassword(t *testing.T) {
+	for _, secret := range []string{"chat:secret", "token"} {
+		addr := freeAddr()
+		start(t, "nats://"+secret+"@"+addr, "-embed").connect("alice")
+		for _, other := range []string{"", "chat:wrong@", "wrong@"} {
+			said, err := command("-addr", "127.0.0.1:0", "-nats", "nats://"+other+addr).CombinedOutput()
+			require.Error(t, err)
+			require.Contains(t, string(said), "Authorization Violation")
+		}
+	}
+}
+
 func TestInvalidFlags(t *testing.T) {
 	for _, test := range []struct{ flags, want string }{
 		{"-nats nats://127.0.0.1:1", "clusterchat: natsrelay: connect to "},
 		{"-embed -nats nonsense", "-embed needs one address"},
 		{"-embed -nats nats://127.0.0.1:x", "-embed needs one address"},
+		{"-embed -nats tls://127.0.0.1:4222", "not for tls://"},
 		{"-cluster a.b -nats nats://" + freeAddr() + " -embed", "Cluster"},
 		{"stray", `unexpected argument "stray"`},
 	} {
