@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"iter"
 	"slices"
 	"sync"
@@ -37,6 +38,34 @@ func (s *Server) keep(user string, messages iter.Seq[[]byte], _ error) {
 	}
 	for m.size > maxMissed {
 		m.take(m.order[0])
+	}
+	if s.opts.Broker.Relay != nil && !isBack {
+		go s.forward(user) // not here, because a server may take long to answer
+	}
+}
+
+// forward sends the messages kept for a user, if the user is back at another server. It sends several
+// at once, because each Send waits for the answer.
+func (s *Server) forward(user string) {
+	m := s.missed
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	messages := m.take(user)
+	m.mu.Unlock()
+	for len(messages) > 0 {
+		n := min(len(messages), 100)
+		err := s.core.Broker.Send(user, slices.Concat(messages[:n]...))
+		if err != nil && !errors.Is(err, sendq.ErrUnconfirmed) { // otherwise they may have arrived
+			break
+		}
+		messages = messages[n:]
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, message := range messages {
+		m.put(user, message)
 	}
 }
 

@@ -7,11 +7,15 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// watch logs how many messages of other servers were lost on the way here.
+// watch logs how many messages of other servers were lost on the way here, and forwards kept lines to
+// users who log in at another server.
 func (s *Server) watch(ctx context.Context) {
 	for e := range s.core.Broker.Events(ctx) {
-		if e.Kind == sendq.EventGap {
+		switch {
+		case e.Kind == sendq.EventGap:
 			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed)
+		case e.Kind == sendq.EventJoined && e.Node != "":
+			go s.forward(e.Name)
 		}
 	}
 }
