@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -157,4 +158,18 @@ func TestNetlabServerIsCutOff(t *testing.T) {
 	assert.Zero(t, o.gone, "names that left")
 	assert.Zero(t, o.missed)
 	assert.Zero(t, o.disorder)
+}
+
+// TestNetlabSlowNetwork registers names over a network with a delay of 200 ms each way, which loses 2 %
+// of the packets.
+func TestNetlabSlowNetwork(t *testing.T) {
+	l := newLab(t, Options{})
+	for i := range 6 {
+		l.Each(i, func(link *netlab.Link) { link.Set(netlab.Conditions{Delay: 200 * time.Millisecond, Loss: 0.02}) })
+	}
+	for i := range 10 {
+		took, failure := l.nodes[i%3].register(t, fmt.Sprint("x", i))
+		assert.Empty(t, failure)
+		t.Logf("registered in %v", took.Round(time.Millisecond))
+	}
 }
