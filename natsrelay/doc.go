@@ -70,6 +70,12 @@ messages to it are dropped, and that node counts them as missed.
 Broker.Shutdown waits until the other nodes have acknowledged everything and then gives up the
 names, all within its context (TestDrain).
 
+# Updates
+
+Nodes can be updated one by one from each release to the next: each release speaks the newest version
+of the protocol of the release before (TestNextVersion). A node without a common version stays
+unreachable, which Options.Log reports, but keeps its names.
+
 # NATS
 
 A Relay uses two connections, the subjects CLUSTER.all and CLUSTER.to.NODE, and a bucket of

@@ -5,18 +5,26 @@ import (
 	"errors"
 )
 
-// version is the first byte of every envelope. Envelopes of another version are malformed.
-const version = 2
+// A node speaks the versions of the protocol from oldest to newest. Each envelope tells them, so two
+// nodes can talk if they have a version in common, and the newer node writes the older one's newest
+// version. So nodes can be updated one by one, as long as each release speaks the newest version of the
+// release before. The fields up to from are the same in all versions, for ever.
+const (
+	oldestVersion = 2
+	newestVersion = 2
+)
 
 // A header begins an envelope, the unit that a node publishes. A piece of the stream of items from
 // one node to another follows it. An envelope without a piece is a ping, and has the number of the
 // last envelope with a piece.
 //
-//	1 version, 1 flags, 1 length of from, from,
+//	1 version, 1 oldest version, 1 newest version, 1 flags, 1 length of from, from,
 //	8 number, 8 oldest, 8 messages, 8 received, 4 continued    big endian
 type header struct {
-	flags byte
-	from  string
+	version  byte    // of this envelope
+	versions [2]byte // oldest and newest that the sender speaks
+	flags    byte
+	from     string
 
 	number    uint64 // of this envelope; the first has 1
 	oldest    uint64 // lowest number that can be sent again; earlier ones were received or are lost
@@ -30,17 +38,21 @@ const (
 	flagResend                         // the sender has seen a gap; send again from received + 1 on
 	flagBeat                           // a heartbeat to all nodes; only from has a meaning
 	flagProbe                          // from the receiver itself; only from has a meaning
+
+	signals = flagBeat | flagProbe // an envelope with one of them consists of flags
 )
 
 const maxNode = 64 // bytes in the id of a node
 
 // headerSize returns the size of a header with n bytes in from.
-func headerSize(n int) int { return 3 + n + 4*8 + 4 }
+func headerSize(n int) int { return prefixSize + n + 4*8 + 4 }
 
-// put writes h to the front of b.
+const prefixSize = 5 // bytes before from
+
+// put writes h to the front of b. It sets the versions.
 func (h *header) put(b []byte) {
-	b[0], b[1], b[2] = version, h.flags, byte(len(h.from))
-	b = b[3+copy(b[3:], h.from):]
+	b[0], b[1], b[2], b[3], b[4] = newestVersion, oldestVersion, newestVersion, h.flags, byte(len(h.from))
+	b = b[prefixSize+copy(b[prefixSize:], h.from):]
 	for _, n := range [...]uint64{h.number, h.oldest, h.messages, h.received} {
 		binary.BigEndian.PutUint64(b, n)
 		b = b[8:]
@@ -48,22 +60,36 @@ func (h *header) put(b []byte) {
 	binary.BigEndian.PutUint32(b, h.continued)
 }
 
-var errMalformed = errors.New("natsrelay: malformed envelope")
+var (
+	errMalformed = errors.New("natsrelay: malformed envelope")
+	errVersion   = errors.New("natsrelay: node speaks other versions of the protocol")
+)
 
-// parseEnvelope returns the header of b and the piece after it, which shares memory with b.
+// parseEnvelope returns the header of b and the piece after it, which shares memory with b. If the
+// sender has no version in common with this node, it returns errVersion with the fields up to from.
 func parseEnvelope(b []byte) (h header, piece []byte, err error) {
-	if len(b) < 3 || b[0] != version || len(b) < headerSize(int(b[2])) {
+	if len(b) < prefixSize || len(b) < prefixSize+int(b[4]) {
 		return h, nil, errMalformed
 	}
-	from := int(b[2])
-	h.flags, h.from = b[1], string(b[3:3+from])
-	b = b[3+from:]
+	from := prefixSize + int(b[4])
+	h.version, h.versions, h.flags, h.from = b[0], [2]byte{b[1], b[2]}, b[3], string(b[prefixSize:from])
+	switch {
+	case !validToken(h.from, maxNode):
+		return h, nil, errMalformed
+	case h.versions[0] > newestVersion || h.versions[1] < oldestVersion:
+		return h, nil, errVersion
+	case h.flags&signals != 0:
+		return h, nil, nil
+	case h.version < oldestVersion || h.version > newestVersion || len(b) < headerSize(int(b[4])):
+		return h, nil, errMalformed
+	}
+	b = b[from:]
 	for _, n := range [...]*uint64{&h.number, &h.oldest, &h.messages, &h.received} {
 		*n = binary.BigEndian.Uint64(b)
 		b = b[8:]
 	}
 	h.continued = binary.BigEndian.Uint32(b)
-	if !validToken(h.from, maxNode) || h.flags&(flagBeat|flagProbe) == 0 && h.oldest == 0 {
+	if h.oldest == 0 {
 		return h, nil, errMalformed
 	}
 	return h, b[4:], nil

@@ -20,6 +20,7 @@ type peer struct {
 	// Only the serving goroutine uses these.
 	inbox       inbox
 	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
+	isForeign   bool             // speaks other versions of the protocol
 	silentTicks int              // ticks since anything came from the peer
 	deliveries  []relay.Delivery // received, and not delivered yet
 	deliveryIDs []uint64         // for the outcomes of deliveries; 0 if none is wanted

@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/sendq-go/sendq/relay"
@@ -10,6 +11,9 @@ import (
 func (r *Relay) receive(b []byte) {
 	h, b, err := parseEnvelope(b)
 	switch {
+	case errors.Is(err, errVersion):
+		r.handleForeign(&h)
+		return
 	case err != nil:
 		r.malformed.Add(1)
 		return
@@ -28,10 +32,26 @@ func (r *Relay) receive(b []byte) {
 	}
 	p.silentTicks = 0
 	p.unansweredBeats.Store(0)
+	p.isForeign = false
 	p.markReachable()
 	if h.flags&flagBeat == 0 {
 		p.handleAcknowledgement(&h)
 		p.handlePiece(&h, b)
+	}
+}
+
+// handleForeign handles an envelope of a node without a common version. The node stays unreachable, but
+// it is alive and keeps its names.
+func (r *Relay) handleForeign(h *header) {
+	p := r.peerFor(h.from)
+	if p == nil {
+		return
+	}
+	p.unansweredBeats.Store(0)
+	if !p.isForeign {
+		p.isForeign = true
+		r.opts.Log.Error("node speaks other versions of the protocol, its names are taken but cannot be reached", "node", r.id,
+			"peer", p.id, "versions", fmt.Sprint(h.versions), "own", fmt.Sprint([...]int{oldestVersion, newestVersion}))
 	}
 }
 

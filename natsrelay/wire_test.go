@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/sendq-go/sendq"
@@ -15,7 +17,7 @@ import (
 )
 
 func TestHeader(t *testing.T) {
-	h := header{flagResend, "node-1", 1 << 40, 2, 3, 4, 5}
+	h := header{newestVersion, [2]byte{oldestVersion, newestVersion}, flagResend, "node-1", 1 << 40, 2, 3, 4, 5}
 	b := append(make([]byte, headerSize(len(h.from))), "piece"...)
 	h.put(b)
 	got, piece, err := parseEnvelope(b)
@@ -24,11 +26,44 @@ func TestHeader(t *testing.T) {
 	assert.Equal(t, "piece", string(piece))
 	for n := range headerSize(len(h.from)) {
 		_, _, err := parseEnvelope(b[:n])
-		assert.Error(t, err)
+		assert.ErrorIs(t, err, errMalformed)
 	}
 	b[0]++
 	_, _, err = parseEnvelope(b)
-	assert.Error(t, err, "another version")
+	assert.ErrorIs(t, err, errMalformed, "another version")
+}
+
+// TestNextVersion receives from nodes of the next release. One that also speaks the newest version of
+// this release is a node like any other. One that does not is reported, and keeps its names.
+func TestNextVersion(t *testing.T) {
+	n, log := newFakeWithoutNATS(), new(logBuffer)
+	n.relay.opts.Log = slog.New(slog.NewTextHandler(log, nil))
+	receive := func(from string, oldest byte) {
+		item := appendDelivery([]byte{itemPost, 0}, relay.Delivery{Messages: [][]byte{[]byte(from)}})
+		o := newOutbox(headerSize(len(from)), maxPiece)
+		o.add(item, 1)
+		for _, h := range []header{{from: from, flags: flagBeat}, {from: from, number: 1, oldest: 1}} {
+			b := o.pieces[0].buf
+			h.put(b)
+			b[1], b[2] = oldest, newestVersion+1
+			n.relay.receive(b)
+		}
+	}
+	receive("compatible", newestVersion)
+	receive("foreign", newestVersion+1)
+	assert.Equal(t, []string{": compatible"}, n.recorded().got)
+	assert.True(t, n.relay.peer("compatible").isReachable())
+	p := n.relay.peer("foreign")
+	assert.False(t, p.isReachable())
+	for range n.relay.leaseBeats() * 2 {
+		n.relay.handleEcho()
+		receive("foreign", newestVersion+1)
+	}
+	isDead, err := n.relay.registry.isDead(t.Context(), p)
+	require.NoError(t, err)
+	assert.False(t, isDead)
+	assert.Equal(t, 1, strings.Count(log.String(), "node speaks other versions of the protocol"))
+	assert.Zero(t, n.relay.Stats().Malformed)
 }
 
 func TestRemoteErrors(t *testing.T) {
@@ -93,7 +128,7 @@ func FuzzReceive(f *testing.F) {
 	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, false, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))
 	f.Add(envelope(1, []byte{itemEvict, 1, 1, 'x', 0}), envelope(2, []byte{itemReplay, 1, 1, 'r', 3}))
 	f.Add(binary.AppendUvarint(envelope(1, nil), 1<<40), envelope(2, post))
-	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{version})
+	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{newestVersion})
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		n := newFakeWithoutNATS()
 		n.relay.receive(first)
