@@ -9,6 +9,7 @@ import (
 // renewLoop renews the lease of this node until the Relay ends.
 func (g *registry) renewLoop() {
 	hasDiscovered, isLate := false, false
+	var moved time.Time
 	for {
 		wait := g.relay.opts.renewInterval()
 		err := g.renew(g.relay.ctx)
@@ -26,7 +27,10 @@ func (g *registry) renewLoop() {
 				g.relay.opts.Log.Warn("lease not renewed, moving to another NATS server", "node", g.relay.id, "age", age, "error", err)
 			}
 			isLate = true
-			_ = g.nc.ForceReconnect() // fails only if the Relay is ending
+			if time.Since(moved) > g.relay.opts.Lease/3 {
+				moved = time.Now()
+				_ = g.nc.ForceReconnect() // fails only if the Relay is ending
+			}
 		}
 		if err == nil && !hasDiscovered {
 			err = g.discover()

@@ -21,6 +21,7 @@ type peer struct {
 	inbox       inbox
 	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
 	isForeign   bool             // speaks other versions of the protocol
+	unlogged    uint64           // messages missed since the last tick
 	silentTicks int              // ticks since anything came from the peer
 	deliveries  []relay.Delivery // received, and not delivered yet
 	deliveryIDs []uint64         // for the outcomes of deliveries; 0 if none is wanted
@@ -103,7 +104,12 @@ func (r *Relay) tick() {
 			r.removePeer(p, fmt.Errorf("node %s has left", p.id))
 			continue
 		case state.isReachable() && p.silentTicks > lease:
+			r.opts.Log.Warn("node unreachable", "node", r.id, "peer", p.id, "is_cut_off", r.isCutOff())
 			p.markUnreachable(fmt.Errorf("%w: %s", ErrNodeLost, p.id))
+		}
+		if p.unlogged > 0 {
+			r.opts.Log.Warn("messages missed", "node", r.id, "peer", p.id, "messages", p.unlogged)
+			p.unlogged = 0
 		}
 		p.tick()
 	}
@@ -112,6 +118,7 @@ func (r *Relay) tick() {
 // handleBye handles the last item of a peer.
 func (p *peer) handleBye() {
 	p.hasSnapshot = false
+	p.relay.opts.Log.Info("node has left", "node", p.relay.id, "peer", p.id)
 	p.mu.Lock()
 	p.state = max(p.state, departed)
 	p.mu.Unlock()
@@ -244,14 +251,17 @@ func (p *peer) abandon(next state, cause error) {
 // markReachable is called whenever something comes from the peer.
 func (p *peer) markReachable() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state != unreachable {
-		return
+	wasUnreachable := p.state == unreachable
+	if wasUnreachable {
+		p.state, p.pingDue = stale, true
 	}
-	p.state, p.pingDue = stale, true
-	if !p.publishing { // otherwise publish has not yet noticed that the peer was unreachable
+	if wasUnreachable && !p.publishing { // otherwise publish has not yet noticed that the peer was unreachable
 		p.publishing = true
 		p.relay.goroutines.Go(p.publish)
+	}
+	p.mu.Unlock()
+	if wasUnreachable {
+		p.relay.opts.Log.Info("node reachable", "node", p.relay.id, "peer", p.id)
 	}
 }
 

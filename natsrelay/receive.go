@@ -111,6 +111,7 @@ func (p *peer) handlePiece(h *header, b []byte) {
 		p.hasSnapshot = false
 	}
 	if missed > 0 {
+		p.unlogged += missed
 		p.relay.node.MessagesLost(p.id, int(missed))
 	}
 	received := p.inbox.messages

@@ -436,6 +436,7 @@ func (g *registry) verify(name string, revision uint64, rival string) {
 	}
 	g.mu.Unlock()
 	if isLost {
+		g.relay.opts.Log.Warn("name lost to another node", "node", g.relay.id, "name", name)
 		g.relay.node.NameLost(name)
 	}
 }
