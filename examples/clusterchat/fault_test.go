@@ -67,6 +67,7 @@ func TestKilledNode(t *testing.T) {
 		"error: the server of bob does not answer: the message may have arrived, or not",
 		"error: no such user: bob",
 	}, answer)
+	carol.expect("* bob left #go")
 	untilAll([]*client{alice, carol}, "/who #go", "names: alice, carol")
 	_, answer = carol.accepted("bob: are you there?")
 	require.Equal(t, "error: no such user: bob", answer)

@@ -11,6 +11,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -46,6 +47,7 @@ func run(chat server.Options, c *cluster) error {
 		}
 		defer stop()
 	}
+	c.Log, chat.NodeLost = slog.Default(), natsrelay.ErrNodeLost
 	relay, err := natsrelay.Connect(c.url, &c.Options, c.natsOptions()...)
 	if err != nil {
 		return fmt.Errorf("%w (-nats needs the address of a NATS server with JetStream; -embed starts one)", err)

@@ -139,11 +139,14 @@ func (c *client) expect(lines ...string) {
 	}
 }
 
-// until repeats the line until that is the answer.
+// until repeats the line until that is the answer. It skips lines about rooms.
 func (c *client) until(line, answer string) {
 	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
 		c.say(line)
 		got := c.hear()
+		for strings.HasPrefix(got, "* ") {
+			got = c.hear()
+		}
 		if got == answer {
 			return
 		}

@@ -7,15 +7,36 @@ import (
 	"github.com/sendq-go/sendq"
 )
 
-// watch logs how many messages of other servers were lost on the way here, and forwards kept lines to
-// users who log in at another server.
+// watch follows what happens on other servers: it logs how many of their messages were lost on the way
+// here, forwards kept lines to users who log in there, and tells rooms of users whose server is lost.
 func (s *Server) watch(ctx context.Context) {
+	var user string
+	var rooms []string // that the user has left, in the events just before
 	for e := range s.core.Broker.Events(ctx) {
+		if e.Name != user {
+			user, rooms = e.Name, nil
+		}
 		switch {
 		case e.Kind == sendq.EventGap:
 			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed)
+		case e.Kind == sendq.EventRoomLeft:
+			rooms = append(rooms, e.Room)
+		case e.Kind == sendq.EventLeft && s.opts.NodeLost != nil && errors.Is(e.Cause, s.opts.NodeLost):
+			for _, room := range rooms {
+				s.tellHere(room, "* %s left %s", user, room)
+			}
 		case e.Kind == sendq.EventJoined && e.Node != "":
 			go s.forward(e.Name)
+		}
+	}
+}
+
+// tellHere sends a line to the members of a room on this server. The other servers tell theirs.
+func (s *Server) tellHere(room, format string, args ...any) {
+	line := s.core.Line(format, args...)
+	for name := range s.core.Broker.Room(room).Members() {
+		if w, isHere := s.core.Broker.Lookup(name); isHere {
+			_, _ = w.Write(line) // if it fails, the user has left too
 		}
 	}
 }

@@ -54,6 +54,9 @@ type Options struct {
 	// looks at it. It reports whether the line was its own.
 	Command func(user string, conn net.Conn, words []string) bool
 
+	// NodeLost is the cause with which users leave whose server is lost, if there are several servers.
+	NodeLost error
+
 	tls certificate // set by flags
 
 	// Broker has further options of the Broker. Takeover and Replay override it.
