@@ -8,7 +8,7 @@ import (
 
 // renewLoop renews the lease of this node until the Relay ends.
 func (g *registry) renewLoop() {
-	hasDiscovered, isLate := false, false
+	isLate := false
 	var moved time.Time
 	for {
 		wait := g.relay.opts.renewInterval()
@@ -31,10 +31,6 @@ func (g *registry) renewLoop() {
 				moved = time.Now()
 				_ = g.nc.ForceReconnect() // fails only if the Relay is ending
 			}
-		}
-		if err == nil && !hasDiscovered {
-			err = g.discover()
-			hasDiscovered = err == nil
 		}
 		if err != nil {
 			wait = g.relay.opts.tickInterval()
@@ -115,15 +111,22 @@ func (g *registry) clearLease() {
 }
 
 // discover adds a peer for each lease in the bucket. If nothing is ever heard of it, its names
-// become free.
-func (g *registry) discover() error {
-	ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.Timeout)
-	defer cancel()
-	return g.bucket.list(ctx, leaseKey("*"), func(e entry) {
+// become free. discover has a goroutine of its own, because nats.go may hold up a list for seconds
+// after a lost connection, and the lease must be renewed.
+func (g *registry) discover() {
+	add := func(e entry) {
 		if e.node != g.relay.id {
 			g.relay.peerFor(e.node)
 		}
-	})
+	}
+	for try := 0; backOff(g.relay.ctx, try) == nil; try++ {
+		ctx, cancel := context.WithTimeout(g.relay.ctx, g.relay.opts.attemptTimeout())
+		err := g.bucket.list(ctx, leaseKey("*"), add)
+		cancel()
+		if err == nil {
+			return
+		}
+	}
 }
 
 // isDead reports whether a node has left or was silent for a Lease. In the second case isDead first

@@ -73,6 +73,7 @@ func (r *Relay) Start(node relay.Node) string {
 	r.goroutines.Go(r.serve)
 	r.goroutines.Go(r.beat)
 	r.goroutines.Go(r.registry.renewLoop)
+	r.goroutines.Go(r.registry.discover)
 	return r.id
 }
 
