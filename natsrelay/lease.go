@@ -136,10 +136,14 @@ func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 		return p.hasLeft(), nil
 	}
 	_, revision, err := g.bucket.read(ctx, leaseKey(p.id))
-	if err == nil {
-		err = g.bucket.remove(ctx, leaseKey(p.id), revision)
+	if err != nil || revision == 0 {
+		return err == nil, err
 	}
-	return err == nil, err
+	if err = g.bucket.remove(ctx, leaseKey(p.id), revision); err != nil {
+		return false, err
+	}
+	_, revision, err = g.bucket.read(ctx, leaseKey(p.id)) // it may have been renewed before the removal
+	return err == nil && revision == 0, err
 }
 
 // sweep removes dead nodes from the front of all entries in the bucket. Only the live node with the lowest id
