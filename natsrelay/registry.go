@@ -294,6 +294,9 @@ func (g *registry) retryLater(f func(ctx context.Context) error) {
 // without an answer may still arrive. Such a write fails after another one with an answer.
 func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) error {
 	owners, revision, err := g.readOwners(ctx, key)
+	if _, exists := g.nameOf(key); exists { // a later claim of this node; the entry is its own
+		return nil
+	}
 	switch {
 	case err != nil:
 		return err
