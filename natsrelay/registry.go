@@ -318,11 +318,17 @@ func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) err
 func (g *registry) passOn(ctx context.Context, key string, owners []string, revision uint64) error {
 	for ; len(owners) > 0; owners = owners[1:] {
 		p := g.relay.peer(owners[0])
-		if p == nil || !p.isAlive() {
+		_, isHere := g.nameOf(key)
+		isHere = isHere && owners[0] == g.relay.id
+		if !isHere && (p == nil || !p.isAlive()) {
 			continue
 		}
 		revision, err := g.bucket.write(ctx, key, strings.Join(owners, " "), revision)
-		if err == nil {
+		switch {
+		case err != nil:
+		case isHere:
+			g.takeBack(key, revision)
+		default:
 			p.sendItem(appendUint(appendBytes([]byte{itemPassed}, key), revision))
 		}
 		return err
