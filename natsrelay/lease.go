@@ -179,11 +179,21 @@ func (g *registry) sweep() {
 		if p == nil {
 			return
 		}
-		if isDead, err := g.isDead(ctx, p); err != nil || !isDead {
+		isDead, err := g.isDead(ctx, p)
+		for try := 1; err != nil && backOff(ctx, try) == nil; try++ {
+			isDead, err = g.isDead(ctx, p)
+		}
+		if err != nil || !isDead {
 			continue
 		}
 		for _, e := range entries {
-			g.workers.do(func() { _ = g.passOn(g.relay.ctx, e.key, strings.Fields(e.node)[1:], e.revision) })
+			g.retryLater(func(ctx context.Context) error {
+				err := g.passOn(ctx, e.key, strings.Fields(e.node)[1:], e.revision)
+				if isConflict(err) { // the entry is no longer the dead node's
+					return nil
+				}
+				return err
+			})
 		}
 	}
 }
