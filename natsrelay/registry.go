@@ -290,27 +290,22 @@ func (g *registry) retryLater(f func(ctx context.Context) error) {
 	})
 }
 
-// withdraw takes this node out of the front of an entry. If isWriting is true, an earlier write
-// without an answer may still arrive. Such a write fails after another one with an answer.
+// withdraw takes this node out of the front of an entry. If isWriting is true, an earlier write without
+// an answer may still arrive. It arrives before a renewal of the lease, because writes are in order.
 func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) error {
+	if isWriting {
+		if err := g.renew(ctx); err != nil {
+			return err
+		}
+	}
 	owners, revision, err := g.readOwners(ctx, key)
-	if _, exists := g.nameOf(key); exists { // a later claim of this node; the entry is its own
-		return nil
-	}
-	switch {
-	case err != nil:
-		return err
-	case len(owners) > 0 && owners[0] == g.relay.id:
-		return g.passOn(ctx, key, owners[1:], revision)
-	case !isWriting:
-		return nil
-	case len(owners) > 0:
-		return g.passOn(ctx, key, owners, revision)
-	}
-	if revision, err = g.bucket.write(ctx, key, g.relay.id, 0); err != nil {
+	if _, isOwn := g.nameOf(key); err != nil || isOwn { // a later claim of this node owns the entry
 		return err
 	}
-	return g.bucket.remove(ctx, key, revision)
+	if len(owners) == 0 || owners[0] != g.relay.id {
+		return nil
+	}
+	return g.passOn(ctx, key, owners[1:], revision)
 }
 
 // passOn makes the first of the nodes that is alive the owner of a name, and tells it. If there is

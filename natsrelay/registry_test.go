@@ -399,3 +399,10 @@ func (kv *lateKV) Create(ctx context.Context, key string, value []byte, opts ...
 	kv.write()
 	return kv.KeyValue.Create(ctx, key, value, opts...)
 }
+
+func (kv *lateKV) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if !kv.isLate.Load() && kv.write != nil {
+		kv.write()
+	}
+	return kv.KeyValue.Update(ctx, key, value, revision)
+}
