@@ -39,7 +39,9 @@ type Event struct {
 	// gone. It is nil if the name was unregistered or the cause is unknown.
 	Cause error
 
-	// Missed is the number of missing events of EventLagged, or of lost messages of EventGap.
+	// Missed is the number of missing events of EventLagged, or of lost messages of EventGap. It is
+	// negative in an EventGap if the number is unknown, because the other node could not reach
+	// this one for a time.
 	Missed int
 
 	// Node is the node of the name, or of the sender of lost messages. It is empty for this

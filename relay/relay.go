@@ -122,8 +122,9 @@ type Node interface {
 	// cause. The cause may be nil.
 	NodeGone(node string, cause error)
 
-	// MessagesLost reports that n messages from another node were lost in transit. The
-	// Broker emits a sendq.EventGap.
+	// MessagesLost reports that n messages from another node were lost in transit, or that
+	// an unknown number was not sent if n is negative, because the other node could not reach
+	// this one for a time. The Broker emits a sendq.EventGap.
 	MessagesLost(node string, n int)
 
 	// NameLost reports that another node owns a name of this one, as can happen after a
