@@ -99,7 +99,7 @@ func (c *brokerNode) missed() (messages int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range c.events {
-		if e.Kind == sendq.EventGap {
+		if e.Kind == sendq.EventGap && e.Missed > 0 {
 			messages += e.Missed
 		}
 	}

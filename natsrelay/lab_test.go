@@ -151,6 +151,7 @@ type labReport struct {
 	Names    []string
 	Received map[string]int // messages to the room, by the node of the sender
 	Missed   map[string]int // by node, from the gaps among the events
+	Gaps     []string       // nodes with gaps of an unknown size
 	Disorder int            // messages that were not in order
 	Gone     []string       // names that left because their node was unreachable
 	Sent     int            // direct messages accepted
@@ -293,6 +294,8 @@ func (n *labWorker) watch() {
 	for e := range n.Events(context.Background()) {
 		n.mu.Lock()
 		switch {
+		case e.Kind == sendq.EventGap && e.Missed < 0:
+			n.r.Gaps = append(n.r.Gaps, e.Node[:2])
 		case e.Kind == sendq.EventGap:
 			n.r.Missed[e.Node[:2]] += e.Missed
 		case e.Kind == sendq.EventLeft && errors.Is(e.Cause, ErrNodeLost):

@@ -32,10 +32,12 @@ func TestLog(t *testing.T) {
 	p.restore()
 	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
 	waitUntilAllKnow(t, a, b)
+	eventually(t, func() bool { return a.recorded().gaps == 1 && b.recorded().gaps == 1 })
 	for _, want := range []string{
 		`msg="node reachable"`, `msg="NATS connection lost"`, `msg="lease not renewed, moving to another NATS server"`,
 		`msg="node unreachable"`, `msg="NATS connection restored"`, `msg="lease renewed again"`,
 		`msg="messages missed" node=` + a.relay.id + ` peer=` + b.relay.id + ` messages=1`,
+		`msg="messages missed" node=` + a.relay.id + ` peer=` + b.relay.id + ` messages=unknown`,
 		`msg="name lost to another node" node=` + a.relay.id + ` name=x`,
 	} {
 		eventually(t, func() bool { return strings.Contains(log.String(), want) }, want)

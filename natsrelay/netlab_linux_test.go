@@ -30,6 +30,7 @@ type outcome struct {
 	gone     int           // names that left, on all nodes
 	missed   int           // room messages that were not delivered
 	told     int           // of missed, what Gap events have told
+	gaps     int           // of unknown size
 	failed   int           // direct messages that were not confirmed
 	disorder int           // messages that were not in order
 	longest  time.Duration // of a Send
@@ -52,19 +53,19 @@ func (l *lab) during(t *testing.T, fault func()) (o outcome) {
 		for _, n := range l.nodes {
 			reports = append(reports, n.report(t))
 		}
-		return isQuiet(reports)
+		return isSettled(reports)
 	})
 	for i, r := range reports {
 		o.gone += len(r.Gone)
 		o.disorder += r.Disorder
+		o.gaps += len(r.Gaps)
 		o.longest = max(o.longest, r.Longest)
 		for _, n := range r.Failed {
 			o.failed += n
 		}
 		for j, s := range reports {
 			if i != j {
-				from, to := s.Stats.Nodes[r.Stats.Node], r.Stats.Nodes[s.Stats.Node]
-				o.missed += int(from.Posted + from.Dropped - to.Received)
+				o.missed += int(r.Stats.Nodes[s.Stats.Node].Missed)
 				o.told += r.Missed[s.Stats.Node[:2]]
 			}
 		}
@@ -84,11 +85,12 @@ func (l *lab) isWhole(t *testing.T) bool {
 	return true
 }
 
-// isQuiet reports whether nothing is queued for a node.
-func isQuiet(reports []labReport) bool {
-	for _, r := range reports {
-		for _, n := range r.Stats.Nodes {
-			if n.QueuedBytes > 0 {
+// isSettled reports whether each message was received or is known to be missed.
+func isSettled(reports []labReport) bool {
+	for _, to := range reports {
+		for _, from := range reports {
+			sent, got := from.Stats.Nodes[to.Stats.Node], to.Stats.Nodes[from.Stats.Node]
+			if sent.Posted+sent.Dropped != got.Received+got.Missed {
 				return false
 			}
 		}

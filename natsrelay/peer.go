@@ -19,6 +19,7 @@ type peer struct {
 
 	// Only the serving goroutine uses these.
 	inbox       inbox
+	gaveUp      uint64           // how often the peer has given this node up, and 1; 0 if not known
 	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
 	isForeign   bool             // speaks other versions of the protocol
 	unlogged    uint64           // messages missed since the last tick
@@ -35,6 +36,7 @@ type peer struct {
 	header        header // of the next envelope; fields about received data only
 	acknowledged  uint64 // header.received in the last envelope
 	state         state
+	givenUp       uint64 // how often this node has given the peer up
 	snapshotPiece uint64 // number of the piece with the end of the last snapshot
 	pingDue       bool   // an envelope is due, even without a piece
 	blocked       bool   // NATS refused an envelope; publish waits for the next tick
@@ -217,8 +219,12 @@ func (p *peer) failPosts(posts []pendingPost, cause error) {
 }
 
 // markUnreachable gives up everything in transit to the peer, and the peer's names leave. If the
-// peer comes back, it learns how many messages it has missed.
+// peer comes back, it learns how many messages of these it has missed, and that others may have been
+// missed since, from the number in the snapshot.
 func (p *peer) markUnreachable(cause error) {
+	p.mu.Lock()
+	p.givenUp++
+	p.mu.Unlock()
 	p.hasSnapshot = false
 	p.abandon(unreachable, cause)
 	p.relay.node.NodeGone(p.id, cause)

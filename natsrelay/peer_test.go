@@ -139,3 +139,18 @@ func TestDepartedPeerIsAnswered(t *testing.T) {
 	p.handlePiece(&header{number: 5, oldest: 4}, nil)
 	assert.True(t, p.pingDue, "it must send piece 4 again")
 }
+
+// TestGivenUp receives snapshots of a node that has given this one up some times. Each time between two
+// snapshots is a gap of unknown size.
+func TestGivenUp(t *testing.T) {
+	p := newPeer(current)
+	gaps := func(givenUp byte) int {
+		p.handleEvents(&parser{b: []byte{givenUp, 0}}, true)
+		return p.relay.node.(*fakeNode).recorded().gaps
+	}
+	assert.Equal(t, 0, gaps(3), "before this node was there")
+	assert.Equal(t, 0, gaps(3))
+	assert.Equal(t, 1, gaps(4))
+	assert.Equal(t, 1, gaps(4))
+	assert.Equal(t, 2, gaps(6))
+}

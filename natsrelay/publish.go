@@ -89,11 +89,11 @@ func (p *peer) announce(item []byte) {
 
 // sendSnapshot enqueues a snapshot. Node.Snapshot calls it.
 func (p *peer) sendSnapshot(events []relay.Event) {
-	item := appendList([]byte{itemSnapshot}, events, appendEvent)
+	list := appendList(nil, events, appendEvent)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state.isReachable() {
-		p.enqueue(item, 0)
+		p.enqueue(append(appendUint([]byte{itemSnapshot}, p.givenUp), list...), 0)
 		p.state, p.snapshotPiece = current, p.outbox.newest()
 	}
 }

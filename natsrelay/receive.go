@@ -217,11 +217,19 @@ func (p *peer) handleOutcome(in *parser) {
 
 // handleEvents handles events or a snapshot. Events are meaningless without an earlier snapshot.
 func (p *peer) handleEvents(in *parser, isSnapshot bool) {
+	gaveUp := p.gaveUp
+	if isSnapshot {
+		gaveUp = in.uint() + 1
+	}
 	events := listOf(in, minEvent, in.event)
 	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {
 		return
 	}
-	p.hasSnapshot = true
+	if p.gaveUp != 0 && gaveUp > p.gaveUp {
+		p.relay.opts.Log.Warn("messages missed", "node", p.relay.id, "peer", p.id, "messages", "unknown")
+		p.relay.node.MessagesLost(p.id, -1)
+	}
+	p.gaveUp, p.hasSnapshot = gaveUp, true
 	p.relay.node.Apply(p.id, events, isSnapshot)
 	for _, e := range events {
 		if e.Kind == relay.EventJoined {

@@ -33,6 +33,7 @@ type calls struct {
 	got        []string
 	learned    map[string][]string // events by node
 	missed     int
+	gaps       int // of unknown size
 	lost       []string
 	handedBack []string
 }
@@ -82,6 +83,10 @@ func (n *fakeNode) announce(e relay.Event) {
 func (n *fakeNode) MessagesLost(node string, messages int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if messages < 0 {
+		n.gaps++
+		return
+	}
 	n.missed += messages
 }
 
@@ -146,7 +151,7 @@ func (n *fakeNode) recorded() (s calls) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.got, s.lost, s.handedBack = slices.Clone(n.got), slices.Clone(n.lost), slices.Clone(n.handedBack)
-	s.learned, s.missed = maps.Clone(n.learned), n.missed
+	s.learned, s.missed, s.gaps = maps.Clone(n.learned), n.missed, n.gaps
 	return s
 }
 
@@ -168,7 +173,7 @@ func newFakeWithoutNATS() *fakeNode {
 		panic(err)
 	}
 	n := &fakeNode{relay: r, calls: calls{learned: make(map[string][]string)}}
-	r.node, r.nc = n, (*nats.Conn)(nil) // every call returns an error
+	r.node, r.nc, r.registry.bucket = n, (*nats.Conn)(nil), new(bucket) // every call returns an error
 	return n
 }
 

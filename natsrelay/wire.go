@@ -14,7 +14,7 @@ const (
 	itemPost     byte = iota + 1 // messages for recipients at the receiver
 	itemOutcome                  // the outcome of a post
 	itemEvents                   // events at the sender
-	itemSnapshot                 // the names and rooms of the sender; replaces all earlier events
+	itemSnapshot                 // how often the sender has given the receiver up; its names and rooms, which replace all earlier events
 	itemEvict                    // request: give up a name, because the sender takes it over
 	itemHandover                 // the response: the name's undelivered messages and rooms
 	itemReplay                   // request: the history of a room

@@ -122,7 +122,7 @@ func FuzzReceive(f *testing.F) {
 		return o.pieces[0].buf
 	}
 	post := appendDelivery([]byte{itemPost, 1}, relay.Delivery{Messages: [][]byte{[]byte("hi")}})
-	events := appendList([]byte{itemSnapshot}, []relay.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
+	events := appendList([]byte{itemSnapshot, 0}, []relay.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
 	f.Add(envelope(1, post), envelope(2, events))
 	f.Add(envelope(1, events), envelope(3, post))
 	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, false, [][]byte{[]byte("m")}, []string{"r"}})), envelope(2, []byte{itemBye}))

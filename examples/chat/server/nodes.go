@@ -18,7 +18,7 @@ func (s *Server) watch(ctx context.Context) {
 		}
 		switch {
 		case e.Kind == sendq.EventGap:
-			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed)
+			s.opts.Log.Warn("messages of another server are lost", "node", e.Node, "messages", e.Missed) // -1: unknown
 		case e.Kind == sendq.EventRoomLeft:
 			rooms = append(rooms, e.Room)
 		case e.Kind == sendq.EventLeft && s.opts.NodeLost != nil && errors.Is(e.Cause, s.opts.NodeLost):
