@@ -439,10 +439,12 @@ func (g *registry) verify(name string, revision uint64, rival string) {
 		delete(g.names, name)
 	}
 	g.mu.Unlock()
-	if isLost {
-		g.relay.opts.Log.Warn("name lost to another node", "node", g.relay.id, "name", name)
-		g.relay.node.NameLost(name)
+	if !isLost { // the lease was lost in the meantime, or the name was released
+		g.verify(name, 0, rival)
+		return
 	}
+	g.relay.opts.Log.Warn("name lost to another node", "node", g.relay.id, "name", name)
+	g.relay.node.NameLost(name)
 }
 
 // close gives up all names and then the lease.

@@ -277,6 +277,34 @@ func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision ui
 	return holder, revision
 }
 
+// TestVerifyAgain loses the lease while a node looks up a name that another one has announced. The name
+// is lost.
+func TestVerifyAgain(t *testing.T) {
+	a := newFakeWithoutNATS()
+	g := a.relay.registry
+	a.relay.peerFor("b").state = current
+	g.names["x"] = holding{revision: 5}
+	g.bucket = &takenStore{owners: "b " + a.relay.id, onRead: func() { g.names["x"] = holding{revision: unknownRevision} }}
+	g.verify("x", 5, "b")
+	assert.Equal(t, []string{"x"}, a.recorded().lost)
+}
+
+// A takenStore has one entry. It calls onRead when that is read.
+type takenStore struct {
+	store
+	owners string
+	onRead func()
+}
+
+func (s *takenStore) write(context.Context, string, string, uint64) (uint64, error) {
+	return 0, jetstream.ErrKeyExists
+}
+
+func (s *takenStore) read(context.Context, string) (string, uint64, error) {
+	s.onRead()
+	return s.owners, 7, nil
+}
+
 // TestCloseOnReturn closes a node before it has opened the bucket again. Its lease is removed.
 func TestCloseOnReturn(t *testing.T) {
 	a := newFake(t, servers(t).url(0), Options{})
