@@ -97,7 +97,9 @@ func (l *simLedger) since(t time.Time) string {
 
 // note adds a line to the trace. mu is held.
 func (l *simLedger) note(format string, args ...any) {
-	l.trace = append(l.trace, l.since(time.Now())+" "+fmt.Sprintf(format, args...))
+	if *simTrace {
+		l.trace = append(l.trace, l.since(time.Now())+" "+fmt.Sprintf(format, args...))
+	}
 }
 
 // tell adds a line to the trace.

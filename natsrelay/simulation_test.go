@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -26,12 +27,13 @@ var (
 // same virtual time.
 func TestSimulation(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // so that a seed repeats
-	first, n := *simSeed, *simSeeds
+	first, n := cmp.Or(*simSeed, 1), *simSeeds
 	switch {
-	case first == 0 && n == 0:
-		t.Skip("needs -simseed or -simseeds")
-	case n == 0:
+	case n > 0:
+	case *simSeed > 0:
 		n = 1
+	default:
+		n = 60
 	}
 	for seed := first; seed < first+uint64(n); seed++ {
 		var s *simulation
