@@ -30,6 +30,9 @@ func (g *registry) renewLoop() {
 			if time.Since(moved) > g.relay.opts.Lease/3 {
 				moved = time.Now()
 				_ = g.nc.ForceReconnect() // fails only if the Relay is ending
+				if g.relay.hearsNobody() {
+					g.relay.move()
+				}
 			}
 		}
 		if err != nil {

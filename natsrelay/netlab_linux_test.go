@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"flag"
 	"fmt"
 	"syscall"
 	"testing"
@@ -101,6 +102,7 @@ func isSettled(reports []labReport) bool {
 // TestNetlabServerVanishes takes a NATS server off the network without a reset. Nothing is lost, and no
 // node is given up.
 func TestNetlabServerVanishes(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, Options{})
 	o := l.during(t, func() {
 		l.Each(0, (*netlab.Link).Cut)
@@ -112,39 +114,81 @@ func TestNetlabServerVanishes(t *testing.T) {
 	assert.Zero(t, o.disorder)
 }
 
-// TestNetlabCut cuts a node off from all servers for a time shorter than a Lease.
+// TestNetlabCut cuts a node off from all servers: shorter than a Lease, which costs nothing, and longer,
+// after which the node learns what it has missed.
 func TestNetlabCut(t *testing.T) {
-	for way, cut := range map[string]func(l *lab, server int){
-		"both ways":     func(l *lab, server int) { l.Link(server, 3).Cut(); l.Link(3, server).Cut() },
-		"to the node":   func(l *lab, server int) { l.Link(server, 3).Cut() },
-		"from the node": func(l *lab, server int) { l.Link(3, server).Cut() },
+	bothWays := func(l *lab, server int) { l.Link(server, 3).Cut(); l.Link(3, server).Cut() }
+	toNode := func(l *lab, server int) { l.Link(server, 3).Cut() }
+	fromNode := func(l *lab, server int) { l.Link(3, server).Cut() }
+	for _, test := range []struct {
+		name    string
+		seconds int
+		cut     func(l *lab, server int)
+		isLong  bool // behind -long
+	}{
+		{"3 s both ways", 3, bothWays, true},
+		{"3 s to the node", 3, toNode, true},
+		{"3 s from the node", 3, fromNode, true},
+		{"7 s both ways", 7, bothWays, false},
+		{"7 s to the node", 7, toNode, true},
+		{"7 s from the node", 7, fromNode, true},
+		{"12 s both ways", 12, bothWays, false},
+		{"12 s to the node", 12, toNode, true},
+		{"12 s from the node", 12, fromNode, true},
+		{"60 s both ways", 60, bothWays, true},
 	} {
-		t.Run(way, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
+			if test.isLong && !*long {
+				t.Skip("needs -long")
+			}
+			t.Parallel()
 			l := newLab(t, Options{})
 			o := l.during(t, func() {
 				for i := range 3 {
-					cut(l, i)
+					test.cut(l, i)
 				}
-				time.Sleep(7 * time.Second)
+				time.Sleep(time.Duration(test.seconds) * time.Second)
 			})
-			assert.Zero(t, o.gone, "names that left")
-			assert.Zero(t, o.missed)
 			assert.Zero(t, o.disorder)
+			assert.Equal(t, o.missed, o.told)
+			if test.seconds < 10 {
+				assert.Zero(t, o.gone, "names that left")
+				assert.Zero(t, o.missed)
+				assert.Zero(t, o.gaps)
+			} else {
+				assert.Equal(t, 4, o.gaps, "node 0 and the others do not know what they have missed of each other")
+			}
 		})
 	}
 }
 
+var long = flag.Bool("long", false, "run all netlab tests, which takes some minutes")
+
 // TestNetlabFrozenNode suspends a node.
 func TestNetlabFrozenNode(t *testing.T) {
-	l := newLab(t, Options{})
-	o := l.during(t, func() { l.nodes[0].freeze(t, 12*time.Second) })
-	assert.Equal(t, o.missed, o.told)
-	assert.Zero(t, o.disorder)
+	for _, seconds := range []int{7, 12} {
+		t.Run(fmt.Sprint(seconds, " s"), func(t *testing.T) {
+			if seconds == 7 && !*long {
+				t.Skip("needs -long")
+			}
+			t.Parallel()
+			l := newLab(t, Options{})
+			o := l.during(t, func() { l.nodes[0].freeze(t, time.Duration(seconds)*time.Second) })
+			assert.Zero(t, o.disorder)
+			assert.Equal(t, o.missed, o.told)
+			if seconds < 10 {
+				assert.Zero(t, o.gone, "names that left")
+			} else {
+				assert.Equal(t, 2, o.gaps, "node 0 does not know what it has missed of the others")
+			}
+		})
+	}
 }
 
 // TestNetlabServerIsCutOff cuts a NATS server off from the other two, but not from the nodes. The node
 // at that server moves to another one, and can register names while the cut lasts.
 func TestNetlabServerIsCutOff(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, Options{})
 	o := l.during(t, func() {
 		for i := range 2 {
@@ -162,12 +206,13 @@ func TestNetlabServerIsCutOff(t *testing.T) {
 	assert.Zero(t, o.disorder)
 }
 
-// TestNetlabSlowNetwork registers names over a network with a delay of 200 ms each way, which loses 2 %
-// of the packets.
+// TestNetlabSlowNetwork registers names on nodes with 200 ms each way to all servers. The network loses
+// 2 % of the packets.
 func TestNetlabSlowNetwork(t *testing.T) {
+	t.Parallel()
 	l := newLab(t, Options{})
-	for i := range 6 {
-		l.Each(i, func(link *netlab.Link) { link.Set(netlab.Conditions{Delay: 200 * time.Millisecond, Loss: 0.02}) })
+	for i := range 3 {
+		l.Each(3+i, func(link *netlab.Link) { link.Set(netlab.Conditions{Delay: 200 * time.Millisecond, Loss: 0.02}) })
 	}
 	for i := range 10 {
 		took, failure := l.nodes[i%3].register(t, fmt.Sprint("x", i))

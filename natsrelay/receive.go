@@ -72,8 +72,21 @@ func (r *Relay) handleEcho() {
 	}
 }
 
-// move moves the connection for messages to another server, because the present one is cut off from the
-// server of the registry.
+// hearsNobody reports whether all reachable nodes are silent, but heartbeats of this node come back.
+func (r *Relay) hearsNobody() bool {
+	isAlone := false
+	for _, p := range r.allPeers() {
+		if p.isReachable() {
+			if p.unansweredBeats.Load() < int64(r.opts.ticksIn(r.opts.Lease/5)) {
+				return false
+			}
+			isAlone = true
+		}
+	}
+	return isAlone
+}
+
+// move moves the connection for messages to another server, because the present one is cut off.
 func (r *Relay) move() {
 	r.opts.Log.Warn("NATS server is cut off, moving to another one", "node", r.id, "use", "messages")
 	_ = r.nc.ForceReconnect() // fails only if the Relay is ending
