@@ -49,8 +49,9 @@ cause, and can register them (TestKilledNode). Messages in transit to it are giv
 that is only cut off goes on serving its own users and sees the names of the others leave, but
 cannot register names. When it is reachable again
 
-  - it learns how many messages it has missed, from a sendq.EventGap event and from Stats
-    (TestPartitionUnderLoad);
+  - it learns how many messages it has missed of those in transit to it, from a sendq.EventGap event
+    and from Stats (TestPartitionUnderLoad). An EventGap of unknown size follows, because the others
+    published without it in the meantime (TestGivenUp);
   - it registers its names again and loses each one that another node has taken: the Writer ends
     with sendq.ErrNameLost (TestPartition). Until then both nodes have the name: throughout the
     partition, and at most about a Lease after NATS has recovered.
@@ -58,8 +59,11 @@ cannot register names. When it is reachable again
 If a node becomes unreachable during a takeover, the undelivered messages of the name may be
 passed to BrokerOptions.OnUndelivered on both nodes.
 
+A NATS server may vanish, or be cut off from the others. Then its nodes move to another server before
+their Lease is over, and nothing is lost (TestNetlabServerVanishes, TestNetlabServerIsCutOff).
+
 If all NATS servers restart at once, the bucket with the names is lost. Each node notices within a
-third of a Lease and registers its names again, but loses a name if another node has registered it
+tenth of a Lease and registers its names again, but loses a name if another node has registered it
 first (TestRegistryIsLost, TestNameInLostRegistry).
 
 If a node does not accept messages fast enough, every other node queues Options.MaxQueuedBytes for
@@ -80,7 +84,7 @@ unreachable, which Options.Log reports, but keeps its names.
 
 A Relay uses two connections, the subjects CLUSTER.all and CLUSTER.to.NODE, and a bucket of
 JetStream's key-value store called CLUSTER. The bucket is in memory; the first node creates it.
-Every client with permission to publish to these subjects is trusted. If you restart servers one
+README.md lists the rights that a node needs, and what a client with these rights can do. If you restart servers one
 by one, wait until each is healthy before you stop the next, because JetStream requires it.
 */
 package natsrelay
