@@ -132,15 +132,18 @@ func (g *registry) discover() {
 	}
 }
 
-// isDead reports whether a node has left or was silent for a Lease. In the second case isDead first
-// removes the lease of that node, so the node notices if it is alive.
+// isDead reports whether a node has left, or is not heard and has no lease. If it was silent for a
+// Lease, isDead first removes its lease, so the node notices if it is alive.
 func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
-	if p.hasLeft() || p.isAlive() {
+	if p.hasLeft() || p.isReachable() && p.isAlive() {
 		return p.hasLeft(), nil
 	}
 	_, revision, err := g.bucket.read(ctx, leaseKey(p.id))
 	if err != nil || revision == 0 {
 		return err == nil, err
+	}
+	if p.isAlive() {
+		return false, nil
 	}
 	if err = g.bucket.remove(ctx, leaseKey(p.id), revision); err != nil {
 		return false, err

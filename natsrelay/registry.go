@@ -290,8 +290,9 @@ func (g *registry) retryLater(f func(ctx context.Context) error) {
 	})
 }
 
-// withdraw takes this node out of the front of an entry. If isWriting is true, an earlier write without
-// an answer may still arrive. It arrives before a renewal of the lease, because writes are in order.
+// withdraw takes this node out of the front of an entry, unless this node claims the name again. If
+// isWriting is true, an earlier write without an answer may still arrive. It arrives before a
+// renewal of the lease has an answer, because writes are in order.
 func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) error {
 	if isWriting {
 		if err := g.renew(ctx); err != nil {
@@ -299,34 +300,37 @@ func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) err
 		}
 	}
 	owners, revision, err := g.readOwners(ctx, key)
-	if _, isOwn := g.nameOf(key); err != nil || isOwn { // a later claim of this node owns the entry
+	if _, isOwn := g.nameOf(key); err != nil || isOwn || len(owners) == 0 {
 		return err
 	}
-	if len(owners) == 0 || owners[0] != g.relay.id {
-		return nil
+	if owners[0] == g.relay.id {
+		return g.passOn(ctx, key, owners[1:], revision)
 	}
-	return g.passOn(ctx, key, owners[1:], revision)
+	if p := g.relay.peer(owners[0]); isWriting && p != nil && p.isReachable() {
+		return g.passOn(ctx, key, owners, revision) // at another revision, even a very late write fails
+	}
+	return nil
 }
 
-// passOn makes the first of the nodes that is alive the owner of a name, and tells it. If there is
-// none, passOn removes the entry.
+// passOn makes the first of the nodes that is alive the owner of a name, and tells it. This node
+// counts if it has the name. If there is none, passOn removes the entry.
 func (g *registry) passOn(ctx context.Context, key string, owners []string, revision uint64) error {
 	for ; len(owners) > 0; owners = owners[1:] {
+		isSelf := owners[0] == g.relay.id
 		p := g.relay.peer(owners[0])
-		_, isHere := g.nameOf(key)
-		isHere = isHere && owners[0] == g.relay.id
-		if !isHere && (p == nil || !p.isAlive()) {
+		if _, isHere := g.nameOf(key); isSelf && !isHere || !isSelf && (p == nil || !p.isAlive()) {
 			continue
 		}
 		revision, err := g.bucket.write(ctx, key, strings.Join(owners, " "), revision)
 		switch {
 		case err != nil:
-		case isHere:
+			return err
+		case isSelf:
 			g.takeBack(key, revision)
 		default:
 			p.sendItem(appendUint(appendBytes([]byte{itemPassed}, key), revision))
 		}
-		return err
+		return nil
 	}
 	return g.bucket.remove(ctx, key, revision)
 }

@@ -38,6 +38,7 @@ func TestHeader(t *testing.T) {
 func TestNextVersion(t *testing.T) {
 	n, log := newFakeWithoutNATS(), new(logBuffer)
 	n.relay.opts.Log = slog.New(slog.NewTextHandler(log, nil))
+	n.relay.registry.bucket = &takenStore{n.relay.registry.bucket, "foreign", func() {}} // both have a lease
 	receive := func(from string, oldest byte) {
 		item := appendDelivery([]byte{itemPost, 0}, relay.Delivery{Messages: [][]byte{[]byte(from)}})
 		o := newOutbox(headerSize(len(from)), maxPiece)
