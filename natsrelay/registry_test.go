@@ -247,7 +247,7 @@ func TestUnheardNode(t *testing.T) {
 // TestLateEntry claims a name while JetStream does not answer, and lets the write happen after all
 // later requests. In the end the name is free.
 func TestLateEntry(t *testing.T) {
-	a := newFake(t, servers(t).url(0), Options{})
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
 	g := a.relay.registry
 	b := g.bucket.(*bucket)
 	kv, _ := b.handles()
@@ -415,12 +415,15 @@ func (kv *cancelingKV) Create(ctx context.Context, key string, value []byte, opt
 type lateKV struct {
 	jetstream.KeyValue
 	isLate atomic.Bool
-	write  func()
+	mu     sync.Mutex
+	late   func() // the delayed write
 }
 
 func (kv *lateKV) Create(ctx context.Context, key string, value []byte, opts ...jetstream.KVCreateOpt) (uint64, error) {
 	if kv.isLate.Load() {
-		kv.write = sync.OnceFunc(func() { _, _ = kv.KeyValue.Create(context.Background(), key, value) })
+		kv.mu.Lock()
+		kv.late = sync.OnceFunc(func() { _, _ = kv.KeyValue.Create(context.Background(), key, value) })
+		kv.mu.Unlock()
 		<-ctx.Done()
 		return 0, ctx.Err()
 	}
@@ -429,8 +432,16 @@ func (kv *lateKV) Create(ctx context.Context, key string, value []byte, opts ...
 }
 
 func (kv *lateKV) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	if !kv.isLate.Load() && kv.write != nil {
-		kv.write()
-	}
+	kv.write()
 	return kv.KeyValue.Update(ctx, key, value, revision)
+}
+
+// write makes the delayed write happen.
+func (kv *lateKV) write() {
+	kv.mu.Lock()
+	late := kv.late
+	kv.mu.Unlock()
+	if late != nil {
+		late()
+	}
 }
