@@ -268,13 +268,21 @@ func (g *registry) release(name string) {
 	}
 }
 
-// removeLater removes the entry of a name unless it has changed. It does not wait.
+// removeLater removes the entry of a name unless another node has taken the name over. It does not
+// wait. The entry has a newer revision than this node knows if another node has passed it on, but
+// could not tell this one.
 func (g *registry) removeLater(name string, revision uint64) {
-	if key := nameKey(name); revision == unknownRevision {
+	key := nameKey(name)
+	if revision == unknownRevision {
 		g.withdrawLater(key, true)
-	} else {
-		g.retryLater(func(ctx context.Context) error { return g.bucket.remove(ctx, key, revision) })
+		return
 	}
+	g.retryLater(func(ctx context.Context) error {
+		if err := g.bucket.remove(ctx, key, revision); err != nil {
+			return err
+		}
+		return g.withdraw(ctx, key, false)
+	})
 }
 
 // withdrawLater takes this node out of the front of an entry. It does not wait.

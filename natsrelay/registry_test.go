@@ -277,6 +277,21 @@ func (n *fakeNode) readKey(t *testing.T, key string) (holder string, revision ui
 	return holder, revision
 }
 
+// TestReleaseOfPassedEntry releases a name whose entry has a revision that its node was not told. The
+// entry is removed.
+func TestReleaseOfPassedEntry(t *testing.T) {
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
+	token, _, err := a.relay.Claim(t.Context(), "x", false)
+	require.NoError(t, err)
+	_, err = a.relay.registry.bucket.write(t.Context(), nameKey("x"), a.relay.id, token)
+	require.NoError(t, err)
+	a.relay.Release("x")
+	eventually(t, func() bool {
+		_, revision := a.readKey(t, nameKey("x"))
+		return revision == 0
+	})
+}
+
 // TestVerifyAgain loses the lease while a node looks up a name that another one has announced. The name
 // is lost.
 func TestVerifyAgain(t *testing.T) {
