@@ -104,7 +104,7 @@ func NewBroker(opts *BrokerOptions) *Broker {
 		b.cluster = newCluster(b.opts.Relay)
 		b.mu.Lock() // nothing can be learned before it is known who this is
 		defer b.mu.Unlock()
-		b.cluster.self = b.opts.Relay.Start(node{b})
+		b.cluster.directory.Self = b.opts.Relay.Start(node{b})
 	}
 	return b
 }
@@ -122,32 +122,12 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 
 // Names yields the names present at the start of the iteration, in no particular order.
 func (b *Broker) Names() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		b.mu.Lock()
-		members, remotes := b.all.Snapshot(), b.remotes(toAll)
-		b.mu.Unlock()
-		yieldNames(members, remotes, yield)
-	}
-}
-
-func yieldNames(members []*member, remotes []*remoteName, yield func(string) bool) {
-	for _, n := range members {
-		if !yield(n.name) {
-			return
-		}
-	}
-	for _, r := range remotes {
-		if !yield(r.name) {
-			return
-		}
-	}
+	return func(yield func(string) bool) { b.snapshot(toAll)(yield) }
 }
 
 // Len returns the number of names.
 func (b *Broker) Len() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.names.Len() + b.remotesLen(toAll)
+	return b.count(toAll)
 }
 
 // Send queues p for the Writer of the name. It fails with ErrUnknownName if there is none, and

@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"iter"
 	"sync"
 
 	"github.com/sendq-go/sendq/internal/queue"
@@ -28,15 +29,55 @@ func (t target) from(sender string) target {
 	return t
 }
 
+// group returns the group of t, or nil. mu is held.
+func (b *Broker) group(t target) *group {
+	if t.Kind == relay.TargetRoom {
+		return b.rooms.Get(t.Name)
+	}
+	return b.all
+}
+
+// snapshot yields the names of t on all nodes. The call takes the snapshot. mu is not held, here
+// and in count.
+func (b *Broker) snapshot(t target) iter.Seq[string] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cluster != nil {
+		return b.cluster.directory.Members(t.Target)
+	}
+	var members []*member
+	if g := b.group(t); g != nil {
+		members = g.Snapshot()
+	}
+	return func(yield func(string) bool) {
+		for _, n := range members {
+			if !yield(n.name) {
+				return
+			}
+		}
+	}
+}
+
+// count returns the number of names of t on all nodes.
+func (b *Broker) count(t target) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cluster != nil {
+		return b.cluster.directory.Len(t.Target)
+	}
+	if g := b.group(t); g != nil {
+		return g.Len()
+	}
+	return 0
+}
+
 // use returns the group of t, or nil, and keeps it until done. mu is not held.
 func (b *Broker) use(t target) *group {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := b.all
-	if t.Kind == relay.TargetRoom {
-		if g = b.rooms.Get(t.Name); g == nil && b.cluster.nodesOf(t) != nil {
-			g = b.makeRoom(t.Name) // for its order
-		}
+	g := b.group(t)
+	if g == nil && len(b.cluster.nodesOf(t)) > 0 {
+		g = b.makeRoom(t.Name) // for its order
 	}
 	if g != nil {
 		g.users++
@@ -61,7 +102,7 @@ func (b *Broker) recipients(g *group, t target, messages int) (members []*member
 	b.fanOuts.count(messages, recipients)
 	nodes = b.cluster.nodesOf(t)
 	if g.isJoined && !t.here {
-		g.isJoined, nodes = false, b.cluster.allNodes()
+		g.isJoined, nodes = false, b.cluster.directory.Nodes()
 	}
 	return g.Snapshot(), except, nodes
 }

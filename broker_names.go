@@ -58,8 +58,7 @@ func (p NamePolicy) String() string {
 
 // A member is a name in use, with its Writers and its rooms.
 type member struct {
-	name  string
-	token uint64 // of its grant to this node; 0 without a cluster
+	name string
 
 	// writers is a snapshot of the Writers of the name, for current. It is nil if they have
 	// changed since. It is stored under Broker.mu, and read without.
@@ -208,7 +207,7 @@ func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error)
 	if claims || takesOver {
 		return false, nil
 	}
-	return true, b.add(n, name, w, 0)
+	return true, b.add(n, name, w)
 }
 
 // register is the rest of RegisterContext. The caller has the turn. mu is not held.
@@ -234,9 +233,9 @@ func errWriterClosed(name string) error {
 	return failed(ErrClosed, "register %q: Writer is closing or has ended", name)
 }
 
-// add gives the name to w: alone if n is nil, and otherwise together with other Writers. token is
-// that of a new name. mu is held, here and below unless stated otherwise.
-func (b *Broker) add(n *member, name string, w *Writer, token uint64) error {
+// add gives the name to w: alone if n is nil, and otherwise together with other Writers. mu is held,
+// here and below unless stated otherwise.
+func (b *Broker) add(n *member, name string, w *Writer) error {
 	switch {
 	case b.closed:
 		return errShutDown(name)
@@ -245,7 +244,7 @@ func (b *Broker) add(n *member, name string, w *Writer, token uint64) error {
 	}
 	isNew := n == nil
 	if isNew {
-		n = &member{name: name, token: token, broker: b}
+		n = &member{name: name, broker: b}
 	}
 	h, err := b.follow(n, w)
 	if err != nil {
@@ -254,11 +253,11 @@ func (b *Broker) add(n *member, name string, w *Writer, token uint64) error {
 	n.add(h)
 	n.changed()
 	if isNew {
-		b.change(name, nil, func() {
-			b.names.Put(name, n)
-			b.all.Add(n)
-			b.announce(relay.Event{Kind: relay.EventJoined, Name: name, Token: token})
-		})
+		b.names.Put(name, n)
+		b.all.Add(n)
+		if b.cluster == nil { // otherwise the caller announces it with its rooms
+			b.notify(Event{Kind: EventJoined, Name: name})
+		}
 	}
 	return nil
 }
@@ -304,20 +303,25 @@ func (b *Broker) remove(n *member, w *Writer, cause error) bool {
 	if n.first != nil {
 		return true
 	}
-	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: n.name, Token: n.token, Cause: cause})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: n.name, Cause: cause})
 	return true
 }
 
 // vacate makes a name without Writers free and announces left.
 func (b *Broker) vacate(n *member, left relay.Event) {
-	b.change(n.name, causeOf(left), func() {
-		b.names.Remove(n.name)
-		for _, g := range n.rooms.Members() {
-			b.leave(n, g)
+	b.names.Remove(n.name)
+	b.all.Remove(n)
+	for _, g := range n.rooms.Members() {
+		g.Remove(n)
+		b.forgetIfEmpty(g)
+		if b.cluster == nil { // otherwise left includes that
+			b.notify(Event{Kind: EventRoomLeft, Name: n.name, Room: g.room})
 		}
-		b.all.Remove(n)
-		b.announce(left)
-	})
+	}
+	if b.cluster != nil && left.Kind == relay.EventLeft {
+		left.Token = b.cluster.directory.Token(n.name)
+	}
+	b.announce(left)
 	if b.cluster != nil {
 		b.cluster.transport.Release(n.name)
 	}

@@ -13,7 +13,7 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 	case b.closed:
 		return nil, nil, errShutDown(name)
 	case n == nil && b.cluster == nil:
-		return nil, nil, b.add(nil, name, w, 0)
+		return nil, nil, b.add(nil, name, w)
 	case n == nil:
 		return nil, nil, nil
 	case b.opts.NamePolicy != NameTakeover || n.first.writer == w:

@@ -10,19 +10,9 @@ type turn struct {
 	busy chan struct{} // has a value while somebody has the turn
 
 	// Guarded by Broker.mu.
-	users int // callers that have the turn or wait for it
-	claim claimState
+	users  int  // callers that have the turn or wait for it
+	isLost bool // since the last call of Transport.Claim, another node has been granted the name
 }
-
-// A claimState describes the claim of a name by a registration. It moves down this list, and
-// back to the top at the end.
-type claimState uint8
-
-const (
-	unclaimed claimState = iota
-	claiming             // Transport.Claim is under way
-	claimLost            // another node owns the name by now
-)
 
 // takeTurn waits for the turn of name until ctx is done. The caller must end the turn. mu is
 // not held.
@@ -61,10 +51,4 @@ func (b *Broker) leaveTurn(t *turn) {
 	if t.users--; t.users == 0 {
 		b.turns.Remove(t.name)
 	}
-}
-
-// isClaiming reports whether Transport.Claim is under way for the name. mu is held.
-func (b *Broker) isClaiming(name string) bool {
-	t := b.turns.Get(name)
-	return t != nil && t.claim != unclaimed
 }

@@ -30,13 +30,15 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.cluster
+	_, isElsewhere := c.directory.Where(t.name)
 	switch state := w.currentState(); {
 	case b.closed:
 		return errShutDown(t.name)
-	case state >= ended, state != open && c.names.Get(t.name) != nil && b.opts.NamePolicy == NameTakeover:
+	case state >= ended, state != open && isElsewhere && b.opts.NamePolicy == NameTakeover:
 		return errWriterClosed(t.name)
 	}
-	t.claim = claiming
+	t.isLost = false
+	c.directory.Claim(t.name)
 	c.claims.Add(1)
 	return nil
 }
@@ -47,22 +49,21 @@ func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, e
 	defer b.mu.Unlock()
 	defer b.cluster.claims.Done()
 	isOwner := err == nil
-	isLost := t.claim == claimLost
-	t.claim = unclaimed
-	b.change(t.name, ErrTakenOver, func() {
-		switch {
-		case isOwner && isLost:
-			err = failed(ErrNameLost, "register %q", t.name)
-		case isOwner:
-			err = b.enter(t.name, w, token, h)
-		}
-		if r := b.cluster.find(t.name, b.cluster.here); r != nil {
-			b.cluster.drop(r)
-		}
-	})
-	if err != nil && token != 0 {
-		// The old owner may have announced that the name moves here.
-		b.cluster.transport.Announce([]relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: token, Cause: ErrTakenOver}})
+	switch {
+	case isOwner && t.isLost:
+		err = failed(ErrNameLost, "register %q", t.name)
+	case isOwner:
+		err = b.enter(t.name, w, h)
+	}
+	// The old owner may have announced that the name moves here.
+	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: token, Cause: ErrTakenOver}}
+	if err == nil {
+		events = b.names.Get(t.name).announcement(token)
+	}
+	b.cluster.directory.EndClaim(t.name)
+	b.applyOwn(events)
+	if err == nil || token != 0 {
+		b.cluster.transport.Announce(events)
 	}
 	b.handBackInherited(t.name, h.Undelivered)
 	if isOwner && err != nil {
@@ -73,18 +74,18 @@ func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, e
 
 // enter gives w a name granted to this node and the contents of its handover. Messages stay in h
 // if w does not take them. b.mu is held, here and below.
-func (b *Broker) enter(name string, w *Writer, token uint64, h *relay.Handover) error {
+func (b *Broker) enter(name string, w *Writer, h *relay.Handover) error {
 	if len(h.Undelivered) > 0 {
 		if !w.pause() {
 			return errWriterClosed(name)
 		}
 		defer w.resume()
 	}
-	if err := b.add(nil, name, w, token); err != nil {
+	if err := b.add(nil, name, w); err != nil {
 		return err
 	}
 	for _, room := range h.Rooms {
-		b.join(b.names.Get(name), b.makeRoom(room))
+		b.insert(b.names.Get(name), b.makeRoom(room))
 	}
 	if w.inherit(queue.Of(h.Undelivered)) {
 		h.Undelivered = nil
@@ -126,16 +127,12 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
-	if n == nil || n.token > token {
+	if n == nil || b.cluster.directory.Token(name) > token {
 		return nil, nil
 	}
-	w, rooms = n.first.writer, n.roomNames()
-	moved := relay.Event{Kind: relay.EventMoved, Name: name, Token: token, To: by}
-	b.changeAnywhere(name, ErrTakenOver, func() {
-		b.detach(n, w)
-		b.vacate(n, moved)
-		b.move(moved, rooms)
-	})
+	w, rooms = n.first.writer, b.cluster.directory.RoomsOf(name)
+	b.detach(n, w)
+	b.vacate(n, relay.Event{Kind: relay.EventMoved, Name: name, Token: token, To: by})
 	return w, rooms
 }
 
@@ -143,8 +140,8 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 func (b node) NameLost(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t := b.turns.Get(name); t != nil && t.claim == claiming {
-		t.claim = claimLost
+	if t := b.turns.Get(name); t != nil {
+		t.isLost = true
 	}
 	n := b.names.Get(name)
 	if n == nil {
@@ -152,7 +149,7 @@ func (b node) NameLost(name string) {
 	}
 	w := n.first.writer
 	b.detach(n, w)
-	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Token: n.token, Cause: ErrNameLost})
+	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Cause: ErrNameLost})
 	b.handbacks.expected++
 	go func() {
 		defer b.handbackSettled()

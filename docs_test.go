@@ -102,7 +102,7 @@ func TestDesignHasAMap(t *testing.T) {
 
 // The documents about the inside name code that exists, also in their diagrams.
 func TestDesignNamesCode(t *testing.T) {
-	names := declared(t, ".", "relay", "internal/queue", "internal/sock", "internal/set", "natsrelay")
+	names := declared(t, ".", "relay", "internal/queue", "internal/sock", "internal/set", "internal/directory", "natsrelay")
 	for _, document := range []string{"DESIGN.md", "docs/cluster.md"} {
 		named := find(t, document, "`(\\w+(?:\\.\\w+)?)(?:\\(\\))?`")
 		for _, line := range find(t, document, `(?m)^    (.*)$`) { // a diagram has plain words, too

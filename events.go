@@ -117,20 +117,25 @@ func (b *Broker) observe() (*observer, []Event) {
 	defer b.mu.Unlock()
 	b.observers.Add(o)
 	var events []Event
-	for _, n := range b.all.Members() {
-		events = appendPresence(events, "", n.name, n.roomNames())
+	if b.cluster != nil {
+		for _, change := range b.cluster.directory.State() {
+			events = append(events, eventOf(change.Event, change.Node))
+		}
+		return o, events
 	}
-	for _, r := range b.remotes(toAll) {
-		events = appendPresence(events, r.node.name, r.name, r.roomNames())
+	for _, n := range b.all.Members() {
+		for _, e := range n.announcement(0) {
+			events = append(events, eventOf(e, ""))
+		}
 	}
 	return o, events
 }
 
-// appendPresence appends the events of a name joining a node and rooms.
-func appendPresence(events []Event, node, name string, rooms []string) []Event {
-	events = append(events, Event{Kind: EventJoined, Name: name, Node: node})
-	for _, room := range rooms {
-		events = append(events, Event{Kind: EventRoomJoined, Name: name, Room: room, Node: node})
+// announcement returns the events that announce n.
+func (n *member) announcement(token uint64) []relay.Event {
+	events := []relay.Event{{Kind: relay.EventJoined, Name: n.name, Token: token}}
+	for _, g := range n.rooms.Members() {
+		events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
 	}
 	return events
 }
@@ -150,32 +155,29 @@ func (b *Broker) news(o *observer) (events []Event, missed int) {
 	return events, missed
 }
 
-// announce reports a change of a name of this node to observers and other nodes. With a
-// transport, it must be called within change. mu is held.
+// announce reports a change of a name of this node to observers and other nodes. mu is held.
 func (b *Broker) announce(e relay.Event) {
-	if b.cluster != nil {
-		b.cluster.outgoing = append(b.cluster.outgoing, e)
-	} else {
+	if b.cluster == nil {
 		b.notify(eventOf(e, ""))
+		return
 	}
+	events := []relay.Event{e}
+	b.applyOwn(events)
+	b.cluster.transport.Announce(events)
 }
 
 // eventOf returns what observers see of an event on a node.
 func eventOf(e relay.Event, node string) Event {
-	return Event{Kind: kinds[e.Kind], Name: e.Name, Room: e.Room, Cause: causeOf(e), Node: node}
+	cause := e.Cause
+	if e.Kind == relay.EventMoved {
+		cause = ErrTakenOver
+	}
+	return Event{Kind: kinds[e.Kind], Name: e.Name, Room: e.Room, Cause: cause, Node: node}
 }
 
 var kinds = [...]EventKind{
 	relay.EventJoined: EventJoined, relay.EventLeft: EventLeft, relay.EventMoved: EventLeft,
 	relay.EventRoomJoined: EventRoomJoined, relay.EventRoomLeft: EventRoomLeft,
-}
-
-// causeOf returns why a name leaves.
-func causeOf(e relay.Event) error {
-	if e.Kind == relay.EventMoved {
-		return ErrTakenOver
-	}
-	return e.Cause
 }
 
 // notify queues e for the observers. mu is held, so all of them see the same order.
@@ -191,126 +193,4 @@ func (b *Broker) notify(e Event) {
 		default:
 		}
 	}
-}
-
-// A presence is the state of a name for observers. Broker.mu is held in all methods below.
-type presence struct {
-	exists bool
-	node   string
-	rooms  []string
-}
-
-func (n *member) roomNames() (names []string) {
-	for _, g := range n.rooms.Members() {
-		names = append(names, g.room)
-	}
-	return names
-}
-
-func (r *remoteName) roomNames() (names []string) {
-	for _, g := range r.rooms.Members() {
-		names = append(names, g.room)
-	}
-	return names
-}
-
-func (b *Broker) presenceOf(name string) (p presence) {
-	if n := b.names.Get(name); n != nil {
-		p = presence{true, "", n.roomNames()}
-	} else if b.cluster != nil && b.cluster.names.Get(name) != nil {
-		r := b.cluster.names.Get(name)
-		p = presence{true, r.node.name, r.roomNames()}
-	}
-	return p
-}
-
-// change calls f, which changes something about a name on this node. With a transport, observers
-// see only the net effect: if another node has the name too, or had it before, its leaving or
-// coming here is no event.
-func (b *Broker) change(name string, cause error, f func()) {
-	c := b.cluster
-	switch {
-	case c == nil || c.changing:
-		f()
-	case c.names.Get(name) != nil:
-		b.changeAnywhere(name, cause, f)
-	default:
-		c.during(f)
-		for _, e := range c.outgoing {
-			b.notify(eventOf(e, ""))
-		}
-		c.announce()
-	}
-}
-
-// during calls f while changing is true. It resets changing even if the transport panics.
-func (c *cluster) during(f func()) {
-	c.changing = true
-	defer func() { c.changing = false }()
-	f()
-}
-
-// changeAnywhere is change for an f that may also change what is known about other nodes.
-func (b *Broker) changeAnywhere(name string, cause error, f func()) {
-	c := b.cluster
-	var before presence
-	if b.observers.Len() > 0 {
-		before = b.presenceOf(name)
-	}
-	shadowed := b.shadowedUnder(name)
-	c.during(f)
-	c.shadowed += b.shadowedUnder(name) - shadowed
-	if b.observers.Len() > 0 {
-		b.notifyChange(name, cause, before, b.presenceOf(name))
-	}
-	c.announce()
-}
-
-// notifyChange reports the net changes of a name to the observers.
-func (b *Broker) notifyChange(name string, cause error, before, after presence) {
-	was, is := before.rooms, after.rooms
-	for _, room := range without(was, is) {
-		b.notify(Event{Kind: EventRoomLeft, Name: name, Room: room, Node: before.node})
-	}
-	switch {
-	case before.exists && !after.exists:
-		b.notify(Event{Kind: EventLeft, Name: name, Cause: cause, Node: before.node})
-	case !before.exists && after.exists:
-		b.notify(Event{Kind: EventJoined, Name: name, Node: after.node})
-	}
-	for _, room := range without(is, was) {
-		b.notify(Event{Kind: EventRoomJoined, Name: name, Room: room, Node: after.node})
-	}
-}
-
-// without returns the rooms without others.
-func without(rooms, others []string) (rest []string) {
-	if len(others) == 0 {
-		return rooms
-	}
-	known := make(map[string]bool, len(others))
-	for _, room := range others {
-		known[room] = true
-	}
-	for _, room := range rooms {
-		if !known[room] {
-			rest = append(rest, room)
-		}
-	}
-	return rest
-}
-
-// announce announces the outgoing events. If the last one says that the name has left, the
-// others do not matter.
-func (c *cluster) announce() {
-	events := c.outgoing
-	if len(events) == 0 {
-		return
-	}
-	c.outgoing = nil
-	switch last := len(events) - 1; events[last].Kind {
-	case relay.EventLeft, relay.EventMoved:
-		events = events[last:]
-	}
-	c.transport.Announce(events)
 }

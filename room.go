@@ -2,6 +2,7 @@ package sendq
 
 import (
 	"iter"
+	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/relay"
@@ -23,15 +24,22 @@ func (r *Room) target() target { return toRoom(r.name) }
 // RoomsOf yields the rooms of name at the start of the iteration, in no particular order.
 func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		b.mu.Lock()
-		rooms := b.presenceOf(name).rooms
-		b.mu.Unlock()
-		for _, room := range rooms {
-			if !yield(room) {
-				return
-			}
+		slices.Values(b.roomsOf(name))(yield)
+	}
+}
+
+func (b *Broker) roomsOf(name string) (rooms []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cluster != nil {
+		return b.cluster.directory.RoomsOf(name)
+	}
+	if n := b.names.Get(name); n != nil {
+		for _, g := range n.rooms.Members() {
+			rooms = append(rooms, g.room)
 		}
 	}
+	return rooms
 }
 
 // Join adds name to the room. Joining twice is not an error. Join fails with ErrUnknownName if
@@ -62,15 +70,21 @@ func (b *Broker) makeRoom(name string) *group {
 
 // join makes n a member of g, and reports whether it was none.
 func (b *Broker) join(n *member, g *group) bool {
+	if !b.insert(n, g) {
+		return false
+	}
+	b.announce(relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
+	return true
+}
+
+// insert is join without the announcement.
+func (b *Broker) insert(n *member, g *group) bool {
 	if g.Has(n) {
 		return false
 	}
-	b.change(n.name, nil, func() {
-		g.Add(n)
-		g.isJoined = b.cluster != nil
-		n.rooms.Add(g)
-		b.announce(relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
-	})
+	g.Add(n)
+	g.isJoined = b.cluster != nil
+	n.rooms.Add(g)
 	return true
 }
 
@@ -84,18 +98,11 @@ func (r *Room) Leave(name string) bool {
 	if n == nil || g == nil || !g.Has(n) {
 		return false
 	}
-	b.change(name, nil, func() {
-		n.rooms.Remove(g)
-		b.leave(n, g)
-	})
-	return true
-}
-
-// leave removes the member n from g.
-func (b *Broker) leave(n *member, g *group) {
+	n.rooms.Remove(g)
 	g.Remove(n)
-	b.announce(relay.Event{Kind: relay.EventRoomLeft, Name: n.name, Room: g.room})
 	b.forgetIfEmpty(g)
+	b.announce(relay.Event{Kind: relay.EventRoomLeft, Name: name, Room: r.name})
+	return true
 }
 
 // Publish queues p for every member. It returns the number of members on this node that accepted
@@ -115,34 +122,17 @@ func (r *Room) Has(name string) bool {
 	b := r.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n := b.names.Get(name); n != nil {
-		g := b.rooms.Get(r.name)
-		return g != nil && g.Has(n)
+	if b.cluster != nil {
+		return b.cluster.directory.Has(name, r.name)
 	}
-	return b.cluster.has(r.target(), name)
+	g := b.rooms.Get(r.name)
+	return g != nil && g.Has(b.names.Get(name))
 }
 
 // Members yields the names of the members at the start of the iteration, in no particular order.
 func (r *Room) Members() iter.Seq[string] {
-	return func(yield func(string) bool) {
-		r.broker.mu.Lock()
-		var members []*member
-		if g := r.broker.rooms.Get(r.name); g != nil {
-			members = g.Snapshot()
-		}
-		remotes := r.broker.remotes(r.target())
-		r.broker.mu.Unlock()
-		yieldNames(members, remotes, yield)
-	}
+	return func(yield func(string) bool) { r.broker.snapshot(r.target())(yield) }
 }
 
 // Len returns the number of members.
-func (r *Room) Len() int {
-	r.broker.mu.Lock()
-	defer r.broker.mu.Unlock()
-	n := r.broker.remotesLen(r.target())
-	if g := r.broker.rooms.Get(r.name); g != nil {
-		n += g.Len()
-	}
-	return n
-}
+func (r *Room) Len() int { return r.broker.count(r.target()) }
