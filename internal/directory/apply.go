@@ -2,8 +2,9 @@ package directory
 
 import "github.com/sendq-go/sendq/relay"
 
-// Apply applies announcements of a node; see relay.Node. It calls f with each name and its changes. f
-// may use the Directory. If f drops the node, the remaining announcements are void.
+// Apply applies announcements of a node; see relay.Node. It calls f with each name and its changes,
+// which are valid until the next operation. f may use the Directory. If f drops the node, the
+// remaining announcements are void.
 func (d *Directory) Apply(from string, events []relay.Event, snapshot bool, f func(name string, changes []Change)) {
 	n := d.node(from)
 	if n == nil {

@@ -9,8 +9,15 @@ type Change struct {
 	Node string // of the name; empty for this node
 }
 
+// maxKept is the number of changes for which memory is kept.
+const maxKept = 64
+
 // applyTogether applies events of a node about one name, and returns their net effect.
 func (d *Directory) applyTogether(from *node, events ...relay.Event) []Change {
+	if cap(d.changes) > maxKept {
+		d.changes = nil
+	}
+	d.changes = d.changes[:0]
 	name, last := events[0].Name, events[len(events)-1]
 	before := d.names.Get(name)
 	for _, e := range events {
@@ -19,9 +26,7 @@ func (d *Directory) applyTogether(from *node, events ...relay.Event) []Change {
 	if after := d.names.Get(name); after != before {
 		d.replace(before, after, last)
 	}
-	changes := d.changes
-	d.changes = nil
-	return changes
+	return d.changes
 }
 
 // replace notes that a name was found at before and is now found at after. Either may be nil. If

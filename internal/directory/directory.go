@@ -28,7 +28,7 @@ type Directory struct {
 	all     *group                  // all names
 	none    *group                  // a room without members
 	claims  set.Map[string, bool]   // names being claimed by this node
-	changes []Change                // of the operation under way
+	changes []Change                // of the last operation
 }
 
 // New returns an empty Directory.
