@@ -64,6 +64,14 @@ func TestRules(t *testing.T) {
 			b: moved 10 c      | arriving
 			c: left 10         |
 			a: left 9          | -bob@a`,
+		"a newer move counts": `
+			c:                 |
+			d:                 |
+			a: joined 1        | +bob@a
+			b: joined 2        |
+			b: moved 5 c       | arriving
+			a: moved 6 d       | arriving
+			d: left 6          | -bob@d`,
 		"a name moves out of sight": `
 			a: joined 5, in x  | +bob@a +x@a
 			a: moved 6 unknown | -x@a ~bob@a`,

@@ -67,7 +67,7 @@ var errLeft = errors.New("left")
 
 // events returns events about a name that are applied together.
 func (r *run) events(name string) []relay.Event {
-	kinds := []relay.EventKind{relay.EventJoined, relay.EventJoined, relay.EventLeft, relay.EventMoved, relay.EventRoomJoined, relay.EventRoomLeft}
+	kinds := []relay.EventKind{relay.EventJoined, relay.EventLeft, relay.EventMoved, relay.EventMoved, relay.EventRoomJoined, relay.EventRoomLeft}
 	var events []relay.Event
 	for range 1 + r.next(4) {
 		e := relay.Event{Kind: kinds[r.next(len(kinds))], Name: name, Token: uint64(r.next(8))}
