@@ -122,7 +122,7 @@ func (b *Broker) Lookup(name string) (*Writer, bool) {
 
 // Names yields the names present at the start of the iteration, in no particular order.
 func (b *Broker) Names() iter.Seq[string] {
-	return func(yield func(string) bool) { b.snapshot(toAll)(yield) }
+	return b.namesIn(toAll)
 }
 
 // Len returns the number of names.

@@ -37,11 +37,18 @@ func (b *Broker) group(t target) *group {
 	return b.all
 }
 
-// snapshot yields the names of t on all nodes. The call takes the snapshot. mu is not held, here
-// and in count.
+// namesIn yields the names of t on all nodes at the start of the iteration. mu is not held.
+func (b *Broker) namesIn(t target) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		b.mu.Lock()
+		names := b.snapshot(t)
+		b.mu.Unlock()
+		names(yield)
+	}
+}
+
+// snapshot yields the names of t on all nodes at the time of the call. mu is held then.
 func (b *Broker) snapshot(t target) iter.Seq[string] {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.cluster != nil {
 		return b.cluster.directory.Members(t.Target)
 	}
@@ -58,7 +65,7 @@ func (b *Broker) snapshot(t target) iter.Seq[string] {
 	}
 }
 
-// count returns the number of names of t on all nodes.
+// count returns the number of names of t on all nodes. mu is not held.
 func (b *Broker) count(t target) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

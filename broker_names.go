@@ -319,7 +319,7 @@ func (b *Broker) vacate(n *member, left relay.Event) {
 		}
 	}
 	if b.cluster != nil && left.Kind == relay.EventLeft {
-		left.Token = b.cluster.directory.Token(n.name)
+		_, left.Token, _ = b.cluster.directory.Where(n.name)
 	}
 	b.announce(left)
 	if b.cluster != nil {

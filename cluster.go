@@ -52,7 +52,7 @@ func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	if m := c.moves.Get(name); m != nil {
 		return "", m.settled
 	}
-	node, _ = c.directory.Where(name)
+	node, _, _ = c.directory.Where(name)
 	return node, nil
 }
 

@@ -30,7 +30,7 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.cluster
-	_, isElsewhere := c.directory.Where(t.name)
+	_, _, isElsewhere := c.directory.Where(t.name)
 	switch state := w.currentState(); {
 	case b.closed:
 		return errShutDown(t.name)
@@ -58,7 +58,10 @@ func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, e
 	// The old owner may have announced that the name moves here.
 	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = b.names.Get(t.name).announcement(token)
+		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: token}}
+		for _, room := range h.Rooms {
+			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
+		}
 	}
 	b.cluster.directory.EndClaim(t.name)
 	b.applyOwn(events)
@@ -127,7 +130,7 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
-	if n == nil || b.cluster.directory.Token(name) > token {
+	if _, newer, _ := b.cluster.directory.Where(name); n == nil || newer > token {
 		return nil, nil
 	}
 	w, rooms = n.first.writer, b.cluster.directory.RoomsOf(name)

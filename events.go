@@ -117,27 +117,17 @@ func (b *Broker) observe() (*observer, []Event) {
 	defer b.mu.Unlock()
 	b.observers.Add(o)
 	var events []Event
-	if b.cluster != nil {
-		for _, change := range b.cluster.directory.State() {
-			events = append(events, eventOf(change.Event, change.Node))
+	for name := range b.snapshot(toAll) {
+		node := ""
+		if b.cluster != nil {
+			node, _, _ = b.cluster.directory.Where(name)
 		}
-		return o, events
-	}
-	for _, n := range b.all.Members() {
-		for _, e := range n.announcement(0) {
-			events = append(events, eventOf(e, ""))
+		events = append(events, Event{Kind: EventJoined, Name: name, Node: node})
+		for _, room := range b.roomsOf(name) {
+			events = append(events, Event{Kind: EventRoomJoined, Name: name, Room: room, Node: node})
 		}
 	}
 	return o, events
-}
-
-// announcement returns the events that announce n.
-func (n *member) announcement(token uint64) []relay.Event {
-	events := []relay.Event{{Kind: relay.EventJoined, Name: n.name, Token: token}}
-	for _, g := range n.rooms.Members() {
-		events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: n.name, Room: g.room})
-	}
-	return events
 }
 
 func (b *Broker) ignore(o *observer) {

@@ -24,13 +24,15 @@ func (r *Room) target() target { return toRoom(r.name) }
 // RoomsOf yields the rooms of name at the start of the iteration, in no particular order.
 func (b *Broker) RoomsOf(name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
-		slices.Values(b.roomsOf(name))(yield)
+		b.mu.Lock()
+		rooms := b.roomsOf(name)
+		b.mu.Unlock()
+		slices.Values(rooms)(yield)
 	}
 }
 
+// roomsOf returns the rooms of name. mu is held.
 func (b *Broker) roomsOf(name string) (rooms []string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.cluster != nil {
 		return b.cluster.directory.RoomsOf(name)
 	}
@@ -131,7 +133,7 @@ func (r *Room) Has(name string) bool {
 
 // Members yields the names of the members at the start of the iteration, in no particular order.
 func (r *Room) Members() iter.Seq[string] {
-	return func(yield func(string) bool) { r.broker.snapshot(r.target())(yield) }
+	return r.broker.namesIn(r.target())
 }
 
 // Len returns the number of members.

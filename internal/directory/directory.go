@@ -36,12 +36,13 @@ func New() *Directory {
 	return &Directory{here: new(node), nodes: make(map[string]*node), all: newGroup(""), none: newGroup("")}
 }
 
-// Where returns the node of the name, which is empty for this node, and reports whether there is one.
-func (d *Directory) Where(name string) (node string, ok bool) {
+// Where returns the node of the name, which is empty for this node, and the token of the name there.
+// It reports whether there is one.
+func (d *Directory) Where(name string) (node string, token uint64, ok bool) {
 	if e := d.names.Get(name); e != nil {
-		return e.node.name, true
+		return e.node.name, e.token, true
 	}
-	return "", false
+	return "", 0, false
 }
 
 // Arrival returns the token of the name's arrival at a node, and reports whether the name is arriving.
@@ -50,14 +51,6 @@ func (d *Directory) Arrival(name string) (token uint64, ok bool) {
 		return e.token, true
 	}
 	return 0, false
-}
-
-// Token returns the token of the name on this node, or 0.
-func (d *Directory) Token(name string) uint64 {
-	if e := d.names.Get(name); e != nil && e.isHere() {
-		return e.token
-	}
-	return 0
 }
 
 // Has reports whether the name is a member of the room.
@@ -94,21 +87,15 @@ func (d *Directory) NodesOf(t relay.Target) []string { return d.group(t).nodes }
 // Nodes returns all other nodes.
 func (d *Directory) Nodes() []string { return slices.Sorted(maps.Keys(d.nodes)) }
 
-// State returns all names and their rooms as changes, as if each name had just joined.
-func (d *Directory) State() (changes []Change) {
-	for _, e := range d.all.found.Members() {
-		for _, event := range e.announcement() {
-			changes = append(changes, Change{event, e.node.name})
-		}
-	}
-	return changes
-}
-
 // Snapshot returns the announcements of the names on this node.
 func (d *Directory) Snapshot() (events []relay.Event) {
 	for _, e := range d.here.entries.Members() {
-		if !e.arriving {
-			events = append(events, e.announcement()...)
+		if e.arriving {
+			continue
+		}
+		events = append(events, relay.Event{Kind: relay.EventJoined, Name: e.name, Token: e.token})
+		for _, g := range e.rooms.Members() {
+			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: e.name, Room: g.room})
 		}
 	}
 	return events

@@ -51,15 +51,6 @@ func (e *entry) groups() []*group {
 
 func (e *entry) isIn(g *group) bool { return e != nil && e.rooms.Has(g) }
 
-// announcement returns the events that announce e.
-func (e *entry) announcement() []relay.Event {
-	events := []relay.Event{{Kind: relay.EventJoined, Name: e.name, Token: e.token}}
-	for _, g := range e.rooms.Members() {
-		events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: e.name, Room: g.room})
-	}
-	return events
-}
-
 // find returns the entry of a name on a node, or nil.
 func (d *Directory) find(name string, n *node) *entry {
 	e := d.names.Get(name)

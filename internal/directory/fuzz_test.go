@@ -222,17 +222,17 @@ func (r *run) label(f *fact) string {
 
 // check compares all answers.
 func (r *run) check() {
-	var state []Change
 	var own []relay.Event
 	view := r.m.view()
 	for _, name := range names {
 		f, arrival := r.m.found(name), r.m.arrival(name)
-		node, ok := r.d.Where(name)
+		node, token, ok := r.d.Where(name)
 		same(r, f != nil, ok)
 		if f != nil {
 			same(r, r.label(f), node)
-			for _, e := range f.announced() {
-				state = append(state, Change{e, node})
+			same(r, f.token, token)
+			if r.m.isHere(f) {
+				own = append(own, f.announced()...)
 			}
 		}
 		token, isArriving := r.d.Arrival(name)
@@ -241,18 +241,11 @@ func (r *run) check() {
 			same(r, arrival.token, token)
 			require.True(r, arrival == f || r.m.isHere(f), "an arriving name is found unless it is here")
 		}
-		has := uint64(0)
-		if f != nil && r.m.isHere(f) {
-			has = f.token
-			own = append(own, f.announced()...)
-		}
-		same(r, has, r.d.Token(name))
 		sameSet(r, view[name], r.d.RoomsOf(name))
 		for _, room := range rooms {
 			same(r, slices.Contains(view[name], room), r.d.Has(name, room))
 		}
 	}
-	sameSet(r, state, r.d.State())
 	sameSet(r, own, r.d.Snapshot())
 	sameSet(r, r.m.nodes[1:], r.d.Nodes())
 	if r.members != nil {
