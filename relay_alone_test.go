@@ -237,6 +237,23 @@ func TestRelayPanicsAndIsToldLater(t *testing.T) {
 	require.NotEmpty(t, transport.told)
 }
 
+// The events of a name carry the token of its grant. A name that leaves needs no events for its rooms.
+func TestAnnouncedTokens(t *testing.T) {
+	transport := &recordingTransport{}
+	b := sendq.NewBroker(&sendq.BrokerOptions{Relay: transport})
+	w := register(t, b, "bob", readingPeer())
+	require.NoError(t, b.Room("room").Join("bob"))
+	want := []relay.Event{
+		{Kind: relay.EventJoined, Name: "bob", Token: 1},
+		{Kind: relay.EventRoomJoined, Name: "bob", Room: "room"},
+	}
+	require.Equal(t, want, transport.told)
+	transport.node.Snapshot(func(events []relay.Event) { require.Equal(t, want, events) })
+	require.True(t, b.Unregister("bob", w))
+	require.Equal(t, append(want, relay.Event{Kind: relay.EventLeft, Name: "bob", Token: 1}), transport.told)
+	require.NoError(t, b.CloseNow())
+}
+
 // After a name has joined a room, one message goes to all nodes. Others go to nodes with members.
 func TestFirstMessageAfterJoin(t *testing.T) {
 	transport := &recordingTransport{}
