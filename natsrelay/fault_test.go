@@ -36,7 +36,7 @@ func TestCluster(t *testing.T) {
 	assert.Len(t, r.Refused, 1)
 	// Messages from several nodes may arrive in any order.
 	eventually(t, func() bool { return len(alice.lines()) == 1 && len(bob.lines()) == 2 })
-	c.Room("go").Publish([]byte("room\n"))
+	assert.Zero(t, c.Room("go").Publish([]byte("room\n")), "members on this node")
 	eventually(t, func() bool { return len(alice.lines()) == 2 && len(bob.lines()) == 3 })
 	b.BroadcastFrom("bob", []byte("all\n"))
 	eventually(t, func() bool { return len(alice.lines()) == 3 })
