@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,22 +60,31 @@ func newLab(t *testing.T, opts Options) *lab {
 		own := append(append([]string(nil), urls[i:]...), urls[:i]...)
 		l.nodes = append(l.nodes, startLabNode(t, l.Hosts[3+i], strings.Join(own, ","), opts))
 	}
-	eventually(t, func() bool {
-		for _, n := range l.nodes {
-			if len(n.report(t).Names) < 3 {
-				return false
-			}
-		}
-		return true
-	})
+	eventually(t, func() bool { return isWhole(l.reports(t)) })
 	return l
+}
+
+// reports returns the reports of all nodes.
+func (l *lab) reports(t *testing.T) (reports []labReport) {
+	for _, n := range l.nodes {
+		reports = append(reports, n.report(t))
+	}
+	return reports
+}
+
+// isWhole reports whether each node knows the users of all others, and nobody else.
+func isWhole(reports []labReport) bool {
+	names := reports[0].Names
+	return len(names) >= 3 && !slices.ContainsFunc(reports, func(r labReport) bool { return !slices.Equal(r.Names, names) })
 }
 
 // A labNode is a process with a node. It has one user, with the name of the node, in the room "all".
 type labNode struct {
 	name    string
+	host    *netlab.Host
+	config  string
 	cmd     *exec.Cmd
-	input   *bufio.Writer
+	input   io.WriteCloser
 	answers *json.Decoder
 }
 
@@ -81,21 +92,33 @@ type labNode struct {
 func startLabNode(t *testing.T, host *netlab.Host, url string, opts Options) *labNode {
 	config, err := json.Marshal(labConfig{url, opts.Cluster, opts.Node, opts.Lease, opts.Timeout})
 	require.NoError(t, err)
-	n := &labNode{name: opts.Node, cmd: exec.Command(os.Args[0])}
-	n.cmd.Env = append(os.Environ(), "NATSRELAY_LAB="+string(config))
-	n.cmd.Stderr = labLog{t, n.name}
-	input, err := n.cmd.StdinPipe()
-	require.NoError(t, err)
-	output, err := n.cmd.StdoutPipe()
-	require.NoError(t, err)
-	n.input, n.answers = bufio.NewWriter(input), json.NewDecoder(output)
-	host.Do(func() { err = n.cmd.Start() })
-	require.NoError(t, err)
+	n := &labNode{name: opts.Node, host: host, config: string(config)}
+	n.start(t)
 	t.Cleanup(func() {
 		_ = n.cmd.Process.Kill()
 		_ = n.cmd.Wait()
 	})
 	return n
+}
+
+func (n *labNode) start(t *testing.T) {
+	n.cmd = exec.Command(os.Args[0])
+	n.cmd.Env = append(os.Environ(), "NATSRELAY_LAB="+n.config)
+	n.cmd.Stderr = labLog{t, n.name}
+	var err error
+	n.input, err = n.cmd.StdinPipe()
+	require.NoError(t, err)
+	output, err := n.cmd.StdoutPipe()
+	require.NoError(t, err)
+	n.answers = json.NewDecoder(output)
+	n.host.Do(func() { err = n.cmd.Start() })
+	require.NoError(t, err)
+}
+
+// stop shuts the node down and waits for its exit.
+func (n *labNode) stop(t *testing.T) {
+	require.NoError(t, n.input.Close())
+	require.NoError(t, n.cmd.Wait(), "node %s", n.name)
 }
 
 // A labLog writes what a node logs to the log of the test.
@@ -111,8 +134,8 @@ func (l labLog) Write(p []byte) (int, error) {
 
 // ask writes a command to the node and decodes its answer.
 func (n *labNode) ask(t *testing.T, answer any, command string) {
-	fmt.Fprintln(n.input, command)
-	require.NoError(t, n.input.Flush())
+	_, err := fmt.Fprintln(n.input, command)
+	require.NoError(t, err, "node %s", n.name)
 	require.NoError(t, n.answers.Decode(answer), "node %s", n.name)
 }
 
@@ -128,11 +151,15 @@ func (n *labNode) register(t *testing.T, name string) (took time.Duration, failu
 	return a.Took, a.Failure
 }
 
-// load starts or stops messages from each node to the users of all others.
+// load starts or stops messages from the node to the users of all nodes.
+func (n *labNode) load(t *testing.T, command string) {
+	var a labAnswer
+	n.ask(t, &a, command)
+}
+
 func (l *lab) load(t *testing.T, command string) {
 	for _, n := range l.nodes {
-		var a labAnswer
-		n.ask(t, &a, command)
+		n.load(t, command)
 	}
 }
 
@@ -148,19 +175,21 @@ type labAnswer struct {
 
 // A labReport says what a node has seen so far.
 type labReport struct {
-	Names    []string
-	Received map[string]int // messages to the room, by the node of the sender
-	Missed   map[string]int // by node, from the gaps among the events
-	Gaps     []string       // nodes with gaps of an unknown size
-	Disorder int            // messages that were not in order
-	Gone     []string       // names that left because their node was unreachable
-	Sent     int            // direct messages accepted
-	Failed   map[string]int // direct messages, by error
-	Longest  time.Duration  // of a Send
-	Stats    Stats
+	Names     []string
+	Received  map[string]int // messages to the room, by the node of the sender
+	Skipped   int            // messages to the room between those received
+	Missed    map[string]int // by node, from the gaps among the events
+	Gaps      []string       // nodes with gaps of an unknown size
+	Disorder  int            // messages that were not in order
+	Gone      []string       // names that left because their node was unreachable
+	Sent      int            // direct messages accepted
+	Failed    map[string]int // direct messages, by error
+	Longest   time.Duration  // of a Send
+	Disturbed time.Time      // when a name last came or went, or a Send failed
+	Stats     Stats
 }
 
-// labProgram runs a node until its input ends.
+// labProgram runs a node until its input ends, and shuts it down.
 func labProgram(config string) error {
 	var c labConfig
 	if err := json.Unmarshal([]byte(config), &c); err != nil {
@@ -195,10 +224,9 @@ func labProgram(config string) error {
 		var answer any = labAnswer{}
 		switch command {
 		case "start":
-			n.start()
+			n.beginLoad()
 		case "stop":
-			close(n.stop)
-			n.loops.Wait()
+			n.endLoad()
 		case "register":
 			start, failure := time.Now(), ""
 			if err := n.Register(argument, newUser(0).writer); err != nil {
@@ -212,7 +240,12 @@ func labProgram(config string) error {
 			return err
 		}
 	}
-	return nil
+	if n.stop != nil {
+		n.endLoad()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return n.Shutdown(ctx)
 }
 
 // A labWorker is a node of a lab, in its process.
@@ -220,16 +253,17 @@ type labWorker struct {
 	*sendq.Broker
 	relay *Relay
 	name  string
-	stop  chan struct{}
+	stop  chan struct{} // closed at the end of the load; nil without load
 	loops sync.WaitGroup
 
 	mu   sync.Mutex
-	next map[string]int // lowest number expected, by kind and sender
+	next map[string]int // lowest number expected, by kind and id of the sender
 	r    labReport
 }
 
-// start publishes to the room, and sends to the users of the other nodes one message after the other.
-func (n *labWorker) start() {
+// beginLoad publishes to the room, and sends to the users of the other nodes one message after the
+// other.
+func (n *labWorker) beginLoad() {
 	n.stop = make(chan struct{})
 	loop := func(f func(number int)) {
 		n.loops.Go(func() {
@@ -243,14 +277,21 @@ func (n *labWorker) start() {
 			}
 		})
 	}
+	id := n.relay.Stats().Node // another one after a restart
 	loop(func(i int) {
-		n.Room("all").PublishFrom(n.name, fmt.Appendf(nil, "room %s %d\n", n.name, i))
+		n.Room("all").PublishFrom(n.name, fmt.Appendf(nil, "room %s %d\n", id, i))
 	})
 	for _, to := range []string{"n0", "n1", "n2"} {
 		if to != n.name {
-			loop(func(i int) { n.send(to, fmt.Appendf(nil, "direct %s %d\n", n.name, i)) })
+			loop(func(i int) { n.send(to, fmt.Appendf(nil, "direct %s %d\n", id, i)) })
 		}
 	}
+}
+
+func (n *labWorker) endLoad() {
+	close(n.stop)
+	n.loops.Wait()
+	n.stop = nil
 }
 
 func (n *labWorker) send(to string, message []byte) {
@@ -260,6 +301,9 @@ func (n *labWorker) send(to string, message []byte) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.r.Longest = max(n.r.Longest, took)
+	if err != nil {
+		n.r.Disturbed = time.Now()
+	}
 	switch {
 	case err == nil:
 		n.r.Sent++
@@ -281,12 +325,16 @@ func (n *labWorker) receive(line string) {
 	if _, err := fmt.Sscan(line, &kind, &from, &number); err != nil {
 		panic(err)
 	}
-	if number < n.next[kind+from] {
+	next, hasNext := n.next[kind+from]
+	if number < next {
 		n.r.Disorder++
 	}
 	n.next[kind+from] = number + 1
 	if kind == "room" {
-		n.r.Received[from]++
+		n.r.Received[from[:2]]++
+	}
+	if kind == "room" && hasNext {
+		n.r.Skipped += max(0, number-next)
 	}
 }
 
@@ -301,6 +349,9 @@ func (n *labWorker) watch() {
 		case e.Kind == sendq.EventLeft && errors.Is(e.Cause, ErrNodeLost):
 			n.r.Gone = append(n.r.Gone, e.Name)
 		}
+		if e.Kind == sendq.EventLeft || e.Kind == sendq.EventJoined {
+			n.r.Disturbed = time.Now()
+		}
 		n.mu.Unlock()
 	}
 }
@@ -309,9 +360,7 @@ func (n *labWorker) report() labReport {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	r := n.r
-	for name := range n.Names() {
-		r.Names = append(r.Names, name)
-	}
+	r.Names = slices.Sorted(n.Names())
 	r.Received, r.Missed, r.Failed = maps.Clone(r.Received), maps.Clone(r.Missed), maps.Clone(r.Failed)
 	r.Stats = n.relay.Stats()
 	return r
