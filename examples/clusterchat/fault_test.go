@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -185,4 +188,104 @@ func TestDrain(t *testing.T) {
 	}
 	bob.expect("* alice left #go")
 	bob.until("/who", "names: bob, carol")
+}
+
+// TestRollingRestart restarts one node after the other with SIGTERM, as an update does, while all users
+// talk. The user of the node comes back. The others hear each other's lines once and in order.
+func TestRollingRestart(t *testing.T) {
+	nodes, users := threeNodes(t, "-lease", "30s", "-nats", servers().urls())
+	for i, n := range nodes {
+		stop := make(chan struct{})
+		var talking sync.WaitGroup
+		talk := func(u *client) { talking.Go(func() { u.talk(stop) }) }
+		var listeners []*listener
+		for _, u := range users {
+			talk(u)
+			listeners = append(listeners, newListener(u, map[string]int{"alice": 0, "bob": 0, "carol": 0}))
+		}
+		for _, l := range listeners {
+			l.until(func() bool { return l.hasHeard(users, 10) })
+		}
+		n.stop()
+		for line := range strings.Lines(users[i].rest()) {
+			listeners[i].heed(strings.TrimSuffix(line, "\n"))
+		}
+		n.start()
+		users[i] = n.connect(users[i].name)
+		users[i].say("/join #go")
+		talk(users[i])
+		listeners[i] = newListener(users[i], make(map[string]int))
+		for _, l := range listeners {
+			l.until(func() bool { return l.hasHeard(users, 10) && (l == listeners[i] || l.returned) })
+		}
+		close(stop)
+		for _, l := range listeners {
+			l.until(func() bool { return l.ended == 2 })
+		}
+		talking.Wait()
+	}
+}
+
+// talk says numbered lines in #go until stop is closed, and an end, or until the connection is closed.
+func (c *client) talk(stop <-chan struct{}) {
+	for n := 0; ; n++ {
+		line := fmt.Sprintf("#go: %d\n", n)
+		select {
+		case <-stop:
+			line = "#go: end\n"
+		case <-time.After(time.Millisecond):
+		}
+		if _, err := io.WriteString(c.conn, line); err != nil || line == "#go: end\n" {
+			return
+		}
+	}
+}
+
+// A listener checks that the lines of each other user come once and in order.
+type listener struct {
+	*client
+	next     map[string]int // number of the next line of a user; absent: any number
+	returned bool           // somebody has left and is heard again
+	ended    int            // users that have said their last line
+}
+
+func newListener(c *client, next map[string]int) *listener { return &listener{client: c, next: next} }
+
+func (l *listener) until(f func() bool) {
+	for !f() {
+		l.heed(l.hear())
+	}
+}
+
+func (l *listener) heed(line string) {
+	var from, what string
+	switch {
+	case strings.HasSuffix(line, " left #go"):
+		delete(l.next, strings.Fields(line)[1])
+		return
+	case !strings.HasPrefix(line, "from "):
+		return
+	}
+	_, err := fmt.Sscanf(line, "from %s in #go: %s", &from, &what)
+	require.NoError(l.t, err, line)
+	if what == "end" {
+		l.ended++
+		return
+	}
+	n, err := strconv.Atoi(what)
+	require.NoError(l.t, err, line)
+	next, isKnown := l.next[from]
+	l.returned = l.returned || !isKnown
+	require.True(l.t, !isKnown || n == next, "%s hears number %d of %s after %d", l.name, n, from, next-1)
+	l.next[from] = n + 1
+}
+
+// hasHeard reports whether at least n lines of each other user were heard.
+func (l *listener) hasHeard(users []*client, n int) bool {
+	for _, u := range users {
+		if u.name != l.name && l.next[u.name] < n {
+			return false
+		}
+	}
+	return true
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -35,17 +36,29 @@ const patience = 30 * time.Second
 
 // A node is a running process of this program.
 type node struct {
-	t    *testing.T
-	addr string
-	cmd  *exec.Cmd
+	t     *testing.T
+	flags []string
+	addr  string
+	cmd   *exec.Cmd
 }
 
-// command returns a command that runs this program with flags.
-func command(flags ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], flags...)
+// command returns a command that runs this program with flags until ctx is done.
+func command(ctx context.Context, flags ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, os.Args[0], flags...)
 	// Without this the race detector delays the exit by a second.
 	cmd.Env = append(os.Environ(), "RUN_CLUSTERCHAT=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
+}
+
+// requireFails runs this program with flags, and returns what it says before it fails.
+func requireFails(t *testing.T, flags ...string) (said string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	output, err := command(ctx, flags...).CombinedOutput()
+	require.Error(t, err)
+	require.NoError(t, ctx.Err(), "it runs: %s", output)
+	return string(output)
 }
 
 // start starts a node that uses the NATS server at url.
@@ -53,23 +66,30 @@ func start(t *testing.T, url string, flags ...string) *node {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs a signal that ends a program, and Windows has none")
 	}
-	n := &node{t: t, cmd: command(append([]string{"-addr", "127.0.0.1:0", "-nats", url, "-lease", "2s"}, flags...)...)}
-	stderr, err := n.cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, n.cmd.Start())
+	n := &node{t: t, flags: append([]string{"-addr", "127.0.0.1:0", "-nats", url, "-lease", "2s"}, flags...)}
+	n.start()
 	t.Cleanup(func() {
 		if n.cmd.ProcessState == nil {
 			_ = n.cmd.Process.Kill()
 			_ = n.cmd.Wait()
 		}
 	})
+	return n
+}
+
+// start starts the process. After stop, it starts another one.
+func (n *node) start() {
+	t := n.t
+	n.cmd = command(context.Background(), n.flags...)
+	stderr, err := n.cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, n.cmd.Start())
 	r := bufio.NewReader(stderr)
 	line, _ := r.ReadString('\n')
 	addr, found := strings.CutPrefix(line, "listening on ")
 	require.True(t, found, line)
 	n.addr = strings.TrimSpace(addr)
 	go io.Copy(t.Output(), r)
-	return n
 }
 
 // stop ends the node with SIGTERM and waits for its exit.
@@ -277,10 +297,9 @@ func TestSecuredNATS(t *testing.T) {
 		{"-nats", url},
 		{"-nats", fmt.Sprintf("tls://chat:wrong@127.0.0.1:%d", port), "-nats-ca", ca},
 	} {
-		said, err := command(append(flags, "-addr", "127.0.0.1:0")...).CombinedOutput()
-		require.Error(t, err, "%s", said)
-		require.Contains(t, string(said), "clusterchat: natsrelay: connect to ")
-		require.NotContains(t, string(said), "wrong", "no error shows a password")
+		said := requireFails(t, append(flags, "-addr", "127.0.0.1:0")...)
+		require.Contains(t, said, "clusterchat: natsrelay: connect to ")
+		require.NotContains(t, said, "wrong", "no error shows a password")
 	}
 }
 
@@ -291,9 +310,8 @@ func TestEmbeddedPassword(t *testing.T) {
 		addr := freeAddr()
 		start(t, "nats://"+secret+"@"+addr, "-embed").connect("alice")
 		for _, other := range []string{"", "chat:wrong@", "wrong@"} {
-			said, err := command("-addr", "127.0.0.1:0", "-nats", "nats://"+other+addr).CombinedOutput()
-			require.Error(t, err)
-			require.Contains(t, string(said), "Authorization Violation")
+			said := requireFails(t, "-addr", "127.0.0.1:0", "-nats", "nats://"+other+addr)
+			require.Contains(t, said, "Authorization Violation")
 		}
 	}
 }
@@ -307,8 +325,6 @@ func TestInvalidFlags(t *testing.T) {
 		{"-cluster a.b -nats nats://" + freeAddr() + " -embed", "Cluster"},
 		{"stray", `unexpected argument "stray"`},
 	} {
-		said, err := command(strings.Fields(test.flags)...).CombinedOutput()
-		require.Error(t, err, test.flags)
-		require.Contains(t, string(said), test.want, test.flags)
+		require.Contains(t, requireFails(t, strings.Fields(test.flags)...), test.want, test.flags)
 	}
 }
