@@ -19,7 +19,7 @@ import (
 func rightsConfig(t *testing.T) string {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	config := regexp.MustCompile("(?s)```\n(jetstream .*?)```").FindSubmatch(readme)
+	config := regexp.MustCompile("(?s)```conf\n(jetstream .*?)```").FindSubmatch(readme)
 	require.NotNil(t, config)
 	return string(config[1])
 }
@@ -62,7 +62,7 @@ func TestMissingRights(t *testing.T) {
 				t.Parallel()
 				s := newConfiguredServer(t, all[:begin]+strings.Replace(all[begin:end], right, "", 1)+all[end:])
 				var handled atomic.Int64
-				_, err := Connect(s.url, &Options{Timeout: 3 * time.Second}, nats.UserInfo("node", "secret"),
+				_, err := Connect(s.url, &Options{Timeout: 10 * time.Second}, nats.UserInfo("node", "secret"),
 					nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { handled.Add(1) }))
 				require.ErrorIs(t, err, nats.ErrPermissionViolation)
 				assert.ErrorContains(t, err, "needs the right to "+list+" "+right)
