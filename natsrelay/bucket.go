@@ -39,6 +39,7 @@ type bucket struct {
 	stream      jetstream.Stream   // of kv
 	hasFew      bool               // whether the log says that the bucket has too few replicas
 	tooFewSince time.Time          // when the servers were too few for the replicas first; zero if they are not
+	refusal     error              // why JetStream refused the last write with an answer; nil if it did not
 }
 
 // An entry is a key and its value: the id of a node, or of several.
@@ -165,6 +166,16 @@ func (b *bucket) reset() {
 	b.kv, b.stream = nil, nil
 }
 
+// notOpen returns the error of a request while the bucket is not open.
+func (b *bucket) notOpen() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.refusal != nil {
+		return b.refusal
+	}
+	return errNotOpen
+}
+
 // handles returns nil values if the bucket is not open.
 func (b *bucket) handles() (jetstream.KeyValue, jetstream.Stream) {
 	b.mu.Lock()
@@ -178,14 +189,26 @@ func (b *bucket) handles() (jetstream.KeyValue, jetstream.Stream) {
 func (b *bucket) write(ctx context.Context, key, node string, revision uint64) (uint64, error) {
 	kv, _ := b.handles()
 	if kv == nil {
-		return 0, errNotOpen
+		return 0, b.notOpen()
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
+	var written uint64
+	var err error
 	if revision == 0 {
-		return kv.Create(ctx, key, []byte(node))
+		written, err = kv.Create(ctx, key, []byte(node))
+	} else {
+		written, err = kv.Update(ctx, key, []byte(node), revision)
 	}
-	return kv.Update(ctx, key, []byte(node), revision)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch _, isAnswer := errors.AsType[*jetstream.APIError](err); {
+	case err == nil || isConflict(err):
+		b.refusal = nil
+	case isAnswer:
+		b.refusal = err
+	}
+	return written, err
 }
 
 func isConflict(err error) bool {
@@ -196,7 +219,7 @@ func isConflict(err error) bool {
 func (b *bucket) read(ctx context.Context, key string) (node string, revision uint64, err error) {
 	kv, _ := b.handles()
 	if kv == nil {
-		return "", 0, errNotOpen
+		return "", 0, b.notOpen()
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
@@ -215,7 +238,7 @@ func (b *bucket) read(ctx context.Context, key string) (node string, revision ui
 func (b *bucket) remove(ctx context.Context, key string, revision uint64) error {
 	_, stream := b.handles()
 	if stream == nil {
-		return errNotOpen
+		return b.notOpen()
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
@@ -226,7 +249,7 @@ func (b *bucket) remove(ctx context.Context, key string, revision uint64) error 
 func (b *bucket) list(ctx context.Context, keys string, f func(entry)) error {
 	kv, _ := b.handles()
 	if kv == nil {
-		return errNotOpen
+		return b.notOpen()
 	}
 	w, err := kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
 	if err != nil {

@@ -29,7 +29,7 @@ func TestConnectFails(t *testing.T) {
 		assert.ErrorContains(t, err, "natsrelay: ", "%+v", opts)
 	}
 	s := newNATSServer(t)
-	_, err := Connect(s.url, &Options{Timeout: 100 * time.Millisecond})
+	_, err := Connect(s.url, &Options{Timeout: 2 * time.Second})
 	assert.ErrorContains(t, err, "the NATS servers need JetStream")
 	s.stop()
 	for _, o := range []nats.Option{nats.Name("x"), nats.RetryOnFailedConnect(true)} {
@@ -69,7 +69,7 @@ func TestTwoServers(t *testing.T) {
 	requireServers(t)
 	c := newNATSClusterOf(2, t.TempDir())
 	t.Cleanup(c.stop)
-	_, err := Connect(c.url(0, 1), &Options{Timeout: time.Second, Replicas: 3})
+	_, err := Connect(c.url(0, 1), &Options{Timeout: 5 * time.Second, Replicas: 3})
 	require.ErrorContains(t, err, "no suitable peers")
 	log := new(logBuffer)
 	n := newFake(t, c.url(0, 1), Options{Log: slog.New(slog.NewTextHandler(log, nil))})
@@ -83,11 +83,11 @@ func TestJetStreamErrors(t *testing.T) {
 	s := newConfiguredServer(t, `
 		jetstream { max_memory_store: 1GB }
 		accounts { A { users: [{user: a, password: a}] }, B { jetstream: true, users: [{user: b, password: b}] } }`)
-	_, err := Connect(s.url, &Options{Timeout: time.Second}, nats.UserInfo("a", "a"))
+	_, err := Connect(s.url, &Options{Timeout: 2 * time.Second}, nats.UserInfo("a", "a"))
 	assert.ErrorContains(t, err, "the NATS servers need JetStream, in the account of this user")
 
 	s = newConfiguredServer(t, `jetstream { max_memory_store: 600 }`)
-	n := newFake(t, s.url, Options{Timeout: time.Second})
+	n := newFake(t, s.url, Options{Timeout: 4 * time.Second})
 	for i := 0; err == nil || i == 0; i++ {
 		_, _, err = n.relay.Claim(t.Context(), fmt.Sprint(i), false)
 	}
