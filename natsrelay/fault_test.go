@@ -139,7 +139,7 @@ func TestKilledNode(t *testing.T) {
 // TestPartitionedUser registers a name on both sides of a partition that is longer than a Lease. When
 // the partition heals, the first user loses the name.
 func TestPartitionedUser(t *testing.T) {
-	opts := Options{Lease: time.Second, Timeout: 3 * time.Second}
+	opts := Options{Lease: time.Second}
 	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
 	b := newBrokerNode(t, servers(t).url(1), opts, sendq.BrokerOptions{})
@@ -149,7 +149,9 @@ func TestPartitionedUser(t *testing.T) {
 	p.cut()
 	eventually(t, func() bool { return a.hasNames("x", "y") && b.hasNames("z") })
 	assert.NoError(t, a.Send("x", []byte("local\n")))
-	assert.Error(t, a.Register("w", newUser(0).writer))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	assert.Error(t, a.RegisterContext(ctx, "w", newUser(0).writer))
 	second := newUser(0)
 	eventually(t, func() bool { return b.Register("x", second.writer) == nil })
 	p.restore()
@@ -170,7 +172,7 @@ func TestPartitionedUser(t *testing.T) {
 // TestPartitionUnderLoad publishes to a room while a node is cut off for longer than a Lease. The node
 // learns how many messages its members have missed.
 func TestPartitionUnderLoad(t *testing.T) {
-	opts := Options{Lease: time.Second}
+	opts := Options{Lease: 3 * time.Second}
 	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newBrokerNode(t, p.url(), opts, sendq.BrokerOptions{}, natsOptions...)
 	b := newBrokerNode(t, servers(t).url(1), opts, sendq.BrokerOptions{})

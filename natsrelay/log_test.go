@@ -32,7 +32,7 @@ func TestLog(t *testing.T) {
 	p.restore()
 	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
 	waitUntilAllKnow(t, a, b)
-	eventually(t, func() bool { return a.recorded().gaps == 1 && b.recorded().gaps == 1 })
+	eventually(t, func() bool { return a.recorded().gaps > 0 && b.recorded().gaps > 0 }) // more if the machine is busy
 	for _, want := range []string{
 		`msg="node reachable"`, `msg="NATS connection lost"`, `msg="lease not renewed, moving to another NATS server"`,
 		`msg="node unreachable"`, `msg="NATS connection restored"`, `msg="lease renewed again"`,

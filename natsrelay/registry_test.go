@@ -138,7 +138,7 @@ func TestClaimEndsWithClose(t *testing.T) {
 // TestPartition cuts a node off for longer than a Lease, so that others can claim its names. When the
 // node comes back it loses such names and keeps the rest.
 func TestPartition(t *testing.T) {
-	opts := Options{Lease: time.Second, Timeout: 5 * time.Second}
+	opts := Options{Lease: time.Second}
 	p, natsOptions := newProxy(t, servers(t).url(0))
 	a := newFake(t, p.url(), opts, natsOptions...)
 	b := newFake(t, servers(t).url(1), opts)
@@ -157,7 +157,9 @@ func TestPartition(t *testing.T) {
 	_, _, err = b.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err, "the name is free after a Lease")
 	eventually(t, func() bool { return !a.knows(b) && !a.knows(c) && !c.knows(a) })
-	_, _, err = a.relay.Claim(t.Context(), "z", false)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	_, _, err = a.relay.Claim(ctx, "z", false)
 	require.Error(t, err, "a node that is cut off claims no names")
 	b.announce(relay.Event{Kind: relay.EventJoined, Name: "x"})
 
@@ -198,8 +200,8 @@ func TestLateHandover(t *testing.T) {
 // TestLateEvict asks for a name that is not free in time, because a registration there takes long. The
 // name must not move later, when nobody waits for it any longer.
 func TestLateEvict(t *testing.T) {
-	a := newFake(t, servers(t).url(0), Options{Timeout: time.Second})
-	b := newFake(t, servers(t).url(1), Options{Timeout: time.Second})
+	a := newFake(t, servers(t).url(0), Options{Timeout: 3 * time.Second})
+	b := newFake(t, servers(t).url(1), Options{Timeout: 3 * time.Second})
 	waitUntilAllKnow(t, a, b)
 	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
