@@ -60,7 +60,7 @@ func (c *client) accepted(line string) (isAccepted bool, answer string) {
 // TestKilledNode ends one of three nodes with SIGKILL. Its users are gone a lease later, and all others
 // go on.
 func TestKilledNode(t *testing.T) {
-	nodes, users := threeNodes(t)
+	nodes, users := threeNodes(t, "-lease", "2s")
 	alice, carol := users[0], users[2]
 	nodes[2].dial("bob").expect("error: the login bob is taken, choose another one")
 	require.NoError(t, nodes[1].cmd.Process.Kill())
@@ -121,7 +121,7 @@ func TestRestart(t *testing.T) {
 // keeps the name.
 func TestPartition(t *testing.T) {
 	c := servers()
-	nodes, users := threeNodes(t)
+	nodes, users := threeNodes(t, "-lease", "2s")
 	first, bob, carol := users[0], users[1], users[2]
 	dave := nodes[0].connect("dave")
 	untilAll(users, "/who", "names: alice, bob, carol, dave")

@@ -14,7 +14,7 @@ import (
 // TestFrozenNode suspends a node for longer than a lease. The others do not wait for it, and bob logs
 // in elsewhere. When the node resumes, the new bob stays.
 func TestFrozenNode(t *testing.T) {
-	nodes, users := threeNodes(t)
+	nodes, users := threeNodes(t, "-lease", "2s")
 	alice, old, carol := users[0], users[1], users[2]
 	require.NoError(t, nodes[1].cmd.Process.Signal(syscall.SIGSTOP))
 	const lines = 2000

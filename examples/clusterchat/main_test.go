@@ -66,7 +66,7 @@ func start(t *testing.T, url string, flags ...string) *node {
 	if runtime.GOOS == "windows" {
 		t.Skip("needs a signal that ends a program, and Windows has none")
 	}
-	n := &node{t: t, flags: append([]string{"-addr", "127.0.0.1:0", "-nats", url, "-lease", "2s"}, flags...)}
+	n := &node{t: t, flags: append([]string{"-addr", "127.0.0.1:0", "-nats", url}, flags...)}
 	n.start()
 	t.Cleanup(func() {
 		if n.cmd.ProcessState == nil {
