@@ -234,7 +234,7 @@ func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 	if isSnapshot {
 		gaveUp = in.uint() + 1
 	}
-	events := listOf(in, minEvent, in.event)
+	events := in.events()
 	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {
 		return
 	}

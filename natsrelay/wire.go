@@ -149,6 +149,8 @@ func (p *parser) event() (e relay.Event) {
 	return e
 }
 
+func (p *parser) events() []relay.Event { return listOf(p, minEvent, p.event) }
+
 // sentinels are the errors that errors.Is finds in an error of another node. The protocol fixes
 // their order.
 var sentinels = []error{

@@ -154,8 +154,8 @@ func TestListOfEvents(t *testing.T) {
 	assert.Len(t, appendEvent(nil, relay.Event{}), minEvent)
 	arrived := make([]byte, 60_000)
 	in := parser{b: append(appendUint(nil, len(arrived)/minEvent), arrived...)}
-	assert.Len(t, listOf(&in, minEvent, in.event), len(arrived)/minEvent)
+	assert.Len(t, in.events(), len(arrived)/minEvent)
 	in = parser{b: append(appendUint(nil, len(arrived)/minEvent+1), arrived...)}
-	assert.Nil(t, listOf(&in, minEvent, in.event))
+	assert.Nil(t, in.events())
 	assert.True(t, in.bad)
 }
