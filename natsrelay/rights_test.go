@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -70,4 +71,26 @@ func TestMissingRights(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestRefusedLater restarts NATS with one right less. The log of the node says which.
+func TestRefusedLater(t *testing.T) {
+	requireServers(t)
+	config, file := rightsConfig(t), filepath.Join(t.TempDir(), "nats.conf")
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	s := &natsServer{args: []string{"-c", file, "-a", "127.0.0.1", "-p", fmt.Sprint(freePorts(1)[0]), "-sd", t.TempDir()}}
+	s.start()
+	s.waitUntilReady()
+	t.Cleanup(func() { s.stop() })
+	log := new(logBuffer)
+	newFake(t, s.url, Options{Cluster: "sendq", Log: slog.New(slog.NewTextHandler(log, nil))}, nats.UserInfo("node", "secret"))
+	s.stop()
+	begin := strings.Index(config, "subscribe: [")
+	config = config[:begin] + strings.Replace(config[begin:], `"sendq.all"`, "", 1)
+	require.NoError(t, os.WriteFile(file, []byte(config), 0o600))
+	s.start()
+	s.waitUntilReady()
+	eventually(t, func() bool {
+		return strings.Contains(log.String(), `Permissions Violation for Subscription to \"sendq.all\"`)
+	})
 }
