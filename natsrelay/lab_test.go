@@ -186,6 +186,7 @@ type labReport struct {
 	Failed    map[string]int // direct messages, by error
 	Longest   time.Duration  // of a Send
 	Disturbed time.Time      // when a name last came or went, or a Send failed
+	Lost      time.Time      // when the user of the node lost its name
 	Stats     Stats
 }
 
@@ -217,6 +218,13 @@ func labProgram(config string) error {
 	go n.watch()
 	u := newUser(0)
 	u.onLine = n.receive
+	u.writer.OnEnd(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if errors.Is(u.writer.Err(), sendq.ErrNameLost) {
+			n.r.Lost = time.Now()
+		}
+	})
 	if err := insist(func() error { return n.Register(n.name, u.writer) }); err != nil {
 		return err
 	}

@@ -164,6 +164,33 @@ func TestNetlabCut(t *testing.T) {
 
 var long = flag.Bool("long", false, "run all netlab tests, which takes some minutes")
 
+// TestNetlabNameOnTwoNodes cuts a node off until another one has registered its name. After the cut, the
+// node loses the name.
+func TestNetlabNameOnTwoNodes(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, Options{})
+	for i := range 3 {
+		l.Link(i, 3).Cut()
+		l.Link(3, i).Cut()
+	}
+	cut := time.Now()
+	eventually(t, func() bool {
+		_, failure := l.nodes[1].register(t, "n0")
+		return failure == ""
+	})
+	t.Logf("%s: free after %v", t.Name(), time.Since(cut).Round(100*time.Millisecond))
+	require.Contains(t, l.nodes[0].report(t).Names, "n0", "on two nodes")
+	l.restore()
+	restored := time.Now()
+	var lost time.Time
+	eventually(t, func() bool {
+		lost = l.nodes[0].report(t).Lost
+		return !lost.IsZero()
+	})
+	t.Logf("%s: lost %v after the cut", t.Name(), lost.Sub(restored).Round(100*time.Millisecond))
+	eventually(t, func() bool { return isWhole(l.reports(t)) })
+}
+
 // TestNetlabFrozenNode suspends a node.
 func TestNetlabFrozenNode(t *testing.T) {
 	for _, seconds := range []int{7, 12} {
