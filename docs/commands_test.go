@@ -57,7 +57,6 @@ var trials = map[string]trial{
 	"go test work":              endsCI,
 	"go test -race -run NAME .": hasKnownFlags,
 	"go test -v -run 'TestSimulation$' ./natsrelay -simseed N -simtrace": testedBy("natsrelay/simulation_test.go", "TestSimulation"),
-	"go test -run Netlab -long ./natsrelay":                              testedBy("natsrelay/netlab_linux_test.go", "TestNetlabCut"),
 
 	"go test -bench .": testedBy("examples/websocket/bench_test.go", "Benchmark"),
 
