@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,35 @@ func TestTwoServers(t *testing.T) {
 	assert.Contains(t, log.String(), "replicas=2 wanted=3")
 	_, _, err = n.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
+}
+
+// TestThreeServers starts three servers as README.md says. The names are on all of them.
+func TestThreeServers(t *testing.T) {
+	requireServers(t)
+	config := configOf(t, "server_name: a\n")
+	clients, routes := freePorts(3), freePorts(3)
+	for i, port := range routes {
+		config = strings.ReplaceAll(config, fmt.Sprintf("nats://%c:6222", 'a'+i), fmt.Sprint("nats://127.0.0.1:", port))
+	}
+	var urls []string
+	var servers []*natsServer
+	for i, port := range routes {
+		own := strings.NewReplacer("server_name: a", fmt.Sprintf("server_name: %c", 'a'+i), "0.0.0.0:6222", fmt.Sprint("127.0.0.1:", port))
+		file := filepath.Join(t.TempDir(), "nats.conf")
+		require.NoError(t, os.WriteFile(file, []byte(own.Replace(config)), 0o600))
+		s := &natsServer{args: []string{"-c", file, "-a", "127.0.0.1", "-p", fmt.Sprint(clients[i]), "-sd", t.TempDir()}}
+		s.start()
+		t.Cleanup(s.stop)
+		servers = append(servers, s)
+	}
+	for _, s := range servers {
+		s.waitUntilReady()
+		urls = append(urls, s.url)
+	}
+	n := newFake(t, strings.Join(urls, ","), Options{})
+	stream, err := n.relay.registry.bucket.(*bucket).js.Stream(t.Context(), "KV_"+n.relay.opts.Cluster)
+	require.NoError(t, err)
+	assert.Equal(t, 3, stream.CachedInfo().Config.Replicas)
 }
 
 // TestJetStreamErrors connects where JetStream refuses what a node needs. The errors say why.

@@ -116,6 +116,27 @@ func TestNetlabServerVanishes(t *testing.T) {
 	assert.Zero(t, o.failed)
 }
 
+// TestNetlabTwoServersVanish takes two of three NATS servers off the network. Nobody can register, but the
+// messages go on.
+func TestNetlabTwoServersVanish(t *testing.T) {
+	if !*long {
+		t.Skip("needs -long")
+	}
+	t.Parallel()
+	l := newLab(t, Options{})
+	o := l.during(t, func() {
+		l.Each(0, (*netlab.Link).Cut)
+		l.Each(1, (*netlab.Link).Cut)
+		time.Sleep(20 * time.Second)
+		_, failure := l.nodes[2].register(t, "x")
+		assert.NotEmpty(t, failure)
+	})
+	assertNothingLost(t, o)
+	took, failure := l.nodes[2].register(t, "x")
+	assert.Empty(t, failure)
+	t.Logf("%s: registered in %v", t.Name(), took)
+}
+
 // TestNetlabCut cuts a node off from all servers: shorter than a Lease, which costs nothing, and longer,
 // after which the node learns what it has missed.
 func TestNetlabCut(t *testing.T) {

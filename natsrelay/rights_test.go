@@ -16,11 +16,14 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// rightsConfig returns the configuration of a NATS server in README.md.
-func rightsConfig(t *testing.T) string {
+// rightsConfig returns the configuration with rights in README.md.
+func rightsConfig(t *testing.T) string { return configOf(t, "jetstream") }
+
+// configOf returns the configuration of a NATS server in README.md that begins with a word.
+func configOf(t *testing.T, word string) string {
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	config := regexp.MustCompile("(?s)```conf\n(jetstream .*?)```").FindSubmatch(readme)
+	config := regexp.MustCompile("(?s)```conf\n(" + word + ".*?)```").FindSubmatch(readme)
 	require.NotNil(t, config)
 	return string(config[1])
 }
