@@ -80,13 +80,14 @@ func TestKilledNode(t *testing.T) {
 	bob.expect("from alice: welcome back")
 	alice.say("#go: two of us")
 	carol.expect("from alice in #go: two of us")
+	nodes[0].logs("node unreachable")
 }
 
 // TestRestart restarts one NATS server after the other while alice talks. Every line arrives once and
 // in order.
 func TestRestart(t *testing.T) {
 	c := servers()
-	_, users := threeNodes(t, "-lease", "30s", "-nats", c.urls())
+	nodes, users := threeNodes(t, "-lease", "30s", "-nats", c.urls())
 	alice, bob, carol := users[0], users[1], users[2]
 	stop, said := make(chan struct{}), make(chan int)
 	go func() {
@@ -114,6 +115,7 @@ func TestRestart(t *testing.T) {
 	}
 	t.Logf("%d lines", last+1)
 	alice.until("/who #go", "names: alice, bob, carol")
+	nodes[0].logs("NATS connection lost", "NATS connection restored")
 }
 
 // TestPartition cuts a NATS server and its node off from the others for longer than a lease. Both sides
@@ -153,6 +155,7 @@ func TestPartition(t *testing.T) {
 	second.expect("from dave: and who are you?")
 	bob.say("dave: good to have you back")
 	dave.expect("from bob: good to have you back")
+	nodes[0].logs("node reachable", "name lost to another node", "messages of another server are lost", "user=alice")
 }
 
 // TestDrain ends a node with SIGTERM while its users and others talk to each other. All accepted

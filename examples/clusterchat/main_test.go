@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +42,30 @@ type node struct {
 	flags []string
 	addr  string
 	cmd   *exec.Cmd
+	log   logBuffer
+}
+
+// A logBuffer is what a node has logged.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// logs waits until the node has logged each of the messages.
+func (n *node) logs(messages ...string) {
+	for _, m := range messages {
+		eventually(n.t, func() bool {
+			n.log.mu.Lock()
+			defer n.log.mu.Unlock()
+			return strings.Contains(n.log.b.String(), m)
+		})
+	}
 }
 
 // command returns a command that runs this program with flags until ctx is done.
@@ -89,7 +115,7 @@ func (n *node) start() {
 	addr, found := strings.CutPrefix(line, "listening on ")
 	require.True(t, found, line)
 	n.addr = strings.TrimSpace(addr)
-	go io.Copy(t.Output(), r)
+	go io.Copy(io.MultiWriter(t.Output(), &n.log), r)
 }
 
 // stop ends the node with SIGTERM and waits for its exit.
