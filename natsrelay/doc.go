@@ -60,7 +60,9 @@ If a node becomes unreachable during a takeover, the undelivered messages of the
 passed to BrokerOptions.OnUndelivered on both nodes.
 
 A NATS server may vanish, or be cut off from the others. Then its nodes move to another server before
-their Lease is over, and nothing is lost (TestNetlabServerVanishes, TestNetlabServerIsCutOff).
+their Lease is over, and nothing is lost (TestNetlabServerVanishes, TestNetlabServerIsCutOff). Without
+a majority of the NATS servers no name can be registered, but messages go on
+(TestNetlabTwoServersVanish).
 
 If all NATS servers restart at once, the bucket with the names is lost. Each node notices within a
 tenth of a Lease and registers its names again, but loses a name if another node has registered it
@@ -77,14 +79,16 @@ names, all within its context (TestDrain).
 # Updates
 
 Nodes can be updated one by one from each release to the next: each release speaks the newest version
-of the protocol of the release before (TestNextVersion). A node without a common version stays
+of the protocol of the release before (TestNextVersion). Nothing is lost if each node is shut down
+before it is replaced (TestNetlabRestart). A node without a common version stays
 unreachable, which Options.Log reports, but keeps its names.
 
 # NATS
 
 A Relay uses two connections, the subjects CLUSTER.all and CLUSTER.to.NODE, and a bucket of
 JetStream's key-value store called CLUSTER. The bucket is in memory; the first node creates it.
-README.md lists the rights that a node needs, and what a client with these rights can do. If you restart servers one
-by one, wait until each is healthy before you stop the next, because JetStream requires it.
+README.md lists the rights that a node needs, what a client with these rights can do, and how to run
+three servers. If you restart servers one by one, wait until each is healthy before you stop the next,
+because JetStream requires it.
 */
 package natsrelay
