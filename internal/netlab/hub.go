@@ -12,8 +12,8 @@ type Hub struct {
 	links [][]*Link // by the index of the sending host, then of the receiving host
 }
 
-// NewHub creates a hub and its hosts. If the machine does not allow it, NewHub skips the test, or
-// fails it if the environment has SENDQ_NETLAB=require.
+// NewHub creates a hub and its hosts. If the machine does not allow it, NewHub calls missing.Skip, or
+// skips the test where it is not run by root.
 func NewHub(t testing.TB, hosts int) *Hub {
 	t.Helper()
 	h := &Hub{links: make([][]*Link, hosts)}
