@@ -9,6 +9,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,9 @@ func main() {
 
 // run serves one node.
 func run(chat server.Options, c *cluster) error {
+	if c.embed && c.creds+c.ca+c.cert+c.key != "" {
+		return errors.New("-embed starts a NATS server without TLS and credentials; its user and password are those in -nats")
+	}
 	if c.embed {
 		stop, err := embedNATS(c.url)
 		if err != nil {

@@ -348,6 +348,8 @@ func TestInvalidFlags(t *testing.T) {
 		{"-embed -nats nonsense", "-embed needs one address"},
 		{"-embed -nats nats://127.0.0.1:x", "-embed needs one address"},
 		{"-embed -nats tls://127.0.0.1:4222", "not for tls://"},
+		{"-embed -nats-creds file", "-embed starts a NATS server without TLS and credentials"},
+		{"-embed -nats-cert file -nats-key file", "-embed starts a NATS server without TLS and credentials"},
 		{"-cluster a.b -nats nats://" + freeAddr() + " -embed", "Cluster"},
 		{"stray", `unexpected argument "stray"`},
 	} {
