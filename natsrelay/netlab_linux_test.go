@@ -159,6 +159,8 @@ func TestNetlabCut(t *testing.T) {
 		{"12 s to the node", 12, toNode, true},
 		{"12 s from the node", 12, fromNode, true},
 		{"60 s both ways", 60, bothWays, true},
+		{"60 s to the node", 60, toNode, true},
+		{"60 s from the node", 60, fromNode, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.isLong && !*long {
