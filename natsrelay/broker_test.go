@@ -34,8 +34,7 @@ func newBrokerNode(t testing.TB, url string, opts Options, broker sendq.BrokerOp
 	if opts.Timeout == 0 {
 		opts.Timeout = testTimeout
 	}
-	r, err := Connect(url, &opts, natsOptions...)
-	require.NoError(t, err)
+	r := connect(t, url, opts, natsOptions)
 	c := &brokerNode{relay: r, id: r.id, handedBack: make(map[string][]string)}
 	broker.Relay = r
 	broker.OnUndelivered = func(name string, messages iter.Seq[[]byte], _ error) {

@@ -84,12 +84,12 @@ func TestReplayWhilePublishing(t *testing.T) {
 		stop, published := make(chan struct{}), make(chan int)
 		go func() {
 			for n := 0; ; n++ {
+				a.Room(room).Publish(fmt.Appendln(nil, n))
 				select {
 				case <-stop:
 					published <- n
 					return
 				case <-time.After(100 * time.Microsecond):
-					a.Room(room).Publish(fmt.Appendln(nil, n))
 				}
 			}
 		}()
@@ -99,7 +99,7 @@ func TestReplayWhilePublishing(t *testing.T) {
 		_, err := b.Room(room).JoinReplay(name, 1<<20)
 		require.NoError(t, err)
 		close(stop)
-		last := fmt.Sprint(<-published - 1)
+		last := fmt.Sprint(<-published)
 		eventually(t, func() bool { return slices.Contains(u.lines(), last) })
 		got := make(map[string]bool)
 		for _, line := range u.lines() {

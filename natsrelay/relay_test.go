@@ -130,9 +130,16 @@ func newFake(t *testing.T, url string, opts Options, natsOptions ...nats.Option)
 	if opts.Timeout == 0 {
 		opts.Timeout = testTimeout
 	}
-	r, err := Connect(url, &opts, natsOptions...)
-	require.NoError(t, err)
-	return startFake(t, r)
+	return startFake(t, connect(t, url, opts, natsOptions))
+}
+
+// connect calls Connect until it succeeds, because a busy machine may exceed its bounds.
+func connect(t testing.TB, url string, opts Options, natsOptions []nats.Option) (r *Relay) {
+	require.NoError(t, insist(func() (err error) {
+		r, err = Connect(url, &opts, natsOptions...)
+		return err
+	}))
+	return r
 }
 
 func startFake(t *testing.T, r *Relay) *fakeNode {
