@@ -26,6 +26,10 @@ func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) 
 		for _, u := range users {
 			u.until("/who", "names: "+strings.Join(here, ", "))
 		}
+		for _, u := range users[:i] { // what they have said in #go is heard before, by nobody
+			u.say(name + ": ready")
+			users[i].expect("from " + u.name + ": ready")
+		}
 		users[i].say("/join #go")
 		for _, u := range users {
 			u.expect(fmt.Sprintf("* %s joined #go", name))

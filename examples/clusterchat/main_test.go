@@ -217,6 +217,8 @@ func TestTwoNodes(t *testing.T) {
 
 	alice.say("/join #go")
 	alice.expect("* alice joined #go")
+	alice.say("bob: I am in #go") // it is heard after what alice has said there
+	bob.expect("from alice: I am in #go")
 	bob.until("/who #go", "names: alice")
 	bob.say("/join #go")
 	bob.expect("* bob joined #go")
