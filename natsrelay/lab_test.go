@@ -263,7 +263,7 @@ func labProgram(config string) error {
 
 // insist calls f until it succeeds, because a busy machine may exceed Options.Timeout.
 func insist(f func() error) (err error) {
-	for start := time.Now(); time.Since(start) < testTimeout; {
+	for start := time.Now(); time.Since(start) < testTimeout; time.Sleep(10 * time.Millisecond) {
 		if err = f(); err == nil {
 			break
 		}
