@@ -97,8 +97,8 @@ func TestRegistryIsLost(t *testing.T) {
 // TestNameInLostRegistry deletes the bucket and claims a name of another node before that node has
 // entered it again. The other node loses the name.
 func TestNameInLostRegistry(t *testing.T) {
-	a := newFake(t, servers(t).url(0), Options{})
-	b := newFake(t, servers(t).url(1), Options{})
+	a := newRenewedFake(t, servers(t).url(0))
+	b := newRenewedFake(t, servers(t).url(1))
 	waitUntilAllKnow(t, a, b)
 	first, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
@@ -111,6 +111,16 @@ func TestNameInLostRegistry(t *testing.T) {
 	eventually(t, func() bool { return a.relay.registry.renew(t.Context()) == nil })
 	eventually(t, func() bool { return slices.Equal(a.recorded().lost, []string{"x"}) })
 	assert.Empty(t, b.recorded().lost)
+}
+
+// newRenewedFake returns a node that does not renew its lease by itself for the time of a test.
+func newRenewedFake(t *testing.T, url string) *fakeNode {
+	r, err := Connect(url, &Options{Cluster: clusterName(t), Lease: time.Hour, Timeout: testTimeout})
+	require.NoError(t, err)
+	first := r.registry.leaseRevision()
+	n := startFake(t, r)
+	eventually(t, func() bool { return r.registry.leaseRevision() != first }) // renewed by renewLoop
+	return n
 }
 
 // TestClaimEndsWithClose closes a node while a claim waits for JetStream.
@@ -364,11 +374,10 @@ func TestLateRenewal(t *testing.T) {
 // TestLostAnswer loses the answer to the renewal of a lease that had vanished with a name of its node.
 // The name is entered again nevertheless.
 func TestLostAnswer(t *testing.T) {
-	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
+	a := newRenewedFake(t, servers(t).url(0))
 	_, _, err := a.relay.Claim(t.Context(), "x", false)
 	require.NoError(t, err)
 	g := a.relay.registry
-	eventually(t, func() bool { return g.leaseRevision() > 1 }) // after the first renewal of renewLoop, the next is far
 	for _, key := range []string{leaseKey(a.relay.id), nameKey("x")} {
 		_, revision := a.readKey(t, key)
 		require.NoError(t, g.bucket.remove(t.Context(), key, revision))
