@@ -18,7 +18,7 @@ import (
 
 // A store holds the names and leases of a cluster. A bucket is one, and the simulation has another.
 type store interface {
-	open(ctx context.Context) error
+	open(ctx context.Context, highest uint64) error
 	reset()
 	write(ctx context.Context, key, node string, revision uint64) (uint64, error)
 	read(ctx context.Context, key string) (node string, revision uint64, err error)
@@ -76,8 +76,9 @@ func leaseKey(node string) string { return "node." + node }
 
 var errNotOpen = errors.New("JetStream unreachable")
 
-// open opens the bucket, and creates it first if necessary.
-func (b *bucket) open(ctx context.Context) error {
+// open opens the bucket, and creates it first if necessary. highest is the highest revision that this node
+// knows of an earlier bucket.
+func (b *bucket) open(ctx context.Context, highest uint64) error {
 	if kv, _ := b.handles(); kv != nil {
 		return nil
 	}
@@ -85,7 +86,7 @@ func (b *bucket) open(ctx context.Context) error {
 	defer cancel()
 	stream, err := b.js.Stream(ctx, "KV_"+b.name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		stream, err = b.create(ctx)
+		stream, err = b.create(ctx, firstRevision(highest))
 	}
 	if err != nil {
 		return fmt.Errorf("open bucket %s: %w", b.name, err)
@@ -105,6 +106,13 @@ func (b *bucket) open(ctx context.Context) error {
 	return nil
 }
 
+// firstRevision returns the first revision of a new bucket, so that tokens grow even if a bucket was lost.
+// The time is not enough if that bucket began with a fast clock. It has had fewer than a million
+// writes since this node knew its highest revision.
+func firstRevision(highest uint64) uint64 {
+	return max(uint64(time.Now().UnixMicro()), highest+1e6)
+}
+
 // wanted returns the number of replicas that the bucket should have.
 func (b *bucket) wanted() int {
 	switch {
@@ -118,13 +126,13 @@ func (b *bucket) wanted() int {
 
 // create creates the stream of the bucket as jetstream.CreateKeyValue would, but without direct
 // access: reads go to the leader, because the other replicas may lag.
-func (b *bucket) create(ctx context.Context) (jetstream.Stream, error) {
+func (b *bucket) create(ctx context.Context, first uint64) (jetstream.Stream, error) {
 	config := jetstream.StreamConfig{
 		Name:              "KV_" + b.name,
 		Subjects:          []string{"$KV." + b.name + ".>"},
 		Storage:           jetstream.MemoryStorage,
 		Replicas:          b.wanted(),
-		FirstSeq:          uint64(time.Now().UnixMicro()), // tokens grow even if a bucket was lost
+		FirstSeq:          first,
 		MaxMsgsPerSubject: 1,
 		Discard:           jetstream.DiscardNew,
 		AllowRollup:       true,

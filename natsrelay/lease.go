@@ -72,7 +72,7 @@ func (g *registry) renew(ctx context.Context) error {
 	revision, highest := g.lease, g.highest
 	g.mu.Unlock()
 	isNew := revision == 0
-	if err := g.bucket.open(ctx); err != nil {
+	if err := g.bucket.open(ctx, highest); err != nil {
 		return err
 	}
 	written, err := g.bucket.write(ctx, leaseKey(g.relay.id), g.relay.id, revision)
@@ -132,7 +132,7 @@ func (g *registry) discover() {
 	}
 }
 
-// isDead reports whether a node has left, or is not heard and has no lease. If it was silent for a
+// isDead reports whether a node has left, or is unreachable and has no lease. If it was silent for a
 // Lease, isDead first removes its lease, so the node notices if it is alive.
 func (g *registry) isDead(ctx context.Context, p *peer) (bool, error) {
 	if p.hasLeft() || p.isReachable() && p.isAlive() {

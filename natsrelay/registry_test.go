@@ -123,6 +123,22 @@ func newRenewedFake(t *testing.T, url string) *fakeNode {
 	return n
 }
 
+// TestSlowClock deletes a bucket that was created by a fast clock. The tokens of the new one are greater
+// nevertheless.
+func TestSlowClock(t *testing.T) {
+	a := newRenewedFake(t, servers(t).url(0))
+	g := a.relay.registry
+	highest := uint64(time.Now().Add(time.Hour).UnixMicro())
+	g.mu.Lock()
+	g.highest = highest
+	g.mu.Unlock()
+	require.NoError(t, g.bucket.(*bucket).js.DeleteStream(t.Context(), "KV_"+a.relay.opts.Cluster))
+	eventually(t, func() bool { return g.renew(t.Context()) == nil })
+	token, _, err := a.relay.Claim(t.Context(), "x", false)
+	require.NoError(t, err)
+	require.Greater(t, token, highest)
+}
+
 // TestClaimEndsWithClose closes a node while a claim waits for JetStream.
 func TestClaimEndsWithClose(t *testing.T) {
 	p, natsOptions := newProxy(t, servers(t).url(0))

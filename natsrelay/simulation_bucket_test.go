@@ -111,7 +111,7 @@ func (s *simStore) canUse() bool {
 	return s.isOpen
 }
 
-func (s *simStore) open(ctx context.Context) error {
+func (s *simStore) open(ctx context.Context, _ uint64) error {
 	if s.canUse() {
 		return nil
 	}
