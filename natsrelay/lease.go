@@ -69,9 +69,10 @@ func (g *registry) renew(ctx context.Context) error {
 	defer cancel()
 	start := time.Now()
 	g.mu.Lock()
-	revision, highest := g.lease, g.highest
+	lease, highest := g.lease, g.highest
 	g.mu.Unlock()
-	isNew := revision == 0
+	revision := lease
+	isNew := lease == 0
 	if err := g.bucket.open(ctx, highest); err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func (g *registry) renew(ctx context.Context) error {
 	for isConflict(err) {
 		var holder string
 		if holder, revision, err = g.bucket.read(ctx, leaseKey(g.relay.id)); err == nil {
-			if holder == "" { // otherwise the answer to a write was lost
+			if holder == "" || revision < lease { // otherwise the answer to a write was lost
 				isNew = true
 				g.clearLease()
 			}

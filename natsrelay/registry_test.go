@@ -139,6 +139,38 @@ func TestSlowClock(t *testing.T) {
 	require.Greater(t, token, highest)
 }
 
+// TestOlderLease finds the lease older than it was. Part of the bucket is lost, so all names are verified.
+func TestOlderLease(t *testing.T) {
+	a := newFakeWithoutNATS()
+	g := a.relay.registry
+	g.lease, g.highest = 10, 10
+	g.names["x"] = holding{revision: 9}
+	s := &olderStore{node: a.relay.id}
+	g.bucket = s
+	require.NoError(t, g.renew(t.Context()))
+	require.NoError(t, g.workers.wait(t.Context()))
+	require.Equal(t, []string{leaseKey(a.relay.id), leaseKey(a.relay.id), nameKey("x")}, s.written)
+}
+
+// An olderStore has a lease at revision 5. Other nodes have written up to 19.
+type olderStore struct {
+	store
+	node    string
+	written []string
+}
+
+func (s *olderStore) open(context.Context, uint64) error { return nil }
+
+func (s *olderStore) read(context.Context, string) (string, uint64, error) { return s.node, 5, nil }
+
+func (s *olderStore) write(_ context.Context, key, _ string, revision uint64) (uint64, error) {
+	s.written = append(s.written, key)
+	if revision > 5 {
+		return 0, jetstream.ErrKeyExists
+	}
+	return uint64(19 + len(s.written)), nil
+}
+
 // TestClaimEndsWithClose closes a node while a claim waits for JetStream.
 func TestClaimEndsWithClose(t *testing.T) {
 	p, natsOptions := newProxy(t, servers(t).url(0))
