@@ -7,9 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -172,6 +174,41 @@ func (s *lateStore) write(ctx context.Context, key, node string, revision uint64
 		return 0, context.Canceled
 	}
 	return s.store.write(ctx, key, node, revision)
+}
+
+// TestNewestInherits asks a node for a name that another one has asked for and given up, before the
+// Writer of the name has ended. The newer one gets what the Writer leaves.
+func TestNewestInherits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeWithoutNATS()
+		n.relay.node = &slowNode{fakeNode: n, turn: make(chan struct{}, 1)}
+		n.relay.registry.bucket = &takenStore{owners: "c b", onRead: func() {}}
+		answers := make(chan response, 2)
+		for i, by := range []string{"b", "c"} {
+			go func() { answers <- n.relay.registry.evict(t.Context(), "x", by, uint64(6+i)) }()
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, response{}, <-answers)
+		require.Equal(t, response{found: true, rooms: []string{"room"}}, <-answers)
+	})
+}
+
+// A slowNode has a name, and gives it up slowly.
+type slowNode struct {
+	*fakeNode
+	turn   chan struct{} // has a value while somebody has the turn
+	isGone bool
+}
+
+func (n *slowNode) Evict(context.Context, string, string, uint64) (relay.Handover, bool) {
+	n.turn <- struct{}{}
+	defer func() { <-n.turn }()
+	if n.isGone {
+		return relay.Handover{}, false
+	}
+	time.Sleep(time.Second)
+	n.isGone = true
+	return relay.Handover{Rooms: []string{"room"}}, true
 }
 
 // TestTakeoverRace registers a name on three nodes again and again, while somebody sends to it.
