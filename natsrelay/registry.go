@@ -169,6 +169,7 @@ func (g *registry) readBefore(ctx context.Context, name string, takeover bool) (
 		case !p.isReachable(): // its names are about to be free, unless it comes back
 			return nil, 0, fmt.Errorf("%w: %s", ErrNodeLost, owner)
 		case !takeover:
+			p.sendPassed(nameKey(name), revision) // if it does not have the name, it removes the entry
 			return nil, 0, &takenError{name, owners}
 		}
 	}
@@ -336,14 +337,19 @@ func (g *registry) passOn(ctx context.Context, key string, owners []string, revi
 		case isSelf:
 			g.takeBack(key, revision)
 		default:
-			p.sendItem(appendUint(appendBytes([]byte{itemPassed}, key), revision))
+			p.sendPassed(key, revision)
 		}
 		return nil
 	}
 	return g.bucket.remove(ctx, key, revision)
 }
 
-// takeBack records that another node has passed an entry on to this one. If this node does not have
+// sendPassed tells the peer that it is the owner in an entry.
+func (p *peer) sendPassed(key string, revision uint64) {
+	p.sendItem(appendUint(appendBytes([]byte{itemPassed}, key), revision))
+}
+
+// takeBack records that this node is the owner in an entry, as another node has told it. If this node does not have
 // the name, it passes the entry on.
 func (g *registry) takeBack(key string, revision uint64) {
 	if name, exists := g.nameOf(key); exists {

@@ -352,6 +352,22 @@ func TestReleaseOfPassedEntry(t *testing.T) {
 	})
 }
 
+// TestGhostEntry registers a name whose entry has a node without the name, as after a very late write.
+// The entry is removed.
+func TestGhostEntry(t *testing.T) {
+	a := newFake(t, servers(t).url(0), Options{})
+	b := newFake(t, servers(t).url(1), Options{})
+	waitUntilAllKnow(t, a, b)
+	_, err := b.relay.registry.bucket.write(t.Context(), nameKey("x"), a.relay.id, 0)
+	require.NoError(t, err)
+	_, _, err = b.relay.Claim(t.Context(), "x", false)
+	require.ErrorIs(t, err, sendq.ErrNameTaken)
+	eventually(t, func() bool {
+		_, _, err := b.relay.Claim(t.Context(), "x", false)
+		return err == nil
+	})
+}
+
 // TestVerifyAgain loses the lease while a node looks up a name that another one has announced. The name
 // is lost.
 func TestVerifyAgain(t *testing.T) {
