@@ -20,6 +20,7 @@ type peer struct {
 	// Only the serving goroutine uses these.
 	inbox       inbox
 	gaveUp      uint64           // how often the peer has given this node up, and 1; 0 if not known
+	wasGivenUp  bool             // the peer has given this node up, and this node has not reported it
 	hasSnapshot bool             // the peer's snapshot and all its events since have arrived
 	isForeign   bool             // speaks other versions of the protocol
 	unlogged    uint64           // messages missed since the last tick
@@ -224,6 +225,7 @@ func (p *peer) failPosts(posts []pendingPost, cause error) {
 func (p *peer) markUnreachable(cause error) {
 	p.mu.Lock()
 	p.givenUp++
+	p.header.flags |= flagNeedsSnapshot
 	p.mu.Unlock()
 	p.hasSnapshot = false
 	p.abandon(unreachable, cause)

@@ -141,16 +141,20 @@ func TestDepartedPeerIsAnswered(t *testing.T) {
 }
 
 // TestGivenUp receives snapshots of a node that has given this one up some times. Each time between two
-// snapshots is a gap of unknown size.
+// snapshots is a gap of unknown size, which ends when the other node has the snapshot of this one.
 func TestGivenUp(t *testing.T) {
 	p := newPeer(current)
-	gaps := func(givenUp byte) int {
+	gaps := func(givenUp, flags byte) int {
 		p.handleEvents(&parser{b: []byte{givenUp, 0}}, true)
+		p.reportGivenUp(&header{flags: flags})
 		return p.relay.node.(*fakeNode).recorded().gaps
 	}
-	assert.Equal(t, 0, gaps(3), "before this node was there")
-	assert.Equal(t, 0, gaps(3))
-	assert.Equal(t, 1, gaps(4))
-	assert.Equal(t, 1, gaps(4))
-	assert.Equal(t, 2, gaps(6))
+	assert.Equal(t, 0, gaps(3, 0), "before this node was there")
+	assert.Equal(t, 0, gaps(3, 0))
+	assert.Equal(t, 0, gaps(4, flagNeedsSnapshot))
+	assert.Equal(t, 1, gaps(4, 0))
+	assert.Equal(t, 1, gaps(4, 0))
+	assert.Equal(t, 2, gaps(6, 0))
+	p.markUnreachable(ErrNodeLost)
+	assert.NotZero(t, p.header.flags&flagNeedsSnapshot)
 }

@@ -37,6 +37,7 @@ func (r *Relay) receive(b []byte) {
 	if h.flags&flagBeat == 0 {
 		p.handleAcknowledgement(&h)
 		p.handlePiece(&h, b)
+		p.reportGivenUp(&h)
 	}
 }
 
@@ -238,15 +239,22 @@ func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 	if in.bad || !isSnapshot && !p.hasSnapshot || p.hasLeft() {
 		return
 	}
-	if p.gaveUp != 0 && gaveUp > p.gaveUp {
-		p.relay.opts.Log.Warn("messages missed", "node", p.relay.id, "peer", p.id, "messages", "unknown")
-		p.relay.node.MessagesLost(p.id, -1)
-	}
+	p.wasGivenUp = p.wasGivenUp || p.gaveUp != 0 && gaveUp > p.gaveUp
 	p.gaveUp, p.hasSnapshot = gaveUp, true
 	p.relay.node.Apply(p.id, events, isSnapshot)
 	for _, e := range events {
 		if e.Kind == relay.EventJoined {
 			p.relay.registry.verifyLater(e.Name, p.id)
 		}
+	}
+}
+
+// reportGivenUp reports that the peer has given this node up, once it knows the names of this node
+// again. Until then it publishes without this node.
+func (p *peer) reportGivenUp(h *header) {
+	if p.wasGivenUp && h.flags&flagNeedsSnapshot == 0 {
+		p.wasGivenUp = false
+		p.relay.opts.Log.Warn("messages missed", "node", p.relay.id, "peer", p.id, "messages", "unknown")
+		p.relay.node.MessagesLost(p.id, -1)
 	}
 }
