@@ -153,11 +153,14 @@ func (g *registry) readOwners(ctx context.Context, key string) (owners []string,
 // fails if this node cannot become the owner.
 func (g *registry) readBefore(ctx context.Context, name string, takeover bool) (before []string, revision uint64, err error) {
 	owners, revision, err := g.readOwners(ctx, nameKey(name))
-	if err != nil || len(owners) == 0 {
-		return nil, revision, err
+	if err != nil {
+		return nil, 0, err
 	}
-	if owner := owners[0]; owner != g.relay.id {
-		p := g.relay.peerFor(owner)
+	for i, node := range owners {
+		if node == g.relay.id {
+			continue
+		}
+		p := g.relay.peerFor(node)
 		if p == nil {
 			return nil, 0, context.Cause(g.relay.closing)
 		}
@@ -167,14 +170,11 @@ func (g *registry) readBefore(ctx context.Context, name string, takeover bool) (
 			return nil, 0, err
 		case isDead:
 		case !p.isReachable(): // its names are about to be free, unless it comes back
-			return nil, 0, fmt.Errorf("%w: %s", ErrNodeLost, owner)
-		case !takeover:
+			return nil, 0, fmt.Errorf("%w: %s", ErrNodeLost, node)
+		case i == 0 && !takeover:
 			p.sendPassed(nameKey(name), revision) // if it does not have the name, it removes the entry
 			return nil, 0, &takenError{name, owners}
-		}
-	}
-	for _, node := range owners {
-		if p := g.relay.peer(node); p != nil && p.isReachable() { // others lose the name when they come back
+		default:
 			before = append(before, node)
 		}
 	}

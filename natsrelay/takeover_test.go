@@ -101,6 +101,24 @@ func TestClaimerDies(t *testing.T) {
 	eventually(t, func() bool { return len(c.owners(t, "y")) == 0 })
 }
 
+// TestSilentOwner takes a name over while an earlier owner is silent. That node may have the name and
+// be alive, so it loses its lease and notices.
+func TestSilentOwner(t *testing.T) {
+	a := newFake(t, servers(t).url(0), Options{Lease: time.Hour})
+	b := newFake(t, servers(t).url(1), Options{Lease: time.Hour})
+	waitUntilAllKnow(t, a, b)
+	bucket := a.relay.registry.bucket
+	a.relay.peerFor("silent").unansweredBeats.Store(a.relay.leaseBeats())
+	_, err := bucket.write(t.Context(), leaseKey("silent"), "silent", 0)
+	require.NoError(t, err)
+	_, err = bucket.write(t.Context(), nameKey("x"), b.relay.id+" silent", 0)
+	require.NoError(t, err)
+	_, _, err = a.relay.Claim(t.Context(), "x", true)
+	require.NoError(t, err)
+	_, revision := a.readKey(t, leaseKey("silent"))
+	require.Zero(t, revision)
+}
+
 // TestNewerClaimDoesNotWait asks a node for a name that it claims itself. If its claim is newer, the
 // answer must not wait for it, because that claim waits for this node.
 func TestNewerClaimDoesNotWait(t *testing.T) {
