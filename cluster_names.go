@@ -111,6 +111,9 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 		return h, false
 	}
 	defer b.endTurn(t)
+	if ctx.Err() != nil { // the node by may have given up
+		return h, false
+	}
 	w, rooms := b.takeAway(name, by, token)
 	if w == nil {
 		return h, false

@@ -228,6 +228,20 @@ func TestEvictContext(t *testing.T) {
 	})
 }
 
+// If the context is done, Evict leaves the name here. The other node may have given up, as after a
+// pause of this process.
+func TestLateEvict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		node, b := alone(t, nil)
+		w := register(t, b, "bob", readingPeer())
+		late, cancel := context.WithCancel(t.Context())
+		cancel()
+		_, ok := node.Evict(late, "bob", "other", newest)
+		require.False(t, ok)
+		requireHas(t, b, "bob", w)
+	})
+}
+
 func TestNilContexts(t *testing.T) {
 	b := sendq.NewBroker(nil)
 	w := sendq.NewWriter(readingPeer(), nil)
