@@ -31,7 +31,9 @@ import (
 // A node gives a name up only while the asking node is in the entry. So a late request takes the
 // name away for nobody.
 //
-// The bucket is in memory and may be lost. Each node knows its own names and enters them again.
+// The bucket is in memory and may be lost. Each node knows its own names and enters them again. If a
+// bucket loses only its newest writes and uses their revisions again, tokens do not grow, and a node
+// may not know a name until it changes. JetStream does so only if most servers restart at once.
 type registry struct {
 	relay   *Relay
 	nc      conn // a second connection, so that a flood of messages cannot delay the lease

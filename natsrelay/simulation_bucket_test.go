@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -19,6 +20,15 @@ type simBucket struct {
 	isAway   bool // nothing is answered
 	revision uint64
 	entries  map[string]entry
+	had      map[string]time.Time // when the entry of a name had a node last, by name and node
+	undo     []simUndo            // of the last writes, oldest first
+	isOlder  bool                 // it has lost writes
+}
+
+// A simUndo is the state before a write.
+type simUndo struct {
+	at     time.Time
+	before entry // with the key; the rest is zero if there was no entry
 }
 
 var errNoBucket = errors.New("nats: no response from stream")
@@ -27,7 +37,71 @@ var errNoBucket = errors.New("nats: no response from stream")
 func (b *simBucket) lose() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.exists, b.entries = false, nil
+	for _, e := range b.entries {
+		b.note(e)
+	}
+	b.exists, b.entries, b.undo = false, nil, nil
+}
+
+// forget loses the writes of the last d, as a new leader may do. Their revisions are not used again: if
+// they were, tokens would not grow.
+func (b *simBucket) forget(d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.undo) > 0 {
+		last := b.undo[len(b.undo)-1]
+		if time.Since(last.at) > d {
+			return
+		}
+		b.isOlder = true
+		b.put(last.before)
+		b.undo = b.undo[:len(b.undo)-1]
+	}
+}
+
+// lastHad returns when the entry of a name had a node last.
+func (b *simBucket) lastHad(name, node string) time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slices.Contains(strings.Fields(b.entries[nameKey(name)].node), node) {
+		return time.Now()
+	}
+	return b.had[nameKey(name)+" "+node]
+}
+
+// note notes which nodes an entry has until now. mu is held.
+func (b *simBucket) note(e entry) {
+	if b.had == nil {
+		b.had = make(map[string]time.Time)
+	}
+	for node := range strings.FieldsSeq(e.node) {
+		b.had[e.key+" "+node] = time.Now()
+	}
+}
+
+func (b *simBucket) hasForgotten() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.isOlder
+}
+
+// put sets an entry, or removes it if it has no revision. mu is held.
+func (b *simBucket) put(e entry) {
+	b.note(b.entries[e.key])
+	if e.revision > 0 {
+		b.entries[e.key] = e
+	} else {
+		delete(b.entries, e.key)
+	}
+}
+
+// set is put, and can be undone. mu is held.
+func (b *simBucket) set(e entry) {
+	before := b.entries[e.key]
+	before.key = e.key
+	b.undo = append(b.undo, simUndo{time.Now(), before})
+	b.revision = max(b.revision, e.revision)
+	b.put(e)
 }
 
 func (b *simBucket) setAway(isAway bool) {
@@ -77,19 +151,25 @@ func (s *simStore) call(ctx context.Context, request, key string, f func(*simBuc
 		what += key
 	}
 	there, back := simRoute{p.machine, bucketPlace}, simRoute{bucketPlace, p.machine}
-	if !p.isDead() {
-		n.send(there, what, isWrite, func() {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			if b.isAway {
-				return
-			}
-			if !b.exists && request != "open" {
-				f = func(*simBucket) simReply { return simReply{err: errNoBucket} }
-			}
-			r := f(b)
-			n.send(back, what, isWrite, func() { reply <- r })
-		})
+	server, isConnected := p.registry.place()
+	if !isConnected {
+		return simReply{err: nats.ErrReconnectBufExceeded}
+	}
+	leader := p.sim.servers.leads()
+	arrive := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.isAway {
+			return
+		}
+		if !b.exists && request != "open" {
+			f = func(*simBucket) simReply { return simReply{err: errNoBucket} }
+		}
+		r := f(b)
+		p.sim.servers.pass(leader, server, func() { n.send(back, what, isWrite, func() { reply <- r }) })
+	}
+	if leader != noServer && !p.isDead() {
+		p.sim.servers.pass(server, leader, func() { n.send(there, what, isWrite, arrive) })
 	}
 	select {
 	case r := <-reply:
@@ -111,13 +191,18 @@ func (s *simStore) canUse() bool {
 	return s.isOpen
 }
 
-func (s *simStore) open(ctx context.Context, _ uint64) error {
+func (s *simStore) open(ctx context.Context, highest uint64) error {
 	if s.canUse() {
 		return nil
 	}
 	r := s.call(ctx, "open", "", func(b *simBucket) (r simReply) {
 		if !b.exists {
-			b.exists, b.entries, b.revision = true, make(map[string]entry), uint64(time.Now().UnixMicro()) // as in create
+			b.exists, b.entries = true, make(map[string]entry)
+			first := max(firstRevision(highest), uint64(time.Now().Add(s.process.sim.skews[s.process.machine]).UnixMicro()))
+			if highest == 0 { // the clock of a node that has just started must not be behind
+				first = max(first, b.revision)
+			}
+			b.revision = first
 		}
 		return r
 	})
@@ -136,8 +221,7 @@ func (s *simStore) write(ctx context.Context, key, node string, revision uint64)
 		if b.entries[key].revision != revision {
 			return simReply{err: jetstream.ErrKeyExists}
 		}
-		b.revision++
-		b.entries[key] = entry{key, node, b.revision}
+		b.set(entry{key, node, b.revision + 1})
 		return simReply{entries: []entry{b.entries[key]}}
 	})
 	if r.err != nil {
@@ -172,7 +256,7 @@ func (s *simStore) remove(ctx context.Context, key string, revision uint64) erro
 	return s.call(ctx, "remove", key, func(b *simBucket) (r simReply) {
 		s.process.sim.ledger.tell("bucket: %s removes %s at %d, has %v", s.process.id, plain(key), revision, b.entries[key])
 		if b.entries[key].revision <= revision {
-			delete(b.entries, key)
+			b.set(entry{key: key})
 		}
 		return r
 	}).err

@@ -142,6 +142,10 @@ func (s *simulation) checkReach(holders map[string][]*simSession) {
 				time.Sleep(s.relayOptions.Lease + 2*time.Second)
 				session, err = s.register(c, p, name)
 			}
+			if errors.Is(err, sendq.ErrNameTaken) && (s.bucket.hasForgotten() || s.servers.n > 1) { // a late write; the node removes it
+				time.Sleep(2 * time.Second)
+				session, err = s.register(c, p, name)
+			}
 			isFree := s.policy == sendq.NameTakeover || len(holders[name]) == 0 || holders[name][0].hasEnded()
 			s.ledger.check((err == nil) == isFree, "%s registers %s: %v", p.id, name, err)
 			if err == nil {
@@ -164,39 +168,43 @@ func (s *simulation) register(c *simClient, p *simProcess, name string) (*simSes
 	return session, err
 }
 
-// checkMove checks that a node gives a name up for another node only while that one waits for it. The
-// other node may have died, or cannot say that it has given up because of a fault.
+// checkMove checks that a node gives a name up for another one only while the registry has that node,
+// or had it when the old node looked. An answer of the registry may be late, and so may the turn of the
+// name.
 func (s *simulation) checkMove(p *simProcess, name, to string) {
-	late := s.relayOptions.attemptTimeout() + 500*time.Millisecond // an answer of the bucket may take as long
 	now := time.Now()
+	last := s.bucket.lastHad(name, to)
+	late := s.relayOptions.attemptTimeout() + s.network.delay
+	if s.isRegistering(p, name, last) || s.hasFault(last, now, func(f *simFault) bool {
+		return f.concerns(p.machine) && !f.isBetweenMachines
+	}) {
+		late = s.relayOptions.Timeout
+	}
+	s.ledger.tell("%s gives %s up for %s", p.id, name, to)
+	s.ledger.check(now.Sub(last) < late+100*time.Millisecond, "%s gives %s up for %s, which has not had it since %s", p.id, name, to, s.ledger.since(last))
+}
+
+// isRegistering reports whether somebody has registered the name at p since then.
+func (s *simulation) isRegistering(p *simProcess, name string, since time.Time) bool {
 	l := s.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.note("%s gives %s up for %s", p.id, name, to)
-	var last time.Time
-	for _, session := range l.sessions {
-		switch {
-		case session.name != name || session.process == p:
-		case session.answered.IsZero(): // also if another node has asked in the meantime: it is told the same
-			return
-		case session.process.id != to:
-		case !session.process.died.IsZero():
-			return
-		case session.answered.After(last):
-			last = session.answered
-		}
-	}
-	if now.Sub(last) > late && !s.isDisturbed(int(to[0]-'a'), last, now) && !s.isDisturbed(p.machine, last, now) {
-		l.fault("%s gives %s up for %s, which has not waited for it since %s", p.id, name, to, l.since(last))
-	}
+	return slices.ContainsFunc(l.sessions, func(session *simSession) bool {
+		return session.name == name && session.process == p && (session.answered.IsZero() || session.answered.After(since))
+	})
 }
 
 // isDisturbed reports whether a fault other than a restart concerned the machine in that time.
 func (s *simulation) isDisturbed(machine int, from, to time.Time) bool {
+	return s.hasFault(from, to, func(f *simFault) bool { return f.concerns(machine) })
+}
+
+// hasFault reports whether is returned true for a fault in that time.
+func (s *simulation) hasFault(from, to time.Time, is func(*simFault) bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.ContainsFunc(s.faults, func(f *simFault) bool {
-		return (f.machines == nil || slices.Contains(f.machines, machine)) && f.from.Before(to) && (f.to.IsZero() || f.to.After(from))
+		return is(f) && f.from.Before(to) && (f.to.IsZero() || f.to.After(from))
 	})
 }
 
@@ -235,19 +243,22 @@ func earlier(a, b time.Time) time.Time {
 // others may take them for dead, and they all may lose names. Faults of a machine with less than a
 // moment between them count as one.
 func (s *simulation) mayBeTwice(at time.Time) bool {
+	if s.bucket.hasForgotten() { // a node may not notice that an entry is older than it was
+		return true
+	}
 	const moment = 3 * time.Second
 	lease := s.relayOptions.Lease
 	for m := range s.machines {
 		var from, to time.Time
 		for _, f := range s.faults { // in the order of their beginning
-			if f.machines != nil && !slices.Contains(f.machines, m) || f.from.After(at) {
+			if !f.concerns(m) || f.from.After(at) {
 				continue
 			}
 			if from.IsZero() || f.from.Sub(to) > moment {
 				from = f.from
 			}
 			to = later(to, f.to)
-			isLong := to.Sub(from) > lease-moment || f.what == "loss of the bucket"
+			isLong := to.Sub(from) > lease-moment || strings.HasPrefix(f.what, "loss of")
 			if isLong && at.Sub(to) < 2*lease {
 				return true
 			}
@@ -257,7 +268,7 @@ func (s *simulation) mayBeTwice(at time.Time) bool {
 }
 
 // checkRooms checks that a member that stayed got every message to its room, except those that its node
-// has missed.
+// has missed. A gap of unknown size stands for all before.
 func (s *simulation) checkRooms() {
 	type stream struct {
 		session *simSession
@@ -266,10 +277,18 @@ func (s *simulation) checkRooms() {
 	l := s.ledger
 	missing := make(map[stream][]*simMessage)
 	for _, m := range l.order {
-		for _, name := range m.members {
+		if m.isDirect() {
+			continue
+		}
+		for _, name := range s.names {
 			session := s.stayed(name, m)
-			if session == nil || m.process.killed || slices.Contains(m.written, session) ||
+			isLeaving := !m.process.leaving.IsZero() && m.answeredAt.After(m.process.leaving)
+			if session == nil || m.process.killed || isLeaving || slices.Contains(m.written, session) ||
 				slices.ContainsFunc(m.returned, func(r simReturn) bool { return r.name == name }) {
+				continue
+			}
+			since := session.joined[m.room].Add(s.relayOptions.Lease + 3*time.Second)
+			if !slices.Contains(m.members, name) && since.After(m.sentAt) || m.sentAt.Before(session.process.unknown[m.process.id]) {
 				continue
 			}
 			k := stream{session, m.process}
@@ -295,7 +314,7 @@ func (s *simulation) stayed(name string, m *simMessage) (found *simSession) {
 		case session.name != name || session.began.After(end) || !session.has(m.sentAt.Add(-s.relayOptions.Lease), end):
 		case found != nil || session.answered.IsZero() || session.err != nil || !session.answered.Before(m.sentAt),
 			!session.ended.IsZero() && session.ended.Before(end), !session.closing.IsZero(),
-			session.joined[m.room].IsZero() || session.joined[m.room].After(m.sentAt), session.left[m.room].After(m.sentAt.Add(-2 * s.relayOptions.Lease)):
+			session.joined[m.room].IsZero() || session.joined[m.room].After(m.sentAt), session.left[m.room].After(session.joined[m.room]), session.left[m.room].After(m.sentAt.Add(-2 * s.relayOptions.Lease)):
 			return nil
 		default:
 			found = session
@@ -324,13 +343,51 @@ func (s *simulation) checkEnd() {
 	l.checkOrder()
 	s.checkHolders()
 	s.checkRooms()
+	s.checkEstates()
+	s.checkCalm()
+}
+
+// checkEstates checks that no estate goes to a node that has given up, while another one was waiting
+// that gets the name and nothing with it. That one asks the next node a moment after it was told.
+func (s *simulation) checkEstates() {
+	l := s.ledger
+	moment := 5*s.network.delay + 500*time.Millisecond
+	for _, e := range l.estates {
+		i := slices.IndexFunc(l.claims, func(c *simClaim) bool {
+			return c.process.id == e.to && c.name == e.name && c.token == e.token && c.err != nil && c.ended.Add(moment).Before(e.at)
+		})
+		for _, c := range l.claims {
+			if i >= 0 && c.name == e.name && c.token > e.token && c.err == nil && c.isEmpty && c.began.Before(l.claims[i].ended) && c.ended.After(e.at) {
+				isPassedOn := slices.ContainsFunc(l.claims, func(o *simClaim) bool {
+					return o.name == e.name && o.token > e.token && o.token < c.token && !o.isEmpty && o.ended.After(e.at)
+				})
+				from := e.at.Add(-s.relayOptions.Timeout)
+				l.check(isPassedOn || s.isDisturbed(e.from.machine, from, c.ended) || s.isDisturbed(c.process.machine, from, c.ended),
+					"%s left what it had of %s to %s, which had given up, and %s got nothing", e.from.id, e.name, e.to, c.process.id)
+			}
+		}
+	}
+}
+
+// checkCalm checks that nothing takes long without a fault.
+func (s *simulation) checkCalm() {
+	if s.weather != simNoStorm || s.isSlow || s.network.delay > 10*time.Millisecond {
+		return
+	}
+	for _, session := range s.ledger.sessions {
+		if !session.isTimed && session.conn != nil {
+			took := session.answered.Sub(session.began)
+			s.ledger.check(took < 4*time.Second, "%s took %v to register %s", session.process.id, took, session.name)
+		}
+	}
 }
 
 // mayBeLost reports whether an accepted message may have ended with a process that was killed.
 func (s *simulation) mayBeLost(m *simMessage) bool {
 	for _, session := range s.ledger.sessions {
 		p := session.process
-		if session.name == m.to && p.killed && !p.died.Before(m.sentAt) && session.has(m.sentAt, p.died) {
+		isLate := p.died.After(s.ledger.quietAt) && m.sentAt.Before(s.ledger.quietAt) // nothing is on its way that long
+		if session.name == m.to && p.killed && !isLate && !p.died.Before(m.sentAt) && session.has(m.sentAt, p.died) {
 			return true
 		}
 	}

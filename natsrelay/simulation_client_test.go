@@ -20,7 +20,10 @@ type simClient struct {
 	sim    *simulation
 	id     int
 	random *rand.Rand
-	number int // of the last message
+	pace   time.Duration // between two actions, at most
+	number int           // of the last message
+
+	isSender bool // it only sends
 
 	session *simSession // nil if it has none
 	older   []*simSession
@@ -29,7 +32,7 @@ type simClient struct {
 // run acts until the simulation stops the clients.
 func (c *simClient) run() {
 	for !c.sim.stopped() {
-		time.Sleep(time.Duration(c.random.Int64N(int64(c.sim.pace))))
+		time.Sleep(time.Duration(c.random.Int64N(int64(c.pace))))
 		c.act()
 	}
 	for c.random.IntN(3) > 0 { // sometimes the last event of a name is that it leaves
@@ -46,6 +49,10 @@ func (c *simClient) act() {
 		return
 	}
 	p.gate() // nobody gets an answer from a frozen process
+	if c.isSender {
+		c.send(p)
+		return
+	}
 	actions := 20
 	if c.sim.isRestless && c.random.IntN(2) == 0 {
 		actions = 4 // it comes or goes
@@ -108,8 +115,12 @@ func (c *simClient) register(p *simProcess) {
 	}
 	s.writer = sendq.NewWriter(s.conn, nil)
 	ctx := context.Background()
-	if c.random.IntN(6) == 0 {
-		timed, cancel := context.WithTimeout(ctx, time.Duration(c.random.Int64N(int64(3*time.Second))))
+	patience := 3 * time.Second
+	if c.sim.isImpatient {
+		patience = 700 * time.Millisecond
+	}
+	if s.isTimed = c.random.IntN(6) == 0 || c.sim.isImpatient && c.random.IntN(2) == 0; s.isTimed {
+		timed, cancel := context.WithTimeout(ctx, time.Duration(c.random.Int64N(int64(patience))))
 		defer cancel()
 		ctx = timed
 	}
@@ -262,8 +273,12 @@ type simConn struct {
 func newSimConn(s *simSession) *simConn {
 	c := &simConn{session: s, closed: make(chan struct{})}
 	p := s.process
-	if s.client.random.IntN(10) == 0 {
+	if s.client.random.IntN(10) == 0 && s.client.sim.weather != simNoStorm {
 		c.slow = time.Duration(s.client.random.Int64N(int64(2 * time.Second)))
+	}
+	if s.client.sim.isSlow && s.client.random.IntN(2) == 0 {
+		c.slow = time.Duration(s.client.random.Int64N(int64(3 * time.Second)))
+		c.stalled = time.Now().Add(time.Duration(s.client.random.Int64N(int64(3 * time.Second))))
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -12,6 +13,12 @@ type simFault struct {
 	what     string
 	machines []int // those it concerns; nil for all
 	from, to time.Time
+
+	isBetweenMachines bool // the registry and the processes go on
+}
+
+func (f *simFault) concerns(machine int) bool {
+	return f.machines == nil || slices.Contains(f.machines, machine)
 }
 
 // A simChaos causes faults until it is calmed.
@@ -26,10 +33,16 @@ func (c *simChaos) run(d time.Duration) {
 	end := time.Now().Add(d)
 	for {
 		time.Sleep(time.Duration(c.random.Int64N(int64(s.faultPace))))
-		if !time.Now().Before(end) {
+		switch {
+		case !time.Now().Before(end):
 			return
+		case s.weather == simStorm:
+			c.cause()
+		case s.weather == simServerStorm:
+			d := c.duration()
+			c.cutServer((s.servers.leads()+1+c.random.IntN(2))%s.servers.n, d) // an election may take as long as a lease
+			time.Sleep(d + s.relayOptions.Lease)
 		}
-		c.cause()
 	}
 }
 
@@ -60,7 +73,7 @@ func (c *simChaos) cause() {
 			others = append(others, simRoute{i, k}, simRoute{k, i})
 		}
 	}
-	switch c.random.IntN(14) {
+	switch c.random.IntN(16) {
 	case 0:
 		c.cut("cut", []int{i, j}, both, holds, d)
 	case 1:
@@ -87,9 +100,7 @@ func (c *simChaos) cause() {
 		k := c.random.IntN(2)
 		c.cut("cut bucket one way", []int{i}, toBucket[k:k+1], holds, d)
 	case 7, 8, 9:
-		if p := s.running(i); p != nil && p.isUp() {
-			c.during("freeze", []int{i}, d, p.freeze())
-		}
+		c.freeze(i, d)
 	case 10:
 		c.restart(i)
 	case 11:
@@ -101,6 +112,42 @@ func (c *simChaos) cause() {
 	case 13:
 		heal := n.disturb(both[0], 0, 0.3)
 		c.during("lose a third", []int{i, j}, d, heal)
+	case 14:
+		s.bucket.forget(min(d, 2*time.Second))
+		c.during("loss of the newest entries", nil, time.Millisecond)
+	case 15:
+		c.cutServer(c.random.IntN(s.servers.n), d)
+	}
+}
+
+// disturbTakeover causes a fault at a machine that takes a name over, or at the old one, in the middle of
+// that.
+func (c *simChaos) disturbTakeover(old, taker int) {
+	d := c.duration()
+	switch c.random.IntN(4) {
+	case 0:
+		c.cut("cut one way in a takeover", []int{old, taker}, []simRoute{{old, taker}}, c.random.IntN(2) == 0, d)
+	case 1:
+		c.cut("cut one way in a takeover", []int{old, taker}, []simRoute{{taker, old}}, c.random.IntN(2) == 0, d)
+	case 2:
+		c.freeze(old, d)
+	case 3:
+		c.freeze(taker, d)
+	}
+}
+
+func (c *simChaos) freeze(machine int, d time.Duration) {
+	if p := c.sim.running(machine); p != nil && p.isUp() {
+		c.during("freeze", []int{machine}, d, p.freeze())
+	}
+}
+
+// cutServer cuts a NATS server off from the others.
+func (c *simChaos) cutServer(server int, d time.Duration) {
+	election := time.Second + time.Duration(c.random.Int64N(int64(8*time.Second)))
+	holds := c.random.IntN(2) == 0
+	if heal := c.sim.servers.cut(server, holds, election); heal != nil {
+		c.during(fmt.Sprintf("cut off server %d (holds: %v)", server, holds), nil, max(d, election), heal)
 	}
 }
 
@@ -108,8 +155,17 @@ func (c *simChaos) cause() {
 func (c *simChaos) during(what string, machines []int, d time.Duration, heal ...func()) {
 	s := c.sim
 	f := &simFault{what: what, machines: machines, from: time.Now()}
-	s.addFault(f)
+	f.isBetweenMachines = strings.HasPrefix(what, "cut (") || strings.HasPrefix(what, "cut one way")
 	s.ledger.tell("%s of %v for %v", what, names(machines), d)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isCalm {
+		for _, h := range heal {
+			h()
+		}
+		return
+	}
+	s.faults = append(s.faults, f)
 	s.chaos.Go(func() {
 		select {
 		case <-time.After(d):
@@ -177,7 +233,7 @@ func (c *simChaos) loseBucket(d time.Duration) {
 		return
 	}
 	b.lose()
-	c.during("loss of the bucket", nil, time.Millisecond, func() {})
+	c.during("loss of the bucket", nil, time.Millisecond)
 }
 
 // setRefuses makes Publish fail, or no longer.

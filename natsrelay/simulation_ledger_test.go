@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"iter"
@@ -23,6 +24,8 @@ type simLedger struct {
 	order    []*simMessage          // in the order of sending
 	received map[string][]simRecord // by name, in order
 	holds    []*simHold
+	estates  []*simEstate
+	claims   []*simClaim
 	faults   []string // what was wrong
 	trace    []string
 }
@@ -41,6 +44,7 @@ type simSession struct {
 	writer  *sendq.Writer
 	conn    *simConn
 
+	isTimed                         bool                 // Register has a time limit
 	began, answered, closing, ended time.Time            // zero if not yet
 	err                             error                // of Register
 	cause                           error                // of the end
@@ -66,6 +70,25 @@ type simHold struct {
 	name     string
 	token    uint64
 	from, to time.Time // to is zero if the node has the name
+}
+
+// A simEstate is what a node has given away with a name.
+type simEstate struct {
+	from  *simProcess
+	to    string
+	name  string
+	token uint64 // of the new owner
+	at    time.Time
+}
+
+// A simClaim is a call of Transport.Claim that has ended.
+type simClaim struct {
+	process      *simProcess
+	name         string
+	token        uint64
+	began, ended time.Time
+	err          error
+	isEmpty      bool // it brought nothing
 }
 
 // A simReturn is a message that was handed back.
@@ -107,6 +130,12 @@ func (l *simLedger) tell(format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.note(format, args...)
+}
+
+// Write adds a log record to the trace.
+func (l *simLedger) Write(record []byte) (int, error) {
+	l.tell("%s", bytes.TrimSpace(record))
+	return len(record), nil
 }
 
 // check records a fault unless ok.
@@ -239,6 +268,19 @@ func (l *simLedger) hold(p *simProcess, name string, token uint64) {
 		}
 	}
 	l.holds = append(l.holds, &simHold{process: p, name: name, token: token, from: time.Now()})
+}
+
+func (l *simLedger) claimed(c *simClaim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.claims = append(l.claims, c)
+}
+
+func (l *simLedger) inherits(e *simEstate) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.note("%s leaves what it has of %s to %s", e.from.id, e.name, e.to)
+	l.estates = append(l.estates, e)
 }
 
 // letGo records that a node no longer has a name; "" stands for all.

@@ -22,15 +22,20 @@ type simProcess struct {
 	broker  *sendq.Broker
 	started time.Time
 
+	messages, registry *simNATS // the connections of relay
+	view               simView
+
 	mu         sync.Mutex
 	frozen     chan struct{} // closed when the process goes on; nil if it runs
 	hasBroker  bool
 	dead       bool
+	leaving    time.Time // when it began to shut down
 	died       time.Time
 	killed     bool
 	refuses    bool // Publish fails, as without a connection to NATS
 	conns      map[*simConn]bool
-	missed     map[string]int // messages missed, by the node they came from, as observers see it
+	missed     map[string]int       // messages missed, by the node they came from, as observers see it
+	unknown    map[string]time.Time // the last gap of unknown size
 	sees       map[string]map[string]bool
 	eventsDone chan struct{}
 }
@@ -42,8 +47,10 @@ func (s *simulation) startProcess(machine, incarnation int) *simProcess {
 		machine:    machine,
 		id:         fmt.Sprintf("%c%d", 'a'+machine, incarnation),
 		started:    time.Now(),
+		view:       simView{names: make(map[string]map[string]uint64), changed: make(map[string]time.Time)},
 		conns:      make(map[*simConn]bool),
 		missed:     make(map[string]int),
+		unknown:    make(map[string]time.Time),
 		sees:       make(map[string]map[string]bool),
 		eventsDone: make(chan struct{}),
 	}
@@ -52,7 +59,9 @@ func (s *simulation) startProcess(machine, incarnation int) *simProcess {
 		panic(err)
 	}
 	r.id = p.id
-	r.nc, r.registry.nc = simNATS{p}, simNATS{p}
+	p.messages = &simNATS{process: p, reconnected: r.retryPublishing, server: machine % s.servers.n}
+	p.registry = &simNATS{process: p, reconnected: func() {}, server: p.messages.server}
+	r.nc, r.registry.nc = p.messages, p.registry
 	r.registry.bucket = &simStore{process: p}
 	p.relay = r
 	s.setRunning(p, true)
@@ -107,7 +116,10 @@ func (p *simProcess) observe() {
 		case sendq.EventRoomLeft:
 			delete(p.sees[e.Name], e.Room)
 		case sendq.EventGap:
-			p.missed[e.Node] += max(0, e.Missed) // negative: unknown
+			p.missed[e.Node] += max(0, e.Missed)
+			if e.Missed < 0 { // unknown
+				p.unknown[e.Node] = time.Now()
+			}
 		}
 		p.mu.Unlock()
 	}
@@ -183,6 +195,9 @@ func (p *simProcess) kill() {
 
 // shutDown ends the process in an orderly way.
 func (p *simProcess) shutDown(timeout time.Duration) error {
+	p.mu.Lock()
+	p.leaving = time.Now()
+	p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	err := p.broker.Shutdown(ctx)
@@ -193,30 +208,6 @@ func (p *simProcess) shutDown(timeout time.Duration) error {
 	p.sim.setRunning(p, false)
 	return err
 }
-
-// simNATS is the connection of a process to NATS.
-type simNATS struct{ process *simProcess }
-
-func (c simNATS) Publish(subject string, envelope []byte) error {
-	p := c.process
-	p.gate()
-	p.mu.Lock()
-	isDead, refuses := p.dead, p.refuses
-	p.mu.Unlock()
-	switch {
-	case refuses:
-		return nats.ErrReconnectBufExceeded
-	case !isDead:
-		p.sim.publish(p, subject, append([]byte(nil), envelope...))
-	}
-	return nil
-}
-
-func (simNATS) MaxPayload() int64 { return 1 << 20 }
-
-func (simNATS) ForceReconnect() error { return nil }
-
-func (simNATS) Close() {}
 
 // receive takes an envelope from NATS.
 func (p *simProcess) receive(envelope []byte) {
@@ -263,6 +254,25 @@ func (t simTransport) Announce(events []relay.Event) {
 	t.Relay.Announce(events)
 }
 
+// Claim lets the ledger know how it ends.
+func (t simTransport) Claim(ctx context.Context, name string, takeover bool) (uint64, relay.Handover, error) {
+	began := time.Now()
+	token, h, err := t.Relay.Claim(ctx, name, takeover)
+	t.process.sim.ledger.claimed(&simClaim{
+		process: t.process, name: name, token: token, began: began, ended: time.Now(), err: err,
+		isEmpty: len(h.Rooms)+len(h.Undelivered) == 0,
+	})
+	return token, h, err
+}
+
+// Post checks that a message to a name goes to the node with the newest token.
+func (t simTransport) Post(node string, d relay.Delivery, outcome func(relay.Outcome)) {
+	if d.To.Kind == relay.TargetName {
+		t.process.view.check(t.process, node, d.To.Name)
+	}
+	t.Relay.Post(node, d, outcome)
+}
+
 // serve is Relay.serve, except while the process is frozen.
 func (t simTransport) serve() {
 	r := t.Relay
@@ -293,7 +303,73 @@ type simBroker struct {
 func (b simBroker) Evict(ctx context.Context, name, by string, token uint64) (relay.Handover, bool) {
 	s := b.process.sim
 	random := s.network.draw(simRoute{b.process.machine, b.process.machine}, "evict "+name)
+	if s.weather == simStorm && random.IntN(4) == 0 {
+		(&simChaos{s, random}).disturbTakeover(b.process.machine, int(by[0]-'a'))
+	}
 	time.Sleep(time.Duration(random.Int64N(int64(s.network.delay))))
 	b.process.gate()
-	return b.Node.Evict(ctx, name, by, token)
+	h, ok := b.Node.Evict(ctx, name, by, token)
+	if ok && len(h.Rooms)+len(h.Undelivered) > 0 {
+		s.ledger.inherits(&simEstate{from: b.process, to: by, name: name, token: token, at: time.Now()})
+	}
+	return h, ok
+}
+
+func (b simBroker) Apply(node string, events []relay.Event, snapshot bool) {
+	b.process.view.apply(node, events, snapshot)
+	b.Node.Apply(node, events, snapshot)
+}
+
+func (b simBroker) NodeGone(node string, cause error) {
+	b.process.view.apply(node, nil, true)
+	s := b.process.sim
+	s.ledger.check(cause == nil || s.weather == simStorm || s.stopped(), "%s has lost %s: %v", b.process.id, node, cause)
+	b.Node.NodeGone(node, cause)
+}
+
+// A simView is what other nodes have announced to a process.
+type simView struct {
+	mu      sync.Mutex
+	names   map[string]map[string]uint64 // tokens by name and node
+	changed map[string]time.Time         // when a name changed last
+}
+
+// apply learns announcements.
+func (v *simView) apply(node string, events []relay.Event, snapshot bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if snapshot {
+		for name, nodes := range v.names {
+			if nodes[node] != 0 {
+				delete(nodes, node)
+				v.changed[name] = time.Now()
+			}
+		}
+	}
+	for _, e := range events {
+		if v.names[e.Name] == nil {
+			v.names[e.Name] = make(map[string]uint64)
+		}
+		switch e.Kind {
+		case relay.EventJoined:
+			v.names[e.Name][node] = e.Token
+		case relay.EventLeft, relay.EventMoved:
+			delete(v.names[e.Name], node)
+		default:
+			continue
+		}
+		v.changed[e.Name] = time.Now()
+	}
+}
+
+// check checks that no other node has announced the name with a newer token, unless that is being
+// learned.
+func (v *simView) check(p *simProcess, node, name string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	token := v.names[name][node]
+	for other, newer := range v.names[name] {
+		p.sim.ledger.check(newer <= token || token == 0 || !v.changed[name].Before(time.Now()),
+			"%s sends to %s at %s with the token %d, and %s has announced it with %d", p.id, name, node, token, other, newer)
+	}
 }

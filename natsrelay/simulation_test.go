@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -65,9 +66,15 @@ type simulation struct {
 	pace         time.Duration // between two actions of a client, at most
 	faultPace    time.Duration // between two faults, at most
 	isRestless   bool          // clients come and go all the time
+	isImpatient  bool          // registrations often give up
+	isSlow       bool          // connections are stalled when they begin, and end slowly
+	weather      simWeather
+	servers      *simServers
+	skews        []time.Duration // of the clocks of machines
 	clients      []*simClient
 
 	chaos     sync.WaitGroup
+	isCalm    bool          // no fault may begin; mu guards it
 	calm      chan struct{} // closed when all faults must end
 	stop      chan struct{} // closed when clients stop
 	observers sync.WaitGroup
@@ -76,6 +83,15 @@ type simulation struct {
 	machines []*simMachine
 	faults   []*simFault
 }
+
+// A simWeather says which faults happen.
+type simWeather int
+
+const (
+	simStorm       simWeather = iota // all kinds
+	simServerStorm                   // only NATS servers are cut off
+	simNoStorm                       // none
+)
 
 // A simMachine runs a process at a time.
 type simMachine struct {
@@ -100,22 +116,39 @@ func newSimulation(seed uint64) *simulation {
 		pace:         []time.Duration{100, 400, 1500}[random.IntN(3)] * time.Millisecond,
 		faultPace:    []time.Duration{2, 5, 12}[random.IntN(3)] * time.Second,
 		isRestless:   random.IntN(2) == 0,
+		isImpatient:  random.IntN(3) == 0,
+		isSlow:       random.IntN(3) == 0,
+		weather:      []simWeather{simStorm, simStorm, simStorm, simStorm, simServerStorm, simNoStorm}[random.IntN(6)],
+		servers:      newSimServers(1 + 2*random.IntN(2)),
 		calm:         make(chan struct{}),
 		stop:         make(chan struct{}),
 		machines:     make([]*simMachine, 3+random.IntN(3)),
 	}
+	if s.weather == simServerStorm {
+		s.servers = newSimServers(3)
+	}
+	skew := []time.Duration{time.Nanosecond, time.Nanosecond, time.Second, time.Hour}[random.IntN(4)]
 	for i := range s.machines {
 		s.machines[i] = &simMachine{}
+		s.skews = append(s.skews, time.Duration(random.Int64N(int64(skew))))
 	}
 	for i := range 3 + random.IntN(5) {
-		s.clients = append(s.clients, &simClient{sim: s, id: i, random: rand.New(rand.NewPCG(seed, uint64(100+i)))})
+		s.clients = append(s.clients, &simClient{sim: s, id: i, pace: s.pace, random: rand.New(rand.NewPCG(seed, uint64(100+i)))})
+	}
+	if s.isSlow { // so that messages are pending
+		n := len(s.clients)
+		s.clients = append(s.clients, &simClient{sim: s, id: n, pace: 200 * time.Millisecond, isSender: true, random: rand.New(rand.NewPCG(seed, uint64(100+n)))})
 	}
 	return s
 }
 
 // run runs the simulation.
 func (s *simulation) run() {
-	s.ledger.tell("%d machines, %d clients, %v, %v, delays of %v", len(s.machines), len(s.clients), s.names, s.policy, s.network.delay)
+	if *simTrace {
+		s.relayOptions.Log = slog.New(slog.NewTextHandler(s.ledger, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	}
+	s.ledger.tell("%d machines, %d servers, %d clients, %v, %v, delays of %v, impatient: %v, slow: %v, weather: %v",
+		len(s.machines), s.servers.n, len(s.clients), s.names, s.policy, s.network.delay, s.isImpatient, s.isSlow, s.weather)
 	for i := range s.machines {
 		time.Sleep(time.Duration(s.random.Int64N(int64(100 * time.Millisecond))))
 		s.start(i)
@@ -126,6 +159,9 @@ func (s *simulation) run() {
 		clients.Go(c.run)
 	}
 	(&simChaos{s, rand.New(rand.NewPCG(s.seed, 1))}).run(time.Duration(10+s.random.IntN(50)) * time.Second)
+	s.mu.Lock()
+	s.isCalm = true
+	s.mu.Unlock()
 	close(s.calm)
 	s.wait("the faults end", &s.chaos)
 	close(s.stop)
@@ -142,6 +178,13 @@ func (s *simulation) run() {
 	s.checkEmpty()
 	s.shutDown()
 	s.checkEnd()
+}
+
+func withoutTime(_ []string, a slog.Attr) slog.Attr {
+	if a.Key == slog.TimeKey {
+		return slog.Attr{}
+	}
+	return a
 }
 
 // wait waits for g, and panics if that takes too long.
@@ -226,11 +269,17 @@ func (s *simulation) endRestart(machine int) {
 }
 
 // publish carries an envelope to its subscribers.
-func (s *simulation) publish(from *simProcess, subject string, envelope []byte) {
+func (s *simulation) publish(from *simNATS, subject string, envelope []byte) {
+	there, _ := from.place()
 	for i := range s.machines {
 		p := s.running(i)
-		if p != nil && (subject == p.relay.subject("all") || subject == p.relay.subject("to."+p.id)) {
-			s.network.send(simRoute{from.machine, i}, "envelope", true, func() { p.receive(envelope) })
+		if p == nil || subject != p.relay.subject("all") && subject != p.relay.subject("to."+p.id) {
+			continue
+		}
+		if here, ok := p.messages.place(); ok {
+			s.servers.pass(there, here, func() {
+				s.network.send(simRoute{from.process.machine, i}, "envelope", true, func() { p.receive(envelope) })
+			})
 		}
 	}
 }
