@@ -223,6 +223,13 @@ func isConflict(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
+// isFull reports whether JetStream has refused a write because its memory is full.
+func isFull(err error) bool {
+	const insufficientResources, memoryExceeded = 10023, 10047
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && (api.ErrorCode == insufficientResources || api.ErrorCode == memoryExceeded)
+}
+
 // read returns the value and the revision of a key, or "" and 0 if the key does not exist.
 func (b *bucket) read(ctx context.Context, key string) (node string, revision uint64, err error) {
 	kv, _ := b.handles()

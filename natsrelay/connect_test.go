@@ -1,6 +1,7 @@
 package natsrelay
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -122,6 +123,16 @@ func TestJetStreamErrors(t *testing.T) {
 		_, _, err = n.relay.Claim(t.Context(), fmt.Sprint(i), false)
 	}
 	assert.ErrorContains(t, err, "insufficient resources")
+	assert.NotErrorIs(t, err, context.DeadlineExceeded, "the answer is no")
+	for range maxWorkers {
+		_, _, err = n.relay.Claim(t.Context(), "x", false)
+		assert.ErrorContains(t, err, "insufficient resources")
+	}
+	n.relay.Release("0") // needs a worker
+	eventually(t, func() bool {
+		_, _, err = n.relay.Claim(t.Context(), "x", false)
+		return err == nil
+	})
 }
 
 // TestSmallerPayload restarts NATS with a smaller limit on messages while larger envelopes are queued.

@@ -80,7 +80,8 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (token
 		}
 	}
 	g.endClaim(name, err == nil)
-	if err != nil && (!errors.Is(err, sendq.ErrNameTaken) || ctx.Err() != nil) { // it may be the cause of ctx
+	isRefused := (errors.Is(err, sendq.ErrNameTaken) || isFull(err)) && ctx.Err() == nil // it may be the cause of ctx
+	if err != nil && !isRefused {
 		g.withdrawLater(nameKey(name), token == 0) // without a token, a write may have lost its answer
 	}
 	return token, h, err
@@ -120,7 +121,7 @@ func (g *registry) waitReady(ctx context.Context) error {
 
 // acquire writes this node into the entry of a name at the given revision; 0 means no entry. If the
 // entry is at another revision, acquire tries again at that one. It fails if a live node owns the
-// name and takeover is false, or if ctx is done. It returns the nodes that may still have the name.
+// name and takeover is false, if JetStream is full, or if ctx is done. It returns the nodes that may still have the name.
 func (g *registry) acquire(ctx context.Context, name string, revision uint64, takeover bool) (token uint64, before []string, err error) {
 	key := nameKey(name)
 	for failures := 0; ; {
@@ -139,6 +140,8 @@ func (g *registry) acquire(ctx context.Context, name string, revision uint64, ta
 		case err == nil:
 		case errors.Is(err, sendq.ErrNameTaken), errors.Is(err, sendq.ErrClosed):
 			return 0, nil, err
+		case isFull(err) && failures == 0:
+			return 0, nil, failed(err, "claim %q", name)
 		default:
 			failures++
 		}
@@ -303,7 +306,9 @@ func (g *registry) retryLater(f func(ctx context.Context) error) {
 
 // withdraw takes this node out of the front of an entry, unless this node claims the name again. If
 // isWriting is true, an earlier write without an answer may still arrive. It arrives before a
-// renewal of the lease has an answer, because writes are in order.
+// renewal of the lease has an answer, because writes of one connection are in order. If the
+// connection has moved to another server in between, the write may be later still. Then the next
+// node that finds the name taken lets this one remove the entry (sendPassed).
 func (g *registry) withdraw(ctx context.Context, key string, isWriting bool) error {
 	if isWriting {
 		if err := g.renew(ctx); err != nil {
