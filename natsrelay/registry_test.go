@@ -258,7 +258,7 @@ func TestLateHandover(t *testing.T) {
 // TestLateEvict asks for a name that is not free in time, because a registration there takes long. The
 // name must not move later, when nobody waits for it any longer.
 func TestLateEvict(t *testing.T) {
-	a := newFake(t, servers(t).url(0), Options{Timeout: 3 * time.Second})
+	a := newFake(t, servers(t).url(0), Options{Timeout: 5 * time.Second}) // longer, so it never answers b in time
 	b := newFake(t, servers(t).url(1), Options{Timeout: 3 * time.Second})
 	waitUntilAllKnow(t, a, b)
 	_, _, err := a.relay.Claim(t.Context(), "x", false)
