@@ -20,12 +20,12 @@ func (closedByUs) Error() string { return "sendq: closed" }
 
 func (closedByUs) Is(target error) bool { return target == net.ErrClosed }
 
-// ErrSlowConsumer indicates that a limit ended the Writer: MaxPending with Disconnect, MaxAge,
-// WriteTimeout, or a Budget.
+// ErrSlowConsumer indicates that a limit ended the Writer: MaxPending or MaxMessages with
+// Disconnect, MaxAge, WriteTimeout, or a Budget.
 var ErrSlowConsumer = errors.New("sendq: slow consumer")
 
-// ErrDropped is returned for a message if MaxPending leaves no room and the overflow policy drops
-// it at once. The message counts as accepted and dropped.
+// ErrDropped is returned for a message if MaxPending or MaxMessages leaves no room and the overflow
+// policy drops it at once. The message counts as accepted and dropped.
 var ErrDropped = errors.New("sendq: message dropped")
 
 // ErrWouldBlock is returned for a message from a Broker to a Writer without room, if its overflow

@@ -85,7 +85,7 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	w.queue.Shrink()
 	limit, target := maxWrite, w.flushTarget()
 	if w.limits != nil {
-		limit, target = w.limits.maxWrite, min(target, w.limits.maxMessages)
+		limit, target = w.limits.maxWrite, min(target, w.limits.maxWriteMessages)
 	}
 	var next []byte
 	var gathered *queue.Block

@@ -61,7 +61,8 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.moveFlushes(begun, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
-		w.limits.exempt += costOf(begun, size) + inherited.Bytes() + messageOverhead*int64(messages)
+		w.limits.exempt = w.limits.exempt.plus(amountOf(begun, size)).plus(
+			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)})
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)
 		}

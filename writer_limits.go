@@ -27,34 +27,49 @@ type limits struct {
 	backlog               backlog // what the Budget counts; its lock guards it
 	tracker               queue.Tracker
 
-	// exempt is the cost of the messages at the front that the library itself has queued, in a
-	// takeover or by JoinReplay, and of all before them. With Disconnect they do not count at
-	// MaxPending. While there are some, MaxPending holds for a replay; see give.
-	exempt int64
+	// exempt is the messages at the front that the library itself has queued, in a takeover or
+	// by JoinReplay, and all before them. With Disconnect they do not count at MaxPending and
+	// MaxMessages. While there are some, these limits hold for a replay; see give.
+	exempt amount
 
-	maxCost int64 // MaxPending, or no bound if that is 0
+	bound amount // MaxMessages and MaxPending, or no bound where they are 0
 
 	// These limit one conn.Write.
-	maxWrite    int // in bytes
-	maxMessages int64
+	maxWrite         int // in bytes
+	maxWriteMessages int64
 }
+
+// An amount is messages as MaxMessages and MaxPending count them.
+type amount struct{ messages, cost int64 }
+
+// amountOf returns the amount of messages of size bytes together.
+func amountOf(messages, size int) amount { return amount{int64(messages), costOf(messages, size)} }
+
+func (a amount) plus(b amount) amount { return amount{a.messages + b.messages, a.cost + b.cost} }
+
+func (a amount) minus(b amount) amount { return amount{a.messages - b.messages, a.cost - b.cost} }
+
+func (a amount) fits(bound amount) bool { return a.messages <= bound.messages && a.cost <= bound.cost }
 
 // newLimits returns the limits set by o, or nil if there are none.
 func newLimits(conn net.Conn, o WriterOptions) *limits {
-	if o.MaxPending == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
+	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
 		return nil
 	}
-	l := &limits{WriterOptions: o, maxCost: math.MaxInt64, maxWrite: maxWrite, maxMessages: math.MaxInt64}
+	l := &limits{WriterOptions: o, bound: amount{math.MaxInt64, math.MaxInt64}, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
 	if o.MaxPending > 0 {
-		l.maxCost = int64(o.MaxPending)
+		l.bound.cost = int64(o.MaxPending)
+	}
+	if o.MaxMessages > 0 {
+		l.bound.messages = int64(o.MaxMessages)
 	}
 	if o.WriteTimeout > 0 {
 		l.maxWrite = sock.ProgressWrite(conn, maxWrite, maxUnseenWrite)
 	}
-	if o.Overflow == DropOldest && o.MaxPending > 0 {
+	if o.Overflow == DropOldest {
 		// Otherwise all pending messages could be in flight, and the newest would be dropped.
-		l.maxWrite = min(l.maxWrite, max(o.MaxPending/8, 1))
-		l.maxMessages = int64(max(o.MaxPending/8/messageOverhead, 1))
+		l.maxWrite = int(min(int64(l.maxWrite), max(l.bound.cost/8, 1)))
+		l.maxWriteMessages = max(min(l.bound.cost/8/messageOverhead, l.bound.messages/8), 1)
 	}
 	return l
 }
@@ -72,21 +87,24 @@ func (w *Writer) pending() int64 {
 // overflow an int of 32 bits.
 func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
 
-// pendingCost returns what MaxPending counts for the pending messages.
-func (w *Writer) pendingCost() int64 { return w.queue.Bytes() + messageOverhead*w.pending() }
+// pendingAmount returns the amount of the pending messages.
+func (w *Writer) pendingAmount() amount {
+	n := w.pending()
+	return amount{n, w.queue.Bytes() + messageOverhead*n}
+}
 
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
-	cost := costOf(1, m.size())
+	need := amountOf(1, m.size())
 	switch {
 	case w.state != open:
 		return w.refusal()
-	case cost > l.maxCost:
-		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, cost, l.MaxPending)
-	case l.Budget != nil && cost > int64(l.Budget.limit):
-		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, cost, l.Budget.limit)
-	case w.isWithinLimits(cost):
+	case need.cost > l.bound.cost:
+		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, need.cost, l.MaxPending)
+	case l.Budget != nil && need.cost > int64(l.Budget.limit):
+		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, need.cost, l.Budget.limit)
+	case w.isWithinLimits(need):
 		return w.admit(m)
 	}
 	switch l.Overflow {
@@ -94,8 +112,8 @@ func (w *Writer) offerLimited(m *payload) error {
 		return ErrWouldBlock
 	case DropOldest:
 		// A message that is begun must be finished, so dropping the others may not be enough.
-		if begun, size := w.queue.Begun(); costOf(begun, size)+cost <= l.maxCost {
-			for !w.hasRoom(cost) {
+		if amountOf(w.queue.Begun()).plus(need).fits(l.bound) {
+			for !w.hasRoom(need) {
 				w.dropOldest()
 			}
 			return w.admit(m)
@@ -108,28 +126,38 @@ func (w *Writer) offerLimited(m *payload) error {
 		l.droppedBytes += int64(m.size())
 		return ErrDropped
 	}
-	return w.disconnect(fmt.Errorf("%w: MaxPending of %d bytes exceeded: %d pending, %d more",
-		ErrSlowConsumer, l.MaxPending, w.pendingCost(), cost))
+	return w.disconnect(w.exceeded(need))
 }
 
-// isWithinLimits reports whether MaxPending has room for messages of the given cost, and no
-// sender waits for room. Messages must not overtake those of blocked senders.
-func (w *Writer) isWithinLimits(cost int64) bool {
-	return w.hasRoom(cost) && w.limits.blocked.Len() == 0
+// exceeded returns the error for messages that exceed MaxPending or MaxMessages.
+func (w *Writer) exceeded(need amount) error {
+	l, pending := w.limits, w.pendingAmount()
+	if l.MaxMessages > 0 && pending.plus(need).messages > int64(l.MaxMessages) {
+		return fmt.Errorf("%w: MaxMessages of %d exceeded", ErrSlowConsumer, l.MaxMessages)
+	}
+	return fmt.Errorf("%w: MaxPending of %d bytes exceeded: %d pending, %d more",
+		ErrSlowConsumer, l.MaxPending, pending.cost, need.cost)
+}
+
+// isWithinLimits reports whether there is room for messages, and no sender waits for room.
+// Messages must not overtake those of blocked senders.
+func (w *Writer) isWithinLimits(need amount) bool {
+	return w.hasRoom(need) && w.limits.blocked.Len() == 0
 }
 
 // extendsFreely reports whether a message of size bytes may be appended to the last one without
 // further checks.
 func (w *Writer) extendsFreely(size int) bool {
-	return w.limits.Budget == nil && w.isWithinLimits(costOf(1, size))
+	return w.limits.Budget == nil && w.isWithinLimits(amountOf(1, size))
 }
 
-func (w *Writer) hasRoom(cost int64) bool {
+// hasRoom reports whether MaxPending and MaxMessages have room for messages.
+func (w *Writer) hasRoom(need amount) bool {
 	l := w.limits
 	if l.Overflow == Disconnect {
-		cost -= l.exempt
+		need = need.minus(l.exempt)
 	}
-	return w.pendingCost()+cost <= l.maxCost
+	return w.pendingAmount().plus(need).fits(l.bound)
 }
 
 // admit accepts m if the Budget has room. Otherwise it ends the Writer.
@@ -179,22 +207,27 @@ func (w *Writer) dropOldest() {
 
 // release accounts for messages that have left the queue.
 func (l *limits) release(w *Writer, r queue.Removed) {
-	l.exempt = max(0, l.exempt-costOf(r.Messages, r.Size))
+	if l.exempt.messages > 0 {
+		l.exempt = l.exempt.minus(amountOf(r.Messages, r.Size))
+		if l.exempt.messages <= 0 {
+			l.exempt = amount{}
+		}
+	}
 	l.Budget.release(w, r)
 }
 
 // give queues messages from the library itself for a new member, and returns how many.
-// MaxPending does not matter, unless exempt messages are still pending. Otherwise a peer could
-// join a room again and again, read nothing, and never reach its limit. If there is too little
-// room, give queues only the last messages, and no Writer ends. If the flusher must be started, w
-// goes to idle. mu is not held.
+// MaxPending and MaxMessages do not matter, unless exempt messages are still pending. Otherwise
+// a peer could join a room again and again, read nothing, and never reach its limit. If there is
+// too little room, give queues only the last messages, and no Writer ends. If the flusher must be
+// started, w goes to idle. mu is not held.
 func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
 		return 0
 	}
-	isExempt := w.limits != nil && w.limits.exempt == 0
+	isExempt := w.limits != nil && w.limits.exempt == amount{}
 	if w.limits != nil {
 		if !isExempt {
 			messages = w.lastWithRoom(messages)
@@ -210,17 +243,17 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		w.enqueue(&m)
 	}
 	if isExempt && len(messages) > 0 {
-		w.limits.exempt = w.pendingCost() // the messages before them leave first
+		w.limits.exempt = w.pendingAmount() // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)
 }
 
-// lastWithRoom returns the last of the messages, as many as MaxPending has room for.
+// lastWithRoom returns the last of the messages, as many as there is room for.
 func (w *Writer) lastWithRoom(messages [][]byte) [][]byte {
-	var cost int64
+	var need amount
 	for i, p := range slices.Backward(messages) {
-		if cost += costOf(1, len(p)); !w.hasRoom(cost) {
+		if need = need.plus(amountOf(1, len(p))); !w.hasRoom(need) {
 			return messages[i+1:]
 		}
 	}
@@ -285,7 +318,7 @@ func (w *Writer) giveUp(e *list.Element) bool {
 func (w *Writer) admitBlocked() {
 	for {
 		first := w.limits.blocked.Front()
-		if first == nil || !w.hasRoom(costOf(1, first.Value.(*blockedSend).message.size())) {
+		if first == nil || !w.hasRoom(amountOf(1, first.Value.(*blockedSend).message.size())) {
 			return
 		}
 		b := w.limits.blocked.Remove(first).(*blockedSend)

@@ -367,3 +367,90 @@ func TestPendingBeyond32Bits(t *testing.T) {
 		}
 	}
 }
+
+// MaxMessages has the policies of MaxPending, for a number of messages.
+func TestMaxMessages(t *testing.T) {
+	for overflow := sendq.Disconnect; overflow <= sendq.DropOldest; overflow++ {
+		t.Run(overflow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w, conn := stuck(t, &sendq.WriterOptions{MaxMessages: 3, Overflow: overflow})
+				require.NoError(t, w.Send([]byte("a")))
+				require.NoError(t, w.Send([]byte("b")))
+				sent := async(func() error { return second(w.WriteString("c")) })
+				synctest.Wait()
+				want := "ab"
+				switch overflow {
+				case sendq.Disconnect:
+					require.ErrorIs(t, <-sent, sendq.ErrSlowConsumer)
+					require.ErrorContains(t, w.Err(), "MaxMessages of 3 exceeded")
+					return
+				case sendq.Block:
+					want = "abc"
+				case sendq.DropNewest:
+					require.Equal(t, sendq.ErrDropped, <-sent)
+				case sendq.DropOldest:
+					require.NoError(t, <-sent)
+					want = "bc"
+				}
+				conn.Release()
+				require.NoError(t, w.Flush(t.Context()))
+				if overflow == sendq.Block {
+					require.NoError(t, <-sent)
+				}
+				require.NoError(t, w.Close())
+				require.Equal(t, want, string(conn.Bytes()[36:]))
+				assertConserved(t, w.Stats())
+			})
+		})
+	}
+}
+
+// With DropOldest a write takes a small part of MaxMessages too, so that not all is in flight.
+func TestMaxMessagesLimitsAWrite(t *testing.T) {
+	conn := faultconn.New()
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxMessages: 16, Overflow: sendq.DropOldest})
+	waiting := conn.Stall()
+	for range 16 {
+		w.WriteString("x")
+	}
+	<-waiting
+	for range 12 {
+		require.NoError(t, second(w.WriteString("y")), "the newest is kept")
+	}
+	w.CloseNow()
+}
+
+// Messages of a takeover and of a replay do not count, as at MaxPending.
+func TestMaxMessagesOfATakeover(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
+	opts := &sendq.WriterOptions{MaxMessages: 5}
+	old, _ := stuck(t, opts)
+	require.NoError(t, b.Register("bob", old))
+	for range 4 {
+		require.NoError(t, b.Send("bob", []byte("x")))
+	}
+	w, conn := stuck(t, opts)
+	require.NoError(t, b.Register("bob", w))
+	require.EqualValues(t, 6, w.Stats().Pending)
+	for range 5 {
+		require.NoError(t, b.Send("bob", []byte("y")))
+	}
+	require.ErrorIs(t, b.Send("bob", []byte("y")), sendq.ErrSlowConsumer)
+	conn.Release()
+}
+
+// A crowd of messages at once, such as a Batch, is accepted as far as there is room.
+func TestMaxMessagesOfABatch(t *testing.T) {
+	b := sendq.NewBroker(nil)
+	w, conn := stuck(t, &sendq.WriterOptions{MaxMessages: 4, Overflow: sendq.DropNewest})
+	require.NoError(t, b.Register("bob", w))
+	batch := b.NewBatch()
+	for range 5 {
+		batch.Broadcast([]byte("x"))
+	}
+	report := batch.Flush()
+	require.Equal(t, 3, report.Accepted)
+	require.EqualValues(t, 2, w.Stats().Dropped)
+	conn.Release()
+	require.NoError(t, w.Close())
+}

@@ -58,7 +58,7 @@ func (s *sender) sendNamed(i, amount int) {
 
 func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
 	p := s.next(amount)
-	if s.opts.Overflow != sendq.Block || s.opts.MaxPending == 0 {
+	if s.opts.Overflow != sendq.Block || s.opts.MaxPending+s.opts.MaxMessages == 0 {
 		s.record(i, send(at.w, s.number, p))
 		return
 	}

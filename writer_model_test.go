@@ -47,10 +47,14 @@ const (
 	limitTime
 	messageFramed
 	largeBudget // with limitBudget
+	limitMessages
 )
 
 // With modelMaxPending a write of DropOldest has 512 bytes, so most messages take several writes.
-const modelMaxPending = 4 << 10
+const (
+	modelMaxPending  = 4 << 10
+	modelMaxMessages = 12
+)
 
 // setting returns the first two bytes of an input: an Overflow, a kind of connection, a number of
 // lines, and limits.
@@ -215,6 +219,9 @@ func runModel(t testing.TB, input []byte) {
 	if limits&limitPending != 0 {
 		m.opts.MaxPending = modelMaxPending
 	}
+	if limits&limitMessages != 0 {
+		m.opts.MaxMessages = modelMaxMessages
+	}
 	budget := 3 * modelMaxPending
 	if limits&largeBudget != 0 {
 		budget *= 8
@@ -263,8 +270,14 @@ func runModel(t testing.TB, input []byte) {
 func (m *model) checkStats(l *line) {
 	s := l.current().w.Stats()
 	assertConserved(m.t, s)
-	if limit := int64(m.opts.MaxPending); limit > 0 && len(l.writers) == 1 && !l.joined { // or it was given more
+	if len(l.writers) > 1 || l.joined { // it was given more
+		return
+	}
+	if limit := int64(m.opts.MaxPending); limit > 0 {
 		require.LessOrEqual(m.t, s.PendingBytes+64*s.Pending, limit)
+	}
+	if limit := int64(m.opts.MaxMessages); limit > 0 {
+		require.LessOrEqual(m.t, s.Pending, limit)
 	}
 }
 

@@ -21,8 +21,17 @@ type WriterOptions struct {
 	// of the connection bounds them. See "Peers that vanish" in the package documentation.
 	MaxPending int
 
-	// Overflow is the policy for messages beyond MaxPending. Without MaxPending it has no
-	// effect.
+	// MaxMessages limits the number of pending messages as MaxPending limits their bytes. The
+	// same Overflow applies. 0 means no limit.
+	//
+	// MaxPending bounds memory. If a program counts in messages, set MaxMessages, and set
+	// MaxPending beside it, because one message may have any size. MaxPending alone has room for
+	// n messages of b bytes if it is n*(b+64): 96 KiB hold 945 lines of 40 bytes, and 249,600
+	// bytes hold 2,400.
+	MaxMessages int
+
+	// Overflow is the policy for messages beyond MaxPending or MaxMessages. Without these it has
+	// no effect.
 	Overflow Overflow
 
 	// MaxAge limits how long a message may be pending. When the oldest pending message has
@@ -78,7 +87,7 @@ type WriterOptions struct {
 	MessageFramed bool
 }
 
-// Overflow is a Writer's policy for messages beyond MaxPending.
+// Overflow is a Writer's policy for messages beyond MaxPending or MaxMessages.
 type Overflow uint8
 
 const (
@@ -96,8 +105,8 @@ const (
 
 	// DropOldest drops the oldest pending messages until the new one has room. It never drops a
 	// message if the connection has, or may have, part of it. So one write takes at most a
-	// quarter of MaxPending, apart from its first and its last message, which may have any
-	// size. If the messages being written leave no room for the new one, DropOldest acts as
+	// quarter of MaxPending and of MaxMessages, apart from its first and its last message, which
+	// may have any size. If the messages being written leave no room for the new one, DropOldest acts as
 	// DropNewest.
 	DropOldest
 )
@@ -125,6 +134,7 @@ func (o *WriterOptions) checked() WriterOptions {
 		c = *o
 	}
 	refuseNegative("NewWriter", "MaxPending", c.MaxPending)
+	refuseNegative("NewWriter", "MaxMessages", c.MaxMessages)
 	refuseNegative("NewWriter", "MaxAge", c.MaxAge)
 	refuseNegative("NewWriter", "WriteTimeout", c.WriteTimeout)
 	refuseNegative("NewWriter", "CloseTimeout", c.CloseTimeout)
