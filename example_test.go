@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"expvar"
@@ -34,6 +35,23 @@ func ExampleWriter() {
 	received, _ := io.ReadAll(peer)
 	fmt.Println(string(received) == "foo\nbar\n" || string(received) == "bar\nfoo\n")
 	// Output: true
+}
+
+// A header and a body are one message, and the caller need not join them.
+func ExampleWriter_WriteParts() {
+	conn, peer := dialed()
+	defer peer.Close()
+	w := sendq.NewWriter(conn, nil)
+	body := []byte("hello")
+
+	var header [4]byte
+	binary.BigEndian.PutUint32(header[:], uint32(len(body)))
+	w.WriteParts(header[:], body)
+	w.Close()
+
+	received, _ := io.ReadAll(peer)
+	fmt.Printf("%q\n", received)
+	// Output: "\x00\x00\x00\x05hello"
 }
 
 // Flush waits until the connection has taken the message.

@@ -90,11 +90,11 @@ var ends = map[string]func(*sendq.Writer) error{
 	"Shutdown": func(w *sendq.Writer) error { return w.Shutdown(context.Background()) },
 }
 
-// send sends p in one of three ways. It may change p.
+// send sends p in one of four ways. It may change p.
 func send(w *sendq.Writer, way int, p []byte) error {
 	var n int
 	var err error
-	switch way % 3 {
+	switch way % 4 {
 	case 0:
 		n, err = w.Write(p)
 		defer clear(p) // it is the caller's again
@@ -102,6 +102,9 @@ func send(w *sendq.Writer, way int, p []byte) error {
 		n, err = w.WriteString(string(p))
 	case 2:
 		return w.Send(p)
+	case 3:
+		n, err = w.WriteParts(p[:len(p)/3], nil, p[len(p)/3:])
+		defer clear(p)
 	}
 	if err == nil && n != len(p) {
 		return fmt.Errorf("wrote %d of %d", n, len(p))
@@ -285,6 +288,8 @@ func within[T any](t testing.TB, c <-chan T) (v T) {
 	}
 	return v
 }
+
+func first[A, B any](a A, _ B) A { return a }
 
 func second[A, B any](_ A, b B) B { return b }
 

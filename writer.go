@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -152,6 +153,28 @@ func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
 
 // WriteString is like Write, with the bytes of s.
 func (w *Writer) WriteString(s string) (int, error) { return w.Write([]byte(s)) }
+
+// WriteParts is like Write, with the parts together as one message, such as a header and a body.
+// The caller need not join them.
+//
+// To send one body to many Writers with a header of its own for each, call WriteParts of each.
+// Every Writer then has its own copy. Writers share the copies of Broker.SendTo, Broadcast and
+// Room.Publish, so these messages are the same for all.
+func (w *Writer) WriteParts(parts ...[]byte) (int, error) {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
+	w.mu.Lock()
+	if w.flushing && w.state == open && (w.limits == nil || w.extendsFreely(size)) && w.queue.ExtendParts(size, parts) {
+		w.accepted++
+		w.acceptedBytes += int64(size)
+		w.mu.Unlock()
+		return size, nil
+	}
+	w.mu.Unlock()
+	return w.Write(slices.Concat(parts...))
+}
 
 // Send is like Write, but queues p itself, not a copy. This pays for messages of some
 // kilobytes. The caller must never change p again, whatever Send returns. It may still read p,

@@ -434,3 +434,48 @@ func TestContextWithoutCause(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "undelivered messages: 1 (36 bytes)")
 }
+
+// The parts are one message, on an idle Writer and on a busy one, and may be reused.
+func TestWriteParts(t *testing.T) {
+	conn := faultconn.New()
+	waiting := conn.Stall()
+	w := sendq.NewWriter(conn, nil)
+	header, body := []byte("head|"), []byte("body.")
+	require.Equal(t, 10, first(w.WriteParts(header, body)))
+	<-waiting
+	require.Equal(t, 0, first(w.WriteParts()))
+	for i := range 1000 { // many blocks
+		header[0] = byte('a' + i%26)
+		require.Equal(t, 10, first(w.WriteParts(header, nil, body)))
+		clear(header[1:])
+		copy(header[1:], "ead|")
+	}
+	long := make([]byte, 20_000)
+	require.Equal(t, 40_000, first(w.WriteParts(long, long)))
+	require.EqualValues(t, 1003, w.Stats().Accepted)
+	require.EqualValues(t, 1001*10+40_000, w.Stats().AcceptedBytes)
+	w.CloseNow()
+	i := 0
+	for p := range w.Undelivered() {
+		switch i++; {
+		case i == 1:
+			require.Equal(t, "head|body.", string(p))
+		case i == 2:
+			require.Empty(t, p)
+		case i == 1003:
+			require.Len(t, p, 40_000)
+		default:
+			require.Equal(t, string(rune('a'+(i-3)%26))+"ead|body.", string(p))
+		}
+	}
+	require.Equal(t, 1003, i)
+	require.ErrorIs(t, second(w.WriteParts(header, body)), net.ErrClosed)
+}
+
+// WriteParts observes limits as Write does.
+func TestWritePartsWithLimits(t *testing.T) {
+	w, _ := stuck(t, &sendq.WriterOptions{MaxPending: 500})
+	require.NoError(t, second(w.WriteParts(make([]byte, 36), make([]byte, 100))))
+	require.ErrorIs(t, second(w.WriteParts(make([]byte, 400), make([]byte, 100))), sendq.ErrTooLarge)
+	require.ErrorIs(t, second(w.WriteParts(make([]byte, 37), make([]byte, 100))), sendq.ErrSlowConsumer)
+}

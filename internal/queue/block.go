@@ -96,6 +96,12 @@ func (b *Block) append(p []byte) int {
 	return b.n - 1
 }
 
+// lengthen appends p to the last message. p must fit.
+func (b *Block) lengthen(p []byte) {
+	b.used += copy(b.buf[b.used:], p)
+	binary.NativeEndian.PutUint32(b.buf[len(b.buf)-endSize*b.n:], uint32(b.used))
+}
+
 // message returns message i.
 func (b *Block) message(i int) []byte { return b.buf[b.start(i):b.end(i):b.end(i)] }
 

@@ -115,6 +115,18 @@ func (q *Queue) Extend(p []byte) bool {
 	return true
 }
 
+// ExtendParts is Extend with the parts of one message, of size bytes together.
+func (q *Queue) ExtendParts(size int, parts [][]byte) bool {
+	if size > MaxCopied || q.tail == nil || !q.tail.fits(size) || !q.Extend(nil) {
+		return false
+	}
+	for _, p := range parts {
+		q.tail.lengthen(p)
+	}
+	q.bytes += int64(size)
+	return true
+}
+
 // CopyIn queues a copy of p. The size of p is at most MaxCopied.
 func (q *Queue) CopyIn(p []byte) {
 	switch {

@@ -41,6 +41,11 @@ func FuzzQueue(f *testing.F) {
 				q.CopyIn(p)
 				m.push(bytes.Clone(p))
 				clear(p)
+			case extend: // in two parts
+				if q.ExtendParts(size, [][]byte{p[:size/2], p[size/2:]}) {
+					m.push(bytes.Clone(p))
+					clear(p)
+				}
 			case pushLone:
 				q.Push(Lone(p))
 				m.push(p)
@@ -102,6 +107,7 @@ func FuzzQueue(f *testing.F) {
 // The operations of FuzzQueue.
 const (
 	copyIn = iota
+	extend
 	pushLone
 	pushShared
 	advance
