@@ -21,7 +21,7 @@ func (closedByUs) Error() string { return "sendq: closed" }
 func (closedByUs) Is(target error) bool { return target == net.ErrClosed }
 
 // ErrSlowConsumer indicates that a limit ended the Writer: MaxPending or MaxMessages with
-// Disconnect, MaxAge, WriteTimeout, or a Budget.
+// Disconnect or for a message of WriteAlways, MaxAge, WriteTimeout, or a Budget.
 var ErrSlowConsumer = errors.New("sendq: slow consumer")
 
 // ErrDropped is returned for a message if MaxPending or MaxMessages leaves no room and the overflow
@@ -29,11 +29,12 @@ var ErrSlowConsumer = errors.New("sendq: slow consumer")
 var ErrDropped = errors.New("sendq: message dropped")
 
 // ErrWouldBlock is returned for a message from a Broker to a Writer without room, if its overflow
-// policy is Block. A Broker does not wait for room. The message was not accepted.
+// policy is Block, and for an urgent message if too many are pending. Neither waits for room. The
+// message was not accepted.
 var ErrWouldBlock = errors.New("sendq: would block")
 
-// ErrTooLarge is returned for a message larger than MaxPending or the Budget. The message was not
-// accepted, and the Writer lives on.
+// ErrTooLarge is returned for a message larger than MaxPending or the Budget, and for an urgent
+// message over 4 KiB. The message was not accepted, and the Writer lives on.
 var ErrTooLarge = errors.New("sendq: message too large")
 
 // ErrTakenOver indicates that the Writer ended because another Writer took its name over.

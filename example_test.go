@@ -1,6 +1,7 @@
 package sendq_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -52,6 +53,38 @@ func ExampleWriter_WriteParts() {
 	received, _ := io.ReadAll(peer)
 	fmt.Printf("%q\n", received)
 	// Output: "\x00\x00\x00\x05hello"
+}
+
+// An acknowledgement is never dropped, although the data around it may be.
+func ExampleWriter_WriteAlways() {
+	conn, peer := net.Pipe() // a peer that does not read yet
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxMessages: 2, Overflow: sendq.DropOldest})
+	w.WriteString("data 1\n")
+
+	w.WriteAlways([]byte("ack 7\n"))
+	w.WriteString("data 2\n")
+	fmt.Println("dropped:", w.Stats().Dropped)
+
+	go w.Close()
+	received, _ := io.ReadAll(peer)
+	fmt.Println(strings.Contains(string(received), "ack 7"))
+	// Output:
+	// dropped: 1
+	// true
+}
+
+// A pong does not wait for the data that is queued.
+func ExampleWriter_WriteUrgent() {
+	conn, peer := net.Pipe() // a peer that does not read yet
+	w := sendq.NewWriter(conn, nil)
+	w.Write(make([]byte, 1<<20)) // the connection may have begun to take this
+	w.WriteString("data\n")
+	w.WriteUrgent([]byte("pong\n"))
+
+	go w.Close()
+	received, _ := io.ReadAll(peer)
+	fmt.Println(bytes.Index(received, []byte("pong")) < bytes.Index(received, []byte("data")))
+	// Output: true
 }
 
 // Flush waits until the connection has taken the message.

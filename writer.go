@@ -58,6 +58,7 @@ type watchers struct {
 	linger         *linger       // made by Shutdown
 	done           chan struct{} // closed when the Writer has ended; made on demand
 	onEnd          *endHook      // what to call when the Writer has ended
+	urgent         int64         // the value of Writer.written when the last urgent message is written
 	leftoversTaken bool          // a Broker takes care of the undelivered messages
 }
 

@@ -1,10 +1,6 @@
 package sendq
 
-import (
-	"slices"
-
-	"github.com/sendq-go/sendq/internal/queue"
-)
+import "github.com/sendq-go/sendq/internal/queue"
 
 // takeLeftovers returns true for its first caller. The caller must then take care of the
 // undelivered messages of w.
@@ -39,8 +35,8 @@ func (w *Writer) resume() {
 }
 
 // inherit queues the unwritten messages of another, ended Writer. They come before every
-// message that w has not begun to write. If w has ended too, inherit returns false. MaxPending
-// does not matter, because these messages were accepted before. mu is not held.
+// message that is neither begun nor urgent. If w has ended too, inherit returns false.
+// MaxPending does not matter, because these messages were accepted before. mu is not held.
 func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -51,17 +47,20 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 		return false
 	}
 	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {
-		inherited = queue.Of(slices.Collect(inherited.All()))
+		inherited = inherited.Copy()
 	}
-	begun, size := w.queue.Begun()
-	messages := w.queue.Insert(begun, inherited)
+	front := w.front()
+	if w.limits != nil && w.limits.exempt.messages < int64(front) {
+		w.limits.exempt = amountOf(front, w.queue.SizeOf(front))
+	}
+	messages := w.queue.Insert(front, inherited)
 	w.accepted += int64(messages)
 	w.acceptedBytes += inherited.Bytes()
-	w.ages.Shift(int64(begun), int64(messages))
-	w.moveFlushes(begun, int64(messages))
+	w.ages.Shift(int64(front), int64(messages))
+	w.moveFlushes(front, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
-		w.limits.exempt = w.limits.exempt.plus(amountOf(begun, size)).plus(
+		w.limits.exempt = w.limits.exempt.plus(
 			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)})
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)

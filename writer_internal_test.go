@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,4 +172,28 @@ func TestSilence(t *testing.T) {
 		l.deadlines.begun++ // a write has begun since, and the one before has returned
 		require.Equal(t, tt.want && tt.last.Unacknowledged > 0, l.isSilent(tt.now, tt.isWriting), tt.name)
 	}
+}
+
+// A write may take a part of what it was given. An urgent message that was behind all of it stays
+// before later urgent ones.
+func TestUrgentAfterAPartialWrite(t *testing.T) {
+	w := NewWriter(faultconn.New(), &WriterOptions{MaxPending: 1000, Overflow: DropOldest})
+	w.flushing = true // by this test
+	for _, p := range []string{"a", "b", "c", "d"} {
+		w.WriteString(p)
+	}
+	w.queue.Peek(3, math.MaxInt64)
+	w.WriteUrgent([]byte("1"))
+	w.wrote(w.queue.Advance(1))
+	w.WriteUrgent([]byte("2"))
+	require.Equal(t, "bc12d", messagesOf(w))
+	w.dropOldest(1)
+	w.WriteUrgent([]byte("3"))
+	require.Equal(t, "c123d", messagesOf(w))
+	w.flushing = false
+	w.CloseNow()
+}
+
+func messagesOf(w *Writer) string {
+	return string(slices.Concat(slices.Collect(w.queue.All())...))
 }

@@ -96,35 +96,31 @@ func (w *Writer) pendingAmount() amount {
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
-	need := amountOf(1, m.size())
+	need, cost := m.need(), costOf(1, m.size())
 	switch {
 	case w.state != open:
 		return w.refusal()
 	case need.cost > l.bound.cost:
-		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, need.cost, l.MaxPending)
-	case l.Budget != nil && need.cost > int64(l.Budget.limit):
-		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, need.cost, l.Budget.limit)
-	case w.isWithinLimits(need):
+		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, cost, l.MaxPending)
+	case l.Budget != nil && cost > int64(l.Budget.limit):
+		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, cost, l.Budget.limit)
+	case w.hasRoom(need) && !l.mustWait(m):
 		return w.admit(m)
 	}
 	switch l.Overflow {
 	case Block:
 		return ErrWouldBlock
-	case DropOldest:
-		// A message that is begun must be finished, so dropping the others may not be enough.
-		if amountOf(w.queue.Begun()).plus(need).fits(l.bound) {
-			for !w.hasRoom(need) {
-				w.dropOldest()
-			}
+	case DropOldest, DropNewest:
+		if l.Overflow == DropOldest && w.makeRoom(need) {
 			return w.admit(m)
 		}
-		fallthrough
-	case DropNewest:
-		w.accepted++
-		w.acceptedBytes += int64(m.size())
-		l.dropped++
-		l.droppedBytes += int64(m.size())
-		return ErrDropped
+		if !m.isKept() {
+			w.accepted++
+			w.acceptedBytes += int64(m.size())
+			l.dropped++
+			l.droppedBytes += int64(m.size())
+			return ErrDropped
+		}
 	}
 	return w.disconnect(w.exceeded(need))
 }
@@ -154,7 +150,7 @@ func (w *Writer) extendsFreely(size int) bool {
 // hasRoom reports whether MaxPending and MaxMessages have room for messages.
 func (w *Writer) hasRoom(need amount) bool {
 	l := w.limits
-	if l.Overflow == Disconnect {
+	if l.exempt.messages > 0 && l.Overflow == Disconnect {
 		need = need.minus(l.exempt)
 	}
 	return w.pendingAmount().plus(need).fits(l.bound)
@@ -191,18 +187,38 @@ func (w *Writer) disconnect(slow error) error {
 	return w.refusal()
 }
 
-// dropOldest drops the oldest message that is not begun. There must be one.
-func (w *Writer) dropOldest() {
+// makeRoom drops the oldest messages until there is room for need. If dropping all that may be
+// dropped is not enough, it drops none and returns false.
+func (w *Writer) makeRoom(need amount) bool {
+	total, n := w.pendingAmount().plus(need), 0
+	for _, r := range w.queue.Droppable() {
+		for i := 0; i < r.Len() && !total.fits(w.limits.bound); i++ {
+			total = total.minus(amountOf(1, len(r.Message(i))))
+			n++
+		}
+		if total.fits(w.limits.bound) {
+			w.dropOldest(n)
+			return true
+		}
+	}
+	return false
+}
+
+// dropOldest drops the n oldest messages that are neither begun nor kept. There must be n.
+func (w *Writer) dropOldest(n int) {
 	l := w.limits
 	w.peakPending = max(w.peakPending, w.queue.Bytes())
-	begun, _ := w.queue.Begun()
-	r := w.queue.DropOldest()
-	l.dropped++
-	l.droppedBytes += int64(r.Size)
-	w.ages.Shift(int64(begun), -1)
-	w.moveFlushes(begun, -1)
+	for n > 0 {
+		r, before := w.queue.DropOldest(n)
+		n -= r.Messages
+		l.dropped += int64(r.Messages)
+		l.droppedBytes += int64(r.Size)
+		w.ages.Shift(int64(before), -int64(r.Messages))
+		w.moveFlushes(before, -int64(r.Messages))
+		w.moveUrgent(before, -int64(r.Messages))
+		l.release(w, r)
+	}
 	w.notifyWaiters()
-	w.limits.release(w, r)
 }
 
 // release accounts for messages that have left the queue.
@@ -288,7 +304,7 @@ func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
 		w.mu.Unlock()
 		return err
 	}
-	element := w.limits.blocked.PushBack(b)
+	element := w.limits.block(b)
 	w.mu.Unlock()
 	select {
 	case err := <-b.outcome:
@@ -318,7 +334,7 @@ func (w *Writer) giveUp(e *list.Element) bool {
 func (w *Writer) admitBlocked() {
 	for {
 		first := w.limits.blocked.Front()
-		if first == nil || !w.hasRoom(amountOf(1, first.Value.(*blockedSend).message.size())) {
+		if first == nil || !w.hasRoom(first.Value.(*blockedSend).message.need()) {
 			return
 		}
 		b := w.limits.blocked.Remove(first).(*blockedSend)

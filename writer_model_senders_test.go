@@ -69,6 +69,44 @@ func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
 	s.record(i, err)
 }
 
+// sendAlways sends to the Writer at by WriteAlways.
+func (s *sender) sendAlways(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
+	err := second(at.w.WriteAlways(p))
+	clear(p)
+	s.recordKept(i, err)
+}
+
+// An urgentSend is an accepted message of WriteUrgent.
+type urgentSend struct {
+	id    messageID
+	begun int // bytes passed to the connection before
+}
+
+// sendUrgent sends to the Writer at by WriteUrgent. In memory, the flusher must be stuck or idle.
+func (s *sender) sendUrgent(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
+	begun := 0
+	if s.kind == inMemory {
+		for _, n := range at.fault.Sizes() {
+			begun += n
+		}
+	}
+	err := second(at.w.WriteUrgent(p))
+	if s.kind == inMemory && err == nil {
+		at.urgents = append(at.urgents, urgentSend{idOf(p), begun})
+	}
+	clear(p)
+	s.recordKept(i, err)
+}
+
+func (s *sender) recordKept(i int, err error) {
+	s.record(i, err)
+	if err == nil {
+		s.results[i].kept = append(s.results[i].kept, s.number)
+	}
+}
+
 // sendTo sends a message to the names of all lines.
 func (s *sender) sendTo(amount int) {
 	var names []string
@@ -140,6 +178,7 @@ func (s *sender) fanOut(n, amount int, send func(*sendq.Batch, []byte)) {
 type lineResults struct {
 	accepted, dropped bounds
 	numbers           map[int]bool // numbers perhaps accepted
+	kept              []int        // numbers accepted and never dropped
 }
 
 type bounds struct{ least, most int }

@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -37,6 +38,8 @@ const (
 	opSlowTakeover
 	opHistory
 	opJoinReplay
+	opAlways
+	opUrgent
 	opCount
 )
 
@@ -195,6 +198,8 @@ type modelWriter struct {
 	w          *sendq.Writer
 	registered <-chan error // brings one value, and is closed
 	refused    error        // the result of Register
+	urgent     *sender      // of urgent messages to w
+	urgents    []urgentSend // in memory, those accepted
 }
 
 // current returns the last Writer.
@@ -273,11 +278,12 @@ func (m *model) checkStats(l *line) {
 	if len(l.writers) > 1 || l.joined { // it was given more
 		return
 	}
+	const always, urgent = 4 << 10, 4 << 10 // what WriteAlways and WriteUrgent may add
 	if limit := int64(m.opts.MaxPending); limit > 0 {
-		require.LessOrEqual(m.t, s.PendingBytes+64*s.Pending, limit)
+		require.LessOrEqual(m.t, s.PendingBytes+64*s.Pending, limit+always+urgent)
 	}
 	if limit := int64(m.opts.MaxMessages); limit > 0 {
-		require.LessOrEqual(m.t, s.Pending, limit)
+		require.LessOrEqual(m.t, s.Pending, limit+(always+urgent)/64)
 	}
 }
 
@@ -367,13 +373,27 @@ func (m *model) do(me *sender, op, amount int) {
 		direct := amount&64 != 0
 		m.concurrent.Go(func() {
 			for j := range 1 + amount%64 {
-				if length := (amount + j*71) % 256; direct {
+				if length := (amount + j*71) % 256; direct && j%5 == 4 {
+					s.sendAlways(i, at, length)
+				} else if direct {
 					s.sendDirect(i, at, length)
 				} else {
 					s.sendNamed(i, length)
 				}
 			}
 		})
+	case opAlways:
+		if m.opts.Overflow != sendq.Block {
+			me.sendAlways(i, at, amount)
+			break
+		}
+		s := m.newSender()
+		m.concurrent.Go(func() { s.sendAlways(i, at, amount) })
+	case opUrgent:
+		m.settle()
+		for range 1 + amount%3 {
+			at.urgent.sendUrgent(i, at, amount)
+		}
 	case opTakeover:
 		m.takeOver(i, amount, false)
 	case opSlowTakeover:
@@ -396,6 +416,7 @@ func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
 	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
+	next.urgent = m.newSender()
 	if amount > 0 {
 		m.newSender().sendDirect(i, next, amount)
 	}
@@ -480,6 +501,9 @@ func (m *model) check() {
 			for _, n := range numbers {
 				require.True(t, to.numbers[n], "%d was not accepted", n)
 			}
+			if !lossy {
+				require.Subset(t, numbers, to.kept, "dropped")
+			}
 		}
 		if !lossy {
 			require.Equal(t, final.count, final.found)
@@ -520,7 +544,9 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	inherits := false // a later Writer has the name
 	for i, mw := range slices.Backward(l.writers) {
 		var o outcome
-		o.arrived, o.undelivered = outcomesOf(t, mw.arrived(t), mw.w.Undelivered(), mw.lossy)
+		wire := mw.arrived(t)
+		o.arrived, o.undelivered = outcomesOf(t, wire, mw.w.Undelivered(), mw.lossy)
+		m.checkUrgent(mw, wire)
 		key := fmt.Sprint(l.name, o.undelivered)
 		switch {
 		case len(o.undelivered) == 0:
@@ -564,4 +590,28 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	}
 	require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
 	return f, dropped, lossy
+}
+
+// checkUrgent checks that only messages begun before, and urgent ones, precede an urgent message.
+func (m *model) checkUrgent(mw *modelWriter, wire []byte) {
+	urgent := make(map[int]bool) // by sender
+	for _, l := range m.lines {
+		for _, mw := range l.writers {
+			urgent[mw.urgent.id] = true
+		}
+	}
+	follows := make(map[messageID]int) // the offset of the ordinary message before it
+	last := -1
+	for at := 0; at+frameHeader <= len(wire); at += frameHeader + int(binary.BigEndian.Uint32(wire[at+8:])) {
+		if id := idOf(wire[at:]); urgent[id.sender] {
+			follows[id] = last
+		} else {
+			last = at
+		}
+	}
+	for _, u := range mw.urgents {
+		if at, arrived := follows[u.id]; arrived {
+			require.Less(m.t, at, u.begun, "%v follows what was not begun", u.id)
+		}
+	}
 }

@@ -163,6 +163,6 @@ func (w *Writer) moveFlushes(i int, n int64) {
 		if call.written <= w.written+int64(i) {
 			break
 		}
-		call.written += n
+		call.written = max(w.written+int64(i), call.written+n)
 	}
 }

@@ -92,14 +92,14 @@ func (a *Ages) promote() {
 // Shift accounts for n messages inserted after the first i, or removed there if n is negative.
 func (a *Ages) Shift(i, n int64) {
 	if a.oldest.messages > i {
-		a.oldest.messages += n
+		a.oldest.messages = max(i, a.oldest.messages+n)
 	}
 	if a.later == nil {
 		return
 	}
 	for j := range *a.later {
 		if m := &(*a.later)[j]; m.messages > i {
-			m.messages += n
+			m.messages = max(i, m.messages+n)
 		}
 	}
 	a.promote()

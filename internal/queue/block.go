@@ -33,6 +33,8 @@ type Block struct {
 	buf    []byte
 	class  int32 // of size MinBlock << class, if it is pooled
 	shared bool  // holds messages to several queues; never changed
+	kept   bool  // its message must not be dropped; never changed
+	urgent bool  // its message goes before others; never changed
 
 	// Owned by the goroutine that appends.
 	sinceWritten int32 // blocks begun since the queue last had one written, for nextBlock
@@ -55,6 +57,20 @@ func Lone(p []byte) Run {
 	return Run{&Block{buf: p, class: loneMessage, used: len(p), n: 1}, 0, 1}
 }
 
+// Kept is Lone for a message that must not be dropped.
+func Kept(p []byte) Run {
+	r := Lone(p)
+	r.Block.kept = true
+	return r
+}
+
+// Urgent is Kept for a message that goes before others.
+func Urgent(p []byte) Run {
+	r := Kept(p)
+	r.Block.urgent = true
+	return r
+}
+
 // newBlock returns an empty block of at least size bytes. size is at most maxBlock.
 func newBlock(size int) *Block {
 	class := bits.Len(uint(max(size, MinBlock)-1)) - bits.Len(MinBlock-1)
@@ -69,6 +85,9 @@ func (b *Block) IsShared() bool { return b.shared }
 
 // IsLone reports whether the block holds a single message and has no room for others.
 func (b *Block) IsLone() bool { return b.class == loneMessage }
+
+// IsKept reports whether the block holds a message that must not be dropped.
+func (b *Block) IsKept() bool { return b.kept }
 
 // Size returns the memory that the block takes, in bytes.
 func (b *Block) Size() int { return len(b.buf) }

@@ -29,7 +29,7 @@ func (h *History) add(p []byte) {
 	h.queue.keep(p)
 	h.messages++
 	for h.messages > h.MaxMessages || h.MaxBytes > 0 && h.queue.bytes > int64(h.MaxBytes) {
-		h.queue.DropOldest()
+		h.queue.DropOldest(1)
 		h.messages--
 	}
 }

@@ -66,6 +66,23 @@ func (t *Tracker) letGo(b *Block) {
 	}
 }
 
+// Copy returns a queue of the same messages for use by several queues, without shared blocks of
+// several messages.
+func (q *Queue) Copy() *Queue {
+	c := new(Queue)
+	for r := range q.Runs() {
+		if r.Block.kept {
+			c.Push(r)
+			continue
+		}
+		for _, p := range r.Messages() {
+			c.keep(p)
+		}
+	}
+	c.Share()
+	return c
+}
+
 // Of returns a queue of messages for use by several queues. It copies all but long messages.
 func Of(messages [][]byte) *Queue {
 	q := new(Queue)
@@ -348,22 +365,25 @@ func (q *Queue) AdvanceMessage(written bool) (r Removed) {
 	return r
 }
 
-// Begun returns the number and the size in bytes of the messages at the front that the
-// connection has, or may have, a part of. These are the messages in flight, or one that is
-// partly written: between two writes of one message nothing is in flight.
-func (q *Queue) Begun() (messages, size int) {
-	n := q.inFlight
-	if n == 0 && !q.Empty() && q.segments[q.head].begun() {
-		n = 1
+// Begun returns the number of messages at the front that the connection has, or may have, a
+// part of. These are the messages in flight, or one that is partly written: between two writes
+// of one message nothing is in flight.
+func (q *Queue) Begun() int {
+	if q.inFlight == 0 && !q.Empty() && q.segments[q.head].begun() {
+		return 1
 	}
-	messages = int(n)
+	return int(q.inFlight)
+}
+
+// SizeOf returns the size in bytes of the first n messages.
+func (q *Queue) SizeOf(n int) (size int) {
 	for i := q.head; n > 0; i++ {
-		s := &q.segments[i]
-		last := min(s.Last, s.First+n)
-		size += s.Block.start(int(last)) - s.start()
-		n -= last - s.First
+		r := q.segments[i].Run
+		r.Last = r.First + int32(min(n, r.Len()))
+		size += r.Size()
+		n -= r.Len()
 	}
-	return messages, size
+	return size
 }
 
 // split returns the index of the segment that begins with message n from the front. If
@@ -375,14 +395,7 @@ func (q *Queue) split(n int) int {
 		i++
 	}
 	if n > 0 {
-		if q.head > 0 { // a free slot is near, and many segments may follow
-			copy(q.segments[q.head-1:], q.segments[q.head:i+1])
-			q.head--
-			i--
-		} else {
-			q.segments = slices.Insert(q.segments, i, q.segments[i])
-			q.clearInline()
-		}
+		i = q.insert(i, q.segments[i])
 		front, rest := &q.segments[i], &q.segments[i+1]
 		front.Last = front.First + int32(n)
 		rest.First = front.Last
@@ -393,16 +406,74 @@ func (q *Queue) split(n int) int {
 	return i
 }
 
-// DropOldest removes the oldest message that is not begun. There must be one.
-func (q *Queue) DropOldest() (r Removed) {
-	begun, _ := q.Begun()
-	i := q.split(begun)
+// insert puts s before segment i, and returns the new index of s.
+func (q *Queue) insert(i int, s segment) int {
+	if q.head > 0 { // a free slot is near, and many segments may follow
+		copy(q.segments[q.head-1:], q.segments[q.head:i])
+		q.head--
+		q.segments[i-1] = s
+		return i - 1
+	}
+	q.segments = slices.Insert(q.segments, i, s)
+	q.clearInline()
+	return i
+}
+
+// PushAt queues the messages of r by reference after the first n.
+func (q *Queue) PushAt(n int, r Run) {
+	i := q.split(n)
+	if i == len(q.segments) {
+		q.Push(r)
+		return
+	}
+	q.insert(i, segment{r, r.start()})
+	q.bytes += int64(r.Size())
+}
+
+// Urgent returns the number and the size in bytes of the urgent messages among the first n.
+func (q *Queue) Urgent(n int) (messages, size int) {
+	for i := q.head; n > 0; i++ {
+		s := &q.segments[i]
+		if s.Block.urgent {
+			messages++
+			size += s.Size()
+		}
+		n -= s.Len()
+	}
+	return messages, size
+}
+
+// Droppable yields the runs of messages that are neither begun nor kept, the oldest first, each
+// with the number of messages before it.
+func (q *Queue) Droppable() iter.Seq2[int, Run] {
+	return func(yield func(int, Run) bool) {
+		begun, before := q.Begun(), 0
+		for _, s := range q.queued() {
+			r := s.Run
+			r.First += int32(max(0, min(begun-before, r.Len())))
+			before += int(r.First - s.First)
+			if r.Len() > 0 && !r.Block.kept && !yield(before, r) {
+				return
+			}
+			before += r.Len()
+		}
+	}
+}
+
+// DropOldest removes the oldest messages that Droppable yields, at most the given number, and
+// all from one run. It returns how many messages stay before them. There must be one to remove.
+func (q *Queue) DropOldest(most int) (r Removed, before int) {
+	before = q.Begun()
+	i := q.split(before)
+	for ; q.segments[i].Block.kept; i++ {
+		before++
+	}
 	s := &q.segments[i]
-	r.remove(s, s.First+1)
+	r.remove(s, s.First+int32(min(most, s.Len())))
 	q.bytes -= int64(r.Size)
 	if s.First < s.Last {
 		s.written = s.start()
-		return r
+		return r, before
 	}
 	// Few segments are begun, but many may be queued, so close the gap from the front. The
 	// garbage collector gets the block, because part of it may be in flight.
@@ -413,7 +484,7 @@ func (q *Queue) DropOldest() (r Removed) {
 	if q.Empty() {
 		q.emptied()
 	}
-	return r
+	return r, before
 }
 
 // pop removes the oldest segment. All its messages are written.

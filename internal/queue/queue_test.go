@@ -24,6 +24,8 @@ func FuzzQueue(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{copyIn, 0}, 300))                                           // an index as large as its block
 	f.Add([]byte{copyIn, 9, copyIn, 9, advance, 9, advance, 9, copyIn, 132, copyIn, 131}) // just too large, just not
 	f.Add(bytes.Repeat([]byte{copyIn, 100, copyIn, 7, copyIn, 7, advance, 105, drop, 0, drop, 0, insert, 0}, 60))
+	f.Add(bytes.Repeat([]byte{copyIn, 100, copyIn, 100, extend, 100, extend, 100}, 70))
+	f.Add(bytes.Repeat([]byte{copyIn, 30, copyIn, 30, pushKept, 20, copyIn, 40, advance, 30, pushUrgent, 7, advance, 5, drop, 1, drop, 3}, 30))
 	f.Add(slices.Concat(bytes.Repeat([]byte{copyIn, 100, release, 0}, 200), bytes.Repeat([]byte{advance, 90, shrink, 0}, 300)))
 	f.Fuzz(func(t *testing.T, operations []byte) {
 		operations = operations[:min(len(operations), 600)]
@@ -46,6 +48,18 @@ func FuzzQueue(f *testing.F) {
 					m.push(bytes.Clone(p))
 					clear(p)
 				}
+			case pushKept:
+				q.Push(Kept(p))
+				m.insert(len(m.messages), kept, p)
+			case pushUrgent:
+				q.inFlight = 0
+				at := max(q.Begun(), 1+slices.Index(m.kinds, urgent)) // after the first urgent one
+				messages, size := q.Urgent(at)
+				wantMessages, wantSize := m.count(urgent, at)
+				require.Equal(t, wantMessages, messages)
+				require.Equal(t, wantSize, size)
+				q.PushAt(at, Urgent(p))
+				m.insert(at, urgent, p)
 			case pushLone:
 				q.Push(Lone(p))
 				m.push(p)
@@ -75,20 +89,38 @@ func FuzzQueue(f *testing.F) {
 				q.Shrink()
 			case drop:
 				q.inFlight = 0
-				if begun, size := q.Begun(); begun < len(m.messages) {
-					require.Equal(t, len(slices.Concat(m.messages[:begun]...)), size)
-					require.Equal(t, len(m.messages[begun]), q.DropOldest().Size)
-					m.bytes -= len(m.messages[begun])
-					m.messages = slices.Delete(m.messages, begun, begun+1)
+				begun := q.Begun()
+				require.Equal(t, len(slices.Concat(m.messages[:begun]...)), q.SizeOf(begun))
+				droppable := 0
+				for i, r := range q.Droppable() {
+					for j := range r.Len() {
+						require.Equal(t, m.messages[i+j], slices.Clip(r.Message(j)))
+					}
+					require.GreaterOrEqual(t, i, begun)
+					droppable += r.Len()
+				}
+				want, _ := m.count(ordinary, begun)
+				all, _ := m.count(ordinary, len(m.messages))
+				require.Equal(t, all-want, droppable)
+				if droppable > 0 {
+					r, before := q.DropOldest(max(1, size))
+					require.NotContains(t, m.kinds[begun:before], ordinary)
+					require.NotZero(t, r.Messages)
+					require.LessOrEqual(t, r.Messages, max(1, size))
+					for range r.Messages {
+						require.Equal(t, ordinary, m.kinds[before])
+						r.Size -= m.remove(before)
+					}
+					require.Zero(t, r.Size)
 				}
 			case insert: // the messages of the other queue, which is not used again
 				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
 				q.inFlight = 0
 				other.Share()
-				begun, _ := q.Begun()
+				begun := q.Begun()
 				require.Equal(t, len(otherModel.messages), q.Insert(begun, other))
-				m.messages = slices.Insert(m.messages, begun, otherModel.messages...)
-				m.bytes += otherModel.bytes
+				m.insert(begun, ordinary, otherModel.messages...)
+				copy(m.kinds[begun:], otherModel.kinds)
 				*other, *otherModel = Queue{}, model{}
 			}
 			require.Equal(t, len(m.messages) == 0, q.Empty())
@@ -108,6 +140,8 @@ func FuzzQueue(f *testing.F) {
 const (
 	copyIn = iota
 	extend
+	pushKept
+	pushUrgent
 	pushLone
 	pushShared
 	advance
@@ -135,20 +169,49 @@ var sizes = func() (sizes [256]int) {
 // A model is a list that does what a queue should do.
 type model struct {
 	messages [][]byte
-	written  int // bytes of the first message that are written
-	bytes    int // in all messages
+	kinds    []kind // of the messages
+	written  int    // bytes of the first message that are written
+	bytes    int    // in all messages
 }
 
-func (m *model) push(p []byte) {
-	m.messages = append(m.messages, p)
-	m.bytes += len(p)
+// A kind is the kind of a message of a model.
+type kind int
+
+const (
+	ordinary kind = iota
+	kept
+	urgent
+)
+
+func (m *model) push(p []byte) { m.insert(len(m.messages), ordinary, p) }
+
+func (m *model) insert(at int, k kind, messages ...[]byte) {
+	m.messages = slices.Insert(m.messages, at, messages...)
+	m.kinds = slices.Insert(m.kinds, at, slices.Repeat([]kind{k}, len(messages))...)
+	for _, p := range messages {
+		m.bytes += len(p)
+	}
 }
 
-func (m *model) pop() int {
-	size := len(m.messages[0])
-	m.messages = m.messages[1:]
+func (m *model) pop() int { return m.remove(0) }
+
+func (m *model) remove(i int) int {
+	size := len(m.messages[i])
+	m.messages = slices.Delete(m.messages, i, i+1)
+	m.kinds = slices.Delete(m.kinds, i, i+1)
 	m.bytes -= size
 	return size
+}
+
+// count returns the number and the size of the messages of a kind among the first n.
+func (m *model) count(k kind, n int) (messages, size int) {
+	for i, p := range m.messages[:n] {
+		if m.kinds[i] == k {
+			messages++
+			size += len(p)
+		}
+	}
+	return messages, size
 }
 
 func (m *model) advance(n int) (messages, size int) {
@@ -248,7 +311,7 @@ func TestQueueForgetsWhatIsDropped(t *testing.T) {
 	}
 	q.Peek(10, 5)
 	for range 5 {
-		require.Equal(t, 7, q.DropOldest().Size)
+		require.Equal(t, 7, first(q.DropOldest(1)).Size)
 	}
 	require.EqualValues(t, 14, q.bytes-3*7)
 	q.Advance(35)
@@ -314,11 +377,34 @@ func TestQueueForgetsWhatHasLeft(t *testing.T) {
 			if i%2 == 0 {
 				q.Advance(len("message"))
 			} else {
-				q.DropOldest()
+				q.DropOldest(1)
 			}
 		}
 		for j, kept := range q.segments[:cap(q.segments)] {
 			require.Equal(t, int(q.head) <= j && j < len(q.segments), kept.Block != nil)
 		}
 	}
+}
+
+func first[A, B any](a A, _ B) A { return a }
+
+// Copy keeps long and kept messages themselves, and copies the others out of shared blocks.
+func TestQueueCopy(t *testing.T) {
+	var log Log
+	var q Queue
+	q.Push(log.Append([][]byte{[]byte("a"), []byte("b"), []byte("c")}))
+	q.Push(Kept([]byte("kept")))
+	q.CopyIn([]byte("d"))
+	c := q.Copy()
+	require.Equal(t, slices.Collect(q.All()), slices.Collect(c.All()))
+	require.Equal(t, q.bytes, c.bytes)
+	n := 0
+	for r := range c.Runs() {
+		require.False(t, r.Block.IsShared())
+		require.False(t, r.Block.pooled())
+		if r.Block.IsKept() {
+			n++
+		}
+	}
+	require.Equal(t, 1, n)
 }
