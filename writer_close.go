@@ -41,7 +41,7 @@ func (w *Writer) Close() error {
 // wait.
 //
 // The error is nil if Close or Shutdown alone ended the Writer, and everything was delivered
-// except messages dropped by the overflow policy. The goodbye after the messages, such as a
+// except dropped messages. The goodbye after the messages, such as a
 // FIN, does not matter then. Shutdown waits for it for at most a second, and the error stays
 // nil if the goodbye is lost, if the bound passes, or if somebody calls CloseNow. Where nobody
 // knows what has arrived, the bound and CloseNow do not matter either once everything is

@@ -69,13 +69,18 @@ func (w *Writer) releaseFlusher() bool {
 	if w.state >= aborting || w.state == closing && w.paused == 0 {
 		return false
 	}
+	w.releaseMemory()
+	w.flushing = false
+	w.flushedAt = queue.Now()
+	return true
+}
+
+// releaseMemory gives back the memory that an empty queue has kept. mu is held.
+func (w *Writer) releaseMemory() {
 	if w.queue.Empty() {
 		w.queue.Release()
 		w.ages = queue.Ages{}
 	}
-	w.flushing = false
-	w.flushedAt = queue.Now()
-	return true
 }
 
 // writeSome makes one write from the front of the queue. After an error nothing more may be

@@ -197,3 +197,21 @@ func TestUrgentAfterAPartialWrite(t *testing.T) {
 func messagesOf(w *Writer) string {
 	return string(slices.Concat(slices.Collect(w.queue.All())...))
 }
+
+// A paused Writer has no flusher to give back the memory of a queue that has expired.
+func TestExpiredQueueKeepsNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWriter(faultconn.New(), &WriterOptions{MaxAge: time.Minute, Expire: true})
+		require.True(t, w.pause())
+		for range 1000 {
+			w.WriteString("message")
+		}
+		time.Sleep(59 * time.Second)
+		require.Zero(t, w.Stats().Dropped)
+		time.Sleep(time.Minute)
+		require.EqualValues(t, 1000, w.Stats().Dropped)
+		require.Zero(t, w.queue)
+		w.resume()
+		w.CloseNow()
+	})
+}

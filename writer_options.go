@@ -43,6 +43,13 @@ type WriterOptions struct {
 	// kernel's buffers; see "Peers that vanish" in the package documentation.
 	MaxAge time.Duration
 
+	// Expire makes MaxAge drop messages instead of ending the Writer. A message that has waited
+	// for MaxAge, or up to a third longer, is dropped, unless the connection has begun to take it
+	// or it was sent by WriteAlways or WriteUrgent. Messages taken over may be dropped together
+	// with those that waited for the takeover. If the peer takes nothing at all, the Writer lives
+	// on; only WriteTimeout ends it. Without MaxAge, Expire has no effect.
+	Expire bool
+
 	// WriteTimeout limits how long the peer may take nothing although there is something to
 	// take. When the limit has passed, or up to a quarter later, the Writer ends. Any progress
 	// starts the time again, so a slow peer is alive, however long the whole takes. A peer with

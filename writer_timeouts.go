@@ -77,6 +77,9 @@ func (w *Writer) checkDeadlines() {
 		return
 	}
 	isIdle := w.recordCheck(peer)
+	if w.limits.Expire {
+		w.dropExpired()
+	}
 	if _, panicked := errors.AsType[*sock.PanicError](err); panicked {
 		err = asPanicError(err)
 	} else {
@@ -116,10 +119,27 @@ func (w *Writer) recordCheck(peer sock.State) (isIdle bool) {
 	return isIdle
 }
 
+// dropExpired drops the messages that had waited for MaxAge at the last check, unless they are
+// begun or kept. mu is held.
+func (w *Writer) dropExpired() {
+	old, n := int(w.ages.Older(w.limits.MaxAge, w.limits.deadlines.checkedAt)), 0
+	for before, r := range w.queue.Droppable() {
+		if before >= old {
+			break
+		}
+		n += min(r.Len(), old-before)
+	}
+	w.dropOldest(n)
+	w.admitBlocked()
+	if !w.flushing { // a takeover pauses w
+		w.releaseMemory()
+	}
+}
+
 // deadlineExceeded returns an error if a time limit had passed at the last check. mu is held.
 func (w *Writer) deadlineExceeded() error {
 	l := w.limits
-	if age := w.ages.Age(l.deadlines.checkedAt); l.MaxAge > 0 && age >= l.MaxAge {
+	if age := w.ages.Age(l.deadlines.checkedAt); l.MaxAge > 0 && age >= l.MaxAge && !l.Expire {
 		return fmt.Errorf("%w: MaxAge of %v exceeded: the oldest message waited %v", ErrSlowConsumer, l.MaxAge, age)
 	}
 	if l.WriteTimeout > 0 && l.deadlines.silence >= l.WriteTimeout {

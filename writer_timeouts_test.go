@@ -392,3 +392,92 @@ func pausedSender(t *testing.T, address string) {
 	require.NoError(t, w.Err())
 	w.CloseNow()
 }
+
+// With Expire, what is too old is dropped, unless it is begun or must be kept. The Writer lives on.
+func TestExpire(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxAge: 80 * time.Second, Expire: true})
+		w.WriteString("begun ")
+		synctest.Wait()
+		w.WriteString("old ")
+		w.WriteAlways([]byte("always "))
+		w.WriteUrgent([]byte("urgent "))
+		w.WriteString("old ")
+		time.Sleep(40 * time.Second)
+		w.WriteString("young ")
+		flushed := async(func() error { return w.Flush(t.Context()) })
+		time.Sleep(39 * time.Second)
+		require.EqualValues(t, 6, w.Stats().Pending, "nothing is dropped early")
+		time.Sleep(30 * time.Second)
+		stats := w.Stats()
+		assertConserved(t, stats)
+		require.EqualValues(t, 2, stats.Dropped)
+		require.EqualValues(t, 2*len("old "), stats.DroppedBytes)
+		requireTake(t, peer, "begun urgent always young ")
+		require.NoError(t, <-flushed)
+
+		w.WriteString("begun ")
+		synctest.Wait()
+		w.WriteString("old")
+		flushed = async(func() error { return w.Flush(t.Context()) })
+		synctest.Wait()
+		w.WriteString("old")
+		time.Sleep(time.Hour)
+		require.EqualValues(t, 4, w.Stats().Dropped)
+		require.Empty(t, flushed, "it waits for what is begun")
+		requireTake(t, peer, "begun ")
+		require.NoError(t, <-flushed)
+		require.NoError(t, w.Err())
+		require.NoError(t, w.Close())
+	})
+}
+
+// A burst expires together, whatever its length, and the marks of what stays are right.
+func TestExpireOfManyMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxAge: 80 * time.Second, Expire: true})
+		w.WriteString("begun")
+		synctest.Wait()
+		for range 10 {
+			for range 1000 {
+				w.Write(make([]byte, 100))
+			}
+			w.WriteAlways(make([]byte, 100))
+			time.Sleep(20 * time.Second)
+		}
+		s := w.Stats()
+		assertConserved(t, s)
+		require.GreaterOrEqual(t, s.Dropped, int64(4000))
+		require.LessOrEqual(t, s.Dropped, int64(6000))
+		requireTake(t, peer, "begun")
+		go io.Copy(io.Discard, peer)
+		require.NoError(t, w.Close())
+		require.EqualValues(t, 10_011-s.Dropped, w.Stats().Written)
+	})
+}
+
+// Dropping what is too old makes room for senders that wait.
+func TestExpireMakesRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := stuck(t, &sendq.WriterOptions{MaxMessages: 2, Overflow: sendq.Block, MaxAge: time.Minute, Expire: true})
+		w.WriteString("old")
+		sent := async(func() error { return second(w.WriteString("new")) })
+		require.NoError(t, <-sent)
+		require.EqualValues(t, 1, w.Stats().Dropped)
+	})
+}
+
+// Close does not deliver what expires meanwhile, and that is no error.
+func TestExpireDuringClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, peer := overPipe(t, &sendq.WriterOptions{MaxAge: time.Minute, Expire: true, CloseTimeout: time.Hour})
+		w.WriteString("begun")
+		synctest.Wait()
+		w.WriteString("old")
+		closed := async(w.Close)
+		time.Sleep(2 * time.Minute)
+		require.EqualValues(t, 1, w.Stats().Dropped)
+		requireTake(t, peer, "begun")
+		require.NoError(t, <-closed)
+	})
+}

@@ -6,9 +6,9 @@ import (
 	"math"
 )
 
-// Flush waits until every message accepted before the call has been written or dropped by the
-// overflow policy. A written message has been taken by the connection; the peer may not have it
-// yet. Flush does not wait for messages accepted later.
+// Flush waits until every message accepted before the call has been written or dropped. A written
+// message has been taken by the connection; the peer may not have it yet. Flush does not wait for
+// messages accepted later.
 //
 // If the Writer ends first, Flush returns an error that says how much is undelivered. If ctx is
 // done first, the messages stay queued, and the error wraps the cause of ctx. Flush panics if

@@ -116,6 +116,23 @@ func (a *Ages) Skip(d, at time.Duration) {
 	}
 }
 
+// Older returns how many messages have waited for d, at least.
+func (a *Ages) Older(d, at time.Duration) (messages int64) {
+	if a.oldest.messages == 0 || at-a.oldest.at < d {
+		return 0
+	}
+	messages = a.oldest.messages
+	if a.later != nil {
+		for _, m := range *a.later {
+			if at-m.at < d {
+				break
+			}
+			messages = m.messages
+		}
+	}
+	return messages
+}
+
 // Age returns how long the oldest message has waited, at least.
 func (a *Ages) Age(at time.Duration) time.Duration {
 	if a.oldest.messages == 0 {
