@@ -76,6 +76,7 @@ type state uint8
 const (
 	open      state = iota
 	closing         // accepts no more messages; the flusher writes the queue, then ends the Writer
+	parting         // a limit ends the Writer; the flusher finishes the begun message and says farewell
 	aborting        // writes no more; the flusher ends the Writer as soon as it can
 	ended           // the connection is closed; the queue holds the undelivered messages
 	announced       // all watchers know that the Writer has ended
@@ -307,10 +308,11 @@ const burst = 4 * time.Microsecond
 
 func (w *Writer) isBurst() bool { return queue.Now()-w.flushedAt <= burst }
 
-// acquireFlusher reports whether the flusher must be started. If so, the caller must start it. An
-// aborting Writer needs none, because interrupt ends it. mu is held.
+// acquireFlusher reports whether the flusher must be started. If so, the caller must start it. A
+// parting Writer has one, and an aborting Writer needs none, because interrupt ends it. mu is
+// held.
 func (w *Writer) acquireFlusher() bool {
-	if w.flushing || w.paused > 0 || w.state >= aborting {
+	if w.flushing || w.paused > 0 || w.state >= parting {
 		return false
 	}
 	w.flushing = true

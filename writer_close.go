@@ -1,20 +1,72 @@
 package sendq
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/sock"
 )
 
 // Close delivers the queued messages, closes the connection and waits for both. It is Shutdown
 // with a bound of CloseTimeout.
 func (w *Writer) Close() error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), w.closeTimeout,
-		fmt.Errorf("CloseTimeout of %v exceeded: %w", w.closeTimeout, context.DeadlineExceeded))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), w.closeTimeout, w.closeTimedOut())
 	defer cancel()
 	return w.Shutdown(ctx)
+}
+
+func (w *Writer) closeTimedOut() error {
+	return fmt.Errorf("CloseTimeout of %v exceeded: %w", w.closeTimeout, context.DeadlineExceeded)
+}
+
+// CloseWith accepts a copy of last as the last message, and does what Close does, but returns at
+// once. No message is accepted in between or later. The limits do not refuse last, and the
+// overflow policy and Expire do not drop it. Nil means no last message.
+//
+// Within CloseTimeout the Writer ends; see Done and OnEnd. A call of Close or Shutdown waits for
+// the end and returns the outcome. If the Writer is closing or has ended, CloseWith does nothing
+// and returns an error that wraps net.ErrClosed and, if Err is not nil, Err.
+func (w *Writer) CloseWith(last []byte) error {
+	m := payload{run: queue.Kept(bytes.Clone(last))}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.state != open {
+		return w.refusal()
+	}
+	if last != nil {
+		if w.limits != nil {
+			_ = w.reserve(&m) // without room in the Budget, w no longer counts
+		}
+		w.enqueue(&m)
+	}
+	w.endInTime()
+	w.startClosing()
+	return nil
+}
+
+// startClosing makes the flusher write the queue and end the Writer. The Writer is open. mu is
+// held, here and below.
+func (w *Writer) startClosing() {
+	w.state = closing
+	w.startLinger()
+	w.refuseBlocked()
+	w.wake()
+}
+
+func (w *Writer) startLinger() {
+	if ws := w.watch(); ws.linger == nil {
+		ws.linger = &linger{aborted: make(chan struct{})}
+	}
+}
+
+// endInTime ends the Writer after CloseTimeout, unless it ends before.
+func (w *Writer) endInTime() {
+	timer := time.AfterFunc(w.closeTimeout, func() { _ = w.abort(w.closeTimedOut()) })
+	w.addEndHook(&endHook{ended: func() { timer.Stop() }})
 }
 
 // Shutdown accepts no more messages, delivers the queued ones, closes the connection and waits
@@ -59,10 +111,7 @@ func (w *Writer) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
 	w.mu.Lock()
 	if w.state == open {
-		w.state = closing
-		w.watch().linger = &linger{aborted: make(chan struct{})}
-		w.refuseBlocked()
-		w.wake()
+		w.startClosing()
 	}
 	w.mu.Unlock()
 
@@ -121,9 +170,11 @@ func (w *Writer) setAborting(cause error) bool {
 		return false
 	}
 	l := w.lingering()
-	if w.state == closing && w.queue.Empty() {
+	switch {
+	case w.err != nil: // this is not the first cause
+	case w.state == closing && w.queue.Empty():
 		l.abandon(cause) // everything is written: the peer decides whether this is an error
-	} else {
+	default:
 		w.err = cause
 	}
 	w.state = aborting
@@ -297,14 +348,19 @@ func (w *Writer) addEndHooks(hooks ...*endHook) bool {
 		return false
 	}
 	for _, h := range hooks {
-		ws := w.watch()
-		h.next, h.prev = ws.onEnd, &ws.onEnd
-		if h.next != nil {
-			h.next.prev = &h.next
-		}
-		ws.onEnd = h
+		w.addEndHook(h)
 	}
 	return true
+}
+
+// addEndHook is addEndHooks for a Writer that has not ended. mu is held.
+func (w *Writer) addEndHook(h *endHook) {
+	ws := w.watch()
+	h.next, h.prev = ws.onEnd, &ws.onEnd
+	if h.next != nil {
+		h.next.prev = &h.next
+	}
+	ws.onEnd = h
 }
 
 // removeEndHook removes h, and reports whether it was in time to prevent the call.

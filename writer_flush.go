@@ -34,11 +34,14 @@ func (w *Writer) flush() {
 		w.mu.Unlock()
 		return
 	}
-	drained := w.state == closing
+	state := w.state
 	w.mu.Unlock()
 
-	if drained {
+	switch state {
+	case closing:
 		w.deliverRest()
+	case parting:
+		w.sayFarewell()
 	}
 	w.end()
 }
@@ -61,12 +64,17 @@ func (w *Writer) tryFlush() {
 func (w *Writer) goFlush() { go w.flush() }
 
 // mayWrite reports whether there is a message that may be written. mu is held.
-func (w *Writer) mayWrite() bool { return w.state < aborting && w.paused == 0 && !w.queue.Empty() }
+func (w *Writer) mayWrite() bool {
+	if w.state == parting {
+		return w.queue.Begun() > 0
+	}
+	return w.state < parting && w.paused == 0 && !w.queue.Empty()
+}
 
 // releaseFlusher undoes acquireFlusher. If the flusher has to end the Writer instead, it returns
 // false. mu is held.
 func (w *Writer) releaseFlusher() bool {
-	if w.state >= aborting || w.state == closing && w.paused == 0 {
+	if w.state >= parting || w.state == closing && w.paused == 0 {
 		return false
 	}
 	w.releaseMemory()
@@ -91,6 +99,9 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	limit, target := maxWrite, w.flushTarget()
 	if w.limits != nil {
 		limit, target = w.limits.maxWrite, min(target, w.limits.maxWriteMessages)
+	}
+	if w.state == parting {
+		target = 1 // only the rest of the begun message
 	}
 	var next []byte
 	var gathered *queue.Block

@@ -43,7 +43,7 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	switch {
 	case inherited.Empty():
 		return true
-	case w.state >= aborting:
+	case w.state >= parting:
 		return false
 	}
 	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {

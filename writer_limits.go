@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -181,7 +182,9 @@ func (w *Writer) reserve(m *payload) error {
 
 // disconnect ends the Writer because of slow, and returns the error for the message it refuses.
 func (w *Writer) disconnect(slow error) error {
-	if w.setAborting(slow) {
+	if w.limits.Farewell != nil && errors.Is(slow, ErrSlowConsumer) {
+		w.part(slow)
+	} else if w.setAborting(slow) {
 		go w.interrupt() // the sender does not wait for that
 	}
 	return w.refusal()

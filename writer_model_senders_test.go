@@ -100,6 +100,18 @@ func (s *sender) sendUrgent(i int, at *modelWriter, amount int) {
 	s.recordKept(i, err)
 }
 
+// closeWith sends to the Writer at by CloseWith.
+func (s *sender) closeWith(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
+	id := idOf(p)
+	err := at.w.CloseWith(p)
+	clear(p)
+	s.recordKept(i, err)
+	if err == nil {
+		at.last = &id
+	}
+}
+
 func (s *sender) recordKept(i int, err error) {
 	s.record(i, err)
 	if err == nil {

@@ -1,6 +1,7 @@
 package sendq_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -40,6 +41,7 @@ const (
 	opJoinReplay
 	opAlways
 	opUrgent
+	opCloseWith
 	opCount
 )
 
@@ -52,6 +54,7 @@ const (
 	largeBudget // with limitBudget
 	limitMessages
 	limitExpire // with limitTime
+	farewell
 )
 
 // With modelMaxPending a write of DropOldest has 512 bytes, so most messages take several writes.
@@ -179,6 +182,7 @@ type model struct {
 	lines         []*line
 	senders       []*sender
 	historySender *sender // to the room of history alone
+	farewell      []byte  // of each Writer that a limit ends, or nil
 	flushes       []<-chan error
 	concurrent    sync.WaitGroup // senders in goroutines of their own
 
@@ -201,6 +205,7 @@ type modelWriter struct {
 	refused    error        // the result of Register
 	urgent     *sender      // of urgent messages to w
 	urgents    []urgentSend // in memory, those accepted
+	last       *messageID   // of CloseWith
 }
 
 // current returns the last Writer.
@@ -258,6 +263,10 @@ func runModel(t testing.TB, input []byte) {
 	}
 	me := m.newSender()
 	m.historySender = m.newSender()
+	if limits&farewell != 0 {
+		m.farewell = frame(m.newSender().id, 0, 50)
+		m.opts.Farewell = func(error) []byte { return m.farewell }
+	}
 	for i := range m.lines {
 		m.takeOver(i, 0, false)
 	}
@@ -279,7 +288,7 @@ func runModel(t testing.TB, input []byte) {
 func (m *model) checkStats(l *line) {
 	s := l.current().w.Stats()
 	assertConserved(m.t, s)
-	if len(l.writers) > 1 || l.joined { // it was given more
+	if len(l.writers) > 1 || l.joined || l.current().last != nil { // it was given more
 		return
 	}
 	const always, urgent = 4 << 10, 4 << 10 // what WriteAlways and WriteUrgent may add
@@ -398,6 +407,8 @@ func (m *model) do(me *sender, op, amount int) {
 		for range 1 + amount%3 {
 			at.urgent.sendUrgent(i, at, amount)
 		}
+	case opCloseWith:
+		m.newSender().closeWith(i, at, amount)
 	case opTakeover:
 		m.takeOver(i, amount, false)
 	case opSlowTakeover:
@@ -551,9 +562,12 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	inherits := false // a later Writer has the name
 	for i, mw := range slices.Backward(l.writers) {
 		var o outcome
-		wire := mw.arrived(t)
+		wire := m.withoutFarewell(mw, mw.arrived(t))
 		o.arrived, o.undelivered = outcomesOf(t, wire, mw.w.Undelivered(), mw.lossy)
 		m.checkUrgent(mw, wire)
+		if all := slices.Concat(o.arrived, o.undelivered); mw.last != nil && !mw.lossy {
+			require.Equal(t, *mw.last, all[len(all)-1])
+		}
 		key := fmt.Sprint(l.name, o.undelivered)
 		switch {
 		case len(o.undelivered) == 0:
@@ -621,4 +635,19 @@ func (m *model) checkUrgent(mw *modelWriter, wire []byte) {
 			require.Less(m.t, at, u.begun, "%v follows what was not begun", u.id)
 		}
 	}
+}
+
+// withoutFarewell returns the wire without the farewell at its end, which may be cut short.
+func (m *model) withoutFarewell(mw *modelWriter, wire []byte) []byte {
+	if m.farewell == nil || !errors.Is(mw.w.Err(), sendq.ErrSlowConsumer) {
+		return wire
+	}
+	at := 0
+	for at+frameHeader <= len(wire) && !bytes.HasPrefix(wire[at:], m.farewell[:8]) {
+		at += frameHeader + int(binary.BigEndian.Uint32(wire[at+8:]))
+	}
+	if at < len(wire) && bytes.HasPrefix(m.farewell, wire[at:]) {
+		return wire[:at]
+	}
+	return wire
 }

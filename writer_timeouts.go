@@ -72,8 +72,8 @@ func (w *Writer) checkDeadlines() {
 		peer, err = sock.StateOf(w.conn) // without mu, as every call into conn
 	}
 	w.mu.Lock()
-	if w.state >= aborting {
-		w.mu.Unlock()
+	defer w.mu.Unlock()
+	if w.state >= parting {
 		return
 	}
 	isIdle := w.recordCheck(peer)
@@ -90,12 +90,9 @@ func (w *Writer) checkDeadlines() {
 		if d.running = !isIdle; d.running {
 			d.timer.Reset(d.interval)
 		}
-		w.mu.Unlock()
 		return
 	}
-	w.setAborting(err) // returns true, because of the check above
-	w.mu.Unlock()
-	_ = w.interrupt()
+	_ = w.disconnect(err)
 }
 
 // recordCheck records the results of a check. It reports whether nothing is under way, so that
