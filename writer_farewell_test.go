@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"runtime"
 	"strings"
@@ -77,7 +78,7 @@ func TestFarewellToAStalledPeer(t *testing.T) {
 func TestFarewellOfEachLimit(t *testing.T) {
 	for name, opts := range map[string]*sendq.WriterOptions{
 		"MaxPending":   {MaxPending: 300},
-		"MaxMessages":  {MaxMessages: 2},
+		"MaxMessages":  {MaxMessages: 2, Budget: sendq.NewBudget(1 << 20)},
 		"MaxAge":       {MaxAge: time.Minute},
 		"WriteTimeout": {WriteTimeout: time.Minute},
 		"Budget":       {Budget: sendq.NewBudget(300)},
@@ -111,7 +112,7 @@ func TestFarewellOfEachLimit(t *testing.T) {
 				synctest.Wait()
 				require.False(t, hasEnded(w))
 				require.ErrorIs(t, w.Err(), sendq.ErrSlowConsumer)
-				if name == "Budget" {
+				if name == "Budget" || name == "MaxMessages" {
 					require.Zero(t, opts.Budget.PendingBytes())
 				}
 				conn.Release()
@@ -199,6 +200,50 @@ func TestFarewellIsCutShort(t *testing.T) {
 	})
 }
 
+// A Writer that waits for a takeover and reaches a limit says farewell, and inherits nothing.
+func TestFarewellBeforeATakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned []string
+		b := sendq.NewBroker(&sendq.BrokerOptions{
+			NamePolicy: sendq.NameTakeover,
+			OnUndelivered: func(_ string, messages iter.Seq[[]byte], _ error) {
+				for p := range messages {
+					returned = append(returned, string(p))
+				}
+			},
+		})
+		conn, releaseClose := stalledClose()
+		old := sendq.NewWriter(conn, nil)
+		old.WriteString("old")
+		require.NoError(t, b.Register("bob", old))
+		next := faultconn.New()
+		w := sendq.NewWriter(next, &sendq.WriterOptions{MaxMessages: 1, Farewell: func(error) []byte { return []byte("farewell") }})
+		registered := async(func() error { return b.Register("bob", w) })
+		synctest.Wait()
+		require.NoError(t, w.Send([]byte("given up")))
+		require.ErrorIs(t, w.Send(nil), sendq.ErrSlowConsumer)
+		synctest.Wait()
+		require.True(t, hasEnded(w))
+		require.Equal(t, "farewell", string(next.Bytes()))
+		releaseClose()
+		<-registered
+		require.NoError(t, b.CloseNow())
+		require.ElementsMatch(t, []string{"given up", "old"}, returned)
+	})
+}
+
+// A sender that waits for room does not wait for the farewell.
+func TestFarewellRefusesBlockedSenders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := stuck(t, &sendq.WriterOptions{MaxMessages: 1, Overflow: sendq.Block, MaxAge: time.Minute,
+			CloseTimeout: time.Hour, Farewell: func(error) []byte { return nil }})
+		begun := time.Now()
+		require.ErrorIs(t, w.Send(nil), sendq.ErrSlowConsumer)
+		require.Less(t, time.Since(begun), time.Hour)
+		require.False(t, hasEnded(w))
+	})
+}
+
 // The last message arrives after all others, although nobody has read what the peer sent, and
 // CloseWith does not wait.
 func TestCloseWith(t *testing.T) {
@@ -251,7 +296,37 @@ func TestCloseWithAtALimit(t *testing.T) {
 	}
 }
 
-// CloseWith ends the Writer in time, and forgets the timer if it ends before.
+// The Budget counts the last message.
+func TestCloseWithAndTheBudget(t *testing.T) {
+	budget := sendq.NewBudget(1000)
+	w, conn := stuck(t, &sendq.WriterOptions{Budget: budget})
+	require.NoError(t, w.CloseWith([]byte("goodbye")))
+	require.Equal(t, 100+7+64, budget.PendingBytes())
+	conn.Release()
+	require.NoError(t, w.Close())
+	require.Zero(t, budget.PendingBytes())
+}
+
+// A Writer that has ended is not kept in memory until CloseTimeout.
+func TestCloseWithForgetsItsTimer(t *testing.T) {
+	w := sendq.NewWriter(faultconn.New(), patient)
+	forgotten := make(chan struct{})
+	runtime.AddCleanup(w, func(c chan struct{}) { close(c) }, forgotten)
+	require.NoError(t, w.CloseWith(nil))
+	<-w.Done()
+	w = nil
+	for range 1000 {
+		runtime.GC()
+		select {
+		case <-forgotten:
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+	require.Fail(t, "it is kept")
+}
+
+// CloseWith ends the Writer in time.
 func TestCloseWithEndsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := stuck(t, nil)
