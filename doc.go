@@ -27,8 +27,9 @@ Five words say how far a message has come. They have these meanings everywhere i
  3. Written: the connection has taken every byte. [Writer.Flush] waits for this.
  4. Acknowledged: the peer's machine has confirmed every byte. [Writer.Close] waits for
     this where the kernel reports it; see [Writer.Shutdown].
- 5. Dropped or undelivered: the message was not written, because the overflow policy dropped
-    it or because the Writer ended first. [Writer.Undelivered] returns the undelivered ones.
+ 5. Dropped or undelivered: the message was not written, because the overflow policy or Expire
+    dropped it, or because the Writer ended first. [Writer.Undelivered] returns the undelivered
+    ones.
 
 Only the peer knows whether its program has read a message. When a Writer ends without Close,
 data already handed to the kernel, possibly megabytes, may or may not have arrived. If that
@@ -44,7 +45,8 @@ A Writer:
  1. Whole. The bytes of one message are contiguous on the connection, however many goroutines
     send. (TestWriterWhole)
  2. In order. Messages reach the connection in the order in which they were accepted. Calls
-    from one goroutine are accepted in call order. (TestWriterInOrder)
+    from one goroutine are accepted in call order. (TestWriterInOrder) Urgent messages go before
+    those that wait, in order among themselves. (TestWriteUrgent)
  3. Never in the way. A send never waits for the network, unless the overflow policy is Block.
     No lock is held during a call into the connection. No sender, no other Writer and no Broker
     waits for a slow peer. If a Writer on a socket is idle, the sender itself writes whatever
@@ -82,9 +84,13 @@ A Broker:
 # Slow peers
 
 Data that a peer does not read stays in memory until the peer reads it or the Writer ends. The
-queue is unbounded by default. [WriterOptions] can bound it by size, by age, by progress, and
-by a [Budget] shared by many Writers. [Writer.Stats] returns how much is pending;
+queue is unbounded by default. [WriterOptions] can bound it by size, by number, by age, by
+progress, and by a [Budget] shared by many Writers. [Writer.Stats] returns how much is pending;
 [Broker.Stats] and a [Tally] return the sums over many Writers.
+
+A protocol may have messages that must not be dropped or refused, or must not wait for data.
+[Writer.WriteAlways] and [Writer.WriteUrgent] send them. Farewell gives a peer the reason when a
+limit ends its Writer, and [Writer.CloseWith] in all other cases.
 
 Nothing slows a sender either. A client that floods a room fills the queues of all members, and
 limits may end those that read. Bound what one client may send, for example with
