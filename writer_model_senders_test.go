@@ -3,6 +3,9 @@ package sendq_test
 import (
 	"context"
 	"errors"
+	"slices"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
 )
@@ -136,6 +139,22 @@ func (s *sender) sendTo(amount int) {
 			}
 		}
 		s.record(i, err)
+	}
+}
+
+// writeAll sends a message to the current Writers of all lines.
+func (s *sender) writeAll(amount int) {
+	refused := make(map[*sendq.Writer]error)
+	var writers []*sendq.Writer
+	for _, l := range s.lines {
+		writers = append(writers, l.current().w)
+	}
+	p := s.next(amount)
+	accepted := sendq.WriteAll(slices.Values(writers), p, func(w *sendq.Writer, err error) { refused[w] = err })
+	clear(p)
+	require.Equal(s.t, len(writers)-len(refused), accepted)
+	for i, w := range writers {
+		s.record(i, refused[w])
 	}
 }
 

@@ -42,6 +42,7 @@ const (
 	opAlways
 	opUrgent
 	opCloseWith
+	opWriteAll
 	opCount
 )
 
@@ -369,6 +370,8 @@ func (m *model) do(me *sender, op, amount int) {
 		m.settle()
 	case opSendTo:
 		me.sendTo(amount)
+	case opWriteAll:
+		me.writeAll(amount)
 	case opFanOut:
 		if amount&8 != 0 {
 			me.fanOut(1+amount%9, amount, (*sendq.Batch).Broadcast)

@@ -24,9 +24,7 @@ type Log struct {
 // and as many of the next ones as belong in the same block. There must be at least one message.
 func (l *Log) Append(messages [][]byte) Run {
 	if len(messages[0]) > MaxCopied {
-		r := Lone(bytes.Clone(messages[0]))
-		r.Block.shared = true
-		return r
+		return Shared(messages[0])
 	}
 	b := l.room(len(messages[0]))
 	first := b.n
@@ -37,6 +35,13 @@ func (l *Log) Append(messages [][]byte) Run {
 		b.append(p)
 	}
 	return Run{b, int32(first), int32(b.n)}
+}
+
+// Shared returns a run of one message for several queues. The message is a copy of p in a new block.
+func Shared(p []byte) Run {
+	r := Lone(bytes.Clone(p))
+	r.Block.shared = true
+	return r
 }
 
 // room returns a block with room for a message of n bytes.
