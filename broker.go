@@ -96,7 +96,8 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	}
 	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
 	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
-	b.handbacks.idle = sync.NewCond(&b.mu)
+	b.handbacks.settled = sync.NewCond(&b.mu)
+	b.handbacks.lock, b.handbacks.idle = &b.mu, b.handbacks.settled.Broadcast
 	if b.opts.Relay != nil {
 		if b.opts.NamePolicy == NameAttach {
 			panic("sendq: NewBroker: NameAttach and Relay exclude each other")

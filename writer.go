@@ -54,7 +54,8 @@ type Writer struct {
 // watchers holds everyone that waits for a Writer's progress or end. A Writer usually has none,
 // so an idle Writer stays small. Writer.mu guards the fields.
 type watchers struct {
-	waiters        *waiters      // calls of Flush and WaitPending; nil if there are none
+	waiters        *waiters      // calls of Flush and the like; nil if there are none
+	calls          *calls        // of the program's functions; nil if there are none
 	linger         *linger       // made by Shutdown
 	done           chan struct{} // closed when the Writer has ended; made on demand
 	onEnd          *endHook      // what to call when the Writer has ended
@@ -68,6 +69,13 @@ func (w *Writer) watch() *watchers {
 		w.watchers = new(watchers)
 	}
 	return w.watchers
+}
+
+// forgetWatchers forgets the watchers if there are none. mu is held.
+func (w *Writer) forgetWatchers() {
+	if *w.watchers == (watchers{}) {
+		w.watchers = nil
+	}
 }
 
 // A state is a stage in the life of a Writer. A Writer only moves down this list.
@@ -147,7 +155,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 func (w *Writer) WriteContext(ctx context.Context, p []byte) (int, error) {
 	requireContext(ctx)
 	m := copyOf(p)
-	if err := w.send(ctx, &m); err != nil {
+	if err := w.send(ctx, &m, nil); err != nil {
 		return 0, err
 	}
 	return len(p), nil
@@ -182,7 +190,7 @@ func (w *Writer) WriteParts(parts ...[]byte) (int, error) {
 // kilobytes. The caller must never change p again, whatever Send returns. It may still read p,
 // and send it to other Writers.
 func (w *Writer) Send(p []byte) error {
-	return w.send(context.Background(), &payload{run: queue.Lone(p)})
+	return w.send(context.Background(), &payload{run: queue.Lone(p)}, nil)
 }
 
 // A payload is what a sender sends: one message to copy, or a run of messages of a block.
@@ -231,16 +239,18 @@ func contextCause(ctx context.Context) error {
 	return context.Canceled
 }
 
-// send accepts m or returns why it does not. It waits only with Block, until ctx is done.
-func (w *Writer) send(ctx context.Context, m *payload) error {
+// send accepts m or returns why it does not. It waits only with Block, until ctx is done. If m is
+// accepted and notify is not nil, notify gets its outcome.
+func (w *Writer) send(ctx context.Context, m *payload, notify func(error)) error {
 	w.mu.Lock()
 	err := w.offer(m)
 	if err == nil {
+		w.notifyLast(notify)
 		w.wake()
 	}
 	w.mu.Unlock()
 	if err == ErrWouldBlock {
-		return w.waitForRoom(ctx, m)
+		return w.waitForRoom(ctx, m, notify)
 	}
 	return err
 }

@@ -177,9 +177,11 @@ func (w *Writer) tryWrite(p []byte) (int, error) {
 func (w *Writer) wrote(r queue.Removed) {
 	w.written += int64(r.Messages)
 	w.ages.Written(int64(r.Messages))
-	w.notifyWaiters()
 	if w.limits != nil {
 		w.limits.release(w, r)
+	}
+	w.notifyWaiters() // the calls return at once, so what they see must be released
+	if w.limits != nil {
 		w.admitBlocked()
 	}
 }

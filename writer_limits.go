@@ -282,8 +282,9 @@ func (w *Writer) lastWithRoom(messages [][]byte) [][]byte {
 // A blockedSend is a message whose sender waits for room. Writer.mu guards served.
 type blockedSend struct {
 	message payload
-	outcome chan error // buffered; receives nil when the message is accepted
-	served  bool       // outcome has been sent
+	notify  func(error) // as in Writer.send
+	outcome chan error  // buffered; receives nil when the message is accepted
+	served  bool        // outcome has been sent
 }
 
 func (b *blockedSend) serve(outcome error) {
@@ -293,16 +294,19 @@ func (b *blockedSend) serve(outcome error) {
 
 // waitForRoom waits until m, for which there was no room, is accepted. mu is not held. No
 // method of ctx may be called under mu, because a Context may be anybody's.
-func (w *Writer) waitForRoom(ctx context.Context, m *payload) error {
+func (w *Writer) waitForRoom(ctx context.Context, m *payload, notify func(error)) error {
 	if m.run.Block == nil {
 		// A clone, because otherwise the compiler would move the argument of every Write to the
 		// heap.
 		m = &payload{run: queue.Lone(bytes.Clone(m.copied))}
 	}
 	done := ctx.Done()
-	b := &blockedSend{message: payload{run: m.run}, outcome: make(chan error, 1)}
+	b := &blockedSend{message: payload{run: m.run}, notify: notify, outcome: make(chan error, 1)}
 	w.mu.Lock()
 	if err := w.offer(&b.message); err != ErrWouldBlock {
+		if err == nil {
+			w.notifyLast(notify)
+		}
 		w.wake()
 		w.mu.Unlock()
 		return err
@@ -341,7 +345,11 @@ func (w *Writer) admitBlocked() {
 			return
 		}
 		b := w.limits.blocked.Remove(first).(*blockedSend)
-		b.serve(w.admit(&b.message))
+		err := w.admit(&b.message)
+		if err == nil {
+			w.notifyLast(b.notify)
+		}
+		b.serve(err)
 	}
 }
 

@@ -142,6 +142,27 @@ func (s *sender) sendTo(amount int) {
 	}
 }
 
+// writeNotify sends to the Writer at of line i, and notes the outcome of the message.
+func (s *sender) writeNotify(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
+	id := idOf(p)
+	s.noticing.Add(1)
+	_, err := at.w.WriteNotify(p, func(err error) {
+		defer s.noticing.Done()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, twice := at.notices[id]; twice {
+			s.t.Error("told twice")
+		}
+		at.notices[id] = err
+	})
+	clear(p)
+	s.record(i, err)
+	if err != nil {
+		s.noticing.Done()
+	}
+}
+
 // writeAll sends a message to the current Writers of all lines.
 func (s *sender) writeAll(amount int) {
 	refused := make(map[*sendq.Writer]error)

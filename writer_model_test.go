@@ -43,6 +43,7 @@ const (
 	opUrgent
 	opCloseWith
 	opWriteAll
+	opNotify
 	opCount
 )
 
@@ -186,6 +187,7 @@ type model struct {
 	farewell      []byte  // of each Writer that a limit ends, or nil
 	flushes       []<-chan error
 	concurrent    sync.WaitGroup // senders in goroutines of their own
+	noticing      sync.WaitGroup // calls of OnFlushed and WriteNotify to come
 
 	mu       sync.Mutex
 	returned map[string]int // how often OnUndelivered got the name with these messages
@@ -202,11 +204,12 @@ type line struct {
 type modelWriter struct {
 	*modelConn
 	w          *sendq.Writer
-	registered <-chan error // brings one value, and is closed
-	refused    error        // the result of Register
-	urgent     *sender      // of urgent messages to w
-	urgents    []urgentSend // in memory, those accepted
-	last       *messageID   // of CloseWith
+	registered <-chan error        // brings one value, and is closed
+	refused    error               // the result of Register
+	urgent     *sender             // of urgent messages to w
+	urgents    []urgentSend        // in memory, those accepted
+	last       *messageID          // of CloseWith
+	notices    map[messageID]error // outcomes by WriteNotify; model.mu guards it
 }
 
 // current returns the last Writer.
@@ -336,6 +339,16 @@ func (m *model) do(me *sender, op, amount int) {
 			break
 		}
 		before := at.w.Stats()
+		if amount%4 == 1 {
+			m.noticing.Add(1)
+			at.w.OnFlushed(func(err error) {
+				defer m.noticing.Done()
+				if after := at.w.Stats(); err == nil && after.Written+after.Dropped < before.Accepted {
+					m.t.Error("OnFlushed told of success, but not all before it has its outcome")
+				}
+			})
+			break
+		}
 		m.flushes = append(m.flushes, async(func() error {
 			err := at.w.Flush(context.Background())
 			after := at.w.Stats()
@@ -370,6 +383,13 @@ func (m *model) do(me *sender, op, amount int) {
 		m.settle()
 	case opSendTo:
 		me.sendTo(amount)
+	case opNotify:
+		if m.opts.Overflow == sendq.Block { // it may wait
+			s := m.newSender()
+			m.concurrent.Go(func() { s.writeNotify(i, at, amount) })
+		} else {
+			me.writeNotify(i, at, amount)
+		}
 	case opWriteAll:
 		me.writeAll(amount)
 	case opFanOut:
@@ -432,7 +452,7 @@ func (m *model) settle() {
 // is true, the old Writer's connection does not close until it is released.
 func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
-	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0)}
+	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0), notices: make(map[messageID]error)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
 	next.urgent = m.newSender()
 	if amount > 0 {
@@ -494,6 +514,7 @@ func (m *model) end() {
 	for _, flushed := range m.flushes {
 		require.NoError(m.t, within(m.t, flushed))
 	}
+	within(m.t, async(func() bool { m.noticing.Wait(); return true }))
 	within(m.t, async(m.broker.CloseNow)) // waits for the calls of OnUndelivered
 }
 
@@ -571,6 +592,7 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		if all := slices.Concat(o.arrived, o.undelivered); mw.last != nil && !mw.lossy {
 			require.Equal(t, *mw.last, all[len(all)-1])
 		}
+		mw.checkNotices(t, o.arrived, o.undelivered)
 		key := fmt.Sprint(l.name, o.undelivered)
 		switch {
 		case len(o.undelivered) == 0:
@@ -653,4 +675,20 @@ func (m *model) withoutFarewell(mw *modelWriter, wire []byte) []byte {
 		return wire[:at]
 	}
 	return wire
+}
+
+// checkNotices compares the outcomes that WriteNotify has told of with the messages.
+func (mw *modelWriter) checkNotices(t testing.TB, arrived, undelivered []messageID) {
+	for id, err := range mw.notices {
+		hasArrived, isUndelivered := slices.Contains(arrived, id), slices.Contains(undelivered, id)
+		switch {
+		case err == nil:
+			require.True(t, hasArrived || mw.lossy, "written, but not there")
+			require.False(t, isUndelivered, "written and undelivered")
+		case errors.Is(err, sendq.ErrDropped):
+			require.False(t, hasArrived || isUndelivered, "dropped, but there")
+		default:
+			require.True(t, isUndelivered, "neither written nor dropped nor undelivered: %v", err)
+		}
+	}
 }

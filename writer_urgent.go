@@ -26,7 +26,7 @@ var alwaysRoom = amount{64, 64 * messageOverhead}
 // the peer leaves even these messages unread. The message may be dropped after a takeover by a
 // Writer on another node.
 func (w *Writer) WriteAlways(p []byte) (int, error) {
-	if err := w.send(context.Background(), &payload{run: queue.Kept(bytes.Clone(p))}); err != nil {
+	if err := w.send(context.Background(), &payload{run: queue.Kept(bytes.Clone(p))}, nil); err != nil {
 		return 0, err
 	}
 	return len(p), nil

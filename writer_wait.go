@@ -20,8 +20,8 @@ func (w *Writer) Flush(ctx context.Context) error {
 		w.mu.Unlock()
 		return nil
 	}
-	ws := w.watch().makeWaiters()
-	return w.await(ctx, done, &ws.flushes, &waiter{written: w.written + w.pending()})
+	ws := w.makeWaiters()
+	return w.await(ctx, done, &ws.flushes, &waiter{at: w.lastAccepted()})
 }
 
 // WaitPending waits until at most maxBytes bytes are pending, counted as in
@@ -36,7 +36,7 @@ func (w *Writer) WaitPending(ctx context.Context, maxBytes int) error {
 		w.mu.Unlock()
 		return nil
 	}
-	ws := w.watch().makeWaiters()
+	ws := w.makeWaiters()
 	return w.await(ctx, done, &ws.pending, &waiter{bytes: int64(maxBytes)})
 }
 
@@ -46,29 +46,44 @@ func doneOf(ctx context.Context) <-chan struct{} {
 	return ctx.Done()
 }
 
-// A waiter is a call of Flush or WaitPending. Writer.mu guards the fields.
+// A waiter is a call of Flush, WaitPending, OnFlushed or WriteNotify. Writer.mu guards the fields.
+//
+// All but WaitPending wait for a message by its place among the messages that leave the queue; see
+// waiters.left.
 type waiter struct {
-	written int64         // Flush: the value of Writer.written to wait for, not counting dropped messages
-	bytes   int64         // WaitPending: the most bytes that may be queued
-	done    chan struct{} // closed when the wait is over or the Writer has ended
-	met     bool          // the wait is over because of its condition
+	at    int64 // the place of the message
+	only  bool  // WriteNotify: only this message matters, not those before it
+	bytes int64 // WaitPending: the most bytes that may be queued
+
+	// One of these gets the outcome.
+	outcome chan error  // Flush and WaitPending; buffered
+	call    func(error) // OnFlushed and WriteNotify
+
+	over bool // the outcome is on its way, or nobody waits for it any longer
 }
 
 // waiters holds the waiting calls. A nil *waiters has none. Writer.mu guards it.
 type waiters struct {
-	flushes list.List // of *waiter, in ascending order of written
+	flushes list.List // of *waiter, in ascending order of at
+	notices list.List // of *waiter, for OnFlushed and WriteNotify, in ascending order of at
 	pending list.List // of *waiter, for WaitPending
+	dropped int64     // messages dropped from the queue since the first of these calls
 }
 
-// makeWaiters returns the waiters, and makes them if there are none. mu is held.
-func (ws *watchers) makeWaiters() *waiters {
+// left returns how many messages have left the queue, written or dropped, apart from those dropped
+// before there were waiters. Writer.mu is held, here and below unless a comment says otherwise.
+func (ws *waiters) left(w *Writer) int64 { return w.written + ws.dropped }
+
+// makeWaiters returns the waiters, and makes them if there are none.
+func (w *Writer) makeWaiters() *waiters {
+	ws := w.watch()
 	if ws.waiters == nil {
 		ws.waiters = new(waiters)
 	}
 	return ws.waiters
 }
 
-// waiters returns the waiting calls, or nil if there are none. mu is held.
+// waiters returns the waiting calls, or nil if there are none.
 func (w *Writer) waiters() *waiters {
 	if w.watchers == nil {
 		return nil
@@ -76,93 +91,138 @@ func (w *Writer) waiters() *waiters {
 	return w.watchers.waiters
 }
 
-// await adds call to calls and waits until its condition is met, ctx is done, or the Writer has
-// ended. mu is held at the call, and not when await returns.
+// lastAccepted returns the place of the last message of the queue. There must be waiters.
+func (w *Writer) lastAccepted() int64 { return w.watchers.waiters.left(w) + w.pending() }
+
+// await adds call to calls and waits for its outcome, or until ctx is done. mu is held at the call,
+// and not when await returns.
 func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.List, call *waiter) error {
-	if w.state >= ended {
-		defer w.mu.Unlock()
-		w.notifyWaiters() // removes the lists if they are empty
-		return w.undeliveredError()
-	}
-	call.done = make(chan struct{})
+	call.outcome = make(chan error, 1)
 	element := calls.PushBack(call)
+	w.notifyWaiters() // the Writer may have ended
 	w.mu.Unlock()
 	select {
-	case <-call.done:
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if call.met {
-			return nil
-		}
-		return w.undeliveredError()
+	case err := <-call.outcome:
+		return err
 	case <-done:
 	}
-	w.mu.Lock()
-	calls.Remove(element) // does nothing if the wait ended at the same time
-	w.notifyWaiters()     // removes the list if it is empty
-	met, messages, bytes := call.met, w.pending(), w.queue.Bytes()
-	w.mu.Unlock()
-	if met {
-		return nil
+	if !w.forget(calls, element) {
+		return <-call.outcome // the wait ended at the same time
 	}
+	w.mu.Lock()
+	messages, bytes := w.pending(), w.queue.Bytes()
+	w.mu.Unlock()
 	return failed(contextCause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
+}
+
+// forget ends the wait of e without an outcome. It returns false if the wait is over. mu is not held.
+func (w *Writer) forget(calls *list.List, e *list.Element) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	call := e.Value.(*waiter)
+	if call.over {
+		return false
+	}
+	call.over = true
+	calls.Remove(e)
+	w.notifyWaiters() // removes the lists if they are empty
+	return true
 }
 
 // flushTarget returns how many messages of the queue may be written together. If a Flush waits,
 // its last message must not share a write with later ones, because Flush would wait for them
-// too. mu is held.
+// too.
 func (w *Writer) flushTarget() int64 {
 	if ws := w.waiters(); ws != nil {
 		if first := ws.flushes.Front(); first != nil {
-			return first.Value.(*waiter).written - w.written
+			return first.Value.(*waiter).at - ws.left(w)
 		}
 	}
 	return math.MaxInt64
 }
 
-// notifyWaiters ends the calls whose wait is over, or all if the Writer has ended. mu is held.
+// notifyWaiters ends the calls whose wait is over, or all if the Writer has ended.
 func (w *Writer) notifyWaiters() {
 	ws := w.waiters()
 	if ws == nil {
 		return
 	}
-	for e := ws.flushes.Front(); e != nil; e = ws.flushes.Front() {
-		call := e.Value.(*waiter)
-		if call.met = call.written <= w.written; !call.met && w.state < ended {
-			break // later ones wait for more
+	hasEnded := w.state >= ended
+	var failure error
+	if hasEnded {
+		failure = w.undeliveredError()
+	}
+	for _, calls := range []*list.List{&ws.flushes, &ws.notices} {
+		for e := calls.Front(); e != nil; e = calls.Front() {
+			if e.Value.(*waiter).at <= ws.left(w) {
+				w.endWait(calls, e, nil)
+			} else if hasEnded {
+				w.endWait(calls, e, failure)
+			} else {
+				break // later ones wait for more
+			}
 		}
-		ws.flushes.Remove(e)
-		close(call.done)
 	}
 	var next *list.Element
 	for e := ws.pending.Front(); e != nil; e = next {
 		next = e.Next()
-		call := e.Value.(*waiter)
-		if call.met = w.queue.Bytes() <= call.bytes; call.met || w.state >= ended {
-			ws.pending.Remove(e)
-			close(call.done)
+		if w.queue.Bytes() <= e.Value.(*waiter).bytes {
+			w.endWait(&ws.pending, e, nil)
+		} else if hasEnded {
+			w.endWait(&ws.pending, e, failure)
 		}
 	}
-	if ws.flushes.Len()+ws.pending.Len() == 0 {
+	if ws.flushes.Len()+ws.notices.Len()+ws.pending.Len() == 0 {
 		w.watchers.waiters = nil
-		if *w.watchers == (watchers{}) {
-			w.watchers = nil
-		}
+		w.forgetWatchers()
+	}
+}
+
+// endWait ends the wait of e, a call in calls.
+func (w *Writer) endWait(calls *list.List, e *list.Element, outcome error) {
+	call := calls.Remove(e).(*waiter)
+	call.over = true
+	if call.call != nil {
+		w.call(func() { call.call(outcome) })
+	} else {
+		call.outcome <- outcome
 	}
 }
 
 // moveFlushes accounts for n messages inserted after the first i of the queue, or removed there
-// if n is negative. If a call waits for more than i messages, its written moves. mu is held.
+// if n is negative.
 func (w *Writer) moveFlushes(i int, n int64) {
-	ws := w.waiters()
-	if ws == nil {
-		return
+	switch ws := w.waiters(); {
+	case ws == nil:
+	case n > 0:
+		first := ws.left(w) + int64(i)
+		moveBehind(&ws.flushes, first, n)
+		moveBehind(&ws.notices, first, n)
+	default:
+		w.dropped(ws, &ws.flushes, int64(i), -n)
+		w.dropped(ws, &ws.notices, int64(i), -n)
+		ws.dropped -= n
 	}
-	for e := ws.flushes.Back(); e != nil; e = e.Prev() {
-		call := e.Value.(*waiter)
-		if call.written <= w.written+int64(i) {
-			break
+}
+
+// moveBehind moves the places of the calls that wait for more than the first message by n.
+func moveBehind(calls *list.List, first, n int64) {
+	for e := calls.Back(); e != nil && e.Value.(*waiter).at > first; e = e.Prev() {
+		e.Value.(*waiter).at += n
+	}
+}
+
+// dropped accounts for n messages dropped from behind the first i of the queue. They have left the
+// queue before those i, so only the places up to the last of them change.
+func (w *Writer) dropped(ws *waiters, calls *list.List, i, n int64) {
+	kept := ws.left(w) + i
+	var next *list.Element
+	for e := calls.Front(); e != nil && e.Value.(*waiter).at <= kept+n; e = next {
+		next = e.Next()
+		if call := e.Value.(*waiter); call.only && call.at > kept {
+			w.endWait(calls, e, ErrDropped)
+		} else {
+			call.at = min(call.at, kept) + n
 		}
-		call.written = max(w.written+int64(i), call.written+n)
 	}
 }
