@@ -2,10 +2,12 @@ package sendq_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"math"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,6 +79,35 @@ func BenchmarkSend(b *testing.B) {
 			buf = append(buf, message...)
 		}
 	})
+}
+
+// BenchmarkFlush measures a message of 1 KiB on TCP while other goroutines write and flush small ones.
+func BenchmarkFlush(b *testing.B) {
+	for _, flushers := range []int{0, 16} {
+		b.Run(fmt.Sprintf("beside %d goroutines that flush", flushers), func(b *testing.B) {
+			w := sendq.NewWriter(drained(b), &sendq.WriterOptions{MaxPending: 1 << 20, Overflow: sendq.Block})
+			ctx, cancel := context.WithCancel(b.Context())
+			var flushes atomic.Int64
+			var flushing sync.WaitGroup
+			for range flushers {
+				flushing.Go(func() {
+					for message := make([]byte, 64); ctx.Err() == nil; time.Sleep(100 * time.Microsecond) {
+						w.Write(message)
+						w.Flush(ctx)
+						flushes.Add(1)
+					}
+				})
+			}
+			message := make([]byte, 1024)
+			for b.Loop() {
+				w.Write(message)
+			}
+			b.ReportMetric(float64(flushes.Load())/b.Elapsed().Seconds(), "flushes/s")
+			cancel()
+			flushing.Wait()
+			w.CloseNow()
+		})
+	}
 }
 
 // BenchmarkRoundTrip measures a 64-byte message and its answer on an idle connection, with

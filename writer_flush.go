@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime/debug"
 	"time"
 
@@ -23,12 +24,25 @@ const (
 // flush is the flusher: the goroutine that writes the queue to the connection. It stops when
 // the queue is empty or a takeover pauses the Writer; the next message or the end of the
 // takeover starts it again. While it runs, nothing else ends the Writer.
+//
+// A write that may wait must end where a waiting Flush does; see flushTarget. A write that does not
+// wait need not, and many small writes take long. So while a Flush waits, the flusher tries to
+// write without waiting, and divides a write only if the kernel is full.
 func (w *Writer) flush() {
 	w.mu.Lock()
+	isFull := false // the last try has shown that a write would wait
 	for w.mayWrite() {
-		if err := w.writeSome((*Writer).write); err != nil {
+		var all bool
+		var err error
+		if !isFull && w.socket.CanSend() && w.flushTarget() < math.MaxInt64 {
+			all, err = w.writeSome((*Writer).tryWrite, math.MaxInt64)
+		} else {
+			all, err = w.writeSome((*Writer).write, w.flushTarget())
+		}
+		if err != nil {
 			w.setAborting(err)
 		}
+		isFull = !all
 	}
 	if w.releaseFlusher() {
 		w.mu.Unlock()
@@ -50,7 +64,7 @@ func (w *Writer) flush() {
 // bytes at once. The caller has acquired the flusher. mu is held, but released during the write.
 func (w *Writer) tryFlush() {
 	if w.socket.CanSend() && w.state == open && w.mayWrite() {
-		if err := w.writeSome((*Writer).tryWrite); err != nil {
+		if _, err := w.writeSome((*Writer).tryWrite, math.MaxInt64); err != nil {
 			w.setAborting(err)
 		}
 		if w.state == open && w.queue.Empty() && w.releaseFlusher() {
@@ -91,24 +105,25 @@ func (w *Writer) releaseMemory() {
 	}
 }
 
-// writeSome makes one write from the front of the queue. After an error nothing more may be
+// writeSome makes one write from the front of the queue, of at most the given number of messages,
+// and reports whether it has written all that it tried to. After an error nothing more may be
 // written: the connection may have part of a message, and the next bytes would tear it. mu is
 // held, but released during the write.
-func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
+func (w *Writer) writeSome(write func(*Writer, []byte) (int, error), messages int64) (all bool, err error) {
 	w.queue.Shrink()
-	limit, target := maxWrite, w.flushTarget()
+	limit := maxWrite
 	if w.limits != nil {
-		limit, target = w.limits.maxWrite, min(target, w.limits.maxWriteMessages)
+		limit, messages = w.limits.maxWrite, min(messages, w.limits.maxWriteMessages)
 	}
 	if w.state == parting {
-		target = 1 // only the rest of the begun message
+		messages = 1 // only the rest of the begun message
 	}
 	var next []byte
 	var gathered *queue.Block
 	if w.messageFramed {
 		next = w.queue.PeekMessage()
 	} else {
-		next, gathered = w.queue.Peek(limit, target)
+		next, gathered = w.queue.Peek(limit, messages)
 	}
 	w.ages.Sample(w.pending(), queue.Now())
 	if w.limits != nil {
@@ -129,7 +144,7 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error)) error {
 	} else {
 		w.wrote(w.queue.Advance(n))
 	}
-	return err
+	return n == len(next), err
 }
 
 // write calls conn.Write and enforces the rules of io.Writer. If the connection was closed, the

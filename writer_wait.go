@@ -129,9 +129,9 @@ func (w *Writer) forget(calls *list.List, e *list.Element) bool {
 	return true
 }
 
-// flushTarget returns how many messages of the queue may be written together. If a Flush waits,
-// its last message must not share a write with later ones, because Flush would wait for them
-// too.
+// flushTarget returns how many messages of the queue one write may take if it may wait. If a Flush
+// waits, its last message must not share a write with later ones, because Flush would wait for
+// them too.
 func (w *Writer) flushTarget() int64 {
 	if ws := w.waiters(); ws != nil {
 		if first := ws.flushes.Front(); first != nil {

@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"testing"
@@ -105,6 +106,37 @@ func TestFlushDoesNotShareAWrite(t *testing.T) {
 		require.NoError(t, <-flushed, "although nobody reads the rest")
 		w.CloseNow()
 	})
+}
+
+// On a socket a write is divided for Flush only while the kernel is full.
+func TestFlushOnSockets(t *testing.T) {
+	needSocketWrites(t)
+	for _, tcp := range []bool{false, true} {
+		t.Run(fmt.Sprintf("TCP %v", tcp), func(t *testing.T) {
+			conn, peer := smallPair(t, tcp)
+			w := sendq.NewWriter(conn, nil)
+			const flushes = 100
+			w.Write(make([]byte, 1<<20)) // more than the kernel takes
+			var flushed []<-chan error
+			for range flushes {
+				w.Write([]byte("1"))
+				flushed = append(flushed, async(func() error { return w.Flush(t.Context()) }))
+			}
+			time.Sleep(10 * time.Millisecond) // they wait
+			w.Write(make([]byte, 1<<20))
+			before := w.Stats().Writes
+			_, err := io.ReadFull(peer, make([]byte, 1<<20+flushes))
+			require.NoError(t, err)
+			for _, f := range flushed {
+				require.NoError(t, <-f, "although nobody reads the rest")
+			}
+			s := w.Stats()
+			require.NotZero(t, s.Pending)
+			t.Logf("%d writes", s.Writes-before)
+			require.Less(t, s.Writes-before, int64(flushes/2))
+			w.CloseNow()
+		})
+	}
 }
 
 // Flush waits for the message being written, however many later ones are dropped.
