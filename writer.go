@@ -109,12 +109,11 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 	}
 	o := opts.checked()
 	network := sock.Network(conn)
-	isDatagram := sock.IsDatagram(network)
 	w := &Writer{
 		conn:          conn,
 		closeTimeout:  o.CloseTimeout,
-		messageFramed: o.MessageFramed || isDatagram,
-		losesNothing:  isDatagram || network == "pipe",
+		messageFramed: o.MessageFramed || sock.IsDatagram(network),
+		losesNothing:  sock.LosesNothing(network),
 		limits:        newLimits(conn, o),
 	}
 	if o.Budget != nil {

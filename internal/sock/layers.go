@@ -78,11 +78,23 @@ func isNil(conn net.Conn) bool {
 	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
+// Networks of the connections that package sendq makes of a stream, or of a function that sends
+// whole messages.
+const (
+	Stream   = "sendq-stream"
+	Messages = "sendq-messages"
+)
+
 // IsDatagram reports whether each Write on a connection of the network is one message to the
 // peer. Such messages must not be merged.
 func IsDatagram(network string) bool {
-	return network == "unixgram" || network == "unixpacket" ||
+	return network == "unixgram" || network == "unixpacket" || network == Messages ||
 		strings.HasPrefix(network, "udp") || strings.HasPrefix(network, "ip")
+}
+
+// LosesNothing reports whether Close of a connection of the network discards no written bytes.
+func LosesNothing(network string) bool {
+	return network == "pipe" || network == Stream || IsDatagram(network)
 }
 
 // Network returns the network of conn's local address, or "" if it has no address.

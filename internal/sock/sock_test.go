@@ -158,7 +158,16 @@ func TestIsDatagram(t *testing.T) {
 	for network, want := range map[string]bool{
 		"tcp": false, "unix": false, "pipe": false, "": false,
 		"udp": true, "udp6": true, "ip4:icmp": true, "unixgram": true, "unixpacket": true,
+		Messages: true, Stream: false,
 	} {
 		require.Equal(t, want, IsDatagram(network), network)
+	}
+}
+
+func TestLosesNothing(t *testing.T) {
+	for network, want := range map[string]bool{
+		"tcp": false, "unix": false, "": false, "pipe": true, "udp": true, Messages: true, Stream: true,
+	} {
+		require.Equal(t, want, LosesNothing(network), network)
 	}
 }
