@@ -89,8 +89,8 @@ func (w *Writer) endInTime() {
 // second or until the bound passes, and closes it. On a slow link, the end of a long farewell
 // is then lost if the peer has sent bytes and nobody read them. To prevent that, give the
 // wrapper a method NetConn, and a method CloseWrite unless the connection underneath has one. A
-// net.Pipe or a datagram connection loses nothing when it is closed, so there Shutdown does not
-// wait.
+// net.Pipe, a datagram connection, and the connections of StreamConn and MessageConn lose nothing
+// when they are closed, so there Shutdown does not wait.
 //
 // The error is nil if Close or Shutdown alone ended the Writer, and everything was delivered
 // except dropped messages. The goodbye after the messages, such as a

@@ -101,8 +101,9 @@ type WriterOptions struct {
 
 	// MessageFramed makes each message exactly one Write of the connection. Set it if the peer
 	// receives each Write as a message, as on the connections of websocket.NetConn. It is
-	// implied for UDP, IP, unixgram and unixpacket, judged by the network of the connection's
-	// LocalAddr. A stream protocol built on UDP should therefore report another network.
+	// implied for UDP, IP, unixgram, unixpacket and MessageConn, judged by the network of the
+	// connection's LocalAddr. A stream protocol built on UDP should therefore report another
+	// network.
 	MessageFramed bool
 }
 
