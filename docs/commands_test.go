@@ -49,6 +49,10 @@ var trials = map[string]trial{
 	"go run ./examples/clusterchat -embed":                       tryCluster,
 	"go run ./examples/clusterchat -addr 127.0.0.1:8081":         elsewhere("it is the second node beside -embed"),
 
+	"go run ./examples/sse":                        testedBy("examples/sse/sse_test.go", "TestCurl"),
+	"curl -N http://127.0.0.1:8080/events":         testedBy("examples/sse/sse_test.go", "TestCurl"),
+	"curl -d 'hello' http://127.0.0.1:8080/events": testedBy("examples/sse/sse_test.go", "TestCurl"),
+
 	"go run ./bench":         testedBy("bench/sections_test.go", "TestFanoutSection"),
 	"go run ./bench -quick":  testedBy("bench/sections_test.go", "TestFanoutSection"),
 	"go run ./bench -write":  testedBy("bench/report_test.go", "TestResultsAreWritten"),

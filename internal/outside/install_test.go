@@ -10,7 +10,7 @@ import (
 
 // testInstall installs each command for users, and runs it.
 func (w *world) testInstall(t *testing.T) {
-	for _, name := range []string{"chat", "webchat", "clusterchat"} {
+	for _, name := range []string{"chat", "webchat", "clusterchat", "sse"} {
 		t.Run(name, func(t *testing.T) {
 			w.install(t, name)
 			help, err := exec.Command(filepath.Join(w.bin, name), "-help").CombinedOutput()

@@ -22,7 +22,7 @@ const own = "github.com/sendq-go/sendq"
 
 // published has the folders of the modules that are released: those to import, and those with a
 // command to install. In the other modules are only tests, measurements and recipes.
-var published = []string{"", "natsrelay", "promsendq", "examples/webchat", "examples/clusterchat"}
+var published = []string{"", "natsrelay", "promsendq", "examples/webchat", "examples/clusterchat", "examples/sse"}
 
 // A world is a machine that has the go command, but no clone of the repository.
 type world struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"expvar"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -19,6 +20,7 @@ import (
 var (
 	ctx     context.Context
 	conn    net.Conn
+	rw      http.ResponseWriter
 	err     error
 	n       int
 	message []byte
