@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,11 +39,11 @@ func (w *world) testDocuments(t *testing.T) {
 	}
 }
 
-// documents returns the documents of the repository. The code in examples/websocket/README.md is
-// compared by a test there with the files that testRecipes compiles.
+// documents returns the documents of the repository. The code in a README of recipes is compared by
+// a test there with the files that testRecipes compiles.
 func (w *world) documents(t *testing.T) (documents []string) {
 	for _, name := range w.files {
-		if path.Ext(name) == ".md" && name != "examples/websocket/README.md" {
+		if path.Ext(name) == ".md" && !(slices.Contains(recipes, path.Dir(name)) && path.Base(name) == "README.md") {
 			documents = append(documents, name)
 		}
 	}

@@ -188,7 +188,7 @@ func (w *world) module(name string) string {
 // requireThirdParty skips the test if there is no module that a published one or a recipe requires.
 func (w *world) requireThirdParty(t *testing.T) {
 	download := []string{"mod", "download"}
-	for _, folder := range []string{"", "natsrelay", "promsendq", "examples/clusterchat", recipes} {
+	for _, folder := range append([]string{"", "natsrelay", "promsendq", "examples/clusterchat"}, recipes...) {
 		for _, r := range w.goMod(t, folder).Require {
 			if !r.Indirect && !strings.HasPrefix(r.Path, own) {
 				download = append(download, r.Path+"@"+r.Version)
