@@ -221,6 +221,16 @@ func (w *Writer) Done() <-chan struct{} {
 	return ws.done
 }
 
+// Closing reports whether the Writer accepts no more messages, because it is ending or has ended.
+//
+// A reader of the connection gets an error or io.EOF in either case: if the peer has closed the
+// connection, and if the Writer has. If Closing returns false then, it was not the Writer.
+func (w *Writer) Closing() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state >= closing
+}
+
 // Err returns the first cause of the Writer's end. It returns nil while the Writer lives, and
 // after a Close that delivered everything. The cause is one of these:
 //
