@@ -92,8 +92,13 @@ const (
 
 // NewWriter returns a Writer for conn. It copies opts; nil means the default options. From now
 // on the connection's sending half belongs to the Writer: nobody else may call Write,
-// CloseWrite or SetWriteDeadline on it. The caller still reads from conn, and must end the
-// Writer, by Close or otherwise. That closes conn.
+// CloseWrite, SetWriteDeadline, SetDeadline or Close on it. The caller still reads from conn, and
+// must end the Writer, by Close or otherwise. That closes conn.
+//
+// A reader that needs a deadline uses SetReadDeadline. The one of SetDeadline holds for writes too:
+// when it has passed, the next write ends the Writer with os.ErrDeadlineExceeded. If somebody
+// closes conn beneath an idle Writer, the Writer notices that at its next write, and not before.
+// So Done stays open, and the next message is accepted and undelivered.
 //
 // On a datagram connection each message is a datagram. As on any connection, an error ends the
 // Writer, even one that only reports a port where nobody listens. If a method of conn panics,
