@@ -65,3 +65,23 @@ func ExampleMessageConn() {
 	// one two
 	// <nil>
 }
+
+// A reader tells why reading has ended.
+func ExampleWriter_Closing() {
+	conn, peer := dialed()
+	w := sendq.NewWriter(conn, nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		io.Copy(io.Discard, conn) // the work of the reader
+		if w.Closing() {
+			fmt.Println("this side has closed:", w.Err())
+		} else {
+			fmt.Println("the peer has closed")
+		}
+	}()
+	peer.Close()
+	<-ended
+	w.Close()
+	// Output: the peer has closed
+}
