@@ -149,17 +149,10 @@ func (b *Budget) reserve(w *Writer, c charge) error {
 		if last.backlog == l {
 			return l.closed
 		}
-		go last.writer.exceedBudget(last.closed)
+		go last.writer.dismiss(last.closed)
 	}
 	b.add(l, &c, cost)
 	return nil
-}
-
-// exceedBudget ends the Writer because of slow. mu is not held.
-func (w *Writer) exceedBudget(slow error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	_ = w.disconnect(slow)
 }
 
 // These limit the cost of finding the Writers to end. A look at all holders takes 2 ms for

@@ -160,7 +160,8 @@ func (b node) NameLost(name string) {
 	go func() {
 		defer b.handbackSettled()
 		isTaken := b.takeLeftovers(w)
-		_ = w.abort(ErrNameLost)
+		w.dismiss(ErrNameLost)
+		<-w.Done()
 		if isTaken {
 			b.mu.Lock()
 			defer b.mu.Unlock()

@@ -433,6 +433,30 @@ func TestRelayNameLostMeanwhile(t *testing.T) {
 	})
 }
 
+// The peer of a Writer that loses its name learns why.
+func TestRelayFarewellOfALostName(t *testing.T) {
+	inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
+		conn := faultconn.New()
+		w := sendq.NewWriter(conn, &sendq.WriterOptions{Farewell: func(cause error) []byte {
+			require.ErrorIs(t, cause, sendq.ErrNameLost)
+			return []byte("farewell")
+		}})
+		require.NoError(t, bs[0].Register("bob", w))
+		waiting := conn.Stall()
+		require.NoError(t, bs[0].Send("bob", []byte("begun, ")))
+		<-waiting
+		require.NoError(t, bs[0].Send("bob", []byte("given up, ")))
+		h.port("a").node.NameLost("bob")
+		settle()
+		require.Zero(t, bs[1].Len(), "the name does not wait for the farewell")
+		require.False(t, hasEnded(w))
+		conn.Release()
+		<-w.Done()
+		require.Equal(t, "begun, farewell", string(conn.Bytes()))
+		require.EqualValues(t, 1, w.Stats().Undelivered)
+	})
+}
+
 // Lost messages are reported, and a new snapshot makes up for lost events.
 func TestRelayGap(t *testing.T) {
 	inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {

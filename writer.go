@@ -84,7 +84,7 @@ type state uint8
 const (
 	open      state = iota
 	closing         // accepts no more messages; the flusher writes the queue, then ends the Writer
-	parting         // a limit ends the Writer; the flusher finishes the begun message and says farewell
+	parting         // a limit or a lost name ends the Writer; the flusher finishes the begun message and says farewell
 	aborting        // writes no more; the flusher ends the Writer as soon as it can
 	ended           // the connection is closed; the queue holds the undelivered messages
 	announced       // all watchers know that the Writer has ended

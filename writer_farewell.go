@@ -1,12 +1,32 @@
 package sendq
 
+import "errors"
+
+// dismiss makes the Writer end because of cause, after a farewell if there is one. It does not wait
+// for the end. mu is not held.
+func (w *Writer) dismiss(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.setDismissed(cause)
+}
+
+// setDismissed is dismiss while mu is held.
+func (w *Writer) setDismissed(cause error) {
+	hasFarewell := w.limits != nil && w.limits.Farewell != nil
+	if hasFarewell && (errors.Is(cause, ErrSlowConsumer) || cause == ErrNameLost) {
+		w.part(cause)
+	} else if w.setAborting(cause) {
+		go w.interrupt() // the caller does not wait for that
+	}
+}
+
 // part makes the flusher finish the begun message and say farewell, and then end the Writer
-// because of slow. mu is held.
-func (w *Writer) part(slow error) {
+// because of cause. mu is held.
+func (w *Writer) part(cause error) {
 	if w.state >= parting {
 		return
 	}
-	w.state, w.err = parting, slow
+	w.state, w.err = parting, cause
 	w.startLinger()
 	w.endInTime()
 	w.refuseBlocked()
@@ -31,12 +51,12 @@ func (w *Writer) sayFarewell() {
 // goroutine, so a runtime.Goexit ends only that. mu is not held.
 func (w *Writer) farewell() []byte {
 	w.mu.Lock()
-	slow, aborted := w.err, w.watchers.linger.aborted
+	cause, aborted := w.err, w.watchers.linger.aborted
 	w.mu.Unlock()
 	result := make(chan []byte, 1)
 	go func() {
 		defer close(result)
-		result <- w.limits.Farewell(slow)
+		result <- w.limits.Farewell(cause)
 	}()
 	select {
 	case p := <-result:

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -52,9 +51,9 @@ func (a amount) minus(b amount) amount { return amount{a.messages - b.messages, 
 
 func (a amount) fits(bound amount) bool { return a.messages <= bound.messages && a.cost <= bound.cost }
 
-// newLimits returns the limits set by o, or nil if there are none.
+// newLimits returns the limits set by o, or nil if there are none and no Farewell.
 func newLimits(conn net.Conn, o WriterOptions) *limits {
-	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil {
+	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil {
 		return nil
 	}
 	l := &limits{WriterOptions: o, bound: amount{math.MaxInt64, math.MaxInt64}, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
@@ -182,11 +181,7 @@ func (w *Writer) reserve(m *payload) error {
 
 // disconnect ends the Writer because of slow, and returns the error for the message it refuses.
 func (w *Writer) disconnect(slow error) error {
-	if w.limits.Farewell != nil && errors.Is(slow, ErrSlowConsumer) {
-		w.part(slow)
-	} else if w.setAborting(slow) {
-		go w.interrupt() // the sender does not wait for that
-	}
+	w.setDismissed(slow)
 	return w.refusal()
 }
 

@@ -84,16 +84,18 @@ type WriterOptions struct {
 	CloseTimeout time.Duration
 
 	// Farewell returns the last words for a peer when a limit ends the Writer, such as an error
-	// message of the protocol. slow is the Writer's Err, which wraps ErrSlowConsumer. Nil means
-	// that the connection is closed at once.
+	// message of the protocol. A Broker with a Relay calls it too if another node has the name.
+	// cause is the Writer's Err, which wraps ErrSlowConsumer or ErrNameLost. Nil means that the
+	// connection is closed at once.
 	//
 	// With Farewell, the Writer accepts no more messages and gives up what is queued. It finishes
 	// what the connection has begun to take, calls Farewell, writes the result, waits for the
 	// peer as Close does, and ends, all within CloseTimeout. Until then it keeps its names at a
-	// Broker. A Budget no longer counts it. The farewell is not a message, so no figure counts
-	// it. Farewell has its own goroutine, and must not wait for the end of the Writer. It is
-	// called for limits only, and not if CloseTimeout or an error ends the Writer first.
-	Farewell func(slow error) []byte
+	// Broker, except a lost one. A Budget no longer counts it. The farewell is not a message, so
+	// no figure counts it. Farewell has its own goroutine, and must not wait for the end of the
+	// Writer. It is called for nothing else, and not if CloseTimeout or an error ends the Writer
+	// first.
+	Farewell func(cause error) []byte
 
 	// Budget limits the bytes of memory that the pending messages of all Writers with the same
 	// Budget take together. Nil means no such limit.

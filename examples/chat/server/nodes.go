@@ -41,6 +41,14 @@ func (s *Server) tellHere(room, format string, args ...any) {
 	}
 }
 
+// farewell returns the last line to a user whose name is lost, or who reads too slowly.
+func (s *Server) farewell(cause error) []byte {
+	if errors.Is(cause, sendq.ErrNameLost) {
+		return s.core.Line("error: you are logged in on another server")
+	}
+	return s.core.Line("error: too many lines wait for you")
+}
+
 // why explains why a user did not get a message.
 func why(r sendq.Refusal) string {
 	switch {

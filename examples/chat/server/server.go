@@ -96,6 +96,9 @@ func New(o Options) *Server {
 		Why:    why,
 		Armour: s.arm,
 	}
+	if opts.Relay != nil {
+		s.core.Hooks.Options.Farewell = s.farewell
+	}
 	return s
 }
 
