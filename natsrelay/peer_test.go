@@ -126,6 +126,24 @@ func TestNotSent(t *testing.T) {
 	assert.ErrorIs(t, newPeer(current).send(huge, answer), sendq.ErrTooLarge)
 }
 
+// TestLostHandover sends what a name leaves to a node that becomes unreachable. It is handed back, unless
+// that node has acknowledged it.
+func TestLostHandover(t *testing.T) {
+	for _, acknowledged := range []bool{false, true} {
+		p := newPeer(current)
+		p.sendHandover(handover{name: "x", undelivered: [][]byte{[]byte("hi")}}, []byte{itemHandover})
+		p.outbox.markPublished()
+		var want []string
+		if acknowledged {
+			p.handleAcknowledgement(&header{received: p.outbox.newest()})
+		} else {
+			want = append(want, "x")
+		}
+		p.markUnreachable(ErrNodeLost)
+		assert.Equal(t, want, p.relay.node.(*fakeNode).recorded().handedBack)
+	}
+}
+
 // TestDepartedPeerIsAnswered checks that a peer that has said bye gets an acknowledgement as long as it
 // waits for one. Two nodes that leave at the same time must not answer each other's answers.
 func TestDepartedPeerIsAnswered(t *testing.T) {
