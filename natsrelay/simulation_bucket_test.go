@@ -44,14 +44,25 @@ func (b *simBucket) lose() {
 }
 
 // forget loses the writes of the last d, as a new leader may do. Their revisions are not used again: if
-// they were, tokens would not grow.
+// they were, tokens would not grow. If it loses an entry of a node, it loses a renewal of its lease too:
+// otherwise the node could not notice.
 func (b *simBucket) forget(d time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	unaware := make(map[string]bool) // nodes that have lost an entry and no renewal
+	aware := make(map[string]bool)
 	for len(b.undo) > 0 {
 		last := b.undo[len(b.undo)-1]
-		if time.Since(last.at) > d {
+		if time.Since(last.at) > d && len(unaware) == 0 {
 			return
+		}
+		owner, _, _ := strings.Cut(b.entries[last.before.key].node, " ")
+		switch {
+		case last.before.key == leaseKey(owner):
+			aware[owner] = true
+			delete(unaware, owner)
+		case owner != "" && !aware[owner]:
+			unaware[owner] = true
 		}
 		b.isOlder = true
 		b.put(last.before)

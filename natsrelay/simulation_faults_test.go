@@ -124,11 +124,14 @@ func (c *simChaos) cause() {
 // that.
 func (c *simChaos) disturbTakeover(old, taker int) {
 	d := c.duration()
+	if lease := c.sim.relayOptions.Lease; c.random.IntN(2) == 0 {
+		d = lease + time.Duration(c.random.Int64N(int64(lease)))
+	}
 	switch c.random.IntN(4) {
 	case 0:
-		c.cut("cut one way in a takeover", []int{old, taker}, []simRoute{{old, taker}}, c.random.IntN(2) == 0, d)
+		c.cut("cut in a takeover", []int{old, taker}, []simRoute{{old, taker}, {taker, old}}, c.random.IntN(2) == 0, d)
 	case 1:
-		c.cut("cut one way in a takeover", []int{old, taker}, []simRoute{{taker, old}}, c.random.IntN(2) == 0, d)
+		c.cut("cut one way in a takeover", []int{old, taker}, []simRoute{{old, taker}}, c.random.IntN(2) == 0, d)
 	case 2:
 		c.freeze(old, d)
 	case 3:
@@ -155,7 +158,7 @@ func (c *simChaos) cutServer(server int, d time.Duration) {
 func (c *simChaos) during(what string, machines []int, d time.Duration, heal ...func()) {
 	s := c.sim
 	f := &simFault{what: what, machines: machines, from: time.Now()}
-	f.isBetweenMachines = strings.HasPrefix(what, "cut (") || strings.HasPrefix(what, "cut one way")
+	f.isBetweenMachines = strings.HasPrefix(what, "cut (") || strings.HasPrefix(what, "cut one way") || strings.HasPrefix(what, "cut in")
 	s.ledger.tell("%s of %v for %v", what, names(machines), d)
 	s.mu.Lock()
 	defer s.mu.Unlock()

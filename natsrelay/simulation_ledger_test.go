@@ -26,7 +26,8 @@ type simLedger struct {
 	holds    []*simHold
 	estates  []*simEstate
 	claims   []*simClaim
-	faults   []string // what was wrong
+	asked    map[string]time.Time // when a node was asked for a name first, by node, name and token
+	faults   []string             // what was wrong
 	trace    []string
 }
 
@@ -110,6 +111,7 @@ func newSimLedger() *simLedger {
 		start:    time.Now(),
 		messages: make(map[simKey]*simMessage),
 		received: make(map[string][]simRecord),
+		asked:    make(map[string]time.Time),
 	}
 }
 
@@ -274,6 +276,21 @@ func (l *simLedger) claimed(c *simClaim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.claims = append(l.claims, c)
+}
+
+// asks records that a node is asked for a name by the owner of a token.
+func (l *simLedger) asks(p *simProcess, name string, token uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if k := fmt.Sprint(p.id, name, token); l.asked[k].IsZero() {
+		l.asked[k] = time.Now()
+	}
+}
+
+// hasAsked reports whether the node of e had been asked for the claim c.
+func (l *simLedger) hasAsked(e *simEstate, c *simClaim) bool {
+	at, ok := l.asked[fmt.Sprint(e.from.id, e.name, c.token)]
+	return ok && at.Before(e.at)
 }
 
 func (l *simLedger) inherits(e *simEstate) {

@@ -302,6 +302,7 @@ type simBroker struct {
 // Evict begins a little later, as its goroutine may do.
 func (b simBroker) Evict(ctx context.Context, name, by string, token uint64) (relay.Handover, bool) {
 	s := b.process.sim
+	s.ledger.asks(b.process, name, token)
 	random := s.network.draw(simRoute{b.process.machine, b.process.machine}, "evict "+name)
 	if s.weather == simStorm && random.IntN(4) == 0 {
 		(&simChaos{s, random}).disturbTakeover(b.process.machine, int(by[0]-'a'))
