@@ -334,8 +334,15 @@ func (g *registry) passOn(ctx context.Context, key string, owners []string, revi
 	for ; len(owners) > 0; owners = owners[1:] {
 		isSelf := owners[0] == g.relay.id
 		p := g.relay.peer(owners[0])
-		if _, isHere := g.nameOf(key); isSelf && !isHere || !isSelf && (p == nil || !p.isAlive()) {
+		if _, isHere := g.nameOf(key); isSelf && !isHere || !isSelf && p == nil {
 			continue
+		}
+		if !isSelf {
+			if isDead, err := g.isDead(ctx, p); err != nil {
+				return err
+			} else if isDead {
+				continue
+			}
 		}
 		revision, err := g.bucket.write(ctx, key, strings.Join(owners, " "), revision)
 		switch {

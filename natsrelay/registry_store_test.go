@@ -124,6 +124,17 @@ func TestSweepPassesToSelf(t *testing.T) {
 	assert.Len(t, s.entries, 1)
 }
 
+// TestWithdrawalToSilentNode withdraws from an entry whose other node is silent. If that node is alive, it
+// notices that the entry is gone, because its lease is.
+func TestWithdrawalToSilentNode(t *testing.T) {
+	g, s := newMapStore()
+	g.silence("b")
+	s.put(leaseKey("b"), "b")
+	s.put(nameKey("x"), g.relay.id+" b")
+	require.NoError(t, g.withdraw(t.Context(), nameKey("x"), false))
+	assert.Empty(t, s.entries)
+}
+
 // TestWithdrawalFromOther withdraws after a lost answer. The entry of another node stays, even if this
 // node takes that one for dead.
 func TestWithdrawalFromOther(t *testing.T) {
