@@ -102,7 +102,7 @@ func (g *registry) renew(ctx context.Context) error {
 	for name, own := range g.names {
 		own.revision = unknownRevision
 		g.names[name] = own
-		g.workers.do(func() { g.verify(name, 0, "") })
+		g.retryLater(func(ctx context.Context) error { return g.verify(ctx, name, 0, "") })
 	}
 	return nil
 }

@@ -297,9 +297,13 @@ func (g *registry) withdrawLater(key string, isWriting bool) {
 }
 
 // retryLater calls f until it succeeds or the Relay ends. It does not wait.
-func (g *registry) retryLater(f func(ctx context.Context) error) {
+func (g *registry) retryLater(f func(ctx context.Context) error) { g.retry(f, 0) }
+
+// retry queues f again after each failure, so no number of them keeps others from a worker.
+func (g *registry) retry(f func(ctx context.Context) error, try int) {
 	g.workers.do(func() {
-		for try := 0; backOff(g.relay.ctx, try) == nil && f(g.relay.ctx) != nil; try++ {
+		if backOff(g.relay.ctx, try) == nil && f(g.relay.ctx) != nil {
+			g.retry(f, try+1)
 		}
 	})
 }
@@ -477,23 +481,29 @@ func (g *registry) verifyLater(name, rival string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if own, exists := g.names[name]; exists && !own.claiming {
-		g.workers.do(func() { g.verify(name, own.revision, rival) })
+		g.retryLater(func(ctx context.Context) error { return g.verify(ctx, name, own.revision, rival) })
 	}
 }
 
 // verify writes the entry of a name again, if this node has the name, or finds the name lost. While
-// another node takes the name over from this one, it is not lost before that node announces it.
-func (g *registry) verify(name string, revision uint64, rival string) {
+// another node takes the name over from this one, it is not lost before that node announces it. If
+// verify returns an error, neither is known yet.
+func (g *registry) verify(ctx context.Context, name string, revision uint64, rival string) error {
 	g.mu.Lock()
 	had, exists := g.names[name]
 	g.mu.Unlock()
 	if !exists || had.claiming {
-		return
+		return nil
 	}
-	_, _, err := g.acquire(g.relay.ctx, name, revision, false)
+	bounded, cancel := g.relay.bound(ctx)
+	defer cancel()
+	_, _, err := g.acquire(bounded, name, revision, false)
 	taken, ok := errors.AsType[*takenError](err)
-	if !ok || slices.Contains(taken.owners, g.relay.id) && taken.owners[0] != rival {
-		return // the entry is written, or the Relay is ending, or the name is moving
+	switch {
+	case !ok:
+		return err
+	case slices.Contains(taken.owners, g.relay.id) && taken.owners[0] != rival:
+		return nil // the name is moving
 	}
 	g.mu.Lock()
 	isLost := g.names[name] == had
@@ -502,11 +512,11 @@ func (g *registry) verify(name string, revision uint64, rival string) {
 	}
 	g.mu.Unlock()
 	if !isLost { // the lease was lost in the meantime, or the name was released
-		g.verify(name, 0, rival)
-		return
+		return g.verify(ctx, name, 0, rival)
 	}
 	g.relay.opts.Log.Warn("name lost to another node", "node", g.relay.id, "name", name)
 	g.relay.node.NameLost(name)
+	return nil
 }
 
 // close gives up all names and then the lease.

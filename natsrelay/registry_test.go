@@ -3,10 +3,12 @@ package natsrelay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -376,8 +378,55 @@ func TestVerifyAgain(t *testing.T) {
 	a.relay.peerFor("b").state = current
 	g.names["x"] = holding{revision: 5}
 	g.bucket = &takenStore{owners: "b " + a.relay.id, onRead: func() { g.names["x"] = holding{revision: unknownRevision} }}
-	g.verify("x", 5, "b")
+	require.NoError(t, g.verify(t.Context(), "x", 5, "b"))
 	assert.Equal(t, []string{"x"}, a.recorded().lost)
+}
+
+// TestVerifyWhileFull lets a node register more names again than there are workers, while JetStream
+// is full. Meanwhile it releases another name, which makes room. Then it registers all of them.
+func TestVerifyWhileFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newFakeWithoutNATS()
+		g, s := a.relay.registry, new(fullStore)
+		s.isFull.Store(true)
+		g.bucket = s
+		names := make(map[string]holding)
+		for i := range 2 * maxWorkers {
+			names[fmt.Sprint(i)] = holding{revision: 5}
+		}
+		g.names = maps.Clone(names)
+		for name := range names {
+			g.verifyLater(name, "")
+		}
+		time.Sleep(time.Second)
+		g.removeLater("y", 5)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for name := range names {
+			assert.EqualValues(t, 9, g.names[name].revision, name)
+		}
+		a.relay.stop()
+	})
+}
+
+// A fullStore has no room for a write until an entry is removed.
+type fullStore struct {
+	store
+	isFull atomic.Bool
+}
+
+func (s *fullStore) write(context.Context, string, string, uint64) (uint64, error) {
+	if s.isFull.Load() {
+		return 0, &jetstream.APIError{ErrorCode: 10047}
+	}
+	return 9, nil
+}
+
+func (s *fullStore) read(context.Context, string) (string, uint64, error) { return "", 0, nil }
+
+func (s *fullStore) remove(context.Context, string, uint64) error {
+	s.isFull.Store(false)
+	return nil
 }
 
 // A takenStore has one entry. It calls onRead when that is read.
