@@ -429,8 +429,12 @@ func (g *registry) evict(ctx context.Context, name, by string, token uint64) res
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.evictions = slices.DeleteFunc(g.evictions, func(other *eviction) bool { return other == e })
-	if e.response.found {
-		a = e.response
+	if older := e.response; older.found {
+		older.messages = append(older.messages, a.messages...)
+		if a.found { // the name was registered again in between
+			older.rooms = a.rooms
+		}
+		a = older
 	}
 	for _, other := range g.evictions {
 		if a.found && other.name == name && other.token > token {

@@ -211,6 +211,25 @@ func TestNewestInherits(t *testing.T) {
 	})
 }
 
+// TestNewestInheritsFromBoth is TestNewestInherits of a name that was registered again in between. The
+// newest node gets what both Writers leave.
+func TestNewestInheritsFromBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newFakeWithoutNATS()
+		n.onEvict = func(context.Context) { time.Sleep(time.Second) }
+		g := n.relay.registry
+		g.bucket = &takenStore{owners: "c b", onRead: func() {}}
+		answers := make(chan response, 2)
+		evict := func(by string, token uint64) { answers <- g.evict(t.Context(), "x", by, token) }
+		go evict("b", 6)
+		time.Sleep(time.Millisecond)
+		go evict("c", 7)
+		require.Equal(t, response{}, <-answers)
+		left := []byte("left by x")
+		require.Equal(t, response{found: true, messages: [][]byte{left, left}, rooms: []string{"room"}}, <-answers)
+	})
+}
+
 // A slowNode has a name, and gives it up slowly.
 type slowNode struct {
 	*fakeNode
