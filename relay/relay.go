@@ -110,7 +110,7 @@ type Node interface {
 	Deliver(ds []Delivery) []Outcome
 
 	// Apply applies the announcements of another node. If snapshot is true, events is the
-	// result of Snapshot on that node, and everything known about the node before is void.
+	// result of Snapshot on that node, and everything it has announced before is void.
 	Apply(node string, events []Event, snapshot bool)
 
 	// Snapshot calls f with everything other nodes should know about this one. Later events

@@ -63,14 +63,15 @@ func (d *Directory) node(name string) *node {
 	return d.nodes[name]
 }
 
-// missing returns the end of each name of n without an event in a snapshot.
+// missing returns the end of each present name of n without an event in a snapshot. A name may have
+// been granted to n after that snapshot, so an arriving one is not missing.
 func (n *node) missing(snapshot []relay.Event) (events []relay.Event) {
 	exists := make(map[string]bool)
 	for _, e := range snapshot {
 		exists[e.Name] = true
 	}
 	for _, e := range n.entries.Members() {
-		if !exists[e.name] {
+		if !e.arriving && !exists[e.name] {
 			events = append(events, e.left())
 		}
 	}

@@ -108,6 +108,13 @@ func TestRules(t *testing.T) {
 			a snapshot: joined 6  | -x@a
 			a snapshot:           | -bob@a
 			a snapshot: joined 7  | +bob@a`,
+		"a snapshot may be older than a move": `
+			b:                    |
+			a: joined 5, in x     | +bob@a +x@a
+			a: moved 7 b          | arriving
+			b snapshot:           | arriving
+			b snapshot: joined 6  | arriving
+			b: joined 7, in x     |`,
 	} {
 		t.Run(rule, func(t *testing.T) {
 			d := New()

@@ -96,7 +96,7 @@ func (r *run) step() {
 		r.learn(node)
 		r.compare(left, func(f report) { r.d.Apply(node, events, true, f) }, func() {
 			r.m.remove(func(f *fact) bool {
-				return f.node == node && !slices.ContainsFunc(events, func(e relay.Event) bool { return e.Name == f.name })
+				return f.node == node && !f.arriving && !slices.ContainsFunc(events, func(e relay.Event) bool { return e.Name == f.name })
 			})
 			for _, e := range events {
 				r.m.apply(node, e)
