@@ -12,8 +12,10 @@ import (
 // by commas. The servers need JetStream. opts may be nil. natsOptions configure both connections of
 // the Relay: credentials, TLS, a name, handlers. Options that limit reconnecting have no effect.
 //
-// Connect fails if an option is invalid, if NATS or JetStream does not answer within Options.Timeout,
-// or if NATS refuses a right that the node needs. Later the Relay reconnects by itself, however long
+// Connect fails if an option is invalid, if no NATS server answers, if JetStream does not answer within
+// Options.Timeout, or if NATS refuses a right that the node needs. Each server has a fifth of the Lease
+// to answer, at least 1 s and at most 5 s; so with three servers of which none answers, Connect takes 6 s
+// by default. Later the Relay reconnects by itself, however long
 // NATS is away.
 func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, error) {
 	if opts == nil {

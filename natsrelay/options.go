@@ -23,8 +23,9 @@ type Options struct {
 	// minimum is 1 s, the default 10 s.
 	Lease time.Duration
 
-	// Timeout bounds the wait for an answer in Connect, Register, JoinReplay and direct messages.
-	// A context, as of RegisterContext, may end the wait earlier. The default is 5 s.
+	// Timeout bounds the wait for an answer in Register, JoinReplay and direct messages, and for
+	// JetStream's answer in Connect. A context, as of RegisterContext, may end the wait earlier.
+	// The default is 5 s.
 	Timeout time.Duration
 
 	// MaxQueuedBytes limits the queue for each other node, which grows while NATS or the node does
