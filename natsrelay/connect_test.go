@@ -118,7 +118,7 @@ func TestJetStreamErrors(t *testing.T) {
 	assert.ErrorContains(t, err, "the NATS servers need JetStream, in the account of this user")
 
 	s = newConfiguredServer(t, `jetstream { max_memory_store: 600 }`)
-	n := newFake(t, s.url, Options{Timeout: 4 * time.Second})
+	n := newFake(t, s.url, Options{Timeout: 4 * time.Second, Lease: 3 * time.Second})
 	for i := 0; err == nil || i == 0; i++ {
 		_, _, err = n.relay.Claim(t.Context(), fmt.Sprint(i), false)
 	}
@@ -128,7 +128,10 @@ func TestJetStreamErrors(t *testing.T) {
 		_, _, err = n.relay.Claim(t.Context(), "x", false)
 		assert.ErrorContains(t, err, "insufficient resources")
 	}
-	n.relay.Release("0") // needs a worker
+	eventually(t, func() bool { return n.relay.registry.leaseAge() > n.relay.opts.Lease }) // it needs room too
+	_, _, err = n.relay.Claim(t.Context(), "x", false)
+	assert.ErrorContains(t, err, "insufficient resources")
+	n.relay.Release("0") // needs a worker and the bucket
 	eventually(t, func() bool {
 		_, _, err = n.relay.Claim(t.Context(), "x", false)
 		return err == nil

@@ -87,13 +87,19 @@ func (g *registry) renew(ctx context.Context) error {
 			written, err = g.bucket.write(ctx, leaseKey(g.relay.id), g.relay.id, revision)
 		}
 	}
+	if isFull(err) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.noRoom = err
+		return err // the bucket stays open, so names can be released and make room
+	}
 	if err != nil {
 		g.bucket.reset()
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.lease, g.renewedAt = written, start
+	g.lease, g.renewedAt, g.noRoom = written, start, nil
 	if !isNew && written > highest {
 		g.highest = max(g.highest, written)
 		return nil

@@ -43,6 +43,7 @@ type registry struct {
 	mu        sync.Mutex
 	lease     uint64             // revision of this node's lease; 0 if it has none
 	renewedAt time.Time          // when the lease was renewed last
+	noRoom    error              // JetStream was full at the last renewal; nil if it was not
 	highest   uint64             // highest revision that this node has written
 	names     map[string]holding // names that this node has or claims
 	evictions []*eviction        // under way on this node
@@ -109,9 +110,13 @@ func (g *registry) waitReady(ctx context.Context) error {
 	for try := 0; ; try++ {
 		g.mu.Lock()
 		hasLease := g.lease != 0 && time.Since(g.renewedAt) < g.relay.opts.Lease
+		noRoom := g.noRoom
 		g.mu.Unlock()
-		if hasLease && !g.relay.isCutOff() {
+		switch {
+		case hasLease && !g.relay.isCutOff():
 			return nil
+		case !hasLease && noRoom != nil:
+			return failed(noRoom, "cannot claim a name without a lease")
 		}
 		if err := backOff(ctx, 1+try); err != nil {
 			return fmt.Errorf("natsrelay: cannot claim a name without reaching the other nodes: %w", err)
