@@ -151,6 +151,52 @@ func ExampleWriter_Shutdown() {
 	// Output: <nil>
 }
 
+// Whoever closes many connections need not wait for each.
+func ExampleWriter_CloseWith() {
+	conn, peer := dialed()
+	defer peer.Close()
+	w := sendq.NewWriter(conn, nil)
+	w.WriteString("hello\n")
+	if err := w.CloseWith([]byte("the server restarts\n")); err != nil {
+		fmt.Println("closed before:", err)
+	}
+
+	received, _ := io.ReadAll(peer)
+	fmt.Printf("%s", received)
+	// Output:
+	// hello
+	// the server restarts
+}
+
+// A client that reads too slowly learns why it is disconnected.
+func ExampleWriterOptions_farewell() {
+	conn, peer := net.Pipe() // a peer that does not read yet
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{
+		MaxMessages: 2,
+		Farewell:    func(slow error) []byte { return []byte("ERROR :" + slow.Error() + "\n") },
+	})
+	for w.Err() == nil {
+		w.WriteString("PRIVMSG #go :hello\n")
+	}
+
+	received, _ := io.ReadAll(peer)
+	fmt.Printf("%s", received[bytes.Index(received, []byte("ERROR")):])
+	// Output: ERROR :sendq: slow consumer: MaxMessages of 2 exceeded
+}
+
+// A price is worth nothing after a while, but its reader is not cut off.
+func ExampleWriterOptions_expire() {
+	conn, _ := net.Pipe() // a peer that does not read
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: 20 * time.Millisecond, Expire: true})
+	defer w.CloseNow()
+	for w.Stats().Dropped == 0 {
+		w.WriteString("price\n")
+		time.Sleep(time.Millisecond)
+	}
+	fmt.Println("Err:", w.Err())
+	// Output: Err: <nil>
+}
+
 // These limits suit a server of many clients, of which some are slow and some vanish.
 func ExampleWriterOptions() {
 	budget := sendq.NewBudget(1 << 30) // for all clients together

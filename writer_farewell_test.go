@@ -2,8 +2,6 @@ package sendq_test
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"iter"
 	"net"
 	"runtime"
@@ -349,36 +347,4 @@ func TestCloseWithEndsInTime(t *testing.T) {
 		w.CloseNow()
 		require.ErrorIs(t, w.CloseWith([]byte("late")), net.ErrClosed)
 	})
-}
-
-// The parts of a server that closes many connections need not wait for each.
-func ExampleWriter_CloseWith() {
-	conn, peer := dialed()
-	defer peer.Close()
-	w := sendq.NewWriter(conn, nil)
-	w.WriteString("hello\n")
-	fmt.Println(w.CloseWith([]byte("the server restarts\n")))
-
-	received, _ := io.ReadAll(peer)
-	fmt.Printf("%s", received)
-	// Output:
-	// <nil>
-	// hello
-	// the server restarts
-}
-
-// A client that reads too slowly learns why it is disconnected.
-func ExampleWriterOptions_farewell() {
-	conn, peer := net.Pipe()
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{
-		MaxMessages: 2,
-		Farewell:    func(slow error) []byte { return []byte("ERROR :" + slow.Error() + "\r\n") },
-	})
-	for w.Err() == nil {
-		w.WriteString("PRIVMSG #go :hello\r\n")
-	}
-	received, _ := io.ReadAll(peer)
-	lines := strings.Split(strings.TrimSpace(string(received)), "\r\n")
-	fmt.Println(lines[len(lines)-1])
-	// Output: ERROR :sendq: slow consumer: MaxMessages of 2 exceeded
 }

@@ -93,6 +93,7 @@ func FuzzWriter(f *testing.F) {
 					{opStall, 0, opBurst, 3, opFlush, 1, opBurst, 60, opSleep, 30, opRelease, 0, opBurst, 9},
 					{opBurst, 9, opFail, 100, opBurst, 30, opFlush, 1, opSend, 40, opEnd, 1},
 					{opStall, 0, opBurst, 40, opFlush, 0, opSleep, 255, opSend, 1, opEnd, 2},
+					{opStall, 0, opBurst, 9, opAlways, 30, opUrgent, 20, opBurst, 60, opUrgent, 2, opCloseWith, 9, opRelease, 0},
 					{opStall, 0, opBurst, 20, opTakeover, 3, opFanOut, 9, opSlowTakeover, 0, opSendTo, 60, opRelease, 0},
 				} {
 					f.Add(slices.Concat(setting(overflow, kind, 2, limits), operations))
@@ -102,6 +103,10 @@ func FuzzWriter(f *testing.F) {
 	}
 	for _, input := range tearing {
 		f.Add(input)
+	}
+	for overflow := range sendq.DropOldest + 1 {
+		f.Add(slices.Concat(setting(overflow, inMemory, 2, limitMessages|limitTime|limitExpire|farewell),
+			[]byte{opStall, 0, opBurst, 9, opAlways, 9, opSleep, 50, opUrgent, 9, opSleep, 50, opBurst, 30, opRelease, 0}))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if len(input) >= 2 {
