@@ -97,7 +97,7 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 		if err = w.offerLimited(m); err == nil {
 			accepted = 1
 		}
-	case w.isWithinLimits(amountOf(m.len(), m.size())):
+	case w.hasRoom(amountOf(m.len(), m.size())) && !w.limits.isBlocked():
 		if err = w.admit(m); err == nil {
 			accepted = m.len()
 		}

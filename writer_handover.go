@@ -51,7 +51,7 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	}
 	front := w.front()
 	if w.limits != nil && w.limits.exempt.messages < int64(front) {
-		w.limits.exempt = amountOf(front, w.queue.SizeOf(front))
+		w.limits.setExempt(amountOf(front, w.queue.SizeOf(front)))
 	}
 	messages := w.queue.Insert(front, inherited)
 	w.accepted += int64(messages)
@@ -60,8 +60,8 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.moveFlushes(front, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
-		w.limits.exempt = w.limits.exempt.plus(
-			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)})
+		w.limits.setExempt(w.limits.exempt.plus(
+			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)}))
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
 			_ = w.disconnect(slow)
 		}

@@ -32,7 +32,8 @@ type limits struct {
 	// MaxMessages. While there are some, these limits hold for a replay; see give.
 	exempt amount
 
-	bound amount // MaxMessages and MaxPending, or no bound where they are 0
+	bound amount // MaxMessages and MaxPending, or unbounded where they are 0
+	most  amount // that may be pending: bound, and with Disconnect exempt too
 
 	// These limit one conn.Write.
 	maxWrite         int // in bytes
@@ -41,6 +42,9 @@ type limits struct {
 
 // An amount is messages as MaxMessages and MaxPending count them.
 type amount struct{ messages, cost int64 }
+
+// unbounded leaves room for a sum.
+var unbounded = amount{math.MaxInt64 / 2, math.MaxInt64 / 2}
 
 // amountOf returns the amount of messages of size bytes together.
 func amountOf(messages, size int) amount { return amount{int64(messages), costOf(messages, size)} }
@@ -56,13 +60,14 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil {
 		return nil
 	}
-	l := &limits{WriterOptions: o, bound: amount{math.MaxInt64, math.MaxInt64}, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
+	l := &limits{WriterOptions: o, bound: unbounded, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
 	if o.MaxPending > 0 {
-		l.bound.cost = int64(o.MaxPending)
+		l.bound.cost = min(int64(o.MaxPending), unbounded.cost)
 	}
 	if o.MaxMessages > 0 {
-		l.bound.messages = int64(o.MaxMessages)
+		l.bound.messages = min(int64(o.MaxMessages), unbounded.messages)
 	}
+	l.setExempt(amount{})
 	if o.WriteTimeout > 0 {
 		l.maxWrite = sock.ProgressWrite(conn, maxWrite, maxUnseenWrite)
 	}
@@ -96,14 +101,14 @@ func (w *Writer) pendingAmount() amount {
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
-	need, cost := m.need(), costOf(1, m.size())
+	need := m.need()
 	switch {
 	case w.state != open:
 		return w.refusal()
 	case need.cost > l.bound.cost:
-		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, cost, l.MaxPending)
-	case l.Budget != nil && cost > int64(l.Budget.limit):
-		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, cost, l.Budget.limit)
+		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, costOf(1, m.size()), l.MaxPending)
+	case l.Budget != nil && costOf(1, m.size()) > int64(l.Budget.limit):
+		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, costOf(1, m.size()), l.Budget.limit)
 	case w.hasRoom(need) && !l.mustWait(m):
 		return w.admit(m)
 	}
@@ -135,25 +140,26 @@ func (w *Writer) exceeded(need amount) error {
 		ErrSlowConsumer, l.MaxPending, pending.cost, need.cost)
 }
 
-// isWithinLimits reports whether there is room for messages, and no sender waits for room.
-// Messages must not overtake those of blocked senders.
-func (w *Writer) isWithinLimits(need amount) bool {
-	return w.hasRoom(need) && w.limits.blocked.Len() == 0
-}
-
 // extendsFreely reports whether a message of size bytes may be appended to the last one without
 // further checks.
 func (w *Writer) extendsFreely(size int) bool {
-	return w.limits.Budget == nil && w.isWithinLimits(amountOf(1, size))
+	return w.limits.Budget == nil && w.hasRoom(amountOf(1, size)) && !w.limits.isBlocked()
 }
 
 // hasRoom reports whether MaxPending and MaxMessages have room for messages.
 func (w *Writer) hasRoom(need amount) bool {
-	l := w.limits
-	if l.exempt.messages > 0 && l.Overflow == Disconnect {
-		need = need.minus(l.exempt)
+	return w.pendingAmount().plus(need).fits(w.limits.most)
+}
+
+// isBlocked reports whether senders wait for room. Other messages must not overtake theirs.
+func (l *limits) isBlocked() bool { return l.blocked.Len() > 0 }
+
+// setExempt sets exempt, and most accordingly.
+func (l *limits) setExempt(exempt amount) {
+	l.exempt, l.most = exempt, l.bound
+	if l.Overflow == Disconnect {
+		l.most = l.bound.plus(exempt)
 	}
-	return w.pendingAmount().plus(need).fits(l.bound)
 }
 
 // admit accepts m if the Budget has room. Otherwise it ends the Writer.
@@ -221,11 +227,10 @@ func (w *Writer) dropOldest(n int) {
 
 // release accounts for messages that have left the queue.
 func (l *limits) release(w *Writer, r queue.Removed) {
-	if l.exempt.messages > 0 {
-		l.exempt = l.exempt.minus(amountOf(r.Messages, r.Size))
-		if l.exempt.messages <= 0 {
-			l.exempt = amount{}
-		}
+	if exempt := l.exempt; exempt.messages > int64(r.Messages) {
+		l.setExempt(exempt.minus(amountOf(r.Messages, r.Size)))
+	} else if exempt.messages > 0 {
+		l.setExempt(amount{})
 	}
 	l.Budget.release(w, r)
 }
@@ -257,7 +262,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		w.enqueue(&m)
 	}
 	if isExempt && len(messages) > 0 {
-		w.limits.exempt = w.pendingAmount() // the messages before them leave first
+		w.limits.setExempt(w.pendingAmount()) // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)

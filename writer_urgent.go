@@ -70,7 +70,7 @@ func (w *Writer) offerUrgent(m *payload) error {
 			return w.disconnect(slow)
 		}
 		if w.limits.exempt.messages > int64(front) {
-			w.limits.exempt = w.limits.exempt.plus(amountOf(1, m.size()))
+			w.limits.setExempt(w.limits.exempt.plus(amountOf(1, m.size())))
 		}
 	}
 	w.queue.PushAt(front, m.run)
@@ -101,9 +101,9 @@ func (w *Writer) moveUrgent(i int, n int64) {
 // isKept reports whether m must not be dropped.
 func (m *payload) isKept() bool { return m.run.Block != nil && m.run.Block.IsKept() }
 
-// need returns the room that m needs at MaxPending and MaxMessages.
+// need returns the room that m, one message, needs at MaxPending and MaxMessages.
 func (m *payload) need() amount {
-	need := amountOf(m.len(), m.size())
+	need := amountOf(1, m.size())
 	if m.isKept() {
 		need = need.minus(alwaysRoom)
 	}
