@@ -181,7 +181,7 @@ func ExampleWriterOptions_farewell() {
 
 	received, _ := io.ReadAll(peer)
 	fmt.Printf("%s", received[bytes.Index(received, []byte("ERROR")):])
-	// Output: ERROR :sendq: slow consumer: MaxMessages of 2 exceeded
+	// Output: ERROR :sendq: slow consumer: MaxMessages of 2 exceeded: 2 pending
 }
 
 // A price is worth nothing after a while, but its reader is not cut off.

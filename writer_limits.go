@@ -127,17 +127,17 @@ func (w *Writer) offerLimited(m *payload) error {
 			return ErrDropped
 		}
 	}
-	return w.disconnect(w.exceeded(need))
+	return w.disconnect(w.exceeded(m))
 }
 
-// exceeded returns the error for messages that exceed MaxPending or MaxMessages.
-func (w *Writer) exceeded(need amount) error {
+// exceeded returns the error for m if MaxPending or MaxMessages has no room for it.
+func (w *Writer) exceeded(m *payload) error {
 	l, pending := w.limits, w.pendingAmount()
-	if l.MaxMessages > 0 && pending.plus(need).messages > int64(l.MaxMessages) {
-		return fmt.Errorf("%w: MaxMessages of %d exceeded", ErrSlowConsumer, l.MaxMessages)
+	if pending.plus(m.need()).messages > l.most.messages {
+		return fmt.Errorf("%w: MaxMessages of %d exceeded: %d pending", ErrSlowConsumer, l.MaxMessages, pending.messages)
 	}
 	return fmt.Errorf("%w: MaxPending of %d bytes exceeded: %d pending, %d more",
-		ErrSlowConsumer, l.MaxPending, pending.cost, need.cost)
+		ErrSlowConsumer, l.MaxPending, pending.cost, costOf(1, m.size()))
 }
 
 // extendsFreely reports whether a message of size bytes may be appended to the last one without

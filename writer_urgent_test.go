@@ -230,6 +230,12 @@ func TestWriteAlwaysBeyondMaxMessages(t *testing.T) {
 		require.NoError(t, second(w.WriteAlways(nil)))
 	}
 	require.ErrorIs(t, second(w.WriteAlways(nil)), sendq.ErrSlowConsumer)
+	require.ErrorContains(t, w.Err(), "MaxMessages of 1 exceeded: 65 pending")
+
+	w, _ = stuck(t, &sendq.WriterOptions{MaxPending: 200})
+	require.NoError(t, second(w.WriteAlways(counted(4000))))
+	require.ErrorIs(t, second(w.WriteAlways(counted(300))), sendq.ErrSlowConsumer)
+	require.ErrorContains(t, w.Err(), "MaxPending of 200 bytes exceeded: 4100 pending, 300 more")
 }
 
 func TestWriteAlwaysTooLarge(t *testing.T) {
