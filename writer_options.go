@@ -8,8 +8,8 @@ import (
 // WriterOptions configure a Writer. The zero value of each field is its default: the queue has
 // no limit, and the peer may take as long as it likes.
 //
-// If a limit ends the Writer, its connection is closed. Err and later sends then return an
-// error that names the limit and wraps ErrSlowConsumer.
+// If a limit ends the Writer, its connection is closed, after a Farewell if there is one. Err and
+// later sends then return an error that names the limit and wraps ErrSlowConsumer.
 type WriterOptions struct {
 	// MaxPending limits the pending bytes, queued or being written. Each message counts as its
 	// size plus 64 bytes, so tiny messages cannot evade the limit. If a message would exceed
