@@ -71,6 +71,7 @@ type Broker struct {
 	all       *group // the members that Broadcast reaches: every one
 	closed    bool   // no new names
 	observers set.Set[*observer]
+	slow      set.Map[*member, *set.Set[*Writer]] // the names with slow Writers, and these
 	handbacks handbacks
 	fanOuts   fanOuts
 	cluster   *cluster // nil without a Relay

@@ -12,7 +12,8 @@ import (
 // A target identifies the recipients of a message.
 type target struct {
 	relay.Target
-	here bool // only those on this node
+	here bool    // only those on this node
+	key  *string // of PublishLatest, or nil
 }
 
 func toName(name string) target { return target{Target: relay.Target{Name: name}} }
@@ -76,6 +77,12 @@ func (b *Broker) count(t target) int {
 		return g.Len()
 	}
 	return 0
+}
+
+// latest returns t for the newest message of key.
+func (t target) latest(key string) target {
+	t.key = &key
+	return t
 }
 
 // use returns the group of t, or nil, and keeps it until done. mu is not held.
@@ -154,7 +161,7 @@ func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[
 	defer g.order.Unlock()
 	members, except, nodes := b.recipients(g, t, len(messages))
 	for len(messages) > 0 {
-		m := payload{run: g.log.Append(messages)}
+		m := payload{run: g.copyOf(messages, t.key), key: t.key}
 		messages = messages[m.len():]
 		if len(nodes) > 0 { // before a member here can move there
 			b.postAll(nodes, t, m.run)
@@ -172,6 +179,15 @@ func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[
 		g.kept.Add(m.run)
 	}
 	return accepted
+}
+
+// copyOf returns copies of the first of the messages in one block. A message with a key gets its own
+// block, because a Writer that keeps it long should not keep others.
+func (g *group) copyOf(messages [][]byte, key *string) queue.Run {
+	if key != nil {
+		return queue.Shared(messages[0])
+	}
+	return g.log.Append(messages)
 }
 
 // postAll sends r, which is for t, to other nodes.

@@ -146,6 +146,7 @@ func (n *member) add(h *holder) {
 // remove removes h from the holders. The end of its Writer no longer matters.
 func (n *member) remove(h *holder) {
 	h.writer.removeEndHook(&h.hook)
+	h.writer.lostName(n)
 	if h.prev != nil {
 		h.prev.next = h.next
 	} else {
@@ -255,10 +256,12 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 	if isNew {
 		b.names.Put(name, n)
 		b.all.Add(n)
-		if b.cluster == nil { // otherwise the caller announces it with its rooms
-			b.notify(Event{Kind: EventJoined, Name: name})
+		if b.cluster != nil {
+			return nil // the caller announces it with its rooms, and calls pressedBy
 		}
+		b.notify(Event{Kind: EventJoined, Name: name})
 	}
+	b.pressedBy(n, w)
 	return nil
 }
 
@@ -270,6 +273,7 @@ func (b *Broker) follow(n *member, w *Writer) (*holder, error) {
 	if !b.tally.follow(w, &h.hook) {
 		return nil, errWriterClosed(n.name)
 	}
+	w.hasName(n)
 	return h, nil
 }
 
@@ -282,6 +286,7 @@ func (b *Broker) detach(n *member, w *Writer) bool {
 	}
 	n.remove(h)
 	n.changed()
+	b.pressedBy(n, w)
 	return true
 }
 

@@ -31,6 +31,8 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 	n.remove(n.first)
 	n.add(h)
 	n.changed() // once, or a message could go to both or to none
+	b.pressedBy(n, w)
+	b.pressedBy(n, old)
 	return n, old, nil
 }
 

@@ -65,6 +65,9 @@ func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, e
 	}
 	b.cluster.directory.EndClaim(t.name)
 	b.applyOwn(events)
+	if err == nil {
+		b.pressedBy(b.names.Get(t.name), w)
+	}
 	if err == nil || token != 0 {
 		b.cluster.transport.Announce(events)
 	}

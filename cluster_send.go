@@ -183,7 +183,7 @@ func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
 		for ; i < len(ds) && ds[i].To == to; i++ {
 			row = append(row, ds[i].Messages...)
 		}
-		b.publish(target{to, true}, row, idle, nil)
+		b.publish(target{Target: to, here: true}, row, idle, nil)
 	}
 	return outcomes
 }

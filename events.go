@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/sendq-go/sendq/internal/set"
 	"github.com/sendq-go/sendq/relay"
 )
 
@@ -18,11 +19,13 @@ const (
 	EventRoomLeft                    // the name is no longer a member of a room
 	EventLagged                      // events are missing here, because the observer was too slow
 	EventGap                         // messages from another node were lost in transit
+	EventSlow                        // a Writer of the name has become slow; see WriterOptions.HighMark
+	EventSteady                      // no Writer of the name is slow any longer
 )
 
 func (k EventKind) String() string {
-	if k <= EventGap {
-		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap"}[k]
+	if k <= EventSteady {
+		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap", "Slow", "Steady"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
@@ -77,6 +80,8 @@ type observer struct {
 //		}
 //	}()
 //
+// EventSlow and EventSteady are for the Writers of this node with a HighMark. An EventLeft ends both.
+//
 // The Broker does not wait for the caller. It keeps at most 4,096 events for each iteration and
 // discards later ones. An EventLagged in their place has their number. To learn the current state
 // again, restart the iteration.
@@ -125,6 +130,9 @@ func (b *Broker) observe() (*observer, []Event) {
 		events = append(events, Event{Kind: EventJoined, Name: name, Node: node})
 		for _, room := range b.roomsOf(name) {
 			events = append(events, Event{Kind: EventRoomJoined, Name: name, Room: room, Node: node})
+		}
+		if b.slow.Get(b.names.Get(name)) != nil {
+			events = append(events, Event{Kind: EventSlow, Name: name})
 		}
 	}
 	return o, events
@@ -181,6 +189,38 @@ func (b *Broker) notify(e Event) {
 		select {
 		case o.ready <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// pressed is called when w, a Writer that has or had the name of n, has become slow or is no longer.
+// mu is not held.
+func (b *Broker) pressed(n *member, w *Writer) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pressedBy(n, w)
+}
+
+// pressedBy emits EventSlow or EventSteady if n has become slow or steady by a change of w. mu is
+// held.
+func (b *Broker) pressedBy(n *member, w *Writer) {
+	slow := b.slow.Get(n)
+	isSlow, wasSlow := n.holder(w) != nil && w.isSlow(), slow != nil && slow.Has(w)
+	switch {
+	case isSlow && slow == nil:
+		slow = new(set.Set[*Writer])
+		b.slow.Put(n, slow)
+		b.notify(Event{Kind: EventSlow, Name: n.name})
+		fallthrough
+	case isSlow && !wasSlow:
+		slow.Add(w)
+	case wasSlow && !isSlow:
+		if slow.Remove(w); slow.Len() > 0 {
+			return
+		}
+		b.slow.Remove(n)
+		if n.first != nil { // otherwise EventLeft follows
+			b.notify(Event{Kind: EventSteady, Name: n.name})
 		}
 	}
 }

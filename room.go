@@ -119,6 +119,13 @@ func (r *Room) PublishFrom(sender string, p []byte) int {
 	return r.broker.publishOne(r.target().from(sender), p)
 }
 
+// PublishLatest is Publish of the newest message of key: each member gets p by Writer.WriteLatest. So
+// members that keep up get all messages, and slow ones only the newest of each key. Members on
+// other nodes get p as by Publish.
+func (r *Room) PublishLatest(key string, p []byte) int {
+	return r.broker.publishOne(r.target().latest(key), p)
+}
+
 // Has reports whether name is a member.
 func (r *Room) Has(name string) bool {
 	b := r.broker

@@ -49,7 +49,7 @@ func (w *Writer) Stats() WriterStats {
 		Accepted: w.accepted, AcceptedBytes: w.acceptedBytes,
 		Written:          w.written,
 		Writes:           w.writes,
-		PeakPendingBytes: max(w.peakPending, w.queue.Bytes()),
+		PeakPendingBytes: max(w.peakPending, w.pendingBytes()),
 	}
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
@@ -59,10 +59,13 @@ func (w *Writer) Stats() WriterStats {
 		s.Undelivered, s.UndeliveredBytes = w.pending(), w.queue.Bytes()
 		return s
 	}
-	s.Pending, s.PendingBytes = w.pending(), w.queue.Bytes()
+	stale := w.staleAmount()
+	s.Accepted += stale.messages
+	s.AcceptedBytes += w.pendingBytes() - w.queue.Bytes()
+	s.Pending, s.PendingBytes = w.pending()+stale.messages, w.pendingBytes()
 	if s.Pending > 0 {
 		at := queue.Now() // after Lock, because otherwise the messages could be younger than the time
-		w.ages.Sample(s.Pending, at)
+		w.ages.Sample(w.pending(), at)
 		s.OldestPending = w.ages.Age(at)
 	}
 	return s

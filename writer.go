@@ -201,6 +201,7 @@ func (w *Writer) Send(p []byte) error {
 type payload struct {
 	copied []byte
 	run    queue.Run // if its Block is not nil
+	key    *string   // of WriteLatest, or nil
 }
 
 // copyOf returns p as a message to copy. If p is long it is copied here, before any lock is
@@ -263,6 +264,9 @@ func (w *Writer) send(ctx context.Context, m *payload, notify func(error)) error
 // The caller must wake the flusher. mu is held.
 func (w *Writer) offer(m *payload) error {
 	if w.limits != nil {
+		if m.key != nil {
+			return w.offerLatest(m)
+		}
 		return w.offerLimited(m)
 	}
 	if w.state != open {
@@ -291,6 +295,7 @@ func (w *Writer) accept(messages, size int) {
 	w.acceptedBytes += int64(size)
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
+		w.checkHigh()
 	}
 }
 

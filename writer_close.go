@@ -38,6 +38,7 @@ func (w *Writer) CloseWith(last []byte) error {
 		return w.refusal()
 	}
 	if last != nil {
+		w.queueAllStale()
 		if w.limits != nil {
 			_ = w.reserve(&m) // without room in the Budget, w no longer counts
 		}
@@ -285,6 +286,7 @@ func (w *Writer) Undelivered() iter.Seq[[]byte] {
 func (w *Writer) end() error {
 	err := w.closeConn()
 	w.mu.Lock()
+	w.queueAllStale()
 	w.state = ended
 	if w.queue.Empty() {
 		w.queue.Release()

@@ -138,7 +138,7 @@ func (w *Writer) writeSome(write func(*Writer, []byte) (int, error), messages in
 	if n > 0 || err != nil || w.messageFramed {
 		w.writes++
 	}
-	w.peakPending = max(w.peakPending, w.queue.Bytes())
+	w.peakPending = max(w.peakPending, w.pendingBytes())
 	if w.messageFramed {
 		w.wrote(w.queue.AdvanceMessage(err == nil || n == len(next) && n > 0))
 	} else {

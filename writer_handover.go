@@ -60,6 +60,7 @@ func (w *Writer) inherit(inherited *queue.Queue) bool {
 	w.moveFlushes(front, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
+		w.checkHigh()
 		w.limits.setExempt(w.limits.exempt.plus(
 			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)}))
 		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {

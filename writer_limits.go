@@ -26,6 +26,7 @@ type limits struct {
 	deadlines             deadlines
 	backlog               backlog // what the Budget counts; its lock guards it
 	tracker               queue.Tracker
+	pressure              *pressure // nil without HighMark
 
 	// exempt is the messages at the front that the library itself has queued, in a takeover or
 	// by JoinReplay, and all before them. With Disconnect they do not count at MaxPending and
@@ -57,10 +58,10 @@ func (a amount) fits(bound amount) bool { return a.messages <= bound.messages &&
 
 // newLimits returns the limits set by o, or nil if there are none and no Farewell.
 func newLimits(conn net.Conn, o WriterOptions) *limits {
-	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil {
+	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil && o.HighMark == 0 {
 		return nil
 	}
-	l := &limits{WriterOptions: o, bound: unbounded, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
+	l := &limits{WriterOptions: o, pressure: newPressure(&o), bound: unbounded, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
 	if o.MaxPending > 0 {
 		l.bound.cost = min(int64(o.MaxPending), unbounded.cost)
 	}
@@ -79,7 +80,7 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	return l
 }
 
-// pending returns the number of queued messages. mu is held, here and below unless a comment
+// pending returns the number of messages of the queue. mu is held, here and below unless a comment
 // says otherwise.
 func (w *Writer) pending() int64 {
 	if w.limits == nil {
@@ -92,10 +93,18 @@ func (w *Writer) pending() int64 {
 // overflow an int of 32 bits.
 func costOf(messages, size int) int64 { return int64(size) + messageOverhead*int64(messages) }
 
-// pendingAmount returns the amount of the pending messages.
-func (w *Writer) pendingAmount() amount {
+// queuedAmount returns the amount of the messages of the queue.
+func (w *Writer) queuedAmount() amount {
 	n := w.pending()
 	return amount{n, w.queue.Bytes() + messageOverhead*n}
+}
+
+// pendingAmount returns the amount of the pending messages.
+func (w *Writer) pendingAmount() amount {
+	if p := w.limits.pressure; p != nil {
+		return w.queuedAmount().plus(p.stale.amount)
+	}
+	return w.queuedAmount()
 }
 
 // offerLimited is offer for a Writer with limits.
@@ -112,6 +121,7 @@ func (w *Writer) offerLimited(m *payload) error {
 	case w.hasRoom(need) && !l.mustWait(m):
 		return w.admit(m)
 	}
+	w.queueAllStale() // so that the policy sees all messages, and none goes before an older one of its key
 	switch l.Overflow {
 	case Block:
 		return ErrWouldBlock
@@ -143,7 +153,7 @@ func (w *Writer) exceeded(m *payload) error {
 // extendsFreely reports whether a message of size bytes may be appended to the last one without
 // further checks.
 func (w *Writer) extendsFreely(size int) bool {
-	return w.limits.Budget == nil && w.hasRoom(amountOf(1, size)) && !w.limits.isBlocked()
+	return w.limits.Budget == nil && w.hasRoom(amountOf(1, size)) && !w.limits.isBlocked() && !w.reachesHigh(size)
 }
 
 // hasRoom reports whether MaxPending and MaxMessages have room for messages.
@@ -211,7 +221,7 @@ func (w *Writer) makeRoom(need amount) bool {
 // dropOldest drops the n oldest messages that are neither begun nor kept. There must be n.
 func (w *Writer) dropOldest(n int) {
 	l := w.limits
-	w.peakPending = max(w.peakPending, w.queue.Bytes())
+	w.peakPending = max(w.peakPending, w.pendingBytes())
 	for n > 0 {
 		r, before := w.queue.DropOldest(n)
 		n -= r.Messages
@@ -233,6 +243,7 @@ func (l *limits) release(w *Writer, r queue.Removed) {
 		l.setExempt(amount{})
 	}
 	l.Budget.release(w, r)
+	w.checkLow()
 }
 
 // give queues messages from the library itself for a new member, and returns how many.
@@ -262,7 +273,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		w.enqueue(&m)
 	}
 	if isExempt && len(messages) > 0 {
-		w.limits.setExempt(w.pendingAmount()) // the messages before them leave first
+		w.limits.setExempt(w.queuedAmount()) // the messages before them leave first
 	}
 	w.wakeBy(idle)
 	return len(messages)

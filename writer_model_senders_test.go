@@ -163,6 +163,32 @@ func (s *sender) writeNotify(i int, at *modelWriter, amount int) {
 	}
 }
 
+// writeLatest sends the newest message of key to the Writer at of line i.
+func (s *sender) writeLatest(i int, at *modelWriter, key string, amount int) {
+	p := s.next(amount)
+	_, err := at.w.WriteLatest(key, p)
+	clear(p)
+	s.record(i, err)
+}
+
+// publishLatest publishes the newest message of the one key of s.
+func (s *sender) publishLatest(amount int) {
+	p := s.next(amount)
+	accepted := s.broker.Room(modelRoom).PublishLatest("published", p)
+	clear(p)
+	s.accepted += accepted
+	for i := range s.lines {
+		to := &s.results[i]
+		to.numbers[s.number] = true
+		if accepted == len(s.lines) {
+			to.accepted.add(1, 1)
+		} else {
+			to.accepted.add(0, min(accepted, 1))
+			to.dropped.add(0, 1)
+		}
+	}
+}
+
 // writeAll sends a message to the current Writers of all lines.
 func (s *sender) writeAll(amount int) {
 	refused := make(map[*sendq.Writer]error)

@@ -44,6 +44,8 @@ const (
 	opCloseWith
 	opWriteAll
 	opNotify
+	opLatest
+	opPublishLatest
 	opCount
 )
 
@@ -58,6 +60,9 @@ const (
 	limitExpire // with limitTime
 	farewell
 )
+
+// withMarks is a bit of the first byte of an input.
+const withMarks = 1 << 7
 
 // With modelMaxPending a write of DropOldest has 512 bytes, so most messages take several writes.
 const (
@@ -158,6 +163,7 @@ func TestWriterModel(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		input := setting(pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest, sendq.DropOldest}),
 			pick(rng, []connKind{inMemory, plainUnix, plainUnix, plainTCP, wrappedUnix, wrappedUnix}), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
+		input[0] |= byte(rng.Uint32()) & withMarks
 		for range 20 + rng.IntN(80) {
 			input = append(input, byte(rng.IntN(4*opCount)), byte(rng.IntN(256)))
 		}
@@ -190,12 +196,14 @@ type model struct {
 	senders       []*sender
 	historySender *sender // to the room of history alone
 	farewell      []byte  // of each Writer that a limit ends, or nil
+	latestSender  *sender // by PublishLatest, of one key
 	flushes       []<-chan error
 	concurrent    sync.WaitGroup // senders in goroutines of their own
 	noticing      sync.WaitGroup // calls of OnFlushed and WriteNotify to come
 
 	mu       sync.Mutex
-	returned map[string]int // how often OnUndelivered got the name with these messages
+	returned map[string]int         // how often OnUndelivered got the name with these messages
+	slow     map[*sendq.Writer]bool // as OnPressure has told
 }
 
 // A line is a name and its Writers, one after the other.
@@ -215,6 +223,7 @@ type modelWriter struct {
 	urgents    []urgentSend        // in memory, those accepted
 	last       *messageID          // of CloseWith
 	notices    map[messageID]error // outcomes by WriteNotify; model.mu guards it
+	latest     [3]*sender          // of messages to w by WriteLatest, by key
 }
 
 // current returns the last Writer.
@@ -230,6 +239,7 @@ func runModel(t testing.TB, input []byte) {
 		kind:         connKind(input[0]>>2) % connKindCount,
 		opts:         &sendq.WriterOptions{Overflow: sendq.Overflow(input[0] & 3), MessageFramed: limits&messageFramed != 0},
 		returned:     make(map[string]int),
+		slow:         make(map[*sendq.Writer]bool),
 		blockTimeout: time.Second,
 	}
 	if m.kind != inMemory {
@@ -258,6 +268,10 @@ func runModel(t testing.TB, input []byte) {
 			m.opts.MaxAge = time.Millisecond
 		}
 	}
+	if input[0]&withMarks != 0 {
+		m.opts.HighMark, m.opts.LowMark = modelMaxPending/4, modelMaxPending/16
+		m.opts.OnPressure = m.onPressure
+	}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
 		NamePolicy:     sendq.NameTakeover,
 		ReplayMessages: 20,
@@ -276,6 +290,7 @@ func runModel(t testing.TB, input []byte) {
 		m.farewell = frame(m.newSender().id, 0, 50)
 		m.opts.Farewell = func(error) []byte { return m.farewell }
 	}
+	m.latestSender = m.newSender()
 	for i := range m.lines {
 		m.takeOver(i, 0, false)
 	}
@@ -395,6 +410,15 @@ func (m *model) do(me *sender, op, amount int) {
 		} else {
 			me.writeNotify(i, at, amount)
 		}
+	case opLatest:
+		if key := amount % len(at.latest); m.opts.Overflow == sendq.Block { // it may wait
+			s := m.newSender()
+			m.concurrent.Go(func() { s.writeLatest(i, at, fmt.Sprint("alone ", s.id), amount) })
+		} else {
+			at.latest[key].writeLatest(i, at, fmt.Sprint(key), amount)
+		}
+	case opPublishLatest:
+		m.latestSender.publishLatest(amount)
 	case opWriteAll:
 		me.writeAll(amount)
 	case opFanOut:
@@ -460,6 +484,9 @@ func (m *model) takeOver(i, amount int, slow bool) {
 	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0), notices: make(map[messageID]error)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
 	next.urgent = m.newSender()
+	for key := range next.latest {
+		next.latest[key] = m.newSender()
+	}
 	if amount > 0 {
 		m.newSender().sendDirect(i, next, amount)
 	}
@@ -574,7 +601,9 @@ func (m *model) check() {
 }
 
 // dropsAccepted reports whether Write may accept a message that is dropped later.
-func (m *model) dropsAccepted() bool { return m.opts.Overflow == sendq.DropOldest || m.opts.Expire }
+func (m *model) dropsAccepted() bool {
+	return m.opts.Overflow == sendq.DropOldest || m.opts.Expire || m.opts.HighMark > 0
+}
 
 // A final holds the messages to a line that are on the wire, or undelivered and not inherited.
 type final struct {
@@ -696,4 +725,14 @@ func (mw *modelWriter) checkNotices(t testing.TB, arrived, undelivered []message
 			require.True(t, isUndelivered, "neither written nor dropped nor undelivered: %v", err)
 		}
 	}
+}
+
+// onPressure checks that the calls alternate.
+func (m *model) onPressure(w *sendq.Writer, slow bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.slow[w] == slow {
+		m.t.Errorf("told twice: slow %v", slow)
+	}
+	m.slow[w] = slow
 }

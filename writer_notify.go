@@ -17,6 +17,7 @@ import "context"
 func (w *Writer) OnFlushed(f func(error)) (stop func() bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.queueAllStale()
 	ws := w.makeWaiters()
 	e := ws.notices.PushBack(&waiter{at: w.lastAccepted(), call: f})
 	w.notifyWaiters()

@@ -79,6 +79,20 @@ type WriterOptions struct {
 	// A pause of the whole process does not count. No deadline is set on the connection.
 	WriteTimeout time.Duration
 
+	// HighMark and LowMark are sizes of the pending messages, counted as for MaxPending. When they
+	// exceed HighMark the Writer is slow, until they have fallen to LowMark. While it is slow,
+	// Writer.WriteLatest and Room.PublishLatest keep only the newest message of each key. A Broker
+	// emits EventSlow and EventSteady for its names.
+	//
+	// If HighMark is 0 there are no marks. If LowMark is 0 it is half of HighMark; 1 means that
+	// nothing is pending. Choose a HighMark below MaxPending and above the size of any message.
+	HighMark, LowMark int
+
+	// OnPressure is called with true when the Writer has become slow, and with false when it is
+	// no longer slow. The calls are made like those of Writer.OnFlushed. If both happen before
+	// the call, there is none. When the Writer ends there is none either. Nil means no calls.
+	OnPressure func(w *Writer, slow bool)
+
 	// CloseTimeout limits how long Close waits until everything is written, and acknowledged by
 	// the peer. After that the connection is closed anyway. 0 means 5 seconds.
 	CloseTimeout time.Duration
@@ -157,11 +171,19 @@ func (o *WriterOptions) checked() WriterOptions {
 	}
 	refuseNegative("NewWriter", "MaxPending", c.MaxPending)
 	refuseNegative("NewWriter", "MaxMessages", c.MaxMessages)
+	refuseNegative("NewWriter", "HighMark", c.HighMark)
+	refuseNegative("NewWriter", "LowMark", c.LowMark)
 	refuseNegative("NewWriter", "MaxAge", c.MaxAge)
 	refuseNegative("NewWriter", "WriteTimeout", c.WriteTimeout)
 	refuseNegative("NewWriter", "CloseTimeout", c.CloseTimeout)
 	if c.Overflow > DropOldest {
 		panic(fmt.Sprintf("sendq: NewWriter: no such Overflow: %v", c.Overflow))
+	}
+	if c.LowMark > c.HighMark {
+		panic(fmt.Sprintf("sendq: NewWriter: LowMark of %d is above HighMark of %d", c.LowMark, c.HighMark))
+	}
+	if c.LowMark == 0 {
+		c.LowMark = c.HighMark / 2
 	}
 	if c.CloseTimeout == 0 {
 		c.CloseTimeout = defaultCloseTimeout

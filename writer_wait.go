@@ -16,6 +16,7 @@ import (
 func (w *Writer) Flush(ctx context.Context) error {
 	done := doneOf(ctx)
 	w.mu.Lock()
+	w.queueAllStale()
 	if w.pending() == 0 {
 		w.mu.Unlock()
 		return nil
@@ -32,7 +33,7 @@ func (w *Writer) WaitPending(ctx context.Context, maxBytes int) error {
 	done := doneOf(ctx)
 	maxBytes = max(maxBytes, 0)
 	w.mu.Lock()
-	if w.queue.Bytes() <= int64(maxBytes) {
+	if w.pendingBytes() <= int64(maxBytes) {
 		w.mu.Unlock()
 		return nil
 	}
@@ -110,7 +111,7 @@ func (w *Writer) await(ctx context.Context, done <-chan struct{}, calls *list.Li
 		return <-call.outcome // the wait ended at the same time
 	}
 	w.mu.Lock()
-	messages, bytes := w.pending(), w.queue.Bytes()
+	messages, bytes := w.pending()+w.staleAmount().messages, w.pendingBytes()
 	w.mu.Unlock()
 	return failed(contextCause(ctx), "still pending: %d messages (%d bytes)", messages, bytes)
 }
@@ -166,7 +167,7 @@ func (w *Writer) notifyWaiters() {
 	var next *list.Element
 	for e := ws.pending.Front(); e != nil; e = next {
 		next = e.Next()
-		if w.queue.Bytes() <= e.Value.(*waiter).bytes {
+		if w.pendingBytes() <= e.Value.(*waiter).bytes {
 			w.endWait(&ws.pending, e, nil)
 		} else if hasEnded {
 			w.endWait(&ws.pending, e, failure)
