@@ -236,14 +236,14 @@ func (b *Broker) BroadcastFrom(sender string, p []byte) int {
 // nil.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	requireContext(ctx)
-	undelivered := b.endWriters(func(w *Writer) error { return w.Shutdown(ctx) })
+	undelivered := b.endAll(func(w *Writer) error { return w.Shutdown(ctx) })
 	return b.leaveCluster(ctx, undelivered)
 }
 
 // Close ends the Broker like Shutdown, and delivers what is pending. Each Writer has its own
 // CloseTimeout for that. Then the Relay has 5 seconds.
 func (b *Broker) Close() error {
-	undelivered := b.endWriters((*Writer).Close)
+	undelivered := b.endAll((*Writer).Close)
 	ctx, cancel := context.WithTimeout(context.Background(), defaultCloseTimeout)
 	defer cancel()
 	return b.leaveCluster(ctx, undelivered)
@@ -254,7 +254,7 @@ func (b *Broker) Close() error {
 // Relay, the error is nil if nothing was pending. A Relay may have no time to give up its names,
 // and then the error says so.
 func (b *Broker) CloseNow() error {
-	undelivered := b.endWriters(func(w *Writer) error {
+	undelivered := b.endAll(func(w *Writer) error {
 		_ = w.CloseNow()
 		if w.Stats().Undelivered == 0 {
 			return nil
@@ -266,20 +266,33 @@ func (b *Broker) CloseNow() error {
 	return b.leaveCluster(ctx, undelivered)
 }
 
-// endWriters accepts no more names, and applies end to all Writers at once. It returns an element
-// for each name whose Writer did not deliver everything.
-func (b *Broker) endWriters(end func(*Writer) error) (undelivered []*UndeliveredError) {
+// endAll is endWriters for all Writers at once.
+func (b *Broker) endAll(end func(*Writer) error) []*UndeliveredError {
+	return b.endWriters(func(int, int) {}, func(_ string, w *Writer) func() error {
+		return func() error { return end(w) }
+	})
+}
+
+// endWriters accepts no more names, and ends all Writers. It calls await before the turn of name i
+// of n, and then begin for each Writer of the name; the function that begin returns waits for the
+// end. endWriters returns an element for each name whose Writer did not deliver everything.
+func (b *Broker) endWriters(await func(i, n int), begin func(string, *Writer) func() error) (undelivered []*UndeliveredError) {
 	b.mu.Lock()
 	b.closed = true
 	members := b.all.Snapshot()
 	b.mu.Unlock()
 	var ending sync.WaitGroup
-	for _, m := range members {
+	for i, m := range members {
+		if len(*m.current()) == 0 {
+			continue
+		}
+		await(i, len(members))
 		for _, w := range *m.current() {
 			u := &UndeliveredError{Name: m.name}
 			undelivered = append(undelivered, u)
+			end := begin(m.name, w)
 			ending.Go(func() {
-				u.Err = end(w)
+				u.Err = end()
 				s := w.Stats()
 				u.Messages, u.Bytes = s.Undelivered, s.UndeliveredBytes
 			})
