@@ -11,7 +11,7 @@ import (
 
 // testGet gets each package in an empty module, and runs a program that uses it and says hello.
 func (w *world) testGet(t *testing.T) {
-	for _, pkg := range []string{own, own + "/relay", own + "/natsrelay", own + "/promsendq"} {
+	for _, pkg := range []string{own, own + "/relay", own + "/sendqtest", own + "/natsrelay", own + "/promsendq"} {
 		t.Run(path.Base(pkg), func(t *testing.T) {
 			dir := w.newModule(t)
 			w.run(t, dir, "get", pkg)
