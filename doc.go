@@ -15,7 +15,9 @@ one name, to all names, or to the members of a [Room].
 
 A complete program, a chat server, is in examples/chat. For WebSockets, examples/websocket
 shows how to use gorilla/websocket, coder/websocket and gobwas/ws without concurrent writes;
-examples/webchat is the chat for browsers.
+examples/webchat is the chat for browsers. [StreamConn] and [MessageConn] put a Writer in front of
+what is no net.Conn, such as a response of net/http in examples/sse, or a stream of gRPC in
+examples/streams. Package sendqtest has connections for tests.
 
 # The life of a message
 
@@ -60,7 +62,7 @@ A Writer:
     the error, and closes the connection, so that its reader wakes. (TestWriterNeverTorn)
  7. Close delivers. Close writes what is queued, within a time limit. A peer that reads to the
     end gets every byte, even if it has sent bytes that nobody read. CloseNow can always
-    interrupt a stuck write. (TestWriterCloseDelivers)
+    interrupt a stuck write, if Close of the connection can. (TestWriterCloseDelivers)
  8. Memory comes back. After a burst the queue's memory is returned. A stalled peer costs its
     backlog, not a multiple of it. (TestWriterMemoryComesBack) Members of a room share its
     messages, and one pending message can keep a block of 128 KiB alive. A Budget counts the
@@ -98,7 +100,8 @@ golang.org/x/time/rate. A sender with a single recipient can wait with [Writer.W
 
 A limit ends the Writer, while the reader of the connection may still have input in its buffer.
 Another Writer may have the name by then, so a handler that acts under the name should check
-[Writer.Err] after each read.
+[Writer.Err] after each read. When a read fails, [Writer.Closing] reports whether this side has
+begun to end the connection.
 
 # Peers that vanish
 
