@@ -24,10 +24,11 @@ func (g *registry) renewLoop() {
 			g.probe()
 		case age > g.relay.opts.Lease/3:
 			if !isLate {
-				g.relay.opts.Log.Warn("lease not renewed, moving to another NATS server", "node", g.relay.id, "age", age, "error", err)
+				g.relay.opts.Log.Warn("lease not renewed", "node", g.relay.id, "age", age, "error", err)
 			}
 			isLate = true
-			if time.Since(moved) > g.relay.opts.Lease/3 {
+			if time.Since(moved) > g.relay.opts.Lease/3 && !isFull(err) { // no other server has more room
+				g.relay.opts.Log.Warn("moving to another NATS server", "node", g.relay.id)
 				moved = time.Now()
 				_ = g.nc.ForceReconnect() // fails only if the Relay is ending
 				if g.relay.hearsNobody() {

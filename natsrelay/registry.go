@@ -72,8 +72,9 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (token
 			err = claimError(name, ctxErr, err)
 			break
 		}
-		var before []string
-		if token, before, err = g.acquire(ctx, name, 0, takeover); err == nil {
+		newest, before, acquired := g.acquire(ctx, name, 0, takeover)
+		token, err = max(token, newest), acquired
+		if err == nil {
 			h, err = g.collect(ctx, name, token, before)
 		}
 		if !errors.Is(err, errNotInForce) {
@@ -82,7 +83,7 @@ func (g *registry) claim(ctx context.Context, name string, takeover bool) (token
 	}
 	g.endClaim(name, err == nil)
 	isRefused := (errors.Is(err, sendq.ErrNameTaken) || isFull(err)) && ctx.Err() == nil // it may be the cause of ctx
-	if err != nil && !isRefused {
+	if err != nil && (!isRefused || token != 0) {
 		g.withdrawLater(nameKey(name), token == 0) // without a token, a write may have lost its answer
 	}
 	return token, h, err
