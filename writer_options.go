@@ -47,7 +47,8 @@ type WriterOptions struct {
 	// for MaxAge, or up to a third longer, is dropped, unless the connection has begun to take it
 	// or it was sent by WriteAlways or WriteUrgent. Messages taken over may be dropped together
 	// with those that waited for the takeover. If the peer takes nothing at all, the Writer lives
-	// on; only WriteTimeout ends it. Without MaxAge, Expire has no effect.
+	// on, and OldestPending stays near MaxAge; only WriteTimeout ends the Writer. Without MaxAge,
+	// Expire has no effect.
 	Expire bool
 
 	// WriteTimeout limits how long the peer may take nothing although there is something to

@@ -119,7 +119,8 @@ func (w *Writer) recordCheck(peer sock.State) (isIdle bool) {
 // dropExpired drops the messages that had waited for MaxAge at the last check, unless they are
 // begun or kept. mu is held.
 func (w *Writer) dropExpired() {
-	old, n := int(w.ages.Older(w.limits.MaxAge, w.limits.deadlines.checkedAt)), 0
+	maxAge, at := w.limits.MaxAge, w.limits.deadlines.checkedAt
+	old, n := int(w.ages.Older(maxAge, at)), 0
 	for before, r := range w.queue.Droppable() {
 		if before >= old {
 			break
@@ -127,6 +128,7 @@ func (w *Writer) dropExpired() {
 		n += min(r.Len(), old-before)
 	}
 	w.dropOldest(n)
+	w.ages.Clamp(maxAge, at)
 	w.admitBlocked()
 	if !w.flushing { // a takeover pauses w
 		w.releaseMemory()

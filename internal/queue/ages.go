@@ -116,6 +116,18 @@ func (a *Ages) Skip(d, at time.Duration) {
 	}
 }
 
+// Clamp makes no message older than d. Otherwise the marks would become as far apart as befits the
+// age of a message that never expires.
+func (a *Ages) Clamp(d, at time.Duration) {
+	a.oldest.at = max(a.oldest.at, at-d)
+	if a.later != nil {
+		for i := range *a.later {
+			m := &(*a.later)[i]
+			m.at = max(m.at, at-d)
+		}
+	}
+}
+
 // Older returns how many messages have waited for d, at least.
 func (a *Ages) Older(d, at time.Duration) (messages int64) {
 	if a.oldest.messages == 0 || at-a.oldest.at < d {
