@@ -31,14 +31,13 @@ func (w *Writer) part(cause error) {
 	w.endInTime()
 	w.refuseBlocked()
 	w.limits.Budget.leave(w)
-	if !w.flushing { // whether or not a takeover pauses w, which will get nothing from it
+	if !w.flushing { // even if a takeover pauses w: w will inherit nothing
 		w.flushing = true
 		w.goFlush()
 	}
 }
 
-// sayFarewell writes the farewell, if there is one, and makes sure that it reaches the peer. mu is
-// not held.
+// sayFarewell writes the farewell, if there is one, and waits for the peer. mu is not held.
 func (w *Writer) sayFarewell() {
 	if p := w.farewell(); len(p) > 0 {
 		if _, err := w.write(p); err == nil {
@@ -47,8 +46,8 @@ func (w *Writer) sayFarewell() {
 	}
 }
 
-// farewell returns what Farewell returns, or nil if the Writer must end first. Farewell has its own
-// goroutine, so a runtime.Goexit ends only that. mu is not held.
+// farewell returns the result of Farewell, or nil if the Writer must end first. Farewell runs in
+// its own goroutine, because it may wait or call runtime.Goexit. mu is not held.
 func (w *Writer) farewell() []byte {
 	w.mu.Lock()
 	cause, aborted := w.err, w.watchers.linger.aborted

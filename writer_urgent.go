@@ -16,15 +16,14 @@ const urgentBytes = 4 << 10
 // 64 bytes at least.
 var alwaysRoom = amount{64, 64 * messageOverhead}
 
-// WriteAlways is like Write, for a message that must not be dropped, such as an acknowledgement
-// among data. It keeps its place in the order of all messages.
+// WriteAlways is like Write, but the message is never dropped, whatever the overflow policy. Use
+// it for acknowledgements among data. The message keeps its place in the order of all messages.
 //
-// The overflow policy never drops the message. It counts as any other, but has 4 KiB more room
-// than MaxPending allows, and 64 messages more than MaxMessages. With DropOldest, other messages
-// are dropped for it. If there is no room even so, WriteAlways waits with Block, before the
-// senders of other messages. With any other policy the Writer ends with ErrSlowConsumer, because
-// the peer leaves even these messages unread. The message may be dropped after a takeover by a
-// Writer on another node.
+// It counts as any other, but has 4 KiB more room than MaxPending allows, and 64 messages more
+// than MaxMessages. With DropOldest, other messages are dropped for it. If there is no room even
+// so, WriteAlways waits with Block, before the senders of other messages. With any other policy
+// the Writer ends with ErrSlowConsumer, because the peer leaves even these messages unread. The
+// message may be dropped after a takeover by a Writer on another node.
 func (w *Writer) WriteAlways(p []byte) (int, error) {
 	if err := w.send(context.Background(), &payload{run: queue.Kept(bytes.Clone(p))}, nil); err != nil {
 		return 0, err
@@ -32,8 +31,8 @@ func (w *Writer) WriteAlways(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WriteUrgent is like Write, but the message goes before all that wait. It follows only messages
-// that the connection has begun to take, and earlier urgent ones. So a pong does not wait for a
+// WriteUrgent is like Write, but the message goes before all waiting messages. It follows only
+// those being written, or partly written, and earlier urgent ones. So a pong does not wait for a
 // megabyte of data. WriteUrgent does not wait either, with any policy.
 //
 // MaxPending, MaxMessages and Overflow do not apply to the message, and it is never dropped. It
