@@ -134,7 +134,7 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	go func() {
 		defer a.release()
-		s.chat.Handle(s.ctx, &browser{Conn: conn, refused: a.refused})
+		s.chat.Handle(&browser{Conn: conn, refused: a.refused})
 	}()
 }
 

@@ -17,6 +17,7 @@ func (o *Options) AddFlags(f *flag.FlagSet) {
 	f.IntVar(&o.Replay, "replay", o.Replay, "send the last `N` lines of a room to each new member")
 	f.IntVar(&o.PerAddress, "per-address", o.PerAddress, "allow at most `N` connections from an IP address; 0: any number")
 	f.IntVar(&o.Rate, "rate", o.Rate, "allow at most `N` lines a second from a user, after a burst of 4N; 0: any number")
+	f.DurationVar(&o.Drain, "drain", o.Drain, "end the sessions over this `time` when the server stops; 0: all at once")
 	f.StringVar(&o.tls.file, "tls-cert", "", "serve over TLS with the certificate in this `file`; needs -tls-key")
 	f.StringVar(&o.tls.key, "tls-key", "", "read the key of the certificate from this `file`")
 	f.BoolVar(&o.tls.selfSigned, "tls-self-signed", false, "serve over TLS with a new certificate, for a trial")
@@ -28,6 +29,9 @@ func (o *Options) check() error {
 		if n < 0 {
 			return fmt.Errorf("%s %d is negative", flag, n)
 		}
+	}
+	if o.Drain < 0 {
+		return fmt.Errorf("-drain %v is negative", o.Drain)
 	}
 	return nil
 }

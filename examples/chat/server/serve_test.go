@@ -37,7 +37,7 @@ func TestServeOtherwise(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go s.Handle(ctx, conn)
+			go s.Handle(conn)
 		}
 	}()
 	defer handled.Close()

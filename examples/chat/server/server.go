@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sendq-go/sendq"
@@ -47,6 +48,10 @@ type Options struct {
 	Rate       int // lines a second from a user, after a burst; 0: no limit
 	MaxPending int // bytes queued for a user before they are disconnected; 0: 64 MiB
 
+	// Drain is the time over which the sessions end when the server stops, so that not all clients
+	// come back at the same moment. 0: all at once.
+	Drain time.Duration
+
 	// Frame, unless nil, encodes each line with its end, once for all connections.
 	Frame func(line []byte) []byte
 
@@ -70,6 +75,10 @@ type Server struct {
 	addresses addresses
 	missed    *mailboxes   // nil without Takeover
 	handled   sync.RWMutex // read-locked by each session of Handle
+
+	stopping atomic.Bool     // no new sessions
+	sessions context.Context // of all sessions; ends after the drain
+	end      func()          // ends sessions
 }
 
 // New returns a server without users.
@@ -78,6 +87,7 @@ func New(o Options) *Server {
 		o.Log = slog.Default()
 	}
 	s := &Server{opts: o, addresses: addresses{max: o.PerAddress}}
+	s.sessions, s.end = context.WithCancel(context.Background())
 	opts := &s.opts.Broker
 	opts.ReplayMessages, opts.ReplayBytes = o.Replay, maxReplay
 	if o.Takeover {
@@ -105,13 +115,15 @@ func New(o Options) *Server {
 // Broker returns the Broker of the users.
 func (s *Server) Broker() *sendq.Broker { return s.core.Broker }
 
-// Serve accepts connections until ctx is done, and closes l. Then it delivers the queued lines, for at
-// most 10 seconds, and returns after the last session. Nobody can log in after that.
+// Serve accepts connections until ctx is done, and closes l. Then it ends the sessions over the time of
+// Drain, delivers the queued lines, for at most 10 seconds, and returns after the last session. Nobody
+// can log in after that.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.opts.Broker.Relay != nil {
 		go s.watch(ctx)
 	}
-	err := s.core.Serve(ctx, patient{l, s.opts.Log})
+	defer context.AfterFunc(ctx, func() { s.stop(l) })()
+	err := s.core.Serve(s.sessions, patient{l, s.opts.Log})
 	if ctx.Err() == nil {
 		return err
 	}
@@ -125,13 +137,25 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// Handle runs a session on a connection from elsewhere, and closes conn. The context must be the one
-// of Serve. When Serve stops, it waits for the session.
-func (s *Server) Handle(ctx context.Context, conn net.Conn) {
+// stop accepts no more connections, and ends the sessions.
+func (s *Server) stop(l net.Listener) {
+	defer s.end()
+	s.stopping.Store(true)
+	l.Close()
+	if s.opts.Drain > 0 {
+		bound, cancel := context.WithTimeout(context.Background(), s.opts.Drain+closeTimeout)
+		defer cancel()
+		_ = s.core.Broker.Drain(bound, s.opts.Drain, nil) // each session logs what is lost
+	}
+}
+
+// Handle runs a session on a connection from elsewhere, and closes conn. When Serve stops, it waits for
+// the session.
+func (s *Server) Handle(conn net.Conn) {
 	if !s.handled.TryRLock() { // the server is stopping
 		conn.Close()
 		return
 	}
 	defer s.handled.RUnlock()
-	s.core.Handle(ctx, conn)
+	s.core.Handle(s.sessions, conn)
 }

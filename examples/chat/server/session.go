@@ -80,7 +80,7 @@ func (c *session) End(cause error) {
 	switch {
 	case c.Name == "" && errors.Is(cause, os.ErrDeadlineExceeded):
 		cause = fmt.Errorf("the first line must be your login, within %v", core.LoginTimeout)
-	case c.Ctx.Err() != nil && errors.Is(cause, lines.ErrEnd):
+	case c.armour.stopping.Load() && errors.Is(cause, lines.ErrEnd):
 		cause = ErrStopped
 	}
 	end(c.Conn, cause)

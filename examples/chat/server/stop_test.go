@@ -60,3 +60,17 @@ func TestStopWithNobodyThere(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, start(t).stop(t))
 }
+
+func TestDrainSpreadsTheEnds(t *testing.T) {
+	t.Parallel()
+	server := start(t, "-drain", "2s")
+	alice, bob := server.login(t, "alice"), server.login(t, "bob")
+	server.connect(t) // a client without a login holds nothing up
+	began := time.Now()
+	stopped := make(chan string)
+	go func() { stopped <- server.stop(t) }()
+	alice.ExpectEnd()
+	bob.ExpectEnd()
+	require.GreaterOrEqual(t, time.Since(began), time.Second, "the second turn comes after half of the time")
+	require.NotContains(t, <-stopped, "lost")
+}
