@@ -52,7 +52,8 @@ A Writer:
  3. Never in the way. A send never waits for the network, unless the overflow policy is Block.
     No lock is held during a call into the connection. No sender, no other Writer and no Broker
     waits for a slow peer. If a Writer on a socket is idle, the sender itself writes whatever
-    the kernel accepts without blocking. (TestWriterNeverInTheWay)
+    the kernel accepts without blocking. That is one system call, some microseconds; to write to
+    many Writers, use [WriteAll] or a Broker, which leave it to others. (TestWriterNeverInTheWay)
  4. One flusher. At most one goroutine writes to the connection at a time. While there is
     nothing to write there is no goroutine and no buffer. (TestWriterOneFlusher)
  5. Accounted for. Every accepted message ends in exactly one way: written, dropped or
@@ -97,6 +98,11 @@ limit ends its Writer, and [Writer.CloseWith] in all other cases.
 Nothing slows a sender either. A client that floods a room fills the queues of all members, and
 limits may end those that read. Bound what one client may send, for example with
 golang.org/x/time/rate. A sender with a single recipient can wait with [Writer.WaitPending].
+
+HighMark and LowMark say when a Writer is slow. OnPressure and the events of a Broker report it.
+While a Writer is slow, [Writer.WriteLatest] and [Room.PublishLatest] keep only the newest message
+of each key, such as a price. [Writer.OnFlushed] and [Writer.WriteNotify] report when messages are
+written.
 
 A limit ends the Writer, while the reader of the connection may still have input in its buffer.
 Another Writer may have the name by then, so a handler that acts under the name should check
