@@ -104,6 +104,11 @@ func TestWriteLatest(t *testing.T) {
 			"01a1b12a3",
 			sendq.WriterStats{Accepted: 7, AcceptedBytes: 11, Dropped: 1, DroppedBytes: 2, Pending: 6, PendingBytes: 9},
 		},
+		"CloseWith comes last": {
+			func(t *testing.T, w *sendq.Writer) { latest(t, w, "a1"); require.NoError(t, w.CloseWith([]byte("9"))) },
+			"01a19",
+			sendq.WriterStats{Accepted: 4, AcceptedBytes: 5, Pending: 4, PendingBytes: 5},
+		},
 		"OnFlushed queues them": {
 			func(t *testing.T, w *sendq.Writer) {
 				latest(t, w, "a1")
