@@ -96,7 +96,7 @@ func (w *Writer) isSlow() bool {
 	return p != nil && p.slow
 }
 
-// hasName makes the Writer tell of n that it is slow.
+// hasName makes the Writer report its changes to the Broker of n.
 func (w *Writer) hasName(n *member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

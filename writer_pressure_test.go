@@ -150,7 +150,7 @@ func TestPressureHowever(t *testing.T) {
 	}
 }
 
-// A Broker tells of slow Writers by their names.
+// A Broker reports slow Writers by their names.
 func TestEventsOfPressure(t *testing.T) {
 	slowed := func(t *testing.T, opts *sendq.WriterOptions) (w *sendq.Writer, slow, steady func()) {
 		w, peer := overPipe(t, opts)
