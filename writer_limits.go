@@ -26,7 +26,6 @@ type limits struct {
 	deadlines             deadlines
 	backlog               backlog // what the Budget counts; its lock guards it
 	tracker               queue.Tracker
-	pressure              *pressure // nil without HighMark
 
 	// exempt is the messages at the front that the library itself has queued, in a takeover or
 	// by JoinReplay, and all before them. With Disconnect they do not count at MaxPending and
@@ -35,6 +34,8 @@ type limits struct {
 
 	bound amount // MaxMessages and MaxPending, or unbounded where they are 0
 	most  amount // that may be pending: bound, and with Disconnect exempt too
+
+	pressure *pressure // nil without HighMark; beside bound, because sends read both
 
 	// These limit one conn.Write.
 	maxWrite         int // in bytes
