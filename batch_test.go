@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // A Batch has the effect of the single calls in the same order.
@@ -64,7 +64,7 @@ func TestBatch(t *testing.T) {
 }
 
 // texts returns the lines that conn has taken, without their newlines.
-func texts(conn *faultconn.Conn) []string {
+func texts(conn *sendqtest.Conn) []string {
 	return strings.Split(strings.TrimSuffix(string(conn.Bytes()), "\n"), "\n")
 }
 

@@ -14,11 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestAttach(t *testing.T) {
-	attached := func(t *testing.T, n int) (b *sendq.Broker, returned *handBacks, writers []*sendq.Writer, peers []*faultconn.Conn) {
+	attached := func(t *testing.T, n int) (b *sendq.Broker, returned *handBacks, writers []*sendq.Writer, peers []*sendqtest.Conn) {
 		b, returned = newBroker(sendq.NameAttach)
 		for range n {
 			peers = append(peers, readingPeer())
@@ -134,8 +134,8 @@ func TestAttach(t *testing.T) {
 	t.Run("one that fails leaves the others", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b, returned, writers, peers := attached(t, 2)
-			failing := faultconn.New()
-			failing.Fault = faultconn.FailAt(3, errBroken)
+			failing := sendqtest.NewConn()
+			failing.FailAfter(3, errBroken)
 			register(t, b, "bob", failing)
 			require.NoError(t, b.Send("bob", []byte("to all\n")))
 			synctest.Wait()

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Guarantee 11: a fan-out copies a message at most once, whatever the number of recipients. The
@@ -86,7 +86,7 @@ func TestBrokerFromSkipsTheSender(t *testing.T) {
 		t.Run(test.sender, func(t *testing.T) {
 			b := sendq.NewBroker(nil)
 			room := b.Room("room")
-			peers := make(map[string]*faultconn.Conn)
+			peers := make(map[string]*sendqtest.Conn)
 			for _, name := range []string{"a", "b", "outsider"} {
 				peers[name] = readingPeer()
 				register(t, b, name, peers[name])
@@ -291,7 +291,7 @@ func TestFanOutAllocatesNothing(t *testing.T) {
 	names := make([]string, 20)
 	for i := range names {
 		names[i] = memberName(i)
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		waiting := conn.Stall()
 		register(t, b, names[i], conn).WriteString("stuck")
 		<-waiting

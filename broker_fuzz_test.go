@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // FuzzBroker runs the operations of the input one by one on a Broker and on a reference. After each
@@ -65,7 +66,6 @@ func (r *reference) do(op, which byte, amount int) {
 		if w.stalled {
 			w.conn.Stall()
 		}
-		w.conn.Fault = w.fault
 		w.w = sendq.NewWriter(w.conn, nil)
 		t.Cleanup(func() { w.w.CloseNow() })
 		r.writers = append(r.writers, w)
@@ -282,7 +282,7 @@ func (r *reference) release(w *refWriter, left int) {
 	if !w.stalled {
 		return
 	}
-	w.failing, w.left = true, left
+	w.conn.FailAfter(left, errBroken)
 	for len(w.pending) > 0 && len(w.pending[0]) <= left {
 		left -= len(w.pending[0])
 		w.written, w.pending = append(w.written, w.pending[0]), w.pending[1:]
@@ -295,7 +295,8 @@ func (r *reference) release(w *refWriter, left int) {
 	}
 	w.conn.Release()
 	synctest.Wait()
-	w.stalled, w.failing, w.begun = false, false, 0
+	w.conn.FailAfter(math.MaxInt, nil)
+	w.stalled, w.begun = false, 0
 }
 
 // join adds name to room, and reports whether it was not a member.
@@ -376,13 +377,11 @@ func (r *reference) requireEqual() {
 
 type refWriter struct {
 	w                *sendq.Writer
-	conn             *faultconn.Conn
+	conn             *sendqtest.Conn
 	stalled          bool
 	written, pending []string
 	begun            int    // number of pending messages in the stuck conn.Write
 	torn             string // the part of a message written last
-	failing          bool   // conn takes only left bytes more
-	left             int
 }
 
 // begin notes how many messages the conn.Write has that began during the last operation. Inherited
@@ -394,19 +393,6 @@ func (w *refWriter) begin() {
 			w.begun = unclear
 		}
 	}
-}
-
-// fault is the Fault of the connection of w.
-func (w *refWriter) fault(p []byte) (int, error) {
-	n := len(p)
-	if w.failing {
-		n = min(n, w.left)
-		w.left -= n
-	}
-	if n < len(p) {
-		return n, errBroken
-	}
-	return n, nil
 }
 
 func (w *refWriter) accept(p string) {

@@ -8,8 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendq-go/sendq/internal/faultconn"
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // A name with many Writers has an index, so removing one does not search all.
@@ -84,7 +84,7 @@ func whileLocked(n *member, f, meanwhile func()) {
 // If a takeover happens while a room replays to the name, the new Writer gets the replay.
 func TestReplayDuringTakeover(t *testing.T) {
 	b := NewBroker(nil)
-	old, next := NewWriter(faultconn.New(), nil), NewWriter(faultconn.New(), nil)
+	old, next := NewWriter(sendqtest.NewConn(), nil), NewWriter(sendqtest.NewConn(), nil)
 	require.NoError(t, b.Register("bob", old))
 	n := b.names.Get("bob")
 	g := &group{kept: queue.History{MaxMessages: 1}}
@@ -105,7 +105,7 @@ func TestReplayDuringTakeover(t *testing.T) {
 // the sender looks again.
 func TestSlowConsumerWhoseNameIsFree(t *testing.T) {
 	b := NewBroker(nil)
-	w := NewWriter(faultconn.New(), nil)
+	w := NewWriter(sendqtest.NewConn(), nil)
 	require.NoError(t, b.Register("bob", w))
 	n := b.names.Get("bob")
 	whileLocked(n, func() {

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 var brokerSeed = flag.Uint64("brokerseed", 0, "the seed of TestBrokerModel; 0: one by chance")
@@ -79,7 +79,7 @@ type brokerModel struct {
 type registration struct {
 	name               string
 	w                  *sendq.Writer
-	conn               *faultconn.Conn
+	conn               *sendqtest.Conn
 	release            func() // ends the stall of conn, if there is one
 	called, registered int64  // when Register was called, and when it had returned
 	unregistered       atomic.Bool
@@ -149,7 +149,7 @@ func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 			conn.Stall()
 			release = sync.OnceFunc(conn.Release)
 		case 3:
-			conn.Fault = faultconn.FailAt(rng.IntN(3000), errBroken)
+			conn.FailAfter(rng.IntN(3000), errBroken)
 		}
 	}
 	reg := &registration{name: name, w: sendq.NewWriter(conn, opts), conn: conn, release: release}

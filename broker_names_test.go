@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Guarantee 9: a name maps to its Writer until that Writer ends or is unregistered.
@@ -188,7 +188,7 @@ func TestBrokerForgetsEndedWriter(t *testing.T) {
 			name: "a write fails",
 			conn: func(*testing.T) net.Conn {
 				conn := readingPeer()
-				conn.Fault = faultconn.FailAt(0, refused)
+				conn.FailAfter(0, refused)
 				return conn
 			},
 			end: func(w *sendq.Writer) { w.WriteString("hello\n") },
@@ -405,7 +405,7 @@ func TestBrokerIterate(t *testing.T) {
 func TestBrokerOddNames(t *testing.T) {
 	odd := []string{"", "*", ">", "#x", "a.b", "a, b", "line\nbreak", "\x00", "\xff", "é", "e\u0301", strings.Repeat("long", 1<<16)}
 	b := sendq.NewBroker(nil)
-	peers := make(map[string]*faultconn.Conn)
+	peers := make(map[string]*sendqtest.Conn)
 	for _, name := range odd {
 		peers[name] = readingPeer()
 		register(t, b, name, peers[name])

@@ -17,14 +17,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestBrokerShutdownDelivers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const members = 10
 		b := sendq.NewBroker(nil)
-		var peers []*faultconn.Conn
+		var peers []*sendqtest.Conn
 		for i := range members {
 			peer := stalledPeer()
 			peers = append(peers, peer)
@@ -156,7 +156,7 @@ func TestBrokerClose(t *testing.T) {
 			w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{CloseTimeout: timeout})
 			require.NoError(t, b.Register(name, w))
 		}
-		slow := faultconn.New()
+		slow := sendqtest.NewConn()
 		slow.Stall()
 		time.AfterFunc(2*time.Second, slow.Release)
 		alice := register(t, b, "alice", slow)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // MaxPending does not apply to inherited messages, because they were accepted before.
@@ -188,7 +188,7 @@ func TestMaxAgeDuringTakeover(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxAge = 8 * time.Second
 		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
-		conn := faultconn.New()
+		conn := hooked(sendqtest.NewConn())
 		closed := make(chan struct{})
 		conn.Enter = func(method string) {
 			if method == "Close" {
@@ -196,7 +196,7 @@ func TestMaxAgeDuringTakeover(t *testing.T) {
 			}
 		}
 		require.NoError(t, b.Register("name", sendq.NewWriter(conn, nil)))
-		w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{MaxAge: maxAge})
+		w := sendq.NewWriter(sendqtest.NewConn(), &sendq.WriterOptions{MaxAge: maxAge})
 		registered := async(func() error { return b.Register("name", w) })
 		synctest.Wait()
 		require.NoError(t, b.Send("name", []byte("message")))
@@ -219,7 +219,7 @@ func TestMaxAgeOfWhatIsInherited(t *testing.T) {
 		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover})
 		old, _ := stuck(t, nil)
 		require.NoError(t, b.Register("name", old))
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxAge: maxAge})
 		require.NoError(t, b.Register("name", w))

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestTakeoverChain(t *testing.T) {
@@ -61,7 +61,7 @@ func TestTakeoverAtOnce(t *testing.T) {
 	const takers, takeovers, senders, messages = 4, 400, 32, 1500
 	b, returned := newBroker(sendq.NameTakeover)
 	register(t, b, "bob", stalledPeer())
-	peers := make(chan *faultconn.Conn, takers*takeovers)
+	peers := make(chan *sendqtest.Conn, takers*takeovers)
 	var running sync.WaitGroup
 	for range takers {
 		running.Go(func() {

@@ -18,7 +18,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
 )
 
 // Guarantee 12: the caller learns the outcome for each recipient: unknown, accepted or refused.
@@ -59,8 +58,8 @@ func TestBrokerTellsOutcome(t *testing.T) {
 			go closing.Close()
 
 			cause := errors.New("cable cut")
-			failed, release := readingPeer(), make(chan struct{})
-			failed.Fault = faultconn.FailAt(0, cause)
+			failed, release := hooked(readingPeer()), make(chan struct{})
+			failed.FailAfter(0, cause)
 			failed.Enter = func(method string) {
 				if method == "Close" {
 					<-release

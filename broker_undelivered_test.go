@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // However a Writer with a name ends, its messages are handed back with the cause.
@@ -26,30 +26,30 @@ func TestOnUndelivered(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		opts  *sendq.WriterOptions
-		end   func(b *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn)
+		end   func(b *sendq.Broker, w *sendq.Writer, conn *sendqtest.Conn)
 		cause error
 	}{
-		{"a failing connection", nil, func(_ *sendq.Broker, _ *sendq.Writer, conn *faultconn.Conn) { conn.Release() }, errBroken},
-		{"CloseNow", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) { w.CloseNow() }, sendq.ErrClosed},
-		{"CloseTimeout", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) { w.Close() }, context.DeadlineExceeded},
-		{"MaxPending", &sendq.WriterOptions{MaxPending: 140}, func(_ *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) {
+		{"a failing connection", nil, func(_ *sendq.Broker, _ *sendq.Writer, conn *sendqtest.Conn) { conn.Release() }, errBroken},
+		{"CloseNow", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *sendqtest.Conn) { w.CloseNow() }, sendq.ErrClosed},
+		{"CloseTimeout", nil, func(_ *sendq.Broker, w *sendq.Writer, _ *sendqtest.Conn) { w.Close() }, context.DeadlineExceeded},
+		{"MaxPending", &sendq.WriterOptions{MaxPending: 140}, func(_ *sendq.Broker, w *sendq.Writer, _ *sendqtest.Conn) {
 			w.WriteString("three\n")
 		}, sendq.ErrSlowConsumer},
-		{"MaxAge", &sendq.WriterOptions{MaxAge: limit}, func(*sendq.Broker, *sendq.Writer, *faultconn.Conn) {
+		{"MaxAge", &sendq.WriterOptions{MaxAge: limit}, func(*sendq.Broker, *sendq.Writer, *sendqtest.Conn) {
 			time.Sleep(2 * limit)
 		}, sendq.ErrSlowConsumer},
-		{"Shutdown of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) {
+		{"Shutdown of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *sendqtest.Conn) {
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
 			b.Shutdown(ctx)
 		}, context.DeadlineExceeded},
-		{"Close of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) { b.CloseNow() }, sendq.ErrClosed},
+		{"Close of the Broker", nil, func(b *sendq.Broker, _ *sendq.Writer, _ *sendqtest.Conn) { b.CloseNow() }, sendq.ErrClosed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b, returned := newBroker(sendq.NameReject)
 				conn := stalledPeer()
-				conn.Fault = faultconn.FailAt(3, errBroken)
+				conn.FailAfter(3, errBroken)
 				w := sendq.NewWriter(conn, tt.opts)
 				require.NoError(t, b.Register("bob", w))
 				require.NoError(t, b.Send("bob", []byte(left[0])))
@@ -70,26 +70,26 @@ func TestOnUndelivered(t *testing.T) {
 func TestOnUndeliveredIsNotCalled(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		end  func(t *testing.T, b *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn)
+		end  func(t *testing.T, b *sendq.Broker, w *sendq.Writer, conn *sendqtest.Conn)
 	}{
-		{"all is delivered", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn) {
+		{"all is delivered", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *sendqtest.Conn) {
 			conn.Release()
 			require.NoError(t, w.Close())
 		}},
-		{"all is delivered by Shutdown", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, conn *faultconn.Conn) {
+		{"all is delivered by Shutdown", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, conn *sendqtest.Conn) {
 			conn.Release()
 			require.NoError(t, b.Shutdown(t.Context()))
 		}},
-		{"nothing is left", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *faultconn.Conn) {
+		{"nothing is left", func(t *testing.T, _ *sendq.Broker, w *sendq.Writer, conn *sendqtest.Conn) {
 			conn.Release()
 			require.NoError(t, w.Flush(t.Context()))
 			w.CloseNow()
 		}},
-		{"it has no name any more", func(t *testing.T, b *sendq.Broker, w *sendq.Writer, _ *faultconn.Conn) {
+		{"it has no name any more", func(t *testing.T, b *sendq.Broker, w *sendq.Writer, _ *sendqtest.Conn) {
 			require.True(t, b.Unregister("bob", w))
 			w.CloseNow()
 		}},
-		{"another takes over and delivers", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, _ *faultconn.Conn) {
+		{"another takes over and delivers", func(t *testing.T, b *sendq.Broker, _ *sendq.Writer, _ *sendqtest.Conn) {
 			require.NoError(t, register(t, b, "bob", readingPeer()).Close())
 		}},
 	} {

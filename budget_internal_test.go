@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendq-go/sendq/internal/faultconn"
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Through queueing, writes, drops, takeovers and ends, a Budget counts the memory that the queues
@@ -25,10 +25,10 @@ func countWhatIsHeld(t *testing.T, random *rand.Rand) {
 	budget := NewBudget(limit)
 	broker := NewBroker(&BrokerOptions{NamePolicy: NameTakeover, ReplayMessages: 20})
 	room := broker.Room("room")
-	var conns []*faultconn.Conn
+	var conns []*sendqtest.Conn
 	var writers []*Writer
 	login := func(name string) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		w := NewWriter(conn, &WriterOptions{Budget: budget, MaxPending: 10_000 * random.IntN(3), Overflow: DropNewest + Overflow(random.IntN(2))})
 		if broker.Register(name, w) == nil {
@@ -128,7 +128,7 @@ func requireCounted(t *testing.T, b *Budget, writers []*Writer) {
 // The list of a backlog's blocks shrinks with the backlog.
 func TestBudgetMemoryComesBack(t *testing.T) {
 	b := NewBroker(nil)
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	conn.Stall()
 	w := NewWriter(conn, &WriterOptions{Budget: NewBudget(64 << 20)})
 	require.NoError(t, b.Register("bob", w))
@@ -162,7 +162,7 @@ func TestBacklogForgetsWhatHasLeft(t *testing.T) {
 // A segment of a shared block counts once after it is split, until both parts are gone.
 func TestBudgetOfASplitSegment(t *testing.T) {
 	b := NewBudget(1 << 20)
-	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
+	w := NewWriter(sendqtest.NewConn(), &WriterOptions{Budget: b})
 	shared := newSharedBlock()
 	require.NoError(t, b.reserve(w, charge{unshared: sharedCost, blocks: []*queue.Block{shared}}))
 	l := &w.limits.backlog
@@ -177,7 +177,7 @@ func TestBudgetOfASplitSegment(t *testing.T) {
 // A Budget counts nothing for a Writer that it has just ended.
 func TestBudgetReservesNothingForOneThatMustEnd(t *testing.T) {
 	b := NewBudget(1000)
-	w := NewWriter(faultconn.New(), &WriterOptions{Budget: b})
+	w := NewWriter(sendqtest.NewConn(), &WriterOptions{Budget: b})
 	l := &w.limits.backlog
 	b.close(l, ErrSlowConsumer)
 	require.Equal(t, 2, b.reserveLast(w, []charge{{unshared: 100}, {unshared: 100}}))

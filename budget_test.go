@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestBudget(t *testing.T) {
@@ -62,7 +62,7 @@ func TestBudget(t *testing.T) {
 }
 
 func TestBudgetTooLarge(t *testing.T) {
-	w := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: sendq.NewBudget(1000)})
+	w := sendq.NewWriter(sendqtest.NewConn(), &sendq.WriterOptions{Budget: sendq.NewBudget(1000)})
 	require.ErrorIs(t, w.Send(counted(1001)), sendq.ErrTooLarge)
 	require.NoError(t, w.Send(counted(1000)))
 	require.NoError(t, w.Close())
@@ -75,7 +75,7 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	bystander, _ := stuck(t, &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, bystander.Send(counted(8000)))
 
-	ended := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	ended := sendq.NewWriter(sendqtest.NewConn(), &sendq.WriterOptions{Budget: budget})
 	ended.CloseNow()
 	require.ErrorIs(t, ended.Send(counted(5000)), net.ErrClosed)
 	full, _ := stuck(t, &sendq.WriterOptions{Budget: budget, MaxPending: 5000, Overflow: sendq.DropNewest})
@@ -83,7 +83,7 @@ func TestBudgetSparesTheInnocent(t *testing.T) {
 	require.NoError(t, bystander.Err())
 
 	// The largest backlog ends, however large the new message is.
-	idle := sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{Budget: budget})
+	idle := sendq.NewWriter(sendqtest.NewConn(), &sendq.WriterOptions{Budget: budget})
 	require.NoError(t, idle.Send(counted(9000)))
 	<-bystander.Done()
 	require.ErrorIs(t, bystander.Err(), sendq.ErrSlowConsumer)
@@ -130,7 +130,7 @@ func TestBudgetUnderPressure(t *testing.T) {
 		var senders sync.WaitGroup
 		var all []*sendq.Writer
 		for i := range 30 {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			if i%3 == 0 {
 				conn.Stall()
 			}
@@ -242,11 +242,11 @@ func TestBudgetSmallerThanABlock(t *testing.T) {
 }
 
 // joinStalled registers n Writers with stalled peers and lets them join "room".
-func joinStalled(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions) (conns []*faultconn.Conn) {
+func joinStalled(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions) (conns []*sendqtest.Conn) {
 	t.Helper()
 	room := b.Room("room")
 	for i := range n {
-		conn := faultconn.Wrap(discarded())
+		conn := sendqtest.Wrap(discarded())
 		conn.Stall()
 		name := fmt.Sprint("member ", i)
 		require.NoError(t, b.Register(name, sendq.NewWriter(conn, opts)))
@@ -256,7 +256,7 @@ func joinStalled(t *testing.T, b *sendq.Broker, n int, opts *sendq.WriterOptions
 	return conns
 }
 
-func release(conns []*faultconn.Conn) {
+func release(conns []*sendqtest.Conn) {
 	for _, conn := range conns {
 		conn.Release()
 	}

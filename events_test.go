@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestEvents(t *testing.T) {
@@ -23,8 +23,8 @@ func TestEvents(t *testing.T) {
 		stop := observe(b)
 		synctest.Wait()
 
-		broken := faultconn.New()
-		broken.Fault = faultconn.FailAt(0, errBroken)
+		broken := sendqtest.NewConn()
+		broken.FailAfter(0, errBroken)
 		bob := register(t, b, "bob", broken)
 		require.NoError(t, b.Room("room").Join("bob"))
 		require.NoError(t, b.Room("room").Join("bob"), "again, which is no event")

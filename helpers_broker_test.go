@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // newBroker returns a Broker, and the calls of its OnUndelivered.
@@ -62,9 +62,9 @@ func register(t *testing.T, b *sendq.Broker, name string, conn net.Conn) *sendq.
 }
 
 // joinMany registers n members of "room". Their peers read.
-func joinMany(t *testing.T, b *sendq.Broker, n int) []*faultconn.Conn {
+func joinMany(t *testing.T, b *sendq.Broker, n int) []*sendqtest.Conn {
 	t.Helper()
-	peers := make([]*faultconn.Conn, n)
+	peers := make([]*sendqtest.Conn, n)
 	for i := range peers {
 		peers[i] = readingPeer()
 		register(t, b, memberName(i), peers[i])
@@ -157,12 +157,12 @@ func publishAtOnce(n int, publish ...func(p []byte) int) {
 }
 
 // linesOf returns the lines that conn has taken.
-func linesOf(conn *faultconn.Conn) []string {
+func linesOf(conn *sendqtest.Conn) []string {
 	return slices.Collect(strings.Lines(string(conn.Bytes())))
 }
 
 // requireSameLines requires the same n lines in the same order at all peers.
-func requireSameLines(t *testing.T, b *sendq.Broker, peers []*faultconn.Conn, n int) {
+func requireSameLines(t *testing.T, b *sendq.Broker, peers []*sendqtest.Conn, n int) {
 	t.Helper()
 	flushAll(t, b)
 	first := linesOf(peers[0])

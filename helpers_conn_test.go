@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // A transport makes connected pairs of one kind. They are closed at the end of the test.
@@ -222,11 +222,11 @@ func outQueue(t testing.TB, conn net.Conn) (n int) {
 }
 
 // readingPeer returns a connection that takes everything at once.
-func readingPeer() *faultconn.Conn { return faultconn.New() }
+func readingPeer() *sendqtest.Conn { return sendqtest.NewConn() }
 
 // stalledPeer returns a connection whose writes are stuck until Release or Close.
-func stalledPeer() *faultconn.Conn {
-	conn := faultconn.New()
+func stalledPeer() *sendqtest.Conn {
+	conn := sendqtest.NewConn()
 	conn.Stall()
 	return conn
 }
@@ -266,9 +266,9 @@ func overPipe(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, net.Conn)
 
 // stalledClose returns a connection with stuck writes. Close ends these, and is stuck until
 // releaseClose.
-func stalledClose() (conn *faultconn.Conn, releaseClose func()) {
+func stalledClose() (conn *hookedConn, releaseClose func()) {
 	gate := make(chan struct{})
-	conn = stalledPeer()
+	conn = hooked(stalledPeer())
 	conn.Enter = func(method string) {
 		if method == "Close" {
 			<-gate
@@ -289,4 +289,85 @@ func take(t *testing.T, peer net.Conn, n int) string {
 func requireTake(t *testing.T, peer net.Conn, want string) {
 	t.Helper()
 	require.Equal(t, want, take(t, peer, len(want)))
+}
+
+// A hookedConn calls the test when the Writer calls it, and watches its writes.
+type hookedConn struct {
+	*sendqtest.Conn
+
+	// Fault, if not nil, decides the result of a write of p: the connection gets the first n
+	// bytes, and Write returns n, err, even if n is out of range. Set it before the first write.
+	Fault func(p []byte) (n int, err error)
+
+	// Enter, if not nil, is called with the method's name when Write, Close, SetWriteDeadline or
+	// LocalAddr begins. Set it before the first write.
+	Enter func(method string)
+
+	mu       sync.Mutex
+	writing  int // calls of Write in progress
+	together int // the highest value of writing
+	failed   bool
+	late     int // writes after a failed one
+}
+
+func hooked(conn *sendqtest.Conn) *hookedConn { return &hookedConn{Conn: conn} }
+
+func (c *hookedConn) Write(p []byte) (n int, err error) {
+	c.enter("Write")
+	c.mu.Lock()
+	c.writing++
+	c.together = max(c.together, c.writing)
+	if c.failed {
+		c.late++
+	}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.writing--
+		c.failed = c.failed || err != nil || n != len(p)
+	}()
+	if c.Fault == nil {
+		return c.Conn.Write(p)
+	}
+	n, err = c.Fault(p)
+	if wrote, failed := c.Conn.Write(p[:min(max(n, 0), len(p))]); failed != nil {
+		return wrote, failed
+	}
+	return n, err
+}
+
+func (c *hookedConn) Close() error {
+	c.enter("Close")
+	return c.Conn.Close()
+}
+
+func (c *hookedConn) SetWriteDeadline(at time.Time) error {
+	c.enter("SetWriteDeadline")
+	return c.Conn.SetWriteDeadline(at)
+}
+
+func (c *hookedConn) LocalAddr() net.Addr {
+	c.enter("LocalAddr")
+	return c.Conn.LocalAddr()
+}
+
+func (c *hookedConn) enter(method string) {
+	if c.Enter != nil {
+		c.Enter(method)
+	}
+}
+
+// Together returns the largest number of writes in progress at the same time.
+func (c *hookedConn) Together() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.together
+}
+
+// Late returns the number of writes after one had failed.
+func (c *hookedConn) Late() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.late
 }

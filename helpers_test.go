@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // TestMain fails the run if goroutines or sockets are left at its end.
@@ -311,8 +311,8 @@ func pick[T any](rng *rand.Rand, choices []T) T { return choices[rng.IntN(len(ch
 
 // stuck returns a Writer whose first message is stuck until conn is released. The message counts
 // 100 bytes at MaxPending.
-func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *faultconn.Conn) {
-	conn := faultconn.New()
+func stuck(t *testing.T, opts *sendq.WriterOptions) (*sendq.Writer, *sendqtest.Conn) {
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, opts)
 	t.Cleanup(func() { w.CloseNow() })
@@ -336,7 +336,7 @@ func hasEnded(w *sendq.Writer) bool {
 func idleWriters(t *testing.T, n int) []*sendq.Writer {
 	writers := make([]*sendq.Writer, n)
 	for i := range writers {
-		writers[i] = sendq.NewWriter(faultconn.New(), nil)
+		writers[i] = sendq.NewWriter(sendqtest.NewConn(), nil)
 	}
 	t.Cleanup(func() {
 		for _, w := range writers {

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // The first member on a node gets the history of another node and then all later messages. Later
@@ -18,7 +18,7 @@ import (
 func TestRelayReplay(t *testing.T) {
 	inCluster(t, 3, sendq.BrokerOptions{ReplayMessages: 4}, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		register(t, bs[0], "alice", readingPeer())
-		joinReplay := func(b *sendq.Broker, name string, n int) *faultconn.Conn {
+		joinReplay := func(b *sendq.Broker, name string, n int) *sendqtest.Conn {
 			t.Helper()
 			peer := readingPeer()
 			register(t, b, name, peer)
@@ -64,7 +64,7 @@ func TestRelayReplayMeanwhile(t *testing.T) {
 		bs[0].Room("room").Publish([]byte("1\n"))
 		settle()
 		release := h.hold("a", "b")
-		peers := []*faultconn.Conn{readingPeer(), readingPeer()}
+		peers := []*sendqtest.Conn{readingPeer(), readingPeer()}
 		var joining sync.WaitGroup
 		for i, peer := range peers {
 			register(t, bs[1], memberName(i), peer)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Goroutines on several nodes do everything to a few names and rooms, and some do not wait for long.
@@ -39,7 +39,7 @@ type relayStress struct {
 	bs       []*sendq.Broker
 
 	mu     sync.Mutex
-	peers  []*faultconn.Conn
+	peers  []*sendqtest.Conn
 	direct map[string]*told // the messages to names
 }
 
@@ -164,7 +164,7 @@ func errorOf(r sendq.Report, name string) error {
 
 // register gives the name to a new Writer with a slow peer.
 func (s *relayStress) register(b *sendq.Broker, name string) *sendq.Writer {
-	peer, closed := faultconn.New(), make(chan struct{})
+	peer, closed := hooked(sendqtest.NewConn()), make(chan struct{})
 	closeOnce := sync.OnceFunc(func() { close(closed) })
 	peer.Enter = func(method string) {
 		if method == "Close" {
@@ -194,7 +194,7 @@ func (s *relayStress) register(b *sendq.Broker, name string) *sendq.Writer {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.peers = append(s.peers, peer)
+	s.peers = append(s.peers, peer.Conn)
 	return w
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 var anyPolicy = sendq.BrokerOptions{}
@@ -95,7 +95,7 @@ func TestRelayRegisterAtOnce(t *testing.T) {
 // the recipients on their own node.
 func TestRelayFanOut(t *testing.T) {
 	inCluster(t, 3, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
-		peers := make(map[string]*faultconn.Conn)
+		peers := make(map[string]*sendqtest.Conn)
 		for i, b := range bs {
 			for _, kind := range []string{"member", "other"} {
 				name := fmt.Sprint(kind, i)
@@ -154,7 +154,7 @@ func TestRelayFanOut(t *testing.T) {
 func TestRelayJoinAtOnce(t *testing.T) {
 	inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
 		releases := []func(){h.hold("a", "b"), h.hold("b", "a")}
-		peers := []*faultconn.Conn{readingPeer(), readingPeer()}
+		peers := []*sendqtest.Conn{readingPeer(), readingPeer()}
 		for i, b := range bs {
 			register(t, b, memberName(i), peers[i])
 			require.NoError(t, b.Room("room").Join(memberName(i)))
@@ -175,7 +175,7 @@ func TestRelayJoinAtOnce(t *testing.T) {
 // and the messages of each goroutine in the order of its calls.
 func TestRelayOrder(t *testing.T) {
 	inCluster(t, 3, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
-		var peers []*faultconn.Conn
+		var peers []*sendqtest.Conn
 		for i, b := range bs {
 			peers = append(peers, readingPeer())
 			register(t, b, memberName(i), peers[i])
@@ -244,11 +244,11 @@ func TestRelayPresence(t *testing.T) {
 		settle()
 		stop := observe(bs[1])
 		synctest.Wait()
-		broken := faultconn.New()
-		broken.Fault = func([]byte) (int, error) { return 0, errBroken }
+		broken := sendqtest.NewConn()
+		broken.FailAfter(0, errBroken)
 		bob := register(t, bs[1], "bob", broken)
-		alsoBroken := faultconn.New()
-		alsoBroken.Fault = broken.Fault
+		alsoBroken := sendqtest.NewConn()
+		alsoBroken.FailAfter(0, errBroken)
 		carol := register(t, bs[2], "carol", alsoBroken)
 		require.NoError(t, bs[1].Room("room").Join("bob"))
 		settle()
@@ -436,7 +436,7 @@ func TestRelayNameLostMeanwhile(t *testing.T) {
 // The peer of a Writer that loses its name learns why.
 func TestRelayFarewellOfALostName(t *testing.T) {
 	inCluster(t, 2, anyPolicy, func(t *testing.T, h *hub, bs []*sendq.Broker) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{Farewell: func(cause error) []byte {
 			require.ErrorIs(t, cause, sendq.ErrNameLost)
 			return []byte("farewell")

@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestReplay(t *testing.T) {
@@ -123,7 +123,7 @@ func TestReplayHasNoGap(t *testing.T) {
 			}
 		})
 	}
-	var peers []*faultconn.Conn
+	var peers []*sendqtest.Conn
 	for published.Load() < messages*publishers && len(peers) < 100 {
 		peer := readingPeer()
 		name := memberName(len(peers))

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
 	"github.com/sendq-go/sendq/relay"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // If many names join and leave while others are told, the cost is not quadratic. It is counted in
@@ -21,7 +21,7 @@ func TestMassJoinIsNotQuadratic(t *testing.T) {
 		b := sendq.NewBroker(nil)
 		writers := make([]*sendq.Writer, names)
 		for i := range writers {
-			writers[i] = sendq.NewWriter(faultconn.New(), nil)
+			writers[i] = sendq.NewWriter(sendqtest.NewConn(), nil)
 		}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -187,7 +187,7 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 			b := sendq.NewBroker(nil)
 			return func() {
 					for i := range n {
-						require.NoError(t, b.Register(memberName(i), sendq.NewWriter(faultconn.New(), nil)))
+						require.NoError(t, b.Register(memberName(i), sendq.NewWriter(sendqtest.NewConn(), nil)))
 					}
 				}, func() {
 					for i := range n {
@@ -205,7 +205,7 @@ func TestBrokerMemoryComesBack(t *testing.T) {
 						require.NoError(t, b.Register("bob", w))
 					}
 					for range n {
-						writers = append(writers, sendq.NewWriter(faultconn.New(), nil))
+						writers = append(writers, sendq.NewWriter(sendqtest.NewConn(), nil))
 						require.NoError(t, b.Register("bob", writers[len(writers)-1]))
 					}
 				}, func() {

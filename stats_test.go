@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestStatsTellAgeAndPeak(t *testing.T) {
@@ -46,9 +46,9 @@ func TestTallyEnds(t *testing.T) {
 	done, cancel := context.WithCancel(t.Context())
 	cancel()
 	broken := readingPeer()
-	broken.Fault = faultconn.FailAt(2, errBroken)
+	broken.FailAfter(2, errBroken)
 	for name, test := range map[string]struct {
-		conn *faultconn.Conn
+		conn *sendqtest.Conn
 		end  func(w *sendq.Writer)
 		want sendq.Ends
 	}{

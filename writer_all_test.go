@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // A hub of one's own keeps its Writers in a map, and writes to all of them at once.
@@ -53,9 +53,9 @@ func TestWriteAll(t *testing.T) {
 	t.Run("reports who refuses", func(t *testing.T) {
 		full, _ := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.Block})
 		lossy, _ := stuck(t, &sendq.WriterOptions{MaxPending: 100, Overflow: sendq.DropNewest})
-		closed := sendq.NewWriter(faultconn.New(), nil)
+		closed := sendq.NewWriter(sendqtest.NewConn(), nil)
 		require.NoError(t, closed.CloseNow())
-		good := sendq.NewWriter(faultconn.New(), nil)
+		good := sendq.NewWriter(sendqtest.NewConn(), nil)
 		refused := make(map[*sendq.Writer]error)
 		n := sendq.WriteAll(slices.Values([]*sendq.Writer{full, good, lossy, closed, good}), counted(100), func(w *sendq.Writer, err error) {
 			require.NoError(t, good.Flush(t.Context()), "a Writer that has accepted is awake")
@@ -70,7 +70,7 @@ func TestWriteAll(t *testing.T) {
 	})
 
 	t.Run("wakes the others if the iteration panics", func(t *testing.T) {
-		w := sendq.NewWriter(faultconn.New(), nil)
+		w := sendq.NewWriter(sendqtest.NewConn(), nil)
 		require.Panics(t, func() {
 			sendq.WriteAll(func(yield func(*sendq.Writer) bool) { yield(w); panic("iteration") }, []byte("message"), nil)
 		})

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestWriterCloseDelivers(t *testing.T) {
@@ -115,7 +115,7 @@ func TestWriterCloseDelivers(t *testing.T) {
 
 	t.Run("CloseNow interrupts a TLS handshake", func(t *testing.T) {
 		inner, _ := tcpPair(t)
-		faulty := faultconn.Wrap(inner)
+		faulty := sendqtest.Wrap(inner)
 		begun := faulty.Stall()
 		w := sendq.NewWriter(tls.Client(faulty, tlsConfig()), patient)
 		require.NoError(t, w.Send([]byte("message")))
@@ -264,7 +264,7 @@ func TestWriterCloseTimeout(t *testing.T) {
 
 	t.Run("is 5 s by default", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			conn.Stall()
 			w := sendq.NewWriter(conn, nil)
 			require.NoError(t, w.Send([]byte("message")))
@@ -276,7 +276,7 @@ func TestWriterCloseTimeout(t *testing.T) {
 
 	t.Run("is not waited for", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			conn.Stall()
 			w := sendq.NewWriter(conn, patient)
 			require.NoError(t, w.Send([]byte("message")))
@@ -340,7 +340,7 @@ func TestWriterEndsOnce(t *testing.T) {
 
 	t.Run("at the first bound", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			conn.Stall()
 			w := sendq.NewWriter(conn, patient)
 			require.NoError(t, w.Send([]byte("message")))
@@ -399,7 +399,7 @@ func TestWriterCloseNowTLSOverPipe(t *testing.T) {
 func TestWriterCloseNowSaysNoGoodbye(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		inner, innerPeer := net.Pipe()
-		faulty := faultconn.Wrap(inner)
+		faulty := sendqtest.Wrap(inner)
 		conn, peer := tls.Server(faulty, tlsConfig()), tls.Client(innerPeer, tlsConfig())
 		arrived := async(func() content { return readAll(peer) })
 		w := sendq.NewWriter(conn, nil)
@@ -414,20 +414,20 @@ func TestWriterCloseNowSaysNoGoodbye(t *testing.T) {
 }
 
 func TestWriterCloseNowReturnsTheConnectionsError(t *testing.T) {
-	w := sendq.NewWriter(failingClose{faultconn.New()}, nil)
+	w := sendq.NewWriter(failingClose{sendqtest.NewConn()}, nil)
 	require.Equal(t, errBroken, w.CloseNow())
 	require.NoError(t, w.CloseNow())
 }
 
 // A connection may deliver its last bytes only at Close, and fail.
 func TestWriterCloseReturnsTheConnectionsError(t *testing.T) {
-	w := sendq.NewWriter(failingClose{faultconn.New()}, nil)
+	w := sendq.NewWriter(failingClose{sendqtest.NewConn()}, nil)
 	require.NoError(t, w.Send([]byte("message")))
 	require.ErrorIs(t, w.Close(), errBroken)
 	require.ErrorIs(t, w.Err(), errBroken)
 }
 
-type failingClose struct{ *faultconn.Conn }
+type failingClose struct{ *sendqtest.Conn }
 
 func (c failingClose) Close() error {
 	c.Conn.Close()
@@ -459,23 +459,23 @@ func TestWriterUseAfterEnd(t *testing.T) {
 	cancel(errBroken)
 	for _, tt := range []struct {
 		name  string
-		conn  func(*faultconn.Conn)
+		conn  func(*sendqtest.Conn)
 		end   func(*sendq.Writer) error
 		cause error
 	}{
-		{"Close", func(*faultconn.Conn) {}, (*sendq.Writer).Close, nil},
-		{"CloseNow", func(*faultconn.Conn) {}, (*sendq.Writer).CloseNow, sendq.ErrClosed},
+		{"Close", func(*sendqtest.Conn) {}, (*sendq.Writer).Close, nil},
+		{"CloseNow", func(*sendqtest.Conn) {}, (*sendq.Writer).CloseNow, sendq.ErrClosed},
 		{
-			"Shutdown in vain", func(c *faultconn.Conn) { c.Stall() },
+			"Shutdown in vain", func(c *sendqtest.Conn) { c.Stall() },
 			func(w *sendq.Writer) error { return w.Shutdown(canceled) }, errBroken,
 		},
 		{
-			"a failed write", func(c *faultconn.Conn) { c.Fault = faultconn.FailAt(0, errBroken) },
+			"a failed write", func(c *sendqtest.Conn) { c.FailAfter(0, errBroken) },
 			func(w *sendq.Writer) error { return w.Flush(t.Context()) }, errBroken,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			w := sendq.NewWriter(conn, nil)
 			tt.conn(conn)
 			before := w.Done()
@@ -508,14 +508,14 @@ func TestWriterUseAfterEnd(t *testing.T) {
 	}
 
 	t.Run("Done asked for only then", func(t *testing.T) {
-		w := sendq.NewWriter(faultconn.New(), nil)
+		w := sendq.NewWriter(sendqtest.NewConn(), nil)
 		require.NoError(t, w.CloseNow())
 		<-w.Done()
 	})
 }
 
 func TestWriterUndelivered(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, nil)
 	sent := [][]byte{[]byte("one"), nil, []byte("three"), letters(40 << 10)}
@@ -540,7 +540,7 @@ func TestWriterUndelivered(t *testing.T) {
 
 func TestWriterOnEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := sendq.NewWriter(faultconn.New(), nil)
+		w := sendq.NewWriter(sendqtest.NewConn(), nil)
 		var causes []error
 		note := func() { causes = append(causes, w.Err()) }
 		w.OnEnd(note)

@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Closing a blocking socket does not interrupt its system calls.
@@ -34,7 +34,7 @@ func TestBlockingSocketCanBeClosed(t *testing.T) {
 			if err := b.Register("name", w); err != nil {
 				return err
 			}
-			next := sendq.NewWriter(faultconn.New(), nil)
+			next := sendq.NewWriter(sendqtest.NewConn(), nil)
 			defer next.CloseNow()
 			return b.Register("name", next)
 		},
@@ -245,15 +245,15 @@ func TestWriterBadCounts(t *testing.T) {
 		contains    string
 		undelivered int64
 	}{
-		{"short", faultconn.Short(3), "mes", io.ErrShortWrite, "short write", 1},
-		{"nothing", faultconn.Short(0), "", io.ErrShortWrite, "short write", 1},
-		{"short, with an error", faultconn.FailAt(3, errBroken), "mes", errBroken, "broken", 1},
+		{"short", takes(3, nil), "mes", io.ErrShortWrite, "short write", 1},
+		{"nothing", takes(0, nil), "", io.ErrShortWrite, "short write", 1},
+		{"short, with an error", takes(3, errBroken), "mes", errBroken, "broken", 1},
 		{"all, with an error", func(p []byte) (int, error) { return len(p), errBroken }, "message", errBroken, "broken", 0},
 		{"negative", func([]byte) (int, error) { return -1, nil }, "", nil, "impossible count", 1},
 		{"too many", func(p []byte) (int, error) { return len(p) + 1, nil }, "message", nil, "impossible count", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := hooked(sendqtest.NewConn())
 			conn.Fault = tt.fault
 			w := sendq.NewWriter(conn, nil)
 			require.NoError(t, w.Send([]byte("message")))
@@ -270,20 +270,25 @@ func TestWriterBadCounts(t *testing.T) {
 	}
 }
 
+// takes returns a fault: the connection takes n bytes of a write, and returns err.
+func takes(n int, err error) func([]byte) (int, error) {
+	return func([]byte) (int, error) { return n, err }
+}
+
 func TestWriterConnWithoutAddress(t *testing.T) {
-	w := sendq.NewWriter(noAddrConn{faultconn.New()}, nil)
+	w := sendq.NewWriter(noAddrConn{sendqtest.NewConn()}, nil)
 	require.NoError(t, w.Send([]byte("message")))
 	require.NoError(t, w.Close())
 	require.EqualValues(t, 1, w.Stats().Written)
 }
 
-type noAddrConn struct{ *faultconn.Conn }
+type noAddrConn struct{ *sendqtest.Conn }
 
 func (noAddrConn) LocalAddr() net.Addr { return nil }
 
 // A panic in Write ends only the Writer. Nobody else could recover from it.
 func TestWriterSurvivesPanic(t *testing.T) {
-	conn := faultconn.New()
+	conn := hooked(sendqtest.NewConn())
 	conn.Fault = func([]byte) (int, error) { panic("broken wrapper") }
 	w := sendq.NewWriter(conn, nil)
 	require.NoError(t, w.Send([]byte("message")))
@@ -297,7 +302,7 @@ func TestWriterSurvivesPanic(t *testing.T) {
 
 // Goexit, as called by t.FailNow, ends the flusher's goroutine.
 func TestWriterSurvivesGoexit(t *testing.T) {
-	conn := faultconn.New()
+	conn := hooked(sendqtest.NewConn())
 	conn.Fault = func([]byte) (int, error) { runtime.Goexit(); return 0, nil }
 	w := sendq.NewWriter(conn, nil)
 	require.NoError(t, w.Send([]byte("message")))

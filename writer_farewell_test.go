@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // The farewell follows whole messages, and arrives although nobody has read what the peer sent.
@@ -132,7 +132,7 @@ func TestFarewellThatFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				conn := faultconn.New()
+				conn := sendqtest.NewConn()
 				w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxMessages: 1, Farewell: farewell})
 				waiting := conn.Stall()
 				w.WriteString("begun")
@@ -155,7 +155,7 @@ func TestFarewellThatFails(t *testing.T) {
 
 // A message of several writes is finished before the farewell, and nothing else is.
 func TestFarewellAfterALongMessage(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{
 		MaxMessages:  2,
@@ -214,7 +214,7 @@ func TestFarewellBeforeATakeover(t *testing.T) {
 		old := sendq.NewWriter(conn, nil)
 		old.WriteString("old")
 		require.NoError(t, b.Register("bob", old))
-		next := faultconn.New()
+		next := sendqtest.NewConn()
 		w := sendq.NewWriter(next, &sendq.WriterOptions{MaxMessages: 1, Farewell: func(error) []byte { return []byte("farewell") }})
 		registered := async(func() error { return b.Register("bob", w) })
 		synctest.Wait()
@@ -307,7 +307,7 @@ func TestCloseWithAndTheBudget(t *testing.T) {
 
 // A Writer that has ended is not kept in memory until CloseTimeout.
 func TestCloseWithForgetsItsTimer(t *testing.T) {
-	w := sendq.NewWriter(faultconn.New(), patient)
+	w := sendq.NewWriter(sendqtest.NewConn(), patient)
 	forgotten := make(chan struct{})
 	runtime.AddCleanup(w, func(c chan struct{}) { close(c) }, forgotten)
 	require.NoError(t, w.CloseWith(nil))

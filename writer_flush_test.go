@@ -17,13 +17,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestWriterOneFlusher(t *testing.T) {
 	t.Run("at a time", func(t *testing.T) {
 		over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-			watched := faultconn.Wrap(conn)
+			watched := hooked(sendqtest.Wrap(conn))
 			w := sendq.NewWriter(watched, nil)
 			arrived := async(func() arrival { return receive(peer) })
 			var wg sync.WaitGroup
@@ -48,7 +48,7 @@ func TestWriterOneFlusher(t *testing.T) {
 		// A bubble ends after its goroutines. So the test fails if one is parked, although the
 		// Writer still lives.
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			w := sendq.NewWriter(conn, nil)
 			require.NoError(t, w.Send([]byte("message")))
 			require.NoError(t, w.Flush(t.Context()))
@@ -58,7 +58,7 @@ func TestWriterOneFlusher(t *testing.T) {
 
 	t.Run("none is missed", func(t *testing.T) {
 		// Each message comes just when the flusher of the previous one leaves.
-		w := sendq.NewWriter(faultconn.New(), nil)
+		w := sendq.NewWriter(sendqtest.NewConn(), nil)
 		var wg sync.WaitGroup
 		for range 4 {
 			wg.Go(func() {
@@ -93,8 +93,8 @@ func TestWriterNeverTorn(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			stream := bytes.Join(tt.messages, nil)
 			for _, n := range interestingOffsets(tt.messages) {
-				conn := faultconn.New()
-				conn.Fault = faultconn.FailAt(n, errBroken)
+				conn := hooked(sendqtest.NewConn())
+				conn.FailAfter(n, errBroken)
 				w := sendq.NewWriter(conn, nil)
 				// The first message goes out alone, and the others wait for it.
 				waiting := conn.Stall()
@@ -134,8 +134,8 @@ func TestWriterNeverTorn(t *testing.T) {
 
 	t.Run("the reader wakes", func(t *testing.T) {
 		over(t, transports, func(t *testing.T, conn, _ net.Conn) {
-			faulty := faultconn.Wrap(conn)
-			faulty.Fault = faultconn.FailAt(0, errBroken)
+			faulty := sendqtest.Wrap(conn)
+			faulty.FailAfter(0, errBroken)
 			read := async(func() error { _, err := faulty.Read(make([]byte, 1)); return err })
 			w := sendq.NewWriter(faulty, nil)
 			require.NoError(t, w.Send([]byte("message")))
@@ -149,12 +149,12 @@ func TestWriterNeverTorn(t *testing.T) {
 		// The connection fails within a record, after n bytes.
 		for n := range 120 {
 			inner, innerPeer := tcpPair(t)
-			faulty := faultconn.Wrap(inner)
+			faulty := sendqtest.Wrap(inner)
 			conn, peer := tls.Server(faulty, tlsConfig()), tls.Client(innerPeer, tlsConfig())
 			handshake := async(conn.Handshake)
 			require.NoError(t, peer.Handshake())
 			require.NoError(t, <-handshake)
-			faulty.Fault = faultconn.FailAt(n, errBroken)
+			faulty.FailAfter(n, errBroken)
 			w := sendq.NewWriter(conn, nil)
 			arrived := async(func() content { return readAll(peer) })
 
@@ -201,7 +201,7 @@ func interestingOffsets(messages [][]byte) (offsets []int) {
 
 func TestWriterCoalesces(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-		watched := faultconn.Wrap(conn)
+		watched := sendqtest.Wrap(conn)
 		waiting := watched.Stall()
 		w := sendq.NewWriter(watched, nil)
 		arrived := async(func() content { return readAll(peer) })
@@ -262,7 +262,7 @@ func TestWriterIdleWrites(t *testing.T) {
 }
 
 func TestMessageFramed(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true})
 	w.WriteString("one")
@@ -306,7 +306,7 @@ func TestWriterDatagrams(t *testing.T) {
 		} {
 			t.Run(tr.name+", "+tt.name, func(t *testing.T) {
 				conn, peer := tr.pair(t)
-				watched := faultconn.Wrap(conn)
+				watched := sendqtest.Wrap(conn)
 				w := sendq.NewWriter(watched, nil)
 				for range tt.rounds {
 					waiting := watched.Stall()
@@ -347,7 +347,7 @@ func TestWriterDatagrams(t *testing.T) {
 
 	t.Run("an empty one that fails", func(t *testing.T) {
 		conn, _ := udpPair(t)
-		faulty := faultconn.Wrap(conn)
+		faulty := hooked(sendqtest.Wrap(conn))
 		faulty.Fault = func([]byte) (int, error) { return 0, errBroken }
 		w := sendq.NewWriter(faulty, nil)
 		require.NoError(t, w.Send(nil))
@@ -401,7 +401,7 @@ func unixpacketPair(t testing.TB) (conn, peer net.Conn) {
 // message may be on the connection.
 func TestWriterDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		require.NoError(t, conn.SetWriteDeadline(time.Now().Add(time.Second)))
 		w := sendq.NewWriter(conn, nil)

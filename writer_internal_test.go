@@ -15,14 +15,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendq-go/sendq/internal/faultconn"
 	"github.com/sendq-go/sendq/internal/sock"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Canceled calls of Flush are forgotten. Outside of the package only memory would show it.
 func TestQueueForgetsCanceledFlushes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		w := NewWriter(conn, nil)
 		require.NoError(t, w.Send([]byte("message")))
@@ -79,7 +79,7 @@ func TestRefusedSendersAreForgotten(t *testing.T) {
 		"CloseNow": func(w *Writer) { _ = w.CloseNow() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			conn.Stall()
 			w := NewWriter(conn, &WriterOptions{MaxPending: 100, Overflow: Block})
 			require.NoError(t, w.Send(make([]byte, 36)))
@@ -177,7 +177,7 @@ func TestSilence(t *testing.T) {
 // A write may take a part of what it was given. An urgent message that was behind all of it stays
 // before later urgent ones.
 func TestUrgentAfterAPartialWrite(t *testing.T) {
-	w := NewWriter(faultconn.New(), &WriterOptions{MaxPending: 1000, Overflow: DropOldest})
+	w := NewWriter(sendqtest.NewConn(), &WriterOptions{MaxPending: 1000, Overflow: DropOldest})
 	w.flushing = true // by this test
 	for _, p := range []string{"a", "b", "c", "d"} {
 		w.WriteString(p)
@@ -201,7 +201,7 @@ func messagesOf(w *Writer) string {
 // A paused Writer has no flusher to give back the memory of a queue that has expired.
 func TestExpiredQueueKeepsNoMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := NewWriter(faultconn.New(), &WriterOptions{MaxAge: time.Minute, Expire: true})
+		w := NewWriter(sendqtest.NewConn(), &WriterOptions{MaxAge: time.Minute, Expire: true})
 		require.True(t, w.pause())
 		for range 1000 {
 			w.WriteString("message")

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestMaxPendingDisconnect(t *testing.T) {
@@ -108,7 +108,7 @@ func TestMaxPendingDropOldest(t *testing.T) {
 	})
 
 	t.Run("not all is in flight", func(t *testing.T) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 1000, Overflow: sendq.DropOldest})
 		waiting := conn.Stall()
 		for range 10 {
@@ -126,7 +126,7 @@ func TestMaxPendingDropOldest(t *testing.T) {
 // Not all tiny messages are in flight, although they have few bytes compared to their count at
 // MaxPending: the newest replace older ones.
 func TestMaxPendingDropOldestOfTinyMessages(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 64 << 10, Overflow: sendq.DropOldest})
 	waiting := conn.Stall()
 	for range 2000 {
@@ -224,13 +224,13 @@ func TestMaxPendingBlock(t *testing.T) {
 func TestMaxPendingBlockGivesUp(t *testing.T) {
 	errEnough := errors.New("enough")
 	for name, tt := range map[string]struct {
-		end  func(w *sendq.Writer, conn *faultconn.Conn, cancel context.CancelCauseFunc)
+		end  func(w *sendq.Writer, conn *sendqtest.Conn, cancel context.CancelCauseFunc)
 		want error
 	}{
-		"context":  {func(_ *sendq.Writer, _ *faultconn.Conn, cancel context.CancelCauseFunc) { cancel(errEnough) }, errEnough},
-		"CloseNow": {func(w *sendq.Writer, _ *faultconn.Conn, _ context.CancelCauseFunc) { w.CloseNow() }, net.ErrClosed},
-		"Close":    {func(w *sendq.Writer, _ *faultconn.Conn, _ context.CancelCauseFunc) { go w.Close() }, net.ErrClosed},
-		"error":    {func(_ *sendq.Writer, conn *faultconn.Conn, _ context.CancelCauseFunc) { conn.Close() }, net.ErrClosed},
+		"context":  {func(_ *sendq.Writer, _ *sendqtest.Conn, cancel context.CancelCauseFunc) { cancel(errEnough) }, errEnough},
+		"CloseNow": {func(w *sendq.Writer, _ *sendqtest.Conn, _ context.CancelCauseFunc) { w.CloseNow() }, net.ErrClosed},
+		"Close":    {func(w *sendq.Writer, _ *sendqtest.Conn, _ context.CancelCauseFunc) { go w.Close() }, net.ErrClosed},
+		"error":    {func(_ *sendq.Writer, conn *sendqtest.Conn, _ context.CancelCauseFunc) { conn.Close() }, net.ErrClosed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -407,7 +407,7 @@ func TestMaxMessages(t *testing.T) {
 
 // With DropOldest a write takes a small part of MaxMessages too, so that not all is in flight.
 func TestMaxMessagesLimitsAWrite(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxMessages: 16, Overflow: sendq.DropOldest})
 	waiting := conn.Stall()
 	for range 16 {

@@ -18,11 +18,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // An opaqueConn buffers, and cannot be asked for acknowledged bytes.
-type opaqueConn struct{ *faultconn.Conn }
+type opaqueConn struct{ *sendqtest.Conn }
 
 func (opaqueConn) NetConn() net.Conn   { return nil }
 func (opaqueConn) LocalAddr() net.Addr { return opaqueAddr{} }
@@ -44,11 +44,11 @@ func TestCloseWaitsBlindly(t *testing.T) {
 		bound time.Duration
 		want  time.Duration
 	}{
-		{"without a half-close", opaqueConn{faultconn.New()}, time.Hour, wait},
-		{"with one", halfCloseConn{opaqueConn{faultconn.New()}}, time.Hour, wait},
-		{"no longer than the bound", opaqueConn{faultconn.New()}, wait / 5, wait / 5},
-		{"no longer than the bound, with a half-close", halfCloseConn{opaqueConn{faultconn.New()}}, wait / 5, wait / 5},
-		{"not for a pipe", faultconn.New(), time.Hour, 0},
+		{"without a half-close", opaqueConn{sendqtest.NewConn()}, time.Hour, wait},
+		{"with one", halfCloseConn{opaqueConn{sendqtest.NewConn()}}, time.Hour, wait},
+		{"no longer than the bound", opaqueConn{sendqtest.NewConn()}, wait / 5, wait / 5},
+		{"no longer than the bound, with a half-close", halfCloseConn{opaqueConn{sendqtest.NewConn()}}, wait / 5, wait / 5},
+		{"not for a pipe", sendqtest.NewConn(), time.Hour, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestCloseWaitsBlindly(t *testing.T) {
 
 	t.Run("no longer than until CloseNow", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			w := sendq.NewWriter(opaqueConn{faultconn.New()}, patient)
+			w := sendq.NewWriter(opaqueConn{sendqtest.NewConn()}, patient)
 			require.NoError(t, w.Send([]byte("message")))
 			closed := async(w.Close)
 			time.Sleep(wait / 2)
@@ -77,7 +77,7 @@ func TestCloseWaitsBlindly(t *testing.T) {
 
 	t.Run("and a Close that hangs is an error", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := hooked(sendqtest.NewConn())
 			interrupted := make(chan struct{})
 			var closes atomic.Int32
 			conn.Enter = func(method string) {

@@ -9,60 +9,46 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // A connKind is the kind of a model's connections.
 type connKind byte
 
 const (
-	inMemory  connKind = iota // faultconn, without a socket
+	inMemory  connKind = iota // sendqtest, without a socket
 	plainUnix                 // sockets with buffers as small as the kernel allows
 	plainTCP
-	wrappedUnix // every other one in a faultconn, so that no sender itself writes
+	wrappedUnix // every other one behind a sendqtest.Conn, so that no sender itself writes
 	connKindCount
 )
 
 // A modelConn is a connection of a model. Its writes can be stalled, released, and made to fail.
 type modelConn struct {
 	conn    net.Conn
-	fault   *faultconn.Conn // conn, or nil
-	peer    *pacedPeer      // nil in memory
+	fault   *hookedConn // conn, or nil
+	peer    *pacedPeer  // nil in memory
 	stalled bool
 	lossy   bool // the peer may have discarded bytes taken by the connection
 
-	left    atomic.Int64                  // how much fault takes before it fails
 	closing atomic.Pointer[chan struct{}] // its Close waits until that is closed; nil: it does not
 }
 
 func newModelConn(t testing.TB, kind connKind, wrap bool) *modelConn {
 	c := new(modelConn)
 	if kind == inMemory {
-		c.fault = faultconn.New()
+		c.fault = hooked(sendqtest.NewConn())
 	} else {
 		conn, peer := smallPair(t, kind == plainTCP)
 		c.conn, c.peer = conn, newPacedPeer(peer)
 		if kind == wrappedUnix && wrap {
-			c.fault = faultconn.Wrap(conn)
+			c.fault = hooked(sendqtest.Wrap(conn))
 		}
 	}
 	if c.fault == nil {
 		return c
 	}
 	c.conn = c.fault
-	c.left.Store(math.MaxInt64)
-	c.fault.Fault = func(p []byte) (int, error) {
-		left := c.left.Load()
-		if left == math.MaxInt64 {
-			return len(p), nil
-		}
-		n := min(int(left), len(p))
-		c.left.Add(-int64(n))
-		if n < len(p) {
-			return n, errBroken
-		}
-		return n, nil
-	}
 	c.fault.Enter = func(method string) {
 		if gate := c.closing.Load(); method == "Close" && gate != nil {
 			<-*gate
@@ -116,7 +102,7 @@ func (c *modelConn) read(n int) {
 // fail makes the connection fail after n bytes, or at once by a reset of the peer.
 func (c *modelConn) fail(n int) {
 	if c.fault != nil {
-		c.left.Store(int64(n))
+		c.fault.FailAfter(n, errBroken)
 		return
 	}
 	c.lossy = true

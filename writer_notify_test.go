@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // Each message of a protocol that may be sent again reports what became of it.
@@ -237,7 +237,7 @@ func TestWriteNotify(t *testing.T) {
 // A call may call methods of the Writer, end its goroutine, and take long: nobody else waits.
 func TestNoticesAreInNobodysWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := sendq.NewWriter(faultconn.New(), nil)
+		w := sendq.NewWriter(sendqtest.NewConn(), nil)
 		var n noted
 		w.WriteNotify(nil, func(error) { runtime.Goexit() })
 		w.WriteNotify(nil, func(error) {

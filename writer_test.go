@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestWriterWhole(t *testing.T) {
@@ -143,7 +143,7 @@ func TestWriterNeverInTheWay(t *testing.T) {
 	t.Run("no lock is held across a call into the connection", func(t *testing.T) {
 		for name, end := range ends {
 			t.Run(name, func(t *testing.T) {
-				conn := faultconn.New()
+				conn := hooked(sendqtest.NewConn())
 				var w *sendq.Writer
 				conn.Enter = func(string) {
 					if w != nil { // else in NewWriter
@@ -167,8 +167,8 @@ func TestWriterNeverInTheWay(t *testing.T) {
 func TestWriterAccountedFor(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
 		const senders, limit = 32, 1_500_000
-		faulty := faultconn.Wrap(conn)
-		faulty.Fault = faultconn.FailAt(limit, errBroken)
+		faulty := sendqtest.Wrap(conn)
+		faulty.FailAfter(limit, errBroken)
 		w := sendq.NewWriter(faulty, nil)
 		arrived := async(func() content { return readAll(peer) })
 
@@ -301,7 +301,7 @@ func TestWriterMemoryComesBack(t *testing.T) {
 
 func TestWriterCopies(t *testing.T) {
 	for _, length := range []int{1, 100, 16 << 10, 16<<10 + 1, 100 << 10} {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		w := sendq.NewWriter(conn, nil)
 		mine, given := letters(length), letters(length)
@@ -328,7 +328,7 @@ func TestWriterCopies(t *testing.T) {
 
 func TestWriterEmptyMessages(t *testing.T) {
 	over(t, transports, func(t *testing.T, conn, peer net.Conn) {
-		watched := faultconn.Wrap(conn)
+		watched := sendqtest.Wrap(conn)
 		w := sendq.NewWriter(watched, patient)
 		for i := range 1000 {
 			require.NoError(t, send(w, i, nil))
@@ -349,13 +349,13 @@ func TestWriterEmptyMessages(t *testing.T) {
 func TestNewWriterPanics(t *testing.T) {
 	require.PanicsWithValue(t, "sendq: NewWriter: conn is nil", func() { sendq.NewWriter(nil, nil) })
 	require.PanicsWithValue(t, "sendq: NewWriter: CloseTimeout is negative: -1s", func() {
-		sendq.NewWriter(faultconn.New(), &sendq.WriterOptions{CloseTimeout: -time.Second})
+		sendq.NewWriter(sendqtest.NewConn(), &sendq.WriterOptions{CloseTimeout: -time.Second})
 	})
 }
 
 func TestWriterCopiesOptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		conn.Stall()
 		opts := &sendq.WriterOptions{CloseTimeout: time.Second}
 		w := sendq.NewWriter(conn, opts)
@@ -437,7 +437,7 @@ func TestContextWithoutCause(t *testing.T) {
 
 // The parts are one message, on an idle Writer and on a busy one, and may be reused.
 func TestWriteParts(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, nil)
 	header, body := []byte("head|"), []byte("body.")

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestMaxAge(t *testing.T) {
@@ -287,7 +287,7 @@ func (c *countedConn) NetConn() net.Conn { c.looks.Add(1); return c.Conn }
 func TestNobodyLooksAtAnIdleWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const timeout = 8 * time.Second
-		conn := &watchedConn{Conn: faultconn.New()}
+		conn := &watchedConn{Conn: sendqtest.NewConn()}
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: timeout, MaxAge: timeout})
 		for range 3 {
 			waiting := conn.Stall()
@@ -312,7 +312,7 @@ func TestNobodyLooksAtAnIdleWriter(t *testing.T) {
 
 // A watchedConn counts the looks at its inner connection.
 type watchedConn struct {
-	*faultconn.Conn
+	*sendqtest.Conn
 	looks atomic.Int64
 }
 

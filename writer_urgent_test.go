@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // An urgent message goes before all that wait, behind what is begun, in order among its kind.
@@ -35,7 +35,7 @@ func TestWriteUrgent(t *testing.T) {
 
 // A message that takes several writes is finished first.
 func TestWriteUrgentBehindALongMessage(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{WriteTimeout: time.Hour}) // writes of 4 KiB
 	long := strings.Repeat("a", 10_000)
@@ -129,7 +129,7 @@ func TestAgeAndUrgent(t *testing.T) {
 
 // An urgent message on a message-framed connection is a Write.
 func TestUrgentIsFramed(t *testing.T) {
-	conn := faultconn.New()
+	conn := sendqtest.NewConn()
 	waiting := conn.Stall()
 	w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true})
 	w.WriteString("long")

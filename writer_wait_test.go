@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
-	"github.com/sendq-go/sendq/internal/faultconn"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 func TestWriterFlush(t *testing.T) {
@@ -33,7 +33,7 @@ func TestWriterFlush(t *testing.T) {
 	})
 
 	t.Run("canceled", func(t *testing.T) {
-		conn := faultconn.New()
+		conn := sendqtest.NewConn()
 		waiting := conn.Stall()
 		w := sendq.NewWriter(conn, nil)
 		require.NoError(t, w.Send([]byte("message")))
@@ -52,7 +52,7 @@ func TestWriterFlush(t *testing.T) {
 
 	t.Run("when the Writer ends first", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := sendqtest.NewConn()
 			conn.Stall()
 			w := sendq.NewWriter(conn, nil)
 			require.NoError(t, w.Send([]byte("message")))
@@ -69,7 +69,7 @@ func TestWriterFlush(t *testing.T) {
 
 	t.Run("does not wait for later messages", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			conn := faultconn.New()
+			conn := hooked(sendqtest.NewConn())
 			may := make(chan struct{})
 			conn.Fault = func(p []byte) (int, error) { <-may; return len(p), nil }
 			w := sendq.NewWriter(conn, nil)
