@@ -47,6 +47,12 @@ type staleMessage struct {
 
 func (m *staleMessage) amount() amount { return amountOf(1, m.run.Size()) }
 
+// setStale sets the amount of the stale messages.
+func (l *limits) setStale(stale amount) {
+	l.pressure.stale.amount = stale
+	l.setMost()
+}
+
 func (s *stale) isEmpty() bool { return s.order.Len() == 0 }
 
 // staleAmount returns the amount of the stale messages. mu is held, here and below.
@@ -99,7 +105,7 @@ func (w *Writer) keep(m *payload, old *list.Element) error {
 			return w.disconnect(slow)
 		}
 	}
-	s.amount = s.amount.plus(kept.amount())
+	w.limits.setStale(s.amount.plus(kept.amount()))
 	if old != nil {
 		old.Value = kept
 		return nil
@@ -127,7 +133,7 @@ func (w *Writer) dropStale(m *staleMessage) {
 	w.acceptedBytes += int64(size)
 	l.dropped++
 	l.droppedBytes += int64(size)
-	l.pressure.stale.amount = l.pressure.stale.minus(m.amount())
+	l.setStale(l.pressure.stale.minus(m.amount()))
 	switch {
 	case l.Budget == nil:
 	case m.run.Block.IsShared():
@@ -151,7 +157,7 @@ func (w *Writer) queueStale(upTo int64) {
 		if queued > 0 && w.queuedAmount().cost+m.amount().cost > upTo {
 			return
 		}
-		s.amount = s.amount.minus(m.amount())
+		w.limits.setStale(s.minus(m.amount()))
 		s.forget(e)
 		w.accept(1, w.queue.Push(m.run))
 	}

@@ -33,7 +33,7 @@ type limits struct {
 	exempt amount
 
 	bound amount // MaxMessages and MaxPending, or unbounded where they are 0
-	most  amount // that may be pending: bound, and with Disconnect exempt too
+	most  amount // that may be in the queue: bound, with Disconnect also exempt, without stale
 
 	pressure *pressure // nil without HighMark; beside bound, because sends read both
 
@@ -100,14 +100,6 @@ func (w *Writer) queuedAmount() amount {
 	return amount{n, w.queue.Bytes() + messageOverhead*n}
 }
 
-// pendingAmount returns the amount of the pending messages.
-func (w *Writer) pendingAmount() amount {
-	if p := w.limits.pressure; p != nil {
-		return w.queuedAmount().plus(p.stale.amount)
-	}
-	return w.queuedAmount()
-}
-
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
@@ -143,7 +135,7 @@ func (w *Writer) offerLimited(m *payload) error {
 
 // exceeded returns the error for m if MaxPending or MaxMessages has no room for it.
 func (w *Writer) exceeded(m *payload) error {
-	l, pending := w.limits, w.pendingAmount()
+	l, pending := w.limits, w.queuedAmount()
 	if pending.plus(m.need()).messages > l.most.messages {
 		return fmt.Errorf("%w: MaxMessages of %d exceeded: %d pending", ErrSlowConsumer, l.MaxMessages, pending.messages)
 	}
@@ -159,17 +151,25 @@ func (w *Writer) extendsFreely(size int) bool {
 
 // hasRoom reports whether MaxPending and MaxMessages have room for messages.
 func (w *Writer) hasRoom(need amount) bool {
-	return w.pendingAmount().plus(need).fits(w.limits.most)
+	return w.queuedAmount().plus(need).fits(w.limits.most)
 }
 
 // isBlocked reports whether senders wait for room. Other messages must not overtake theirs.
 func (l *limits) isBlocked() bool { return l.blocked.Len() > 0 }
 
-// setExempt sets exempt, and most accordingly.
 func (l *limits) setExempt(exempt amount) {
-	l.exempt, l.most = exempt, l.bound
+	l.exempt = exempt
+	l.setMost()
+}
+
+// setMost sets most after a change of exempt or stale.
+func (l *limits) setMost() {
+	l.most = l.bound
 	if l.Overflow == Disconnect {
-		l.most = l.bound.plus(exempt)
+		l.most = l.most.plus(l.exempt)
+	}
+	if l.pressure != nil {
+		l.most = l.most.minus(l.pressure.stale.amount)
 	}
 }
 
@@ -205,7 +205,7 @@ func (w *Writer) disconnect(slow error) error {
 // makeRoom drops the oldest messages until there is room for need. If dropping all that may be
 // dropped is not enough, it drops none and returns false.
 func (w *Writer) makeRoom(need amount) bool {
-	total, n := w.pendingAmount().plus(need), 0
+	total, n := w.queuedAmount().plus(need), 0
 	for _, r := range w.queue.Droppable() {
 		for i := 0; i < r.Len() && !total.fits(w.limits.bound); i++ {
 			total = total.minus(amountOf(1, len(r.Message(i))))
