@@ -12,9 +12,9 @@ import (
 // and receives as ever.
 //
 // Each Writer ends as by CloseWith(last(name)), so it has its CloseTimeout, within the bound of ctx.
-// Drain calls last for one name after the other, without a lock. If last is nil or returns nil,
-// there is no last message. Drain does not wait for the turns of names without a Writer. If ctx is
-// done before the time has passed, all other Writers end at once.
+// Drain calls last for each Writer of a name, one after the other and without a lock. If last is nil
+// or returns nil, there is no last message. Drain does not wait for the turns of names without a
+// Writer. If ctx is done before the time has passed, all other Writers end at once.
 //
 // Drain returns the errors of Shutdown. It panics if ctx is nil or the time is negative.
 func (b *Broker) Drain(ctx context.Context, over time.Duration, last func(name string) []byte) error {

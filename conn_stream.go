@@ -33,7 +33,9 @@ import (
 // Shutdown, because Close of a stream discards nothing.
 //
 // The methods of an http.ResponseWriter must not be called after its handler has returned, so the
-// handler must first wait for the Writer's Done, for example by Close. In front of an
+// handler must first wait for the Writer's Done, for example by Close. The client gets the header
+// with the first message, unless the handler flushes it before. The WriteTimeout of an http.Server
+// ends the stream, unless the handler calls SetWriteDeadline with the zero time. In front of an
 // http.ResponseWriter that may be wrapped, use an http.ResponseController:
 //
 //	sendq.StreamConn(struct {

@@ -29,9 +29,9 @@ Five words say how far a message has come. They have these meanings everywhere i
  3. Written: the connection has taken every byte. [Writer.Flush] waits for this.
  4. Acknowledged: the peer's machine has confirmed every byte. [Writer.Close] waits for
     this where the kernel reports it; see [Writer.Shutdown].
- 5. Dropped or undelivered: the message was not written, because the overflow policy or Expire
-    dropped it, or because the Writer ended first. [Writer.Undelivered] returns the undelivered
-    ones.
+ 5. Dropped or undelivered: the message was not written, because the overflow policy, Expire or
+    WriteLatest dropped it, or because the Writer ended first. [Writer.Undelivered] returns the
+    undelivered ones.
 
 Only the peer knows whether its program has read a message. When a Writer ends without Close,
 data already handed to the kernel, possibly megabytes, may or may not have arrived. If that
@@ -48,7 +48,9 @@ A Writer:
     send. (TestWriterWhole)
  2. In order. Messages reach the connection in the order in which they were accepted. Calls
     from one goroutine are accepted in call order. (TestWriterInOrder) Urgent messages go before
-    those that wait, in order among themselves. (TestWriteUrgent)
+    those that wait, in order among themselves. (TestWriteUrgent) While a Writer is slow, other
+    messages go before those kept by WriteLatest; the messages of one key stay in order.
+    (TestWriteLatest)
  3. Never in the way. A send never waits for the network, unless the overflow policy is Block.
     No lock is held during a call into the connection. No sender, no other Writer and no Broker
     waits for a slow peer. If a Writer on a socket is idle, the sender itself writes whatever
@@ -75,7 +77,8 @@ A Broker:
     Writer never removes a newer one with the same name. (TestBrokerNameMapsUntilEnd)
  10. Every member of a room sees the room's messages in the same order (TestRoomOneOrder). One
     sender's messages, direct, to a room or to all, reach a recipient in call order
-    (TestBrokerSenderOrder).
+    (TestBrokerSenderOrder). For messages of PublishLatest to slow members, both hold among those of
+    one key (TestPublishLatest).
  11. A fan-out copies a message at most once, however many recipients it has, and a stalled
     recipient slows no other. A Batch makes one copy more, and so does a room that keeps its
     last messages. (TestBrokerFanOutCopiesOnce, TestStalledMembersShareOneBacklog)

@@ -25,16 +25,17 @@ func (closedByUs) Is(target error) bool { return target == net.ErrClosed }
 var ErrSlowConsumer = errors.New("sendq: slow consumer")
 
 // ErrDropped is returned for a message if MaxPending or MaxMessages leaves no room and the overflow
-// policy drops it at once. The message counts as accepted and dropped.
+// policy drops it at once. The message counts as accepted and dropped. WriteNotify also reports it
+// for a message dropped later.
 var ErrDropped = errors.New("sendq: message dropped")
 
-// ErrWouldBlock is returned for a message from a Broker to a Writer without room, if its overflow
-// policy is Block, and for an urgent message if too many are pending. Neither waits for room. The
-// message was not accepted.
+// ErrWouldBlock is returned for a message from a Broker or WriteAll to a Writer without room, if its
+// overflow policy is Block, and for an urgent message if too many are pending. None of them waits for
+// room. The message was not accepted.
 var ErrWouldBlock = errors.New("sendq: would block")
 
 // ErrTooLarge is returned for a message larger than MaxPending or the Budget, and for an urgent
-// message over 4 KiB. The message was not accepted, and the Writer lives on.
+// message of more than 4,032 bytes. The message was not accepted, and the Writer lives on.
 var ErrTooLarge = errors.New("sendq: message too large")
 
 // ErrTakenOver indicates that the Writer ended because another Writer took its name over.
@@ -93,8 +94,8 @@ func (e *closedError) Error() string { return e.err.Error() }
 
 func (e *closedError) Unwrap() []error { return []error{e.err, net.ErrClosed} }
 
-// A ShutdownError is returned by Shutdown, Close and CloseNow of a Broker if something was not
-// delivered. Range over Undelivered to see it by name.
+// A ShutdownError is returned by Shutdown, Drain, Close and CloseNow of a Broker if something was
+// not delivered. Range over Undelivered to see it by name.
 type ShutdownError struct {
 	// Undelivered has an element for each Writer whose Shutdown, Close or CloseNow failed, in no
 	// order. A Writer with several names has one for each.

@@ -120,8 +120,9 @@ func (r *Room) PublishFrom(sender string, p []byte) int {
 }
 
 // PublishLatest is Publish of the newest message of key: each member gets p by Writer.WriteLatest. So
-// members that keep up get all messages, and slow ones only the newest of each key. Members on
-// other nodes get p as by Publish.
+// members that keep up get all messages, and slow ones only the newest of each key. For slow members
+// the room's order holds among the messages of one key, but not between these and other messages. A
+// replay has all messages. Members on other nodes get p as by Publish.
 func (r *Room) PublishLatest(key string, p []byte) int {
 	return r.broker.publishOne(r.target().latest(key), p)
 }

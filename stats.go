@@ -20,7 +20,7 @@ import (
 type WriterStats struct {
 	Accepted    int64 // messages accepted, including those dropped at once
 	Written     int64 // messages taken completely by the connection
-	Dropped     int64 // messages dropped by the overflow policy or by Expire
+	Dropped     int64 // messages dropped by the overflow policy, Expire or WriteLatest
 	Undelivered int64 // messages not written when the Writer ended
 	Pending     int64 // messages queued or being written
 

@@ -14,12 +14,12 @@ import (
 
 // A Writer sends the messages of any number of goroutines over one connection.
 //
-// A message is the bytes of one call of Write, WriteString or Send. The Writer queues messages,
-// without limit unless WriterOptions sets one. It writes them whole, in the order in which it
-// accepted them, and on a stream several at a time. A goroutine does the writing, and exists
-// only while there is something to write. If the Writer is idle, the sender may write a message
-// itself, as far as the kernel takes it at once. Accepted does not mean delivered: Flush, Close
-// and Undelivered report what became of the messages.
+// A message is the bytes of one call, such as Write or Send. The Writer queues messages, without
+// limit unless WriterOptions sets one. It writes them whole, in the order in which it accepted
+// them, apart from WriteUrgent and WriteLatest, and on a stream several at a time. A goroutine does
+// the writing, and exists only while there is something to write. If the Writer is idle, the sender
+// may write a message itself, as far as the kernel takes it at once. Accepted does not mean
+// delivered: Flush, Close and Undelivered report what became of the messages.
 //
 // Use NewWriter to make a Writer. All methods may be called from any goroutine at any time.
 type Writer struct {

@@ -94,11 +94,10 @@ func (w *Writer) endInTime() {
 // when they are closed, so there Shutdown does not wait.
 //
 // The error is nil if Close or Shutdown alone ended the Writer, and everything was delivered
-// except dropped messages. The goodbye after the messages, such as a
-// FIN, does not matter then. Shutdown waits for it for at most a second, and the error stays
-// nil if the goodbye is lost, if the bound passes, or if somebody calls CloseNow. Where nobody
-// knows what has arrived, the bound and CloseNow do not matter either once everything is
-// written and the wait has begun.
+// except dropped messages. The goodbye after the messages, such as a FIN, does not matter then.
+// Shutdown waits for it for at most a second, and the error stays nil if the goodbye is lost, if
+// the bound passes, or if somebody calls CloseNow. Where nobody knows what has arrived, the bound
+// and CloseNow do not matter either once everything is written and the wait has begun.
 //
 // Otherwise the error wraps the cause and says how many messages are undelivered or how many
 // bytes the peer has not acknowledged, if any. The cause is one of these:

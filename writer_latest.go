@@ -14,11 +14,11 @@ import (
 // before. So a peer that has been slow gets the present state, not an old backlog. Without HighMark
 // WriteLatest is always Write.
 //
-// A kept message waits beside the queue until the pending messages fall to LowMark. Then kept
-// messages are queued up to HighMark, in the order in which their keys were first kept. Until then,
-// messages of Write go before them. Messages of one key reach the connection in the order in which
-// they were accepted. Flush and OnFlushed queue all kept messages at once, and so do
-// messages for which MaxPending or MaxMessages leave no room.
+// A kept message waits beside the queue until the queue falls to LowMark. Then kept messages are
+// queued up to HighMark, in the order in which their keys were first kept. Until then, messages of
+// Write go before them. Messages of one key reach the connection in the order in which they were
+// accepted. Flush, OnFlushed and CloseWith queue all kept messages at once, and so does a message for
+// which MaxPending or MaxMessages leaves no room.
 //
 // Kept messages count as pending, and those dropped count as accepted and dropped. WriteLatest
 // returns the errors of Write. If it waits for room, with Block, the message is not dropped for a

@@ -3,9 +3,8 @@ package sendq
 import "context"
 
 // OnFlushed calls f(nil) when every message accepted before the call of OnFlushed has been written
-// or dropped by the overflow policy. If the Writer ends first, it calls f with the error that Flush
-// returns then. It is for programs that watch many Writers, because no goroutine has to wait in
-// Flush.
+// or dropped. If the Writer ends first, it calls f with the error that Flush returns then. It is for
+// programs that watch many Writers, because no goroutine has to wait in Flush.
 //
 // Unlike Flush, OnFlushed does not make the Writer divide a write, so later messages may have been
 // written too by the time of the call. The function stop cancels the call, and reports whether it
@@ -25,8 +24,8 @@ func (w *Writer) OnFlushed(f func(error)) (stop func() bool) {
 }
 
 // WriteNotify is Write, and calls f with the outcome of this message: nil when it is written,
-// ErrDropped if the overflow policy has dropped it, or the error that Flush returns if the Writer
-// has ended before. If WriteNotify returns an error, it does not call f.
+// ErrDropped when the overflow policy or Expire drops it, or the error that Flush returns when the
+// Writer ends first. If WriteNotify returns an error, it does not call f.
 //
 // Written means that the connection has taken the message; the peer may not have it. The calls are
 // made as those of OnFlushed. The Writer makes no write of its own for a message because of f.

@@ -80,18 +80,20 @@ type WriterOptions struct {
 	// A pause of the whole process does not count. No deadline is set on the connection.
 	WriteTimeout time.Duration
 
-	// HighMark and LowMark are sizes of the pending messages, counted as for MaxPending. When they
-	// exceed HighMark the Writer is slow, until they have fallen to LowMark. While it is slow,
-	// Writer.WriteLatest and Room.PublishLatest keep only the newest message of each key. A Broker
-	// emits EventSlow and EventSteady for its names.
+	// HighMark and LowMark are sizes of the queue in bytes, counted as for MaxPending. When the queue
+	// exceeds HighMark the Writer is slow, until the queue has fallen to LowMark and WriteLatest keeps
+	// no message beside it. While the Writer is slow, Writer.WriteLatest and Room.PublishLatest keep
+	// only the newest message of each key. A Broker emits EventSlow and EventSteady for its names.
 	//
-	// If HighMark is 0 there are no marks. If LowMark is 0 it is half of HighMark; 1 means that
-	// nothing is pending. Choose a HighMark below MaxPending and above the size of any message.
+	// If HighMark is 0 there are no marks. If LowMark is 0 it is half of HighMark; 1 means an empty
+	// queue. Choose a HighMark below MaxPending and above the size of any message. NewWriter panics
+	// if LowMark exceeds HighMark.
 	HighMark, LowMark int
 
 	// OnPressure is called with true when the Writer has become slow, and with false when it is
 	// no longer slow. The calls are made like those of Writer.OnFlushed. If both happen before
-	// the call, there is none. When the Writer ends there is none either. Nil means no calls.
+	// the call, there is none. When the Writer ends there is none either. Without HighMark,
+	// OnPressure has no effect.
 	OnPressure func(w *Writer, slow bool)
 
 	// CloseTimeout limits how long Close waits until everything is written, and acknowledged by
@@ -100,8 +102,8 @@ type WriterOptions struct {
 
 	// Farewell returns the last words for a peer when a limit ends the Writer, such as an error
 	// message of the protocol. A Broker with a Relay calls it too if another node has the name.
-	// cause is the Writer's Err, which wraps ErrSlowConsumer or ErrNameLost. Nil means that the
-	// connection is closed at once.
+	// cause is the Writer's Err, which wraps ErrSlowConsumer or ErrNameLost. If the result is empty,
+	// nothing is written. If Farewell is nil, the connection is closed at once.
 	//
 	// With Farewell, the Writer accepts no more messages and gives up what is queued. It finishes
 	// what the connection has begun to take, calls Farewell, writes the result, waits for the
@@ -143,8 +145,8 @@ const (
 	// DropOldest drops the oldest pending messages until the new one has room. It never drops a
 	// message if the connection has, or may have, part of it. So one write takes at most a
 	// quarter of MaxPending and of MaxMessages, apart from its first and its last message, which
-	// may have any size. If the messages being written leave no room for the new one, DropOldest acts as
-	// DropNewest.
+	// may have any size. If the messages being written leave no room for the new one, DropOldest
+	// acts as DropNewest.
 	DropOldest
 )
 

@@ -6,8 +6,8 @@ import "slices"
 type pressure struct {
 	high, low int64
 	slow      bool      // the queue has exceeded high, and has not fallen to low since
-	told      bool      // what OnPressure was last told
-	telling   bool      // a call to tell of a change is on its way
+	told      bool      // the last state reported to OnPressure
+	telling   bool      // a call to report a change is on its way
 	members   []*member // the names of the Writer
 	stale     stale
 }
@@ -60,7 +60,7 @@ func (w *Writer) checkLow() {
 	}
 }
 
-// tellPressure makes the Writer tell of a change. Only the last state matters to a call that comes
+// tellPressure makes the Writer report a change. Only the last state matters to a call that comes
 // late, so there is at most one call on its way.
 func (w *Writer) tellPressure() {
 	p := w.limits.pressure
@@ -70,7 +70,7 @@ func (w *Writer) tellPressure() {
 	}
 }
 
-// toldPressure tells the Brokers and the program of the present state. mu is not held.
+// toldPressure reports the present state to the Brokers and the program. mu is not held.
 func (w *Writer) toldPressure() {
 	w.mu.Lock()
 	p := w.limits.pressure
