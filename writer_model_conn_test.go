@@ -25,8 +25,8 @@ const (
 
 // A modelConn is a connection of a model. Its writes can be stalled, released, and made to fail.
 type modelConn struct {
-	conn    net.Conn
-	fault   *hookedConn // conn, or nil
+	conn    net.Conn    // of the Writer
+	fault   *hookedConn // conn, or beneath it, or nil
 	peer    *pacedPeer  // nil in memory
 	stalled bool
 	lossy   bool // the peer may have discarded bytes taken by the connection
@@ -34,8 +34,12 @@ type modelConn struct {
 	closing atomic.Pointer[chan struct{}] // its Close waits until that is closed; nil: it does not
 }
 
-func newModelConn(t testing.TB, kind connKind, wrap bool) *modelConn {
+// newModelConn returns a new modelConn. If convert is not nil, the Writer gets its result.
+func newModelConn(t testing.TB, kind connKind, wrap bool, convert func(net.Conn) net.Conn) *modelConn {
 	c := new(modelConn)
+	if convert != nil {
+		defer func() { c.conn = convert(c.conn) }()
+	}
 	if kind == inMemory {
 		c.fault = hooked(sendqtest.NewConn())
 	} else {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -61,8 +62,11 @@ const (
 	farewell
 )
 
-// withMarks is a bit of the first byte of an input.
-const withMarks = 1 << 7
+// More bits, of the first byte of an input.
+const (
+	noNetConn = 1 << 6 // the Writers get a StreamConn, or a MessageConn if messageFramed
+	withMarks = 1 << 7
+)
 
 // With modelMaxPending a write of DropOldest has 512 bytes, so most messages take several writes.
 const (
@@ -110,6 +114,12 @@ func FuzzWriter(f *testing.F) {
 		f.Add(input)
 	}
 	for overflow := range sendq.DropOldest + 1 {
+		for _, limits := range []byte{limitPending, limitPending | messageFramed} {
+			input := slices.Concat(setting(overflow, wrappedUnix, 2, limits),
+				[]byte{opStall, 0, opBurst, 20, opTakeover, 3, opUrgent, 9, opSlowTakeover, 0, opBurst, 60, opRelease, 0, opEnd, 0})
+			input[0] |= noNetConn
+			f.Add(input)
+		}
 		f.Add(slices.Concat(setting(overflow, inMemory, 2, limitMessages|limitTime|limitExpire|farewell),
 			[]byte{opStall, 0, opBurst, 9, opAlways, 9, opSleep, 50, opUrgent, 9, opSleep, 50, opBurst, 30, opRelease, 0}))
 	}
@@ -164,6 +174,7 @@ func TestWriterModel(t *testing.T) {
 		input := setting(pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest, sendq.DropOldest}),
 			pick(rng, []connKind{inMemory, plainUnix, plainUnix, plainTCP, wrappedUnix, wrappedUnix}), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
 		input[0] |= byte(rng.Uint32()) & withMarks
+		input[0] |= byte(rng.Uint32()&rng.Uint32()) & noNetConn
 		for range 20 + rng.IntN(80) {
 			input = append(input, byte(rng.IntN(4*opCount)), byte(rng.IntN(256)))
 		}
@@ -190,7 +201,8 @@ type model struct {
 	t             testing.TB
 	kind          connKind
 	opts          *sendq.WriterOptions
-	blockTimeout  time.Duration // of a sender that waits for room
+	convert       func(net.Conn) net.Conn // as in newModelConn
+	blockTimeout  time.Duration           // of a sender that waits for room
 	broker        *sendq.Broker
 	lines         []*line
 	senders       []*sender
@@ -271,6 +283,14 @@ func runModel(t testing.TB, input []byte) {
 	if input[0]&withMarks != 0 {
 		m.opts.HighMark, m.opts.LowMark = modelMaxPending/4, modelMaxPending/16
 		m.opts.OnPressure = m.onPressure
+	}
+	if isFramed := m.opts.MessageFramed; input[0]&noNetConn != 0 && isFramed {
+		m.opts.MessageFramed = false // implied
+		m.convert = func(c net.Conn) net.Conn {
+			return sendq.MessageConn(func(p []byte) error { return second(c.Write(p)) }, c.Close)
+		}
+	} else if input[0]&noNetConn != 0 {
+		m.convert = func(c net.Conn) net.Conn { return sendq.StreamConn(c) }
 	}
 	m.broker = sendq.NewBroker(&sendq.BrokerOptions{
 		NamePolicy:     sendq.NameTakeover,
@@ -481,7 +501,7 @@ func (m *model) settle() {
 // is true, the old Writer's connection does not close until it is released.
 func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
-	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0), notices: make(map[messageID]error)}
+	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0, m.convert), notices: make(map[messageID]error)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
 	next.urgent = m.newSender()
 	for key := range next.latest {
