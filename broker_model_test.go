@@ -2,6 +2,7 @@ package sendq_test
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"iter"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -54,7 +56,12 @@ const (
 	witness = "witness"
 	history = "history"
 
+	// All messages of PublishLatest are to this room and of one key, so each member sees them in one
+	// order. A member with marks may miss some, and see others before them.
+	prices = "prices"
+
 	toHistory = "#" + history
+	toPrices  = "#" + prices
 	toAll     = "*"
 )
 
@@ -70,6 +77,7 @@ type brokerModel struct {
 	clock    atomic.Int64
 	ending   sync.WaitGroup
 	returned []string // by OnUndelivered. No lock: its calls must not overlap
+	draining bool     // changes while nobody runs
 
 	mu            sync.Mutex
 	registrations []*registration
@@ -95,7 +103,7 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 			m.returned = append(m.returned, fmt.Sprint(name, idsOf(messages)))
 		},
 	})
-	rooms := append(brokerRooms[:len(brokerRooms):len(brokerRooms)], history)
+	rooms := append(brokerRooms[:len(brokerRooms):len(brokerRooms)], history, prices)
 	present := watchPresence(t, m.broker)
 	for _, name := range append([]string{witness}, brokerNames...) {
 		m.register(t, rand.New(rand.NewPCG(seed, randomUsers)), name)
@@ -120,6 +128,11 @@ func runBrokerModel(t *testing.T, policy sendq.NamePolicy, seed uint64) {
 	present.requireEqual(t, m.broker, rooms)
 
 	rng := rand.New(rand.NewPCG(seed, randomUsers))
+	drainer := &randomUser{brokerModel: m, t: t, id: len(rs), rng: rng}
+	rs = append(rs, drainer)
+	if rng.IntN(2) == 0 {
+		drainer.drain(rs[:2])
+	}
 	for _, reg := range m.registrations {
 		m.end(reg, rng.IntN(3))
 	}
@@ -140,7 +153,7 @@ func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	if name == "limited" {
 		// With these policies an accepted message is never dropped.
 		overflow := pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest})
-		opts = &sendq.WriterOptions{MaxPending: 2000, Overflow: overflow}
+		opts = &sendq.WriterOptions{MaxPending: 2000, Overflow: overflow, HighMark: pick(rng, []int{0, 500})}
 	}
 	conn, release := readingPeer(), func() {}
 	if name != witness {
@@ -156,8 +169,10 @@ func (m *brokerModel) register(t *testing.T, rng *rand.Rand, name string) {
 	t.Cleanup(func() { reg.w.CloseNow() })
 	reg.called = m.clock.Add(1)
 	if err := m.broker.Register(name, reg.w); err != nil {
-		assert.Equal(t, sendq.NameReject, m.policy)
-		assert.ErrorIs(t, err, sendq.ErrNameTaken)
+		if !errors.Is(err, sendq.ErrClosed) { // by Drain
+			assert.Equal(t, sendq.NameReject, m.policy)
+			assert.ErrorIs(t, err, sendq.ErrNameTaken)
+		}
 		reg.w.CloseNow()
 		return
 	}
@@ -201,6 +216,9 @@ type sentCall struct {
 	without     map[string]int // messages refused, by name
 }
 
+// Two operations of step.
+const opJoinHistory, opPublishHistory = 9, 12
+
 func (r *randomUser) step() {
 	name, roomName := pick(r.rng, brokerNames), pick(r.rng, brokerRooms)
 	room := r.broker.Room(roomName)
@@ -208,7 +226,11 @@ func (r *randomUser) step() {
 	if r.rng.IntN(2) == 0 { // the only name that cannot change hands during the call
 		except, excluded = witness, []string{witness}
 	}
-	switch r.rng.IntN(21) {
+	op := r.rng.IntN(22)
+	if r.draining && (op == opJoinHistory || op == opPublishHistory) {
+		return // the witness may have ended
+	}
+	switch op {
 	case 0, 1, 2:
 		r.register(r.t, r.rng, name)
 	case 3:
@@ -221,12 +243,13 @@ func (r *randomUser) step() {
 		}
 	case 6, 7, 8:
 		_ = room.Join(name)
-	case 9:
+		_ = r.broker.Room(prices).Join(name)
+	case opJoinHistory:
 		n, _ := r.broker.Room(history).JoinReplay(name, r.rng.IntN(8))
 		r.inHistory += n
 	case 10, 11:
 		room.Leave(name)
-	case 12:
+	case opPublishHistory:
 		r.to = append(r.to, toHistory)
 		p := r.frame()
 		r.inHistory += r.broker.Room(history).Publish(p)
@@ -256,9 +279,38 @@ func (r *randomUser) step() {
 			}
 			return report.Accepted, refused
 		})
+	case 19:
+		r.to = append(r.to, toPrices)
+		p := r.frame()
+		r.broker.Room(prices).PublishLatest("", p)
+		clear(p)
 	default:
 		r.sendBatch()
 	}
+}
+
+// drain drains the Broker while others go on.
+func (r *randomUser) drain(others []*randomUser) {
+	const over, steps = time.Minute, 40
+	began, calls := time.Now(), 0
+	r.draining = true
+	for _, other := range others {
+		r.ending.Go(func() {
+			for range steps {
+				other.step()
+				time.Sleep(over / steps)
+			}
+		})
+	}
+	_ = r.broker.Drain(r.t.Context(), over, func(name string) []byte { // fails if a Writer does not deliver everything
+		calls++
+		require.Less(r.t, time.Since(began), over)
+		r.to = append(r.to, name)
+		return r.frame()
+	})
+	require.Positive(r.t, calls)
+	require.Zero(r.t, r.broker.Len())
+	require.ErrorIs(r.t, r.broker.Register("late", sendq.NewWriter(readingPeer(), nil)), sendq.ErrClosed)
 }
 
 // send calls f with one message, and notes how many accepted it and the names that did not.
@@ -352,6 +404,10 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 
 	for _, reg := range m.registrations {
 		ids, undelivered := outcomesOf(t, reg.conn.Bytes(), reg.w.Undelivered(), false)
+		s := reg.w.Stats()
+		assertConserved(t, s)
+		require.EqualValues(t, len(ids), s.Written)
+		require.EqualValues(t, len(undelivered), s.Undelivered)
 		handedBack := fmt.Sprint(reg.name, undelivered)
 		switch {
 		case len(undelivered) == 0, reg.unregistered.Load():
@@ -368,6 +424,8 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 			arrived[to] = append(arrived[to], id)
 			if to == toHistory {
 				inHistory++
+			}
+			if to == toHistory || to == toPrices {
 				continue
 			}
 			isForAll := to == toAll || to[0] == '#'
@@ -377,6 +435,10 @@ func (m *brokerModel) check(t *testing.T, rs []*randomUser) {
 			last[id.sender] = id.number
 			got[id][reg.name]++
 			reg.got = append(reg.got, id)
+		}
+		all, isLast := slices.Concat(ids, undelivered), func(id messageID) bool { return id.sender == randomUsers }
+		if i := slices.IndexFunc(all, isLast); i >= 0 {
+			require.Equal(t, len(all)-1, i, "%s got something after the last message", reg.name)
 		}
 		for to, ids := range arrived {
 			orders[to] = append(orders[to], ids)

@@ -228,7 +228,8 @@ func observe(b *sendq.Broker) (stop func() []sendq.Event) {
 // A presence holds the rooms of each name, according to the events.
 type presence struct {
 	rooms map[string]map[string]bool
-	err   error // that no event may cause
+	slow  map[string]bool // names
+	err   error           // that no event may cause
 }
 
 func (p *presence) see(e sendq.Event) {
@@ -241,6 +242,7 @@ func (p *presence) see(e sendq.Event) {
 	case sendq.EventLeft:
 		allowed = here && len(rooms) == 0
 		delete(p.rooms, e.Name)
+		delete(p.slow, e.Name)
 	case sendq.EventRoomJoined:
 		if allowed = here && !rooms[e.Room]; allowed {
 			rooms[e.Room] = true
@@ -252,6 +254,12 @@ func (p *presence) see(e sendq.Event) {
 		allowed = false // there are not so many
 	case sendq.EventGap:
 		allowed = true
+	case sendq.EventSlow:
+		allowed = here && !p.slow[e.Name]
+		p.slow[e.Name] = true
+	case sendq.EventSteady:
+		allowed = here && p.slow[e.Name]
+		delete(p.slow, e.Name)
 	}
 	if !allowed && p.err == nil {
 		p.err = fmt.Errorf("an event that cannot be: %+v", e)
@@ -282,7 +290,7 @@ func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
 
 // watchPresence follows the events of b. The presence is current after synctest.Wait.
 func watchPresence(t *testing.T, b *sendq.Broker) *presence {
-	p := &presence{rooms: make(map[string]map[string]bool)}
+	p := &presence{rooms: make(map[string]map[string]bool), slow: make(map[string]bool)}
 	go func() {
 		for e := range b.Events(t.Context()) {
 			p.see(e)
