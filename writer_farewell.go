@@ -13,7 +13,8 @@ func (w *Writer) dismiss(cause error) {
 // setDismissed is dismiss while mu is held.
 func (w *Writer) setDismissed(cause error) {
 	hasFarewell := w.limits != nil && w.limits.Farewell != nil
-	if hasFarewell && (errors.Is(cause, ErrSlowConsumer) || cause == ErrNameLost) {
+	isWritten := w.state == closing && w.queue.Empty() // it is too late for a farewell
+	if hasFarewell && !isWritten && (errors.Is(cause, ErrSlowConsumer) || cause == ErrNameLost) {
 		w.part(cause)
 	} else if w.setAborting(cause) {
 		go w.interrupt() // the caller does not wait for that

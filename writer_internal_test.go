@@ -215,3 +215,27 @@ func TestExpiredQueueKeepsNoMemory(t *testing.T) {
 		w.CloseNow()
 	})
 }
+
+// A hiddenConn may lose bytes when it is closed, and hides how many.
+type hiddenConn struct{ net.Conn }
+
+func (hiddenConn) LocalAddr() net.Addr { return &net.TCPAddr{} }
+
+// A limit or a lost name while Close waits for the peer ends that wait at once. It is too late for a
+// farewell, and no reason for an error if nothing is known to be lost.
+func TestDismissedWhenAllIsWritten(t *testing.T) {
+	for _, cause := range []error{ErrSlowConsumer, ErrNameLost} {
+		synctest.Test(t, func(t *testing.T) {
+			w := NewWriter(hiddenConn{sendqtest.NewConn()}, &WriterOptions{Farewell: func(error) []byte { panic("called") }})
+			require.NoError(t, w.Send([]byte("message")))
+			closed := make(chan error, 1)
+			began := time.Now()
+			go func() { closed <- w.Close() }()
+			synctest.Wait()
+			require.Empty(t, closed)
+			w.dismiss(cause)
+			require.NoError(t, <-closed)
+			require.Less(t, time.Since(began), unknownWait)
+		})
+	}
+}
