@@ -75,7 +75,7 @@ func (m *payload) message(i int) payload {
 		return *m
 	}
 	first := m.run.First + int32(i)
-	return payload{run: queue.Run{Block: m.run.Block, First: first, Last: first + 1}}
+	return payload{run: queue.Run{Block: m.run.Block, First: first, Last: first + 1}, key: m.key}
 }
 
 // tryEnqueue accepts the messages of m up to the first refusal. It returns the number of

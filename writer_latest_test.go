@@ -289,6 +289,27 @@ func TestPublishLatest(t *testing.T) {
 	})
 }
 
+// With NameAttach, every Writer of the name conflates.
+func TestPublishLatestToManyWritersOfAName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach})
+		var slow []func() string
+		for range 2 {
+			w, read := slowWriter(t, sendq.WriterOptions{})
+			require.NoError(t, b.Register("name", w))
+			slow = append(slow, read)
+		}
+		room := b.Room("room")
+		require.NoError(t, room.Join("name"))
+		for _, p := range []string{"a1", "b1", "a2"} {
+			require.Equal(t, 1, room.PublishLatest(p[:1], []byte(p)))
+		}
+		for _, read := range slow {
+			require.Equal(t, "01a2b1", read())
+		}
+	})
+}
+
 // After a takeover the new Writer writes what the old one kept.
 func TestTakeoverOfStaleMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
