@@ -108,6 +108,7 @@ func (w *Writer) keep(m *payload, old *list.Element) error {
 	w.limits.setStale(s.amount.plus(kept.amount()))
 	if old != nil {
 		old.Value = kept
+		w.notifyWaiters() // the new message may be shorter
 		return nil
 	}
 	if s.keys == nil {

@@ -310,6 +310,22 @@ func TestPublishLatestToManyWritersOfAName(t *testing.T) {
 	})
 }
 
+// A shorter message instead of a kept one is what WaitPending waits for, although nothing is written.
+func TestWaitPendingForAShorterMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := slowWriter(t, sendq.WriterOptions{})
+		require.NoError(t, second(w.WriteLatest("a", letters(1000))))
+		waited := async(func() error { return w.WaitPending(t.Context(), 100) })
+		synctest.Wait()
+		require.Empty(t, waited)
+		latest(t, w, "a1")
+		synctest.Wait()
+		require.NotEmpty(t, waited)
+		require.NoError(t, <-waited)
+		w.CloseNow()
+	})
+}
+
 // After a takeover the new Writer writes what the old one kept.
 func TestTakeoverOfStaleMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
