@@ -268,15 +268,13 @@ func (b *Broker) CloseNow() error {
 
 // endAll is endWriters for all Writers at once.
 func (b *Broker) endAll(end func(*Writer) error) []*UndeliveredError {
-	return b.endWriters(func(int, int) {}, func(_ string, w *Writer) func() error {
-		return func() error { return end(w) }
-	})
+	return b.endWriters(func(int, int) {}, func(string, *Writer) {}, end)
 }
 
 // endWriters accepts no more names, and ends all Writers. It calls await before the turn of name i
-// of n, and then begin for each Writer of the name; the function that begin returns waits for the
-// end. endWriters returns an element for each name whose Writer did not deliver everything.
-func (b *Broker) endWriters(await func(i, n int), begin func(string, *Writer) func() error) (undelivered []*UndeliveredError) {
+// of n, and then begin for each Writer of the name; end waits for the end of the Writer. endWriters
+// returns an element for each name whose Writer did not deliver everything.
+func (b *Broker) endWriters(await func(i, n int), begin func(string, *Writer), end func(*Writer) error) (undelivered []*UndeliveredError) {
 	b.mu.Lock()
 	b.closed = true
 	members := b.all.Snapshot()
@@ -290,13 +288,19 @@ func (b *Broker) endWriters(await func(i, n int), begin func(string, *Writer) fu
 		for _, w := range *m.current() {
 			u := &UndeliveredError{Name: m.name}
 			undelivered = append(undelivered, u)
-			end := begin(m.name, w)
+			begin(m.name, w)
 			ending.Go(func() {
-				u.Err = end()
+				u.Err = end(w)
 				s := w.Stats()
 				u.Messages, u.Bytes = s.Undelivered, s.UndeliveredBytes
 			})
 		}
+	}
+	b.mu.Lock()
+	parting := b.handbacks.parting.Snapshot() // after the turns, in which names may be lost
+	b.mu.Unlock()
+	for _, w := range parting {
+		ending.Go(func() { _ = end(w) })
 	}
 	ending.Wait()
 	b.waitHandbacks()

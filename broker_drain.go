@@ -31,13 +31,13 @@ func (b *Broker) Drain(ctx context.Context, over time.Duration, last func(name s
 		case <-ctx.Done():
 		}
 	}
-	undelivered := b.endWriters(await, func(name string, w *Writer) func() error {
+	begin := func(name string, w *Writer) {
 		var message []byte
 		if last != nil {
 			message = last(name)
 		}
 		_ = w.CloseWith(message) // fails if w is ending already; Shutdown returns why
-		return func() error { return w.Shutdown(ctx) }
-	})
+	}
+	undelivered := b.endWriters(await, begin, func(w *Writer) error { return w.Shutdown(ctx) })
 	return b.leaveCluster(ctx, undelivered)
 }

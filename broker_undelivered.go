@@ -3,6 +3,8 @@ package sendq
 import (
 	"iter"
 	"sync"
+
+	"github.com/sendq-go/sendq/internal/set"
 )
 
 // handbacks holds the calls of OnUndelivered that are still to be made. Broker.mu guards it.
@@ -10,6 +12,10 @@ type handbacks struct {
 	calls
 	expected int        // takeovers under way, which may hand back messages
 	settled  *sync.Cond // signaled when all calls are made, or a takeover has finished
+
+	// parting holds the Writers that have lost their name and not ended yet. They may take a
+	// while to say farewell.
+	parting set.Set[*Writer]
 }
 
 // takeLeftovers reports whether the Broker must hand back the undelivered messages of w. A

@@ -347,6 +347,38 @@ func TestCloseWaitsForALostName(t *testing.T) {
 	})
 }
 
+// A farewell to who has lost a name does not hold up the end of the Broker beyond its bound.
+func TestEndOfABrokerBoundsFarewells(t *testing.T) {
+	for name, end := range map[string]func(*sendq.Broker, context.Context) error{
+		"Shutdown": (*sendq.Broker).Shutdown,
+		"CloseNow": func(b *sendq.Broker, _ context.Context) error { return b.CloseNow() },
+		"Drain": func(b *sendq.Broker, ctx context.Context) error {
+			return b.Drain(ctx, 0, func(string) []byte { panic("called") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				node, b := alone(t, nil)
+				w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{
+					CloseTimeout: time.Hour,
+					Farewell:     func(error) []byte { return []byte("farewell") },
+				})
+				require.NoError(t, b.Register("bob", w))
+				node.NameLost("bob")
+				synctest.Wait()
+				require.False(t, hasEnded(w))
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				began := time.Now()
+				_ = end(b, ctx)
+				require.LessOrEqual(t, time.Since(began), time.Minute)
+				require.True(t, hasEnded(w))
+				require.ErrorIs(t, w.Err(), sendq.ErrNameLost)
+			})
+		})
+	}
+}
+
 // If another node takes over one name of a Writer with two names, it gets the messages for both,
 // and nothing is handed back here.
 func TestEvictedWriterWithTwoNames(t *testing.T) {

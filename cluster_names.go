@@ -160,14 +160,16 @@ func (b node) NameLost(name string) {
 	b.detach(n, w)
 	b.vacate(n, relay.Event{Kind: relay.EventLeft, Name: name, Cause: ErrNameLost})
 	b.handbacks.expected++
+	b.handbacks.parting.Add(w)
 	go func() {
 		defer b.handbackSettled()
 		isTaken := b.takeLeftovers(w)
 		w.dismiss(ErrNameLost)
 		<-w.Done()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.handbacks.parting.Remove(w)
 		if isTaken {
-			b.mu.Lock()
-			defer b.mu.Unlock()
 			b.handBackOf(name, w)
 		}
 	}()
