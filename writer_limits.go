@@ -233,6 +233,9 @@ func (w *Writer) dropOldest(n int) {
 		w.moveUrgent(before, -int64(r.Messages))
 		l.release(w, r)
 	}
+	if begun, front := w.queue.Begun(), w.front(); begun < front { // there are urgent messages
+		w.ages.Forget(int64(begun), int64(front))
+	}
 	w.notifyWaiters()
 }
 

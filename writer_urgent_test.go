@@ -127,6 +127,36 @@ func TestAgeAndUrgent(t *testing.T) {
 	})
 }
 
+// An urgent message is not as old as the messages that it went before, also when these are dropped.
+func TestAgeOfUrgentAfterDrops(t *testing.T) {
+	for _, stats := range []bool{false, true} { // a call of Stats makes another mark
+		synctest.Test(t, func(t *testing.T) {
+			const maxAge = 10 * time.Second
+			w, conn := stuck(t, &sendq.WriterOptions{MaxAge: maxAge, MaxMessages: 8, Overflow: sendq.DropOldest})
+			inFlight := int(w.Stats().PendingBytes)
+			for range 7 {
+				require.NoError(t, second(w.WriteString("old")))
+			}
+			time.Sleep(8 * time.Second)
+			if stats {
+				w.Stats()
+			}
+			require.NoError(t, second(w.WriteUrgent([]byte("urgent"))))
+			began := time.Now()
+			for range 10 {
+				require.NoError(t, second(w.WriteString("new")))
+			}
+			require.EqualValues(t, 8*time.Second, w.Stats().OldestPending, "of the message in flight")
+			conn.Take(inFlight)
+			synctest.Wait()
+			require.Zero(t, w.Stats().OldestPending)
+			<-w.Done()
+			require.GreaterOrEqual(t, time.Since(began), maxAge)
+			require.LessOrEqual(t, time.Since(began), maxAge*4/3)
+		})
+	}
+}
+
 // An urgent message on a message-framed connection is a Write.
 func TestUrgentIsFramed(t *testing.T) {
 	conn := sendqtest.NewConn()

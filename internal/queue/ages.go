@@ -105,6 +105,23 @@ func (a *Ages) Shift(i, n int64) {
 	a.promote()
 }
 
+// Forget makes the marks that cover no message after the first j cover only the first i. The messages
+// in between were inserted there, and may be younger than the marks of those that were removed.
+func (a *Ages) Forget(i, j int64) {
+	if a.oldest.messages <= j {
+		a.oldest.messages = min(a.oldest.messages, i)
+	}
+	if a.later == nil {
+		return
+	}
+	for k := range *a.later {
+		if m := &(*a.later)[k]; m.messages <= j {
+			m.messages = min(m.messages, i)
+		}
+	}
+	a.promote()
+}
+
 // Skip makes the last d before at not count.
 func (a *Ages) Skip(d, at time.Duration) {
 	a.oldest.at = min(a.oldest.at+d, at)
