@@ -25,8 +25,8 @@ import (
 // The backlog of a Writer counts as what the Writer alone adds to the Budget, plus its share of
 // each shared block. If ten Writers have a block pending, a tenth of the block counts for each.
 //
-// A Writer stops counting at the moment it ends. Its undelivered messages stay in memory as
-// long as the Writer does.
+// A Writer stops counting at the moment it ends, or begins its Farewell. Its undelivered messages
+// stay in memory as long as the Writer does.
 //
 // All methods may be called from any goroutine at any time.
 type Budget struct {

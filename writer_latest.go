@@ -20,7 +20,8 @@ import (
 // accepted. Flush, OnFlushed and CloseWith queue all kept messages at once, and so does a message for
 // which MaxPending or MaxMessages leaves no room.
 //
-// Kept messages count as pending, and those dropped count as accepted and dropped. WriteLatest
+// Kept messages count as pending, and those dropped count as accepted and dropped. Keys do not count.
+// For MaxAge and OldestPending, the age of a kept message begins when it is queued. WriteLatest
 // returns the errors of Write. If it waits for room, with Block, the message is not dropped for a
 // newer one.
 func (w *Writer) WriteLatest(key string, p []byte) (int, error) {

@@ -108,10 +108,11 @@ type WriterOptions struct {
 	// With Farewell, the Writer accepts no more messages and gives up what is queued. It finishes
 	// what the connection has begun to take, calls Farewell, writes the result, waits for the
 	// peer as Close does, and ends, all within CloseTimeout. Until then it keeps its names at a
-	// Broker, except a lost one. A Budget no longer counts it. The farewell is not a message, so
-	// no figure counts it. Farewell has its own goroutine, and must not wait for the end of the
-	// Writer. It is called for nothing else, and not if CloseTimeout or an error ends the Writer
-	// first.
+	// Broker, except a lost one. A Budget no longer counts it, although what is given up stays in
+	// memory. The farewell is not a message, so no figure counts it. Farewell has its own
+	// goroutine, and must not wait for the end of the Writer. It is called for nothing else. It is
+	// not called if CloseTimeout or an error ends the Writer first, or if all is written and Close
+	// waits for the peer.
 	Farewell func(cause error) []byte
 
 	// Budget limits the bytes of memory that the pending messages of all Writers with the same
