@@ -12,7 +12,9 @@ func (g *registry) renewLoop() {
 	var moved time.Time
 	for {
 		wait := g.relay.opts.renewInterval()
+		start := time.Now()
 		err := g.renew(g.relay.ctx)
+		hasWaited := time.Since(start) >= g.relay.opts.Lease/4 // the lease may be younger, because a withdrawal renews it too
 		switch age := g.leaseAge(); {
 		case g.relay.ctx.Err() != nil:
 			return
@@ -22,7 +24,7 @@ func (g *registry) renewLoop() {
 			}
 			isLate = false
 			g.probe()
-		case age > g.relay.opts.Lease/3:
+		case hasWaited || age > g.relay.opts.Lease/3:
 			if !isLate {
 				g.relay.opts.Log.Warn("lease not renewed", "node", g.relay.id, "age", age, "error", err)
 			}
