@@ -243,6 +243,7 @@ func (p *peer) handleEvents(in *parser, isSnapshot bool) {
 	p.gaveUp, p.hasSnapshot = gaveUp, true
 	p.relay.node.Apply(p.id, events, isSnapshot)
 	for _, e := range events {
+		p.relay.registry.hear(e.Token)
 		if e.Kind == relay.EventJoined {
 			p.relay.registry.verifyLater(e.Name, p.id)
 		}

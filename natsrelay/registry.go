@@ -44,7 +44,7 @@ type registry struct {
 	lease     uint64             // revision of this node's lease; 0 if it has none
 	renewedAt time.Time          // when the lease was renewed last
 	noRoom    error              // JetStream was full at the last renewal; nil if it was not
-	highest   uint64             // highest revision that this node has written
+	highest   uint64             // highest revision that this node has written or heard of
 	names     map[string]holding // names that this node has or claims
 	evictions []*eviction        // under way on this node
 }
@@ -268,6 +268,14 @@ func (g *registry) recordRevision(name string, revision uint64) {
 	own.revision = max(own.revision, revision)
 	g.names[name] = own
 	g.cancelEvictions(name, revision)
+}
+
+// hear learns the token of a grant to another node. If this node then creates the bucket anew, its
+// revisions begin above that token.
+func (g *registry) hear(token uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.highest = max(g.highest, token)
 }
 
 // release gives a name up.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/sendq-go/sendq/relay"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -143,4 +145,28 @@ func TestWithdrawalFromOther(t *testing.T) {
 	s.put(nameKey("x"), "b")
 	require.NoError(t, g.withdraw(t.Context(), nameKey("x"), true))
 	assert.Equal(t, "b", s.entries[nameKey("x")].node)
+}
+
+// TestBucketBeginsAboveOthersTokens loses the bucket. A node whose clock is slow makes it anew, above the
+// token that another node has announced.
+func TestBucketBeginsAboveOthersTokens(t *testing.T) {
+	g, s := newMapStore()
+	opened := &openedStore{mapStore: s}
+	g.bucket = opened
+	token := uint64(time.Now().Add(time.Hour).UnixMicro())
+	events := appendList(nil, []relay.Event{{Kind: relay.EventJoined, Name: "x", Token: token}}, appendEvent)
+	g.relay.peerFor("b").handleEvents(&parser{b: append(appendUint(nil, 0), events...)}, true)
+	require.NoError(t, g.renew(t.Context()))
+	assert.Equal(t, token, opened.highest)
+}
+
+// An openedStore notes what it was opened with.
+type openedStore struct {
+	*mapStore
+	highest uint64
+}
+
+func (s *openedStore) open(_ context.Context, highest uint64) error {
+	s.highest = highest
+	return nil
 }
