@@ -43,11 +43,13 @@ type simProcess struct {
 // startProcess starts a process on a machine. It returns nil if the process cannot reach the bucket.
 func (s *simulation) startProcess(machine, incarnation int) *simProcess {
 	p := &simProcess{
-		sim:        s,
-		machine:    machine,
-		id:         fmt.Sprintf("%c%d", 'a'+machine, incarnation),
-		started:    time.Now(),
-		view:       simView{names: make(map[string]map[string]uint64), changed: make(map[string]time.Time)},
+		sim:     s,
+		machine: machine,
+		id:      fmt.Sprintf("%c%d", 'a'+machine, incarnation),
+		started: time.Now(),
+		view: simView{
+			names: make(map[string]map[string]uint64), moved: make(map[string]uint64), changed: make(map[string]time.Time),
+		},
 		conns:      make(map[*simConn]bool),
 		missed:     make(map[string]int),
 		unknown:    make(map[string]time.Time),
@@ -332,10 +334,12 @@ func (b simBroker) NodeGone(node string, cause error) {
 type simView struct {
 	mu      sync.Mutex
 	names   map[string]map[string]uint64 // tokens by name and node
+	moved   map[string]uint64            // newest token with which a name moved to a node, by name and node
 	changed map[string]time.Time         // when a name changed last
 }
 
-// apply learns announcements.
+// apply learns announcements. A move to a node ends the older grants to it, although that node may
+// announce their end, or even their beginning, later.
 func (v *simView) apply(node string, events []relay.Event, snapshot bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -353,9 +357,20 @@ func (v *simView) apply(node string, events []relay.Event, snapshot bool) {
 		}
 		switch e.Kind {
 		case relay.EventJoined:
-			v.names[e.Name][node] = e.Token
-		case relay.EventLeft, relay.EventMoved:
+			if e.Token < v.moved[e.Name+" "+node] {
+				delete(v.names[e.Name], node)
+			} else {
+				v.names[e.Name][node] = e.Token
+			}
+		case relay.EventLeft:
 			delete(v.names[e.Name], node)
+		case relay.EventMoved:
+			delete(v.names[e.Name], node)
+			k := e.Name + " " + e.To
+			v.moved[k] = max(v.moved[k], e.Token)
+			if v.names[e.Name][e.To] < e.Token {
+				delete(v.names[e.Name], e.To)
+			}
 		default:
 			continue
 		}
