@@ -268,7 +268,8 @@ func (s *simulation) mayBeTwice(at time.Time) bool {
 }
 
 // checkRooms checks that a member that stayed got every message to its room, except those that its node
-// has missed. A gap of unknown size stands for all before.
+// has missed. A gap of unknown size stands for all before. A node publishes to the members that it has
+// heard of, and a new node may meet another one only after a fault.
 func (s *simulation) checkRooms() {
 	type stream struct {
 		session *simSession
@@ -288,7 +289,8 @@ func (s *simulation) checkRooms() {
 				continue
 			}
 			since := session.joined[m.room].Add(s.relayOptions.Lease + 3*time.Second)
-			if !slices.Contains(m.members, name) && since.After(m.sentAt) || m.sentAt.Before(session.process.unknown[m.process.id]) {
+			isNew := since.After(m.sentAt) || m.process != session.process && !m.process.view.hasMet(session.process.id, m.sentAt)
+			if !slices.Contains(m.members, name) && isNew || m.sentAt.Before(session.process.unknown[m.process.id]) {
 				continue
 			}
 			k := stream{session, m.process}

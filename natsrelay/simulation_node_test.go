@@ -48,7 +48,7 @@ func (s *simulation) startProcess(machine, incarnation int) *simProcess {
 		id:      fmt.Sprintf("%c%d", 'a'+machine, incarnation),
 		started: time.Now(),
 		view: simView{
-			names: make(map[string]map[string]uint64), moved: make(map[string]uint64), changed: make(map[string]time.Time),
+			names: make(map[string]map[string]uint64), moved: make(map[string]uint64), changed: make(map[string]time.Time), met: make(map[string]time.Time),
 		},
 		conns:      make(map[*simConn]bool),
 		missed:     make(map[string]int),
@@ -336,6 +336,7 @@ type simView struct {
 	names   map[string]map[string]uint64 // tokens by name and node
 	moved   map[string]uint64            // newest token with which a name moved to a node, by name and node
 	changed map[string]time.Time         // when a name changed last
+	met     map[string]time.Time         // when each node announced something first
 }
 
 // apply learns announcements. A move to a node ends the older grants to it, although that node may
@@ -343,6 +344,9 @@ type simView struct {
 func (v *simView) apply(node string, events []relay.Event, snapshot bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.met[node].IsZero() {
+		v.met[node] = time.Now()
+	}
 	if snapshot {
 		for name, nodes := range v.names {
 			if nodes[node] != 0 {
@@ -376,6 +380,13 @@ func (v *simView) apply(node string, events []relay.Event, snapshot bool) {
 		}
 		v.changed[e.Name] = time.Now()
 	}
+}
+
+// hasMet reports whether another node had announced something by that time.
+func (v *simView) hasMet(node string, at time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !v.met[node].IsZero() && !v.met[node].After(at)
 }
 
 // check checks that no other node has announced the name with a newer token, unless that is being
