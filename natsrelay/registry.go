@@ -33,7 +33,8 @@ import (
 //
 // The bucket is in memory and may be lost. Each node knows its own names and enters them again. If a
 // bucket loses only its newest writes and uses their revisions again, tokens do not grow, and a node
-// may not know a name until it changes. JetStream does so only if most servers restart at once.
+// may not know a name until it changes. JetStream does so only if most servers restart at once. Tokens
+// do not grow either if a request for a new bucket is so late that another bucket has come and gone.
 type registry struct {
 	relay   *Relay
 	nc      conn // a second connection, so that a flood of messages cannot delay the lease

@@ -206,11 +206,14 @@ func (s *simStore) open(ctx context.Context, highest uint64) error {
 	if s.canUse() {
 		return nil
 	}
+	sent := time.Now()
 	r := s.call(ctx, "open", "", func(b *simBucket) (r simReply) {
 		if !b.exists {
 			b.exists, b.entries = true, make(map[string]entry)
 			first := max(firstRevision(highest), uint64(time.Now().Add(s.process.sim.skews[s.process.machine]).UnixMicro()))
-			if highest == 0 { // the clock of a node that has just started must not be behind
+			// The clock of a node that has just started must not be behind, and a request that its node has
+			// given up must not come after a bucket that was made and lost in between.
+			if highest == 0 || time.Since(sent) > s.process.sim.relayOptions.attemptTimeout() {
 				first = max(first, b.revision)
 			}
 			b.revision = first
