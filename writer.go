@@ -187,7 +187,14 @@ func (w *Writer) WriteParts(parts ...[]byte) (int, error) {
 		return size, nil
 	}
 	w.mu.Unlock()
-	return w.Write(slices.Concat(parts...))
+	joined := slices.Concat(parts...)
+	if size > queue.MaxCopied {
+		if err := w.Send(joined); err != nil { // joined is a copy already
+			return 0, err
+		}
+		return size, nil
+	}
+	return w.Write(joined)
 }
 
 // Send is like Write, but queues p itself, not a copy. This pays for messages of some

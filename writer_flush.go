@@ -102,6 +102,10 @@ func (w *Writer) releaseMemory() {
 	if w.queue.Empty() {
 		w.queue.Release()
 		w.ages = queue.Ages{}
+		if w.watchers != nil {
+			w.watchers.urgent = 0
+			w.forgetWatchers()
+		}
 	}
 }
 

@@ -251,6 +251,20 @@ func TestWriteLatestAtTheLimits(t *testing.T) {
 	})
 }
 
+// A message that the Budget refuses has replaced the one before all the same.
+func TestWriteLatestBeyondTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := slowWriter(t, sendq.WriterOptions{Budget: sendq.NewBudget(1000)})
+		latest(t, w, "a1")
+		require.ErrorIs(t, second(w.WriteLatest("a", make([]byte, 900))), sendq.ErrSlowConsumer)
+		<-w.Done()
+		requireMessages(t, [][]byte{[]byte("0"), []byte("1")}, w.Undelivered())
+		s := w.Stats()
+		assertConserved(t, s)
+		require.EqualValues(t, 1, s.Dropped)
+	})
+}
+
 // A room keeps one copy for all its slow members.
 func TestPublishLatest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
