@@ -14,9 +14,8 @@ import (
 //
 // Connect fails if an option is invalid, if no NATS server answers, if JetStream does not answer within
 // Options.Timeout, or if NATS refuses a right that the node needs. Each server has a fifth of the Lease
-// to answer, at least 1 s and at most 5 s; so with three servers of which none answers, Connect takes 6 s
-// by default. Later the Relay reconnects by itself, however long
-// NATS is away.
+// to answer, at least 1 s and at most 5 s. So Connect takes 6 s by default if three servers do not
+// answer. Later the Relay reconnects by itself, however long NATS is away.
 func Connect(url string, opts *Options, natsOptions ...nats.Option) (*Relay, error) {
 	if opts == nil {
 		opts = &Options{}
