@@ -169,19 +169,7 @@ func BenchmarkPublish(b *testing.B) {
 
 // drained returns a TCP connection whose peer reads everything.
 func drained(b *testing.B) net.Conn {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(b, err)
-	defer l.Close()
-	go func() {
-		peer, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer peer.Close()
-		io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{peer}, make([]byte, 256<<10))
-	}()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(b, err)
-	b.Cleanup(func() { conn.Close() })
+	conn, peer := connect(b, "tcp", "127.0.0.1:0")
+	go io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{peer}, make([]byte, 256<<10))
 	return conn
 }
