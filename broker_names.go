@@ -19,9 +19,9 @@ const (
 
 	// NameTakeover gives the name, with its rooms, to the new Writer. The old Writer ends with
 	// ErrTakenOver. The new Writer first writes the messages the old one had not written, in
-	// order and once; the old peer may have received part of the first one. That includes messages
-	// of WriteUrgent and CloseWith. Register waits until the old Writer has ended, and no message
-	// to the name is lost in that time.
+	// order and once; the old peer may have received part of the first one. Messages of WriteUrgent
+	// and CloseWith are discarded instead, because they are for the old connection. Register waits
+	// until the old Writer has ended, and no message to the name is lost in that time.
 	//
 	// Do not send these messages again, although the old Writer counts them as undelivered and
 	// its Undelivered yields them. If the new Writer ends before it has received them, its

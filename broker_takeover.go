@@ -42,7 +42,7 @@ func (b *Broker) takeOver(n *member, old, w *Writer) {
 	defer w.resume()
 	isTaken := old.takeLeftovers() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	if isTaken && !w.inherit(&old.queue) {
+	if isTaken && !w.inherit(old.queue.Portable()) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.handBackOf(n.name, old)

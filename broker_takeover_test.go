@@ -55,6 +55,29 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// A takeover does not pass on what is for the old connection only.
+func TestTakeoverOfUrgentMessages(t *testing.T) {
+	b, returned := newBroker(sendq.NameTakeover)
+	old := register(t, b, "bob", stalledPeer())
+	sendForOneConnection(t, old)
+	peer := readingPeer()
+	w := register(t, b, "bob", peer)
+	require.EqualValues(t, 5, old.Stats().Undelivered)
+	require.NoError(t, w.Close())
+	require.Equal(t, "first\nalways\n", string(peer.Bytes()))
+	require.Empty(t, returned.all())
+}
+
+// sendForOneConnection sends through w, whose peer is stalled. A takeover passes on "first\nalways\n".
+func sendForOneConnection(t *testing.T, w *sendq.Writer) {
+	require.NoError(t, second(w.WriteString("first\n")))
+	for range 2 {
+		require.NoError(t, second(w.WriteUrgent([]byte("pong"))))
+	}
+	require.NoError(t, second(w.WriteAlways([]byte("always\n"))))
+	require.NoError(t, w.CloseWith([]byte("goodbye")))
+}
+
 // oldWriters prepare a Writer that has the name "bob", and return the messages it will leave.
 var oldWriters = []struct {
 	name    string

@@ -124,7 +124,7 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
 	if isTaken {
-		h.Undelivered = slices.Collect(w.Undelivered())
+		h.Undelivered = slices.Collect(w.queue.Portable().All())
 	}
 	h.Rooms = rooms
 	return h, true

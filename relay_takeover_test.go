@@ -60,6 +60,16 @@ func TestRelayTakeover(t *testing.T) {
 	})
 }
 
+// A takeover by another node does not pass on what is for the old connection only.
+func TestRelayTakeoverOfUrgentMessages(t *testing.T) {
+	inCluster(t, 2, sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		sendForOneConnection(t, register(t, bs[0], "bob", stalledPeer()))
+		peer := readingPeer()
+		require.NoError(t, register(t, bs[1], "bob", peer).Close())
+		require.Equal(t, "first\nalways\n", string(peer.Bytes()))
+	})
+}
+
 // The new Writer ends in the middle of a takeover. The messages of the old one are handed back on
 // the node that has them, and all nodes learn that the name is free.
 func TestRelayTakeoverFails(t *testing.T) {

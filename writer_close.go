@@ -25,13 +25,13 @@ func (w *Writer) closeTimedOut() error {
 
 // CloseWith accepts a copy of last as the last message, and does what Close does, but returns at
 // once. No message is accepted in between or later. The limits do not refuse last, and the
-// overflow policy and Expire do not drop it. Nil means no last message.
+// overflow policy and Expire do not drop it. A takeover discards it. Nil means no last message.
 //
 // Within CloseTimeout the Writer ends; see Done and OnEnd. A call of Close or Shutdown waits for
 // the end and returns the outcome. If the Writer is closing or has ended, CloseWith does nothing
 // and returns an error that wraps net.ErrClosed and, if Err is not nil, Err.
 func (w *Writer) CloseWith(last []byte) error {
-	m := payload{run: queue.Kept(bytes.Clone(last))}
+	m := payload{run: queue.Bound(bytes.Clone(last))}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {

@@ -593,7 +593,7 @@ func (m *model) check() {
 				require.True(t, to.numbers[n], "%d was not accepted", n)
 			}
 			if !lossy {
-				require.Subset(t, numbers, to.kept, "dropped")
+				require.Subset(t, slices.Concat(numbers, final.bound[s.id]), to.kept, "dropped")
 			}
 		}
 		if !lossy {
@@ -628,6 +628,7 @@ func (m *model) dropsAccepted() bool {
 // A final holds the messages to a line that are on the wire, or undelivered and not inherited.
 type final struct {
 	numbers map[int][]int // by sender, in order
+	bound   map[int][]int // those discarded by a takeover, by sender
 	found   int
 	count   int // by Stats; more than found if a peer has reset its connection
 }
@@ -635,7 +636,7 @@ type final struct {
 // checkLine accounts for the messages of each Writer of a line.
 func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	t := m.t
-	type outcome struct{ arrived, undelivered, final []messageID }
+	type outcome struct{ arrived, undelivered, final, bound []messageID }
 	outcomes := make([]outcome, len(l.writers))
 	inherits := false // a later Writer has the name
 	for i, mw := range slices.Backward(l.writers) {
@@ -659,11 +660,16 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 			o.final = o.undelivered
 		default:
 			require.True(t, inherits, "neither handed back nor inherited: %s", key)
+			for _, id := range o.undelivered {
+				if id.sender == mw.urgent.id || mw.last != nil && id == *mw.last {
+					o.bound = append(o.bound, id)
+				}
+			}
 		}
 		inherits = inherits || mw.refused == nil
 		outcomes[i] = o
 	}
-	f.numbers = make(map[int][]int)
+	f.numbers, f.bound = make(map[int][]int), make(map[int][]int)
 	own, inherited := 0, 0
 	for i, mw := range l.writers {
 		o, s := outcomes[i], mw.w.Stats()
@@ -679,12 +685,15 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		for _, id := range slices.Concat(o.arrived, o.final) {
 			f.numbers[id.sender] = append(f.numbers[id.sender], id.number)
 		}
-		f.found += len(o.arrived) + len(o.final)
-		f.count += int(s.Written) + len(o.final)
+		for _, id := range o.bound {
+			f.bound[id.sender] = append(f.bound[id.sender], id.number)
+		}
+		f.found += len(o.arrived) + len(o.final) + len(o.bound)
+		f.count += int(s.Written) + len(o.final) + len(o.bound)
 		own += int(s.Accepted)
 		dropped += int(s.Dropped)
 		if len(o.final) == 0 {
-			inherited += len(o.undelivered)
+			inherited += len(o.undelivered) - len(o.bound)
 		}
 		require.Error(t, mw.conn.Close(), "the Writer has closed it")
 	}

@@ -35,11 +35,11 @@ func (w *Writer) WriteAlways(p []byte) (int, error) {
 // those being written, or partly written, and earlier urgent ones. So a pong does not wait for a
 // megabyte of data. WriteUrgent does not wait either, with any policy.
 //
-// MaxPending, MaxMessages and Overflow do not apply to the message, and it is never dropped. It
-// counts as pending for messages after it, and for the Budget. So that the others are written
-// too, at most 4 KiB of urgent messages may be pending, counted as for MaxPending. Beyond that
-// the error wraps ErrWouldBlock, or ErrTooLarge if the message can never fit, and the message is
-// not accepted.
+// MaxPending, MaxMessages and Overflow do not apply to the message, and it is never dropped. Only a
+// takeover discards it, because it is for this connection. It counts as pending for messages after
+// it, and for the Budget. So that the others are written too, at most 4 KiB of urgent messages may
+// be pending, counted as for MaxPending. Beyond that the error wraps ErrWouldBlock, or ErrTooLarge
+// if the message can never fit, and the message is not accepted.
 func (w *Writer) WriteUrgent(p []byte) (int, error) {
 	m := payload{run: queue.Urgent(bytes.Clone(p))}
 	w.mu.Lock()

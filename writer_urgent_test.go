@@ -195,7 +195,7 @@ func TestUrgentAndTakeover(t *testing.T) {
 			}
 			conn.Release()
 			require.NoError(t, w.Close())
-			require.Equal(t, "231A", strings.ReplaceAll(string(conn.Bytes()[36:]), "\x00", "")[:4])
+			require.Equal(t, "23A", strings.ReplaceAll(string(conn.Bytes()[36:]), "\x00", "")[:3])
 		})
 	}
 }

@@ -35,6 +35,7 @@ type Block struct {
 	shared bool  // holds messages to several queues; never changed
 	kept   bool  // its message must not be dropped; never changed
 	urgent bool  // its message goes before others; never changed
+	bound  bool  // its message is for this connection only; never changed
 
 	// Owned by the goroutine that appends.
 	sinceWritten int32 // blocks begun since the queue last had one written, for nextBlock
@@ -64,9 +65,16 @@ func Kept(p []byte) Run {
 	return r
 }
 
-// Urgent is Kept for a message that goes before others.
-func Urgent(p []byte) Run {
+// Bound is Kept for a message that is for this connection only.
+func Bound(p []byte) Run {
 	r := Kept(p)
+	r.Block.bound = true
+	return r
+}
+
+// Urgent is Bound for a message that goes before others.
+func Urgent(p []byte) Run {
+	r := Bound(p)
 	r.Block.urgent = true
 	return r
 }

@@ -533,6 +533,18 @@ func (q *Queue) Share() {
 	}
 }
 
+// Portable returns a queue of the messages that are not only for this connection. The messages must
+// be shared.
+func (q *Queue) Portable() *Queue {
+	p := new(Queue)
+	for r := range q.Runs() {
+		if !r.Block.bound {
+			p.Push(r)
+		}
+	}
+	return p
+}
+
 // Insert queues the messages of another queue after the first n, and returns how many. They
 // must be shared, and are written from their start again.
 func (q *Queue) Insert(n int, other *Queue) (messages int) {
