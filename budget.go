@@ -54,12 +54,18 @@ type backlog struct {
 	index    int   // in Budget.holders, unless unshared is 0
 	closed   error // why it no longer counts; nil while it does
 
-	// blocks[head:] are the shared blocks of the queue's segments, one element for each
-	// segment, almost in the queue's order. For counted of them, unshared includes sharedCost;
-	// a segment that split off another adds nothing.
-	blocks  []*queue.Block
-	head    int
-	counted int
+	// The shared blocks of the queue's segments, and of those that a keeper has. For counted of
+	// the first, unshared includes sharedCost; a segment that split off another adds nothing, and
+	// neither does one that is kept.
+	queued, kept blockList
+	counted      int
+}
+
+// A blockList is the shared blocks of the segments of a queue, one element for each segment, almost
+// in the queue's order.
+type blockList struct {
+	blocks []*queue.Block // blocks[head:]
+	head   int
 }
 
 // minBlocks is the number of shared blocks that a Budget must have room for.
@@ -204,8 +210,10 @@ func (b *Budget) popLargest() candidate {
 
 func (b *Budget) sizeOf(l *backlog) int64 {
 	size := l.unshared
-	for _, shared := range l.blocks[l.head:] {
-		size += int64(shared.Size() / b.shared.Get(shared))
+	for _, blocks := range [...]*blockList{&l.queued, &l.kept} {
+		for _, shared := range blocks.all() {
+			size += int64(shared.Size() / b.shared.Get(shared))
+		}
 	}
 	return size
 }
@@ -262,8 +270,30 @@ func (l *backlog) hold(shared *queue.Block) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l.closed == nil {
-		l.prepend(shared)
+		l.queued.prepend(shared)
 		b.refer(shared)
+	}
+}
+
+// keep counts a segment of a shared block that is written and kept. The lock of the Writer is held.
+func (l *backlog) keep(shared *queue.Block) {
+	b := l.writer.limits.Budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l.closed == nil {
+		l.kept.append(shared)
+		b.refer(shared)
+	}
+}
+
+// letGoKept undoes keep.
+func (l *backlog) letGoKept(shared *queue.Block) {
+	b := l.writer.limits.Budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l.closed == nil {
+		l.kept.remove(shared)
+		b.drop(shared)
 	}
 }
 
@@ -275,9 +305,9 @@ func (l *backlog) letGo(shared *queue.Block) {
 	if l.closed != nil {
 		return
 	}
-	l.remove(shared)
+	l.queued.remove(shared)
 	b.drop(shared)
-	if remaining := len(l.blocks) - l.head; l.counted > remaining {
+	if remaining := len(l.queued.all()); l.counted > remaining {
 		l.counted = remaining
 		b.grow(l, -sharedCost)
 	}
@@ -286,8 +316,10 @@ func (l *backlog) letGo(shared *queue.Block) {
 // keptBlocks is the most elements that the list of an empty backlog keeps room for.
 const keptBlocks = 64
 
-// remove removes one element from blocks.
-func (l *backlog) remove(shared *queue.Block) {
+func (l *blockList) all() []*queue.Block { return l.blocks[l.head:] }
+
+// remove removes one element.
+func (l *blockList) remove(shared *queue.Block) {
 	// It is the first or close to it, so the ones before it move up.
 	i := slices.Index(l.blocks[l.head:], shared)
 	copy(l.blocks[l.head+1:], l.blocks[l.head:l.head+i])
@@ -301,8 +333,8 @@ func (l *backlog) remove(shared *queue.Block) {
 	}
 }
 
-// prepend adds elements to the front of blocks.
-func (l *backlog) prepend(shared ...*queue.Block) {
+// prepend adds elements to the front.
+func (l *blockList) prepend(shared ...*queue.Block) {
 	if len(shared) <= l.head {
 		l.head -= len(shared)
 		copy(l.blocks[l.head:], shared)
@@ -311,8 +343,8 @@ func (l *backlog) prepend(shared ...*queue.Block) {
 	}
 }
 
-// append adds elements to the end of blocks.
-func (l *backlog) append(shared ...*queue.Block) {
+// append adds elements to the end.
+func (l *blockList) append(shared ...*queue.Block) {
 	if l.head > len(l.blocks)/2 { // mostly empty: move down rather than grow
 		n := copy(l.blocks, l.blocks[l.head:])
 		clear(l.blocks[n:])
@@ -354,9 +386,9 @@ func (b *Budget) addBlocks(l *backlog, c *charge) {
 		b.refer(shared)
 	}
 	if c.inFront {
-		l.prepend(c.blocks...)
+		l.queued.prepend(c.blocks...)
 	} else {
-		l.append(c.blocks...)
+		l.queued.append(c.blocks...)
 	}
 	l.counted += len(c.blocks)
 }
@@ -397,9 +429,12 @@ func (b *Budget) grow(l *backlog, n int64) {
 // close makes l stop counting because of cause.
 func (b *Budget) close(l *backlog, cause error) {
 	l.closed = cause
-	for _, shared := range l.blocks[l.head:] {
-		b.drop(shared)
+	for _, blocks := range [...]*blockList{&l.queued, &l.kept} {
+		for _, shared := range blocks.all() {
+			b.drop(shared)
+		}
+		*blocks = blockList{}
 	}
-	l.blocks, l.head, l.counted = nil, 0, 0
+	l.counted = 0
 	b.grow(l, -l.unshared)
 }

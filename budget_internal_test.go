@@ -140,14 +140,14 @@ func TestBudgetMemoryComesBack(t *testing.T) {
 	conn.Release()
 	require.NoError(t, w.Flush(t.Context()))
 	w.mu.Lock()
-	require.LessOrEqual(t, cap(w.limits.backlog.blocks), keptBlocks)
+	require.LessOrEqual(t, cap(w.limits.backlog.queued.blocks), keptBlocks)
 	w.mu.Unlock()
 	require.NoError(t, w.Close())
 }
 
 // Unused elements of the list are nil. Otherwise they would keep written and dropped blocks alive.
-func TestBacklogForgetsWhatHasLeft(t *testing.T) {
-	var l backlog
+func TestBlockListForgetsWhatHasLeft(t *testing.T) {
+	var l blockList
 	for i := range 200 {
 		l.append(queue.Lone([]byte("message")).Block)
 		if i%50 > 10 {

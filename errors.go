@@ -55,6 +55,10 @@ var ErrUnconfirmed = errors.New("sendq: not confirmed by the other node")
 // a partition, when the nodes reach each other again.
 var ErrNameLost = errors.New("sendq: name lost to another node")
 
+// ErrWrongCount is returned by Acknowledge and Resume if the peer cannot have received that many
+// messages, because fewer were written, or if it says that it has received fewer than before.
+var ErrWrongCount = errors.New("sendq: wrong count of received messages")
+
 // A failure is an error with a cause. Its text names the package once.
 type failure struct {
 	what  string

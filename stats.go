@@ -27,6 +27,10 @@ type WriterStats struct {
 	// The sizes of these messages in bytes.
 	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
 
+	// Kept and KeptBytes are the part of Written that is kept until the peer acknowledges it, and
+	// Acknowledged is what the peer has acknowledged; see WriterOptions.Keep.
+	Kept, KeptBytes, Acknowledged int64
+
 	// Writes is the number of writes to the connection. One write may take many messages.
 	Writes int64
 
@@ -53,6 +57,9 @@ func (w *Writer) Stats() WriterStats {
 	}
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
+		if k := w.limits.keeper; k != nil {
+			s.Kept, s.KeptBytes, s.Acknowledged = k.messages, k.written.Bytes(), min(k.acknowledged, w.written)
+		}
 	}
 	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.Bytes()
 	if w.state >= ended {
@@ -86,6 +93,9 @@ func (s WriterStats) attrs() []slog.Attr {
 		slog.Int64("dropped_bytes", s.DroppedBytes),
 		slog.Int64("undelivered_bytes", s.UndeliveredBytes),
 		slog.Int64("pending_bytes", s.PendingBytes),
+		slog.Int64("kept", s.Kept),
+		slog.Int64("kept_bytes", s.KeptBytes),
+		slog.Int64("acknowledged", s.Acknowledged),
 		slog.Int64("writes", s.Writes),
 		slog.Int64("peak_pending_bytes", s.PeakPendingBytes))
 	if s.OldestPending > 0 {
@@ -202,6 +212,7 @@ func (t *Tally) ended(w *Writer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.living.Remove(w)
+	s.Kept, s.KeptBytes = 0, 0 // it has ended, so it keeps nothing for its peer
 	t.past.add(s)
 	end := t.past.Ends.of(err)
 	end.Writers++
@@ -233,6 +244,9 @@ func (s *WriterStats) add(o WriterStats) {
 	s.DroppedBytes += o.DroppedBytes
 	s.UndeliveredBytes += o.UndeliveredBytes
 	s.PendingBytes += o.PendingBytes
+	s.Kept += o.Kept
+	s.KeptBytes += o.KeptBytes
+	s.Acknowledged += o.Acknowledged
 	s.Writes += o.Writes
 	s.PeakPendingBytes = max(s.PeakPendingBytes, o.PeakPendingBytes)
 	s.OldestPending = max(s.OldestPending, o.OldestPending)

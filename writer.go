@@ -121,10 +121,8 @@ func NewWriter(conn net.Conn, opts *WriterOptions) *Writer {
 		losesNothing:  sock.LosesNothing(network),
 		limits:        newLimits(conn, o),
 	}
-	if o.Budget != nil {
-		w.limits.backlog.writer = w
-		w.limits.tracker = queue.Tracker{Hold: w.limits.backlog.hold, LetGo: w.limits.backlog.letGo}
-		w.queue.Track(&w.limits.tracker)
+	if o.Budget != nil || o.Keep > 0 {
+		w.limits.track(w)
 	}
 	if !w.messageFramed { // otherwise a write that does not wait could divide a message
 		w.socket = sock.NewSender(conn)

@@ -41,6 +41,7 @@ func (w *Writer) part(cause error) {
 // sayFarewell writes the farewell, if there is one, and waits for the peer. mu is not held.
 func (w *Writer) sayFarewell() {
 	if p := w.farewell(); len(p) > 0 {
+		w.beginFarewell()
 		if _, err := w.write(p); err == nil {
 			w.deliverRest()
 		}

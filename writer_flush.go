@@ -197,7 +197,7 @@ func (w *Writer) wrote(r queue.Removed) {
 	w.written += int64(r.Messages)
 	w.ages.Written(int64(r.Messages))
 	if w.limits != nil {
-		w.limits.release(w, r)
+		w.limits.release(w, r, w.keepWritten(r))
 	}
 	w.notifyWaiters() // the calls return at once, so what they see must be released
 	if w.limits != nil {

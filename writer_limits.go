@@ -36,6 +36,7 @@ type limits struct {
 	most  amount // that may be in the queue: bound, with Disconnect also exempt, without stale
 
 	pressure *pressure // nil without HighMark; beside bound, because sends read both
+	keeper   *keeper   // nil without Keep
 
 	// These limit one conn.Write.
 	maxWrite         int // in bytes
@@ -59,10 +60,10 @@ func (a amount) fits(bound amount) bool { return a.messages <= bound.messages &&
 
 // newLimits returns the limits set by o, or nil if there are none and no Farewell.
 func newLimits(conn net.Conn, o WriterOptions) *limits {
-	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil && o.HighMark == 0 {
+	if o.MaxPending == 0 && o.MaxMessages == 0 && o.MaxAge == 0 && o.WriteTimeout == 0 && o.Budget == nil && o.Farewell == nil && o.HighMark == 0 && o.Keep == 0 {
 		return nil
 	}
-	l := &limits{WriterOptions: o, pressure: newPressure(&o), bound: unbounded, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
+	l := &limits{WriterOptions: o, pressure: newPressure(&o), keeper: newKeeper(&o), bound: unbounded, maxWrite: maxWrite, maxWriteMessages: math.MaxInt64}
 	if o.MaxPending > 0 {
 		l.bound.cost = min(int64(o.MaxPending), unbounded.cost)
 	}
@@ -79,6 +80,18 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 		l.maxWriteMessages = max(min(l.bound.cost/8/messageOverhead, l.bound.messages/8), 1)
 	}
 	return l
+}
+
+// track tells the Budget and the keeper what happens to the messages of w.
+func (l *limits) track(w *Writer) {
+	l.backlog.writer = w
+	if l.Budget != nil {
+		l.tracker = queue.Tracker{Hold: l.backlog.hold, LetGo: l.backlog.letGo}
+	}
+	if l.keeper != nil {
+		l.keeper.track(l)
+	}
+	w.queue.Track(&l.tracker)
 }
 
 // pending returns the number of messages of the queue. mu is held, here and below unless a comment
@@ -231,7 +244,7 @@ func (w *Writer) dropOldest(n int) {
 		w.ages.Shift(int64(before), -int64(r.Messages))
 		w.moveFlushes(before, -int64(r.Messages))
 		w.moveUrgent(before, -int64(r.Messages))
-		l.release(w, r)
+		l.release(w, r, r)
 	}
 	if begun, front := w.queue.Begun(), w.front(); begun < front { // there are urgent messages
 		w.ages.Forget(int64(begun), int64(front))
@@ -239,14 +252,14 @@ func (w *Writer) dropOldest(n int) {
 	w.notifyWaiters()
 }
 
-// release accounts for messages that have left the queue.
-func (l *limits) release(w *Writer, r queue.Removed) {
+// release accounts for messages that have left the queue, and for those let go.
+func (l *limits) release(w *Writer, r, gone queue.Removed) {
 	if exempt := l.exempt; exempt.messages > int64(r.Messages) {
 		l.setExempt(exempt.minus(amountOf(r.Messages, r.Size)))
 	} else if exempt.messages > 0 {
 		l.setExempt(amount{})
 	}
-	l.Budget.release(w, r)
+	l.Budget.release(w, gone)
 	w.checkLow()
 }
 

@@ -115,6 +115,11 @@ type WriterOptions struct {
 	// waits for the peer.
 	Farewell func(cause error) []byte
 
+	// Keep is how many bytes of written messages are kept until the peer has acknowledged them,
+	// counted as for MaxPending; see Writer.Acknowledge and Broker.Resume. Beyond that the oldest
+	// are let go. What is kept counts in a Budget. 0 means that nothing is kept.
+	Keep int
+
 	// Budget limits the bytes of memory that the pending messages of all Writers with the same
 	// Budget take together. Nil means no such limit.
 	Budget *Budget
@@ -177,6 +182,7 @@ func (o *WriterOptions) checked() WriterOptions {
 	refuseNegative("NewWriter", "MaxMessages", c.MaxMessages)
 	refuseNegative("NewWriter", "HighMark", c.HighMark)
 	refuseNegative("NewWriter", "LowMark", c.LowMark)
+	refuseNegative("NewWriter", "Keep", c.Keep)
 	refuseNegative("NewWriter", "MaxAge", c.MaxAge)
 	refuseNegative("NewWriter", "WriteTimeout", c.WriteTimeout)
 	refuseNegative("NewWriter", "CloseTimeout", c.CloseTimeout)

@@ -47,23 +47,58 @@ func (s *segment) unwritten() []byte { return s.Block.buf[s.written:s.end()] }
 // begun reports whether the connection has taken part of the segment's first message.
 func (s *segment) begun() bool { return s.written > s.start() }
 
-// A Tracker receives each change in how often a queue refers to a shared block. The queue's
-// lock is held during the calls.
+// A Tracker receives each change in how often a queue refers to a shared block, and keeps what is
+// written. The queue's lock is held during the calls.
 type Tracker struct {
-	Hold  func(*Block) // once more, because a segment was split
+	Hold  func(*Block) // once more, because a segment was split or is kept; nil if nobody counts
 	LetGo func(*Block) // once less
+
+	// Written gets the messages that are completely written. Nil means that they are let go. The
+	// garbage collector gets the blocks then, because Written refers to parts of them.
+	Written *Queue
+
+	MaxBlock int // largest size of a block that Written may refer to, in bytes
 }
 
 func (t *Tracker) hold(b *Block) {
-	if t != nil && b.shared {
+	if t != nil && t.Hold != nil && b.shared {
 		t.Hold(b)
 	}
 }
 
 func (t *Tracker) letGo(b *Block) {
-	if t != nil && b.shared {
+	if t != nil && t.LetGo != nil && b.shared {
 		t.LetGo(b)
 	}
+}
+
+// keepsWritten reports whether written messages stay in memory.
+func (q *Queue) keepsWritten() bool { return q.tracker != nil && q.tracker.Written != nil }
+
+// newBlock returns an empty block of at least size bytes for copied messages.
+func (q *Queue) newBlock(size int) *Block {
+	b := newBlock(size)
+	if q.keepsWritten() {
+		b.class = unpooled
+	}
+	return b
+}
+
+// removeWritten removes the messages of s before index next, because they are written. It adds them
+// to r.
+func (q *Queue) removeWritten(r *Removed, s *segment, next int32) {
+	if q.keepsWritten() && s.First < next {
+		q.tracker.Written.keepRun(Run{s.Block, s.First, next})
+	}
+	r.remove(s, next)
+}
+
+// keepRun queues r, and makes it known to the tracker.
+func (q *Queue) keepRun(r Run) {
+	if !q.EndsBefore(r) {
+		q.tracker.hold(r.Block)
+	}
+	q.Push(r)
 }
 
 // Copy returns a queue of the same messages for use by several queues, without shared blocks of
@@ -148,7 +183,7 @@ func (q *Queue) ExtendParts(size int, parts [][]byte) bool {
 func (q *Queue) CopyIn(p []byte) {
 	switch {
 	case q.tail == nil:
-		q.tail = newBlock(len(p) + endSize)
+		q.tail = q.newBlock(len(p) + endSize)
 		q.tail.sinceWritten = stalledBlocks
 	case !q.tail.fits(len(p)):
 		q.tail = q.nextBlock(len(p) + endSize)
@@ -169,7 +204,11 @@ func (q *Queue) nextBlock(atLeast int) *Block {
 	if q.tail.sinceWritten < stalledBlocks {
 		share = 2
 	}
-	b := newBlock(max(atLeast, int(min(int64(2*len(q.tail.buf)), q.bytes/share, maxBlock))))
+	most := maxBlock
+	if q.keepsWritten() {
+		most = min(most, q.tracker.MaxBlock)
+	}
+	b := q.newBlock(max(atLeast, int(min(int64(2*len(q.tail.buf)), q.bytes/share, int64(most)))))
 	b.sinceWritten = q.tail.sinceWritten + 1
 	return b
 }
@@ -179,8 +218,13 @@ func (q *Queue) nextBlock(atLeast int) *Block {
 // If few bytes come, Shrink gives the block back.
 const burstBlock = 64 << 10
 
-// ExpectBurst begins a large block for copied messages. There must be none yet.
-func (q *Queue) ExpectBurst() { q.tail = newBlock(burstBlock) }
+// ExpectBurst begins a large block for copied messages, unless written messages would keep it alive.
+// There must be none yet.
+func (q *Queue) ExpectBurst() {
+	if !q.keepsWritten() {
+		q.tail = newBlock(burstBlock)
+	}
+}
 
 // HasBlock reports whether there is a block for copied messages.
 func (q *Queue) HasBlock() bool { return q.tail != nil }
@@ -231,7 +275,7 @@ func (q *Queue) clearInline() {
 // Shrink moves the queued messages into a smaller block if they are small compared with their
 // block. Otherwise a peer that stalls now would keep the large block. Nothing may be in flight.
 func (q *Queue) Shrink() {
-	if q.tail == nil || len(q.tail.buf) < 16*MinBlock || len(q.queued()) != 1 {
+	if q.tail == nil || len(q.tail.buf) < 16*MinBlock || len(q.queued()) != 1 || q.keepsWritten() {
 		return
 	}
 	s := &q.segments[q.head]
@@ -306,6 +350,14 @@ type Removed struct {
 	OwnMessages, OwnSize int
 }
 
+// Add adds the counts of o.
+func (r *Removed) Add(o Removed) {
+	r.Messages += o.Messages
+	r.Size += o.Size
+	r.OwnMessages += o.OwnMessages
+	r.OwnSize += o.OwnSize
+}
+
 // remove removes the messages of s before index next, and counts them.
 func (r *Removed) remove(s *segment, next int32) {
 	n, size := int(next-s.First), s.Block.start(int(next))-s.start()
@@ -330,7 +382,7 @@ func (q *Queue) Advance(n int) (r Removed) {
 			s.written += n
 			next = s.First + s.endingBy(s.written)
 		}
-		r.remove(s, next)
+		q.removeWritten(&r, s, next)
 		if s.First < s.Last {
 			break
 		}
@@ -356,7 +408,7 @@ func (q *Queue) AdvanceMessage(written bool) (r Removed) {
 		return r
 	}
 	s := &q.segments[q.head]
-	r.remove(s, s.First+1)
+	q.removeWritten(&r, s, s.First+1)
 	q.bytes -= int64(r.Size)
 	s.written = s.start()
 	if s.First == s.Last {
@@ -493,8 +545,11 @@ func (q *Queue) pop() {
 	q.segments[q.head] = segment{}
 	q.head++
 	q.tracker.letGo(s.Block)
-	if s.Block != q.tail && s.Block.pooled() && int(s.Last) == s.Block.n {
-		s.Block.Recycle()
+	isOwn := s.Block.pooled() || q.keepsWritten() && !s.Block.shared
+	if isOwn && s.Block != q.tail && int(s.Last) == s.Block.n {
+		if s.Block.pooled() {
+			s.Block.Recycle()
+		}
 		if q.tail != nil {
 			q.tail.sinceWritten = 0
 		}
@@ -510,15 +565,21 @@ func (q *Queue) emptied() {
 	if cap(q.segments) > keptSegments {
 		q.segments = nil
 	}
-	if q.tail != nil {
+	if q.tail != nil && !q.keepsWritten() {
 		q.tail.reset() // nothing refers to its messages any longer
 	}
 }
 
-// Release gives back the memory that an empty queue has kept for the next message.
+// Release gives back the memory that an empty queue has kept for the next message. If written
+// messages are kept, the next message still goes after them, because many small blocks would take
+// much memory.
 func (q *Queue) Release() {
-	if q.tail != nil {
+	switch {
+	case q.tail == nil:
+	case !q.keepsWritten():
 		q.tail.Recycle()
+		q.tail = nil
+	case q.tracker.Written.Empty():
 		q.tail = nil
 	}
 	q.segments = nil

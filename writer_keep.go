@@ -1,0 +1,161 @@
+package sendq
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/sendq-go/sendq/internal/queue"
+)
+
+// A keeper holds the written messages that the peer has not acknowledged. They are segments like
+// those of the queue, so Writers share the bytes of a room here too. Writer.mu guards it.
+type keeper struct {
+	written      queue.Queue
+	messages     int64 // in written
+	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
+	hasFarewell  bool  // the peer may count the farewell as a message
+	tracker      queue.Tracker
+}
+
+func newKeeper(o *WriterOptions) *keeper {
+	if o.Keep == 0 {
+		return nil
+	}
+	return new(keeper)
+}
+
+// keptBlock is the part of Keep that one block may take. A block stays in memory as long as any of
+// its messages does.
+const keptBlock = 8
+
+// track makes the queue of a Writer with the limits l pass on what is written.
+func (k *keeper) track(l *limits) {
+	l.tracker.Written, l.tracker.MaxBlock = &k.written, l.Keep/keptBlock
+	if l.Budget != nil {
+		k.tracker = queue.Tracker{Hold: l.backlog.keep, LetGo: l.backlog.letGoKept}
+		k.written.Track(&k.tracker)
+	}
+}
+
+// keepWritten accounts for messages that were just written, and returns those that are let go. mu is
+// held, here and below unless a comment says otherwise.
+func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
+	k := w.limits.keeper
+	if k == nil {
+		return r
+	}
+	k.messages += int64(r.Messages)
+	return w.letGo()
+}
+
+// letGo lets go of the messages that the peer has acknowledged, and of the oldest ones beyond Keep.
+func (w *Writer) letGo() (gone queue.Removed) {
+	k := w.limits.keeper
+	for k.messages > 0 && (w.written-k.messages < k.acknowledged || k.cost() > int64(w.limits.Keep)) {
+		gone.Add(k.written.AdvanceMessage(true))
+		k.messages--
+	}
+	return gone
+}
+
+func (k *keeper) cost() int64 { return k.written.Bytes() + messageOverhead*k.messages }
+
+// Acknowledge lets go of written messages that WriterOptions.Keep keeps. It says that the peer has
+// received the first n messages that were written to this connection. Messages that were dropped
+// do not count, and neither does a Farewell.
+//
+// n may not be less than in an earlier call, or more than the peer can have received; then
+// Acknowledge changes nothing and returns an error that wraps ErrWrongCount. If the Writer has
+// ended, or Keep is 0, it changes nothing either, and returns an error.
+func (w *Writer) Acknowledge(n int64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.limits == nil || w.limits.keeper == nil:
+		return errors.New("sendq: Acknowledge needs a Writer with Keep")
+	case w.state >= ended:
+		return w.refusal()
+	case n < w.limits.keeper.acknowledged:
+		return fmt.Errorf("%w: %d, after %d", ErrWrongCount, n, w.limits.keeper.acknowledged)
+	}
+	if err := w.checkReceived(n); err != nil {
+		return err
+	}
+	w.limits.keeper.acknowledged = n
+	w.limits.Budget.release(w, w.letGo())
+	if !w.flushing {
+		w.releaseMemory()
+	}
+	return nil
+}
+
+// checkReceived returns an error unless the peer can have received n messages.
+func (w *Writer) checkReceived(n int64) error {
+	most := w.written + int64(w.queue.Begun())
+	switch {
+	case w.saidFarewell():
+		most = w.written + 1
+	case w.state >= ended && w.messageFramed && w.err != nil && !w.queue.Empty():
+		most = w.written + 1 // the write of the last one has failed, but may have reached the peer
+	}
+	if n < 0 || n > most {
+		return fmt.Errorf("%w: %d, and %d were written", ErrWrongCount, n, w.written)
+	}
+	return nil
+}
+
+// beginFarewell notes that the peer may count the farewell. mu is not held.
+func (w *Writer) beginFarewell() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.limits.keeper != nil {
+		w.limits.keeper.hasFarewell = true
+	}
+}
+
+// saidFarewell reports whether the peer may count a farewell as a message.
+func (w *Writer) saidFarewell() bool {
+	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.hasFarewell
+}
+
+// UndeliveredAfter is like Undelivered, but also yields the written messages that are kept, except
+// those that the peer has received. It yields everything after the first received messages of this
+// connection, in the order of writing. WriterOptions.Keep decides how many are kept. The first of
+// them comes after Written minus Kept of Stats.
+func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		w.mu.Lock()
+		var rest queue.Queue
+		if w.state >= ended {
+			w.addUnreceived(&rest, received)
+		}
+		w.mu.Unlock()
+		rest.All()(yield)
+	}
+}
+
+// addUnreceived adds to rest what the peer has not received, and returns how many messages before
+// them are gone. The Writer has ended.
+func (w *Writer) addUnreceived(rest *queue.Queue, received int64) (gone int64) {
+	first := w.written
+	var written iter.Seq[queue.Run] = func(func(queue.Run) bool) {}
+	if w.limits != nil && w.limits.keeper != nil {
+		k := w.limits.keeper
+		first, written = w.written-k.messages, k.written.Runs()
+	}
+	if w.saidFarewell() && received > w.written {
+		received = w.written // the peer has counted the farewell, and nothing follows that is written
+	}
+	skip := received - first
+	for _, runs := range []iter.Seq[queue.Run]{written, w.queue.Runs()} {
+		for r := range runs {
+			skipped := min(max(0, skip), int64(r.Len()))
+			skip -= skipped
+			if r.First += int32(skipped); r.Len() > 0 {
+				rest.Push(r)
+			}
+		}
+	}
+	return max(0, first-received)
+}
