@@ -186,7 +186,7 @@ func TestQuietRoomKeepsNothing(t *testing.T) {
 	publish(1)
 	before := heap()
 	publish(100)
-	require.Less(t, heap()-before, rooms*100)
+	require.Less(t, heap()-before, rooms*300, "the smallest block has 512 bytes")
 	w.CloseNow()
 }
 
