@@ -213,6 +213,22 @@ func ExampleWriterOptions() {
 	// Output: <nil>
 }
 
+// A client may have three messages pending. MaxPending bounds their memory, because one message may
+// have any size.
+func ExampleWriterOptions_maxMessages() {
+	conn, _ := net.Pipe() // a peer that never reads
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{MaxMessages: 3, MaxPending: 1 << 20})
+	for i := range 4 {
+		_, err := fmt.Fprintf(w, "message %d\n", i)
+		fmt.Println(err)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// <nil>
+	// sendq: Writer has ended: slow consumer: MaxMessages of 3 exceeded: 3 pending
+}
+
 // A dashboard needs the newest figures. If its reader stalls, the oldest ones are dropped.
 func ExampleOverflow() {
 	conn, peer := net.Pipe() // whoever writes waits for the reader
