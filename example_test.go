@@ -197,7 +197,7 @@ func ExampleWriterOptions_expire() {
 	// Output: Err: <nil>
 }
 
-// These limits suit a server of many clients, of which some are slow and some vanish.
+// These limits suit a server of many clients. Some clients are slow, and some vanish.
 func ExampleWriterOptions() {
 	budget := sendq.NewBudget(1 << 30) // for all clients together
 	conn, peer := dialed()

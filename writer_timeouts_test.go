@@ -473,7 +473,7 @@ func TestExpireMakesRoom(t *testing.T) {
 	})
 }
 
-// Close does not deliver what expires meanwhile, and that is no error.
+// Close does not deliver a message that expires during the call, and returns no error for it.
 func TestExpireDuringClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, peer := overPipe(t, &sendq.WriterOptions{MaxAge: time.Minute, Expire: true, CloseTimeout: time.Hour})

@@ -191,8 +191,8 @@ func TestClientsSpeak(t *testing.T) {
 	})
 }
 
-// The server's goodbye comes behind all that is queued, although the client has said what nobody reads
-// any more; and Shutdown returns when the client has answered.
+// The server's goodbye comes after all queued messages, although nobody reads what the client has
+// sent. Shutdown returns when the client has answered.
 func TestServerCloses(t *testing.T) {
 	const messages = 200
 	forEach(t, func(t *testing.T, s *server, dial func(testing.TB, string) client) {

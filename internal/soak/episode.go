@@ -369,7 +369,7 @@ func (e *episode) requireDelivered(err error) {
 	}
 	for _, u := range failed.Undelivered {
 		i := slices.IndexFunc(e.members, func(m *member) bool { return m.name == u.Name })
-		sessions := e.members[i].sessions // of which the error is one's
+		sessions := e.members[i].sessions // u is about one of them
 		if e.names == sendq.NameTakeover {
 			sessions = sessions[len(sessions)-1:]
 		}
