@@ -29,6 +29,9 @@ func (w *Writer) OnFlushed(f func(error)) (stop func() bool) {
 //
 // Written means that the connection has taken the message; the peer may not have it. The calls are
 // made as those of OnFlushed. The Writer makes no write of its own for a message because of f.
+//
+// An error is about this Writer alone: after a takeover (ErrTakenOver), the new Writer may still
+// write the message.
 func (w *Writer) WriteNotify(p []byte, f func(error)) (int, error) {
 	m := copyOf(p)
 	if err := w.send(context.Background(), &m, f); err != nil {

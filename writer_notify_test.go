@@ -228,7 +228,7 @@ func TestWriteNotify(t *testing.T) {
 			requireTake(t, peer, "2")
 			synctest.Wait()
 			require.Equal(t, noted{"1", "2"}, notes)
-			require.Equal(t, noted{"taken over"}, oldNotes)
+			require.Equal(t, noted{"taken over"}, oldNotes, "although its message has arrived")
 			next.CloseNow()
 		})
 	})
