@@ -210,7 +210,11 @@ func upTo(n int) (s []int) {
 // A messageID identifies a frame.
 type messageID struct{ sender, number int }
 
+// idOf returns the ID of a frame, or one that no frame has for an empty message.
 func idOf(frame []byte) messageID {
+	if len(frame) == 0 {
+		return messageID{-1, 0}
+	}
 	return messageID{int(binary.BigEndian.Uint32(frame)), int(binary.BigEndian.Uint32(frame[4:]))}
 }
 

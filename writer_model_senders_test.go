@@ -72,6 +72,30 @@ func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
 	s.record(i, err)
 }
 
+// writeParts sends to the Writer at in 0 to 3 parts. Parts may be empty, and a message in 0 parts is.
+func (s *sender) writeParts(i int, at *modelWriter, amount int) {
+	p := s.next(amount)
+	rest := p
+	var parts [][]byte
+	for more := amount%4 - 1; more >= 0; more-- {
+		end := len(rest)
+		if more > 0 {
+			end = end * (amount >> (2 * more) % 4) / 3
+		}
+		parts = append(parts, rest[:end])
+		rest = rest[end:]
+	}
+	n, err := at.w.WriteParts(parts...)
+	clear(p)
+	s.record(i, err)
+	if err == nil && n != len(p)-len(rest) {
+		s.t.Errorf("wrote %d of %d", n, len(p)-len(rest))
+	}
+	if err == nil && len(parts) == 0 {
+		s.lines[i].empty.Add(1)
+	}
+}
+
 // sendAlways sends to the Writer at by WriteAlways.
 func (s *sender) sendAlways(i int, at *modelWriter, amount int) {
 	p := s.next(amount)
