@@ -1,4 +1,4 @@
-// Package docs tests the commands of the documents.
+// Package docs tests the commands of the documents, and the code of recipes.
 package docs
 
 import (

@@ -39,8 +39,8 @@ func (w *world) testDocuments(t *testing.T) {
 	}
 }
 
-// documents returns the documents of the repository. The code in a README of recipes is compared by
-// a test there with the files that testRecipes compiles.
+// documents returns the documents of the repository, except the READMEs of recipes. TestReadme of
+// package docs compares the code in these with the files that testRecipes compiles.
 func (w *world) documents(t *testing.T) (documents []string) {
 	for _, name := range w.files {
 		if path.Ext(name) == ".md" && !(slices.Contains(recipes, path.Dir(name)) && path.Base(name) == "README.md") {
