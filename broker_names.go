@@ -195,7 +195,7 @@ func (b *Broker) RegisterContext(ctx context.Context, name string, w *Writer) er
 		return failed(err, "register %q", name)
 	}
 	defer b.endTurn(t)
-	return b.register(ctx, t, w)
+	return b.register(ctx, t, &successor{Writer: w, takesOver: b.opts.NamePolicy == NameTakeover})
 }
 
 // registerAtOnce registers or refuses w if that needs no waiting for other nodes or for the old
@@ -212,17 +212,19 @@ func (b *Broker) registerAtOnce(name string, w *Writer) (isDone bool, err error)
 	return true, b.add(n, name, w)
 }
 
-// register is the rest of RegisterContext. The caller has the turn. mu is not held.
-func (b *Broker) register(ctx context.Context, t *turn, w *Writer) error {
-	n, old, err := b.replace(t.name, w)
+// register is the rest of RegisterContext and Resume. The caller has the turn. mu is not held.
+func (b *Broker) register(ctx context.Context, t *turn, s *successor) error {
+	n, old, err := b.replace(t.name, s)
 	switch {
 	case err != nil:
 		return err
 	case old != nil:
-		b.takeOver(n, old, w)
+		b.takeOver(n, old, s)
 		return nil
 	case b.cluster != nil:
-		return b.claimName(ctx, t, w)
+		return b.claimName(ctx, t, s)
+	case s.resumes:
+		s.greet()
 	}
 	return nil
 }

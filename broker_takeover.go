@@ -1,11 +1,15 @@
 package sendq
 
-import "fmt"
+import (
+	"fmt"
 
-// replace gives the name to w instead of old and pauses w: new messages wait until takeOver has
-// inserted the backlog of old. If the name is free, old is nil. In that case w has the name,
+	"github.com/sendq-go/sendq/internal/queue"
+)
+
+// replace gives the name to s instead of old and pauses s: new messages wait until takeOver has
+// inserted the backlog of old. If the name is free, old is nil. In that case s has the name,
 // unless there is a cluster; then the name must be claimed.
-func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err error) {
+func (b *Broker) replace(name string, s *successor) (n *member, old *Writer, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n = b.names.Get(name)
@@ -13,17 +17,21 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 	case b.closed:
 		return nil, nil, errShutDown(name)
 	case n == nil && b.cluster == nil:
-		return nil, nil, b.add(nil, name, w)
+		return nil, nil, b.addSuccessor(name, s)
 	case n == nil:
 		return nil, nil, nil
-	case b.opts.NamePolicy != NameTakeover || n.first.writer == w:
+	case !s.takesOver || n.first.writer == s.Writer:
 		return nil, nil, fmt.Errorf("%w: %q", ErrNameTaken, name)
-	case !w.pause(): // before follow, because a Writer that is refused does not count
+	}
+	if err := s.mayResume(n.first.writer); err != nil {
+		return nil, nil, failed(err, "resume %q", name)
+	}
+	if !s.pause() { // before follow, because a Writer that is refused does not count
 		return nil, nil, errWriterClosed(name)
 	}
-	h, err := b.follow(n, w)
+	h, err := b.follow(n, s.Writer)
 	if err != nil {
-		w.resume()
+		s.resume()
 		return nil, nil, err
 	}
 	b.handbacks.expected++
@@ -31,20 +39,41 @@ func (b *Broker) replace(name string, w *Writer) (n *member, old *Writer, err er
 	n.remove(n.first)
 	n.add(h)
 	n.changed() // once, or a message could go to both or to none
-	b.pressedBy(n, w)
+	b.pressedBy(n, s.Writer)
 	b.pressedBy(n, old)
 	return n, old, nil
 }
 
-// takeOver ends old and gives w its backlog. b.mu is not held.
-func (b *Broker) takeOver(n *member, old, w *Writer) {
+// addSuccessor gives a free name to s. If s resumes, it is paused then. mu is held.
+func (b *Broker) addSuccessor(name string, s *successor) error {
+	if s.resumes && !s.pause() {
+		return errWriterClosed(name)
+	}
+	err := b.add(nil, name, s.Writer)
+	if s.resumes && err != nil {
+		s.resume()
+	}
+	return err
+}
+
+// takeOver ends old and gives s its backlog. b.mu is not held.
+func (b *Broker) takeOver(n *member, old *Writer, s *successor) {
 	defer b.handbackSettled()
-	defer w.resume()
+	defer s.resume()
 	isTaken := old.takeLeftovers() // before its end, which other names of old hear of too
 	_ = old.abort(ErrTakenOver)
-	if isTaken && !w.inherit(old.queue.Portable()) {
+	var estate *queue.Queue
+	switch {
+	case isTaken:
+		estate = s.estateOf(old)
+	case s.resumes: // another Broker passes the messages on
+		estate = s.answered(new(queue.Queue), -1)
+	default:
+		return
+	}
+	if !s.inherit(estate) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.handBackOf(n.name, old)
+		b.handBackEstate(n.name, estate)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"sync"
 
+	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
 )
 
@@ -29,6 +30,14 @@ func (b *Broker) takeLeftovers(w *Writer) bool {
 func (b *Broker) handBackOf(name string, w *Writer) {
 	if w.Stats().Undelivered > 0 {
 		b.handBack(name, w.Undelivered(), w.Err())
+	}
+}
+
+// handBackEstate hands back the messages of a Writer that was taken over. mu is held, but not during
+// the call of OnUndelivered.
+func (b *Broker) handBackEstate(name string, estate *queue.Queue) {
+	if messages := estate.Portable(); !messages.Empty() {
+		b.handBack(name, messages.All(), ErrTakenOver)
 	}
 }
 

@@ -11,30 +11,42 @@ import (
 
 // claimName registers a name after the transport has made this node its owner. No Writer here has
 // it. If Transport.Claim panics, the claim fails. b.mu is not held.
-func (b *Broker) claimName(ctx context.Context, t *turn, w *Writer) (err error) {
-	if err := b.beginClaim(t, w); err != nil {
+func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err error) {
+	if err := b.beginClaim(t, s); err != nil {
 		return err
 	}
-	var token uint64
-	var h relay.Handover
-	err = errNoAnswer
-	defer func() { err = b.endClaim(t, w, token, &h, err) }()
-	token, h, err = b.cluster.transport.Claim(ctx, t.name, b.opts.NamePolicy == NameTakeover)
+	c := claim{successor: s, name: t.name, err: errNoAnswer}
+	defer func() { err = b.endClaim(t, &c) }()
+	token, h, err := b.cluster.transport.Claim(ctx, t.name, s.takesOver)
+	c.token, c.rooms, c.estate, c.err = token, h.Rooms, s.estateFrom(h), err
+	if err == nil && s.resumes {
+		c.estate = s.answered(c.estate, s.gone(h))
+	}
 	return err
+}
+
+// A claim is the result of Transport.Claim.
+type claim struct {
+	*successor
+	name   string
+	token  uint64
+	rooms  []string
+	estate *queue.Queue // nil if there was no answer, or the successor has taken it
+	err    error
 }
 
 // errNoAnswer is the error of a claim until Transport.Claim has returned.
 var errNoAnswer = errors.New("sendq: no answer from the transport")
 
-func (b *Broker) beginClaim(t *turn, w *Writer) error {
+func (b *Broker) beginClaim(t *turn, s *successor) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.cluster
 	_, _, isElsewhere := c.directory.Where(t.name)
-	switch state := w.currentState(); {
+	switch state := s.currentState(); {
 	case b.closed:
 		return errShutDown(t.name)
-	case state >= ended, state != open && isElsewhere && b.opts.NamePolicy == NameTakeover:
+	case state >= ended, state != open && isElsewhere && s.takesOver:
 		return errWriterClosed(t.name)
 	}
 	t.isLost = false
@@ -43,58 +55,61 @@ func (b *Broker) beginClaim(t *turn, w *Writer) error {
 	return nil
 }
 
-// endClaim gives w the name if err is nil. It returns the error of the registration.
-func (b *Broker) endClaim(t *turn, w *Writer, token uint64, h *relay.Handover, err error) error {
+// endClaim gives the successor the name if the claim has succeeded. It returns the error of the
+// registration.
+func (b *Broker) endClaim(t *turn, c *claim) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	defer b.cluster.claims.Done()
-	isOwner := err == nil
+	isOwner, err := c.err == nil, c.err
 	switch {
 	case isOwner && t.isLost:
-		err = failed(ErrNameLost, "register %q", t.name)
+		err = failed(ErrNameLost, "register %q", c.name)
 	case isOwner:
-		err = b.enter(t.name, w, h)
+		err = b.enter(c)
 	}
 	// The old owner may have announced that the name moves here.
-	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: token, Cause: ErrTakenOver}}
+	events := []relay.Event{{Kind: relay.EventLeft, Name: c.name, Token: c.token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: token}}
-		for _, room := range h.Rooms {
-			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
+		events = []relay.Event{{Kind: relay.EventJoined, Name: c.name, Token: c.token}}
+		for _, room := range c.rooms {
+			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: c.name, Room: room})
 		}
 	}
-	b.cluster.directory.EndClaim(t.name)
+	b.cluster.directory.EndClaim(c.name)
 	b.applyOwn(events)
 	if err == nil {
-		b.pressedBy(b.names.Get(t.name), w)
+		b.pressedBy(b.names.Get(c.name), c.Writer)
 	}
-	if err == nil || token != 0 {
+	if err == nil || c.token != 0 {
 		b.cluster.transport.Announce(events)
 	}
-	b.handBackInherited(t.name, h.Undelivered)
+	if c.estate != nil {
+		b.handBackEstate(c.name, c.estate)
+	}
 	if isOwner && err != nil {
-		b.cluster.transport.Release(t.name)
+		b.cluster.transport.Release(c.name)
 	}
 	return err
 }
 
-// enter gives w a name granted to this node and the contents of its handover. Messages stay in h
-// if w does not take them. b.mu is held, here and below.
-func (b *Broker) enter(name string, w *Writer, h *relay.Handover) error {
-	if len(h.Undelivered) > 0 {
-		if !w.pause() {
-			return errWriterClosed(name)
+// enter gives the successor a name granted to this node and what the name brings along. b.mu is held,
+// here and below.
+func (b *Broker) enter(c *claim) error {
+	if !c.estate.Empty() {
+		if !c.pause() {
+			return errWriterClosed(c.name)
 		}
-		defer w.resume()
+		defer c.resume()
 	}
-	if err := b.add(nil, name, w); err != nil {
+	if err := b.add(nil, c.name, c.Writer); err != nil {
 		return err
 	}
-	for _, room := range h.Rooms {
-		b.insert(b.names.Get(name), b.makeRoom(room))
+	for _, room := range c.rooms {
+		b.insert(b.names.Get(c.name), b.makeRoom(room))
 	}
-	if w.inherit(queue.Of(h.Undelivered)) {
-		h.Undelivered = nil
+	if c.inherit(c.estate) {
+		c.estate = nil
 	}
 	return nil
 }
@@ -123,10 +138,12 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
-	if isTaken {
-		h.Undelivered = slices.Collect(w.queue.Portable().All())
-	}
 	h.Rooms = rooms
+	if isTaken {
+		estate, written, _ := w.estate(0)
+		h.Undelivered, h.Kept = slices.Collect(estate.All()), written
+		h.HasCount, h.Written = true, w.position()
+	}
 	return h, true
 }
 

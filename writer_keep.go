@@ -11,6 +11,7 @@ import (
 // A keeper holds the written messages that the peer has not acknowledged. They are segments like
 // those of the queue, so Writers share the bytes of a room here too. Writer.mu guards it.
 type keeper struct {
+	before       int64 // what the peer had received before; one less if it got an answer to that
 	written      queue.Queue
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
@@ -52,7 +53,7 @@ func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
 // letGo lets go of the messages that the peer has acknowledged, and of the oldest ones beyond Keep.
 func (w *Writer) letGo() (gone queue.Removed) {
 	k := w.limits.keeper
-	for k.messages > 0 && (w.written-k.messages < k.acknowledged || k.cost() > int64(w.limits.Keep)) {
+	for k.messages > 0 && (w.position()-k.messages < k.acknowledged || k.cost() > int64(w.limits.Keep)) {
 		gone.Add(k.written.AdvanceMessage(true))
 		k.messages--
 	}
@@ -61,9 +62,19 @@ func (w *Writer) letGo() (gone queue.Removed) {
 
 func (k *keeper) cost() int64 { return k.written.Bytes() + messageOverhead*k.messages }
 
+// position returns how many messages were written, on this connection and on those before that it
+// resumes.
+func (w *Writer) position() int64 {
+	if w.limits == nil || w.limits.keeper == nil {
+		return w.written
+	}
+	return w.limits.keeper.before + w.written
+}
+
 // Acknowledge lets go of written messages that WriterOptions.Keep keeps. It says that the peer has
-// received the first n messages that were written to this connection. Messages that were dropped
-// do not count, and neither does a Farewell.
+// received n messages: all that were written to this connection so far, or the first of them. After
+// Broker.Resume, n goes on from what the peer had received before. Messages that were dropped do
+// not count, and neither does a Farewell.
 //
 // n may not be less than in an earlier call, or more than the peer can have received; then
 // Acknowledge changes nothing and returns an error that wraps ErrWrongCount. If the Writer has
@@ -92,15 +103,19 @@ func (w *Writer) Acknowledge(n int64) error {
 
 // checkReceived returns an error unless the peer can have received n messages.
 func (w *Writer) checkReceived(n int64) error {
-	most := w.written + int64(w.queue.Begun())
+	position := w.position()
+	most := position + int64(w.queue.Begun())
 	switch {
 	case w.saidFarewell():
-		most = w.written + 1
+		most = position + 1
 	case w.state >= ended && w.messageFramed && w.err != nil && !w.queue.Empty():
-		most = w.written + 1 // the write of the last one has failed, but may have reached the peer
+		most = position + 1 // the write of the last one has failed, but may have reached the peer
+	}
+	if w.limits != nil && w.limits.keeper != nil {
+		most = max(most, w.limits.keeper.acknowledged) // before the answer of Resume is written
 	}
 	if n < 0 || n > most {
-		return fmt.Errorf("%w: %d, and %d were written", ErrWrongCount, n, w.written)
+		return fmt.Errorf("%w: %d, and %d were written", ErrWrongCount, n, position)
 	}
 	return nil
 }
@@ -120,42 +135,59 @@ func (w *Writer) saidFarewell() bool {
 }
 
 // UndeliveredAfter is like Undelivered, but also yields the written messages that are kept, except
-// those that the peer has received. It yields everything after the first received messages of this
-// connection, in the order of writing. WriterOptions.Keep decides how many are kept. The first of
-// them comes after Written minus Kept of Stats.
+// those that the peer has received. It yields everything after the first received messages, counted
+// as for Acknowledge, in the order of writing. WriterOptions.Keep decides how many are kept; it
+// yields those that there are.
 func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		w.mu.Lock()
 		var rest queue.Queue
 		if w.state >= ended {
-			w.addUnreceived(&rest, received)
+			w.addKept(&rest, received)
+			addAfter(&rest, &w.queue, received-w.position())
 		}
 		w.mu.Unlock()
 		rest.All()(yield)
 	}
 }
 
-// addUnreceived adds to rest what the peer has not received, and returns how many messages before
-// them are gone. The Writer has ended.
-func (w *Writer) addUnreceived(rest *queue.Queue, received int64) (gone int64) {
-	first := w.written
-	var written iter.Seq[queue.Run] = func(func(queue.Run) bool) {}
+// estate returns the messages that the peer has not received, for a Writer of another connection. It
+// also returns how many of them are written, and how many before them are gone. The Writer has ended.
+// mu is not held.
+func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rest = new(queue.Queue)
+	if w.saidFarewell() {
+		received = min(received, w.position()) // nothing that the peer has counted follows the farewell
+	}
+	gone = w.addKept(rest, received)
+	written = rest.Len()
+	var pending queue.Queue
+	addAfter(&pending, &w.queue, received-w.position())
+	addAfter(rest, pending.Portable(), 0)
+	return rest, written, gone
+}
+
+// addKept adds the kept messages after the first received ones to rest, and returns how many before
+// them are gone. mu is held.
+func (w *Writer) addKept(rest *queue.Queue, received int64) (gone int64) {
+	first := w.position()
 	if w.limits != nil && w.limits.keeper != nil {
 		k := w.limits.keeper
-		first, written = w.written-k.messages, k.written.Runs()
-	}
-	if w.saidFarewell() && received > w.written {
-		received = w.written // the peer has counted the farewell, and nothing follows that is written
-	}
-	skip := received - first
-	for _, runs := range []iter.Seq[queue.Run]{written, w.queue.Runs()} {
-		for r := range runs {
-			skipped := min(max(0, skip), int64(r.Len()))
-			skip -= skipped
-			if r.First += int32(skipped); r.Len() > 0 {
-				rest.Push(r)
-			}
-		}
+		first -= k.messages
+		addAfter(rest, &k.written, received-first)
 	}
 	return max(0, first-received)
+}
+
+// addAfter adds the messages of q after the first n to rest. They must be shared.
+func addAfter(rest, q *queue.Queue, n int64) {
+	for r := range q.Runs() {
+		skipped := min(max(0, n), int64(r.Len()))
+		n -= skipped
+		if r.First += int32(skipped); r.Len() > 0 {
+			rest.Push(r)
+		}
+	}
 }

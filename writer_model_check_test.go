@@ -103,23 +103,16 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 			require.Equal(t, *mw.last, all[len(all)-1])
 		}
 		mw.checkNotices(t, o.arrived, o.undelivered)
-		key := fmt.Sprint(l.name, o.undelivered)
+		bound, rest := mw.dividedByBound(o.undelivered)
 		switch {
 		case len(o.undelivered) == 0:
-		case mw.refused != nil:
+		case mw.refused != nil, m.takeReturned(l, o.undelivered):
 			o.final = o.undelivered
-		case m.returned[key] > 0:
-			if m.returned[key]--; m.returned[key] == 0 {
-				delete(m.returned, key)
-			}
-			o.final = o.undelivered
+		case len(rest) > 0 && m.takeReturned(l, rest): // after a takeover that has failed
+			o.final, o.bound = rest, bound
 		default:
-			require.True(t, inherits, "neither handed back nor inherited: %s", key)
-			for _, id := range o.undelivered {
-				if id.sender == mw.urgent.id || mw.last != nil && id == *mw.last {
-					o.bound = append(o.bound, id)
-				}
-			}
+			require.True(t, inherits, "neither handed back nor inherited: %v", o.undelivered)
+			o.bound = bound
 		}
 		inherits = inherits || mw.refused == nil
 		outcomes[i] = o
@@ -154,6 +147,30 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	}
 	require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
 	return f, dropped, lossy
+}
+
+// dividedByBound divides messages into those that a takeover does not pass on, and the others.
+func (mw *modelWriter) dividedByBound(ids []messageID) (bound, rest []messageID) {
+	for _, id := range ids {
+		if id.sender == mw.urgent.id || mw.last != nil && id == *mw.last {
+			bound = append(bound, id)
+		} else {
+			rest = append(rest, id)
+		}
+	}
+	return bound, rest
+}
+
+// takeReturned reports whether OnUndelivered has got these messages of line l once more.
+func (m *model) takeReturned(l *line, ids []messageID) bool {
+	key := fmt.Sprint(l.name, ids)
+	if m.returned[key] == 0 {
+		return false
+	}
+	if m.returned[key]--; m.returned[key] == 0 {
+		delete(m.returned, key)
+	}
+	return true
 }
 
 // checkUrgent checks that only messages begun before, and urgent ones, precede an urgent message.

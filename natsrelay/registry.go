@@ -235,7 +235,7 @@ func (g *registry) evictFrom(ctx context.Context, node, name string, token uint6
 			if a.refused {
 				err = errNotInForce
 			}
-			return relay.Handover{Undelivered: a.messages, Rooms: a.rooms}, a.found, err
+			return a.handover(), a.found, err
 		}
 		if isDead, deadErr := g.isDead(ctx, p); deadErr == nil && isDead {
 			return h, false, nil

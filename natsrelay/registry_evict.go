@@ -35,17 +35,17 @@ func (g *registry) evict(ctx context.Context, name, by string, token uint64) res
 	var a response
 	if !own.claiming || own.revision < token {
 		h, found := g.relay.node.Evict(ctx, name, by, token)
-		a = response{found: found, messages: h.Undelivered, rooms: h.Rooms}
+		a = response{
+			found: found, messages: h.Undelivered, rooms: h.Rooms,
+			hasCount: h.HasCount, kept: h.Kept, written: uint64(h.Written),
+		}
 		g.waitForOlder(ctx, e)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.evictions = slices.DeleteFunc(g.evictions, func(other *eviction) bool { return other == e })
 	if older := e.response; older.found {
-		older.messages = append(older.messages, a.messages...)
-		if a.found { // the name was registered again in between
-			older.rooms = a.rooms
-		}
+		older.append(a)
 		a = older
 	}
 	for _, other := range g.evictions {

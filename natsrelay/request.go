@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
+
+	"github.com/sendq-go/sendq/relay"
 )
 
 // A response is the answer of another node to a request: the undelivered messages and the rooms of
@@ -13,19 +16,47 @@ type response struct {
 	refused  bool // the name is not given up
 	messages [][]byte
 	rooms    []string
+
+	// As in relay.Handover.
+	hasCount bool
+	kept     int
+	written  uint64
 }
 
 func appendResponse(b []byte, a response) []byte {
 	b = appendBool(appendBool(b, a.found), a.refused)
 	b = appendList(b, a.messages, appendBytes)
-	return appendList(b, a.rooms, appendBytes)
+	b = appendList(b, a.rooms, appendBytes)
+	return appendUint(appendUint(appendBool(b, a.hasCount), a.kept), a.written)
 }
 
 func (p *parser) response() (a response) {
 	a.found, a.refused = p.bool(), p.bool()
 	a.messages = list(p, p.bytes)
 	a.rooms = list(p, p.string)
+	a.hasCount, a.kept, a.written = p.bool(), p.int(), p.uint()
+	if a.kept > len(a.messages) || a.written > math.MaxInt64 {
+		p.fail()
+	}
 	return a
+}
+
+// handover returns the response about a name that is given up.
+func (a *response) handover() relay.Handover {
+	return relay.Handover{
+		Undelivered: a.messages, Kept: a.kept, Written: int64(a.written), HasCount: a.hasCount, Rooms: a.rooms,
+	}
+}
+
+// append adds what a later Writer has left, if the name was registered again in between. It cannot be
+// known of which of the two a peer that comes back has counted the messages, so what is written is
+// left out.
+func (a *response) append(later response) {
+	if later.found {
+		a.messages = slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
+		a.hasCount, a.kept, a.written = false, 0, 0
+		a.rooms = later.rooms
+	}
 }
 
 // request sends a request to the peer and waits for the response. The request is about a name and

@@ -183,8 +183,18 @@ type Outcome struct {
 
 // A Handover holds what a name brings along in a takeover by another node.
 type Handover struct {
-	Undelivered [][]byte // accepted and not written; the new Writer writes them first
-	Rooms       []string // the name stays a member of them
+	// Undelivered is what was accepted and not written, behind the last Kept messages that were
+	// written and kept. The new Writer writes these messages first, and of the kept ones those
+	// that a peer has not received when it resumes its connection.
+	Undelivered [][]byte
+	Kept        int
+
+	// Written is how many messages were written, as the peer counts. If HasCount is false, that
+	// is unknown, because no Writer gave the name up.
+	Written  int64
+	HasCount bool
+
+	Rooms []string // the name stays a member of them
 }
 
 // An Event is a change of a name on the announcing node.

@@ -35,7 +35,7 @@ type Block struct {
 	shared bool  // holds messages to several queues; never changed
 	kept   bool  // its message must not be dropped; never changed
 	urgent bool  // its message goes before others; never changed
-	bound  bool  // its message is for this connection only; never changed
+	bound  bool  // its message is for one connection, and not passed on to another; never changed
 
 	// Owned by the goroutine that appends.
 	sinceWritten int32 // blocks begun since the queue last had one written, for nextBlock
@@ -65,7 +65,7 @@ func Kept(p []byte) Run {
 	return r
 }
 
-// Bound is Kept for a message that is for this connection only.
+// Bound is Kept for a message that is for one connection.
 func Bound(p []byte) Run {
 	r := Kept(p)
 	r.Block.bound = true

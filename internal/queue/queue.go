@@ -594,8 +594,8 @@ func (q *Queue) Share() {
 	}
 }
 
-// Portable returns a queue of the messages that are not only for this connection. The messages must
-// be shared.
+// Portable returns a queue of the messages that are not for one connection. The messages must be
+// shared.
 func (q *Queue) Portable() *Queue {
 	p := new(Queue)
 	for r := range q.Runs() {
@@ -620,6 +620,14 @@ func (q *Queue) Insert(n int, other *Queue) (messages int) {
 	q.clearInline()
 	q.bytes += other.bytes
 	return messages
+}
+
+// Len returns the number of queued messages. It takes time for each segment.
+func (q *Queue) Len() (n int) {
+	for _, s := range q.queued() {
+		n += s.Len()
+	}
+	return n
 }
 
 // Runs yields the queued messages as runs, the oldest first. A partly written message is
