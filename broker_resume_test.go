@@ -223,6 +223,9 @@ func TestResumeAfterAFarewell(t *testing.T) {
 	resumed := async(func() error {
 		return second(b.Resume(t.Context(), "bob", w, int64(received), nil))
 	})
+	for has, _ := b.Lookup("bob"); has != w; has, _ = b.Lookup("bob") {
+		runtime.Gosched()
+	}
 	close(closing)
 	require.NoError(t, <-resumed)
 	require.NoError(t, w.Close())
