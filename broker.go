@@ -7,6 +7,7 @@ import (
 	"iter"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/internal/set"
@@ -21,8 +22,9 @@ type BrokerOptions struct {
 
 	// OnUndelivered is called when a Writer with a name has ended for any reason, so that the
 	// messages of Writer.Undelivered can be stored or sent elsewhere. Data already handed to
-	// the kernel is not among them. The cause is the Err of the Writer. Nil means that the
-	// messages are discarded.
+	// the kernel is not among them, except what WriterOptions.Keep has kept: these messages come
+	// first, unless Err is nil, and the peer may have received them. The cause is the Err of the
+	// Writer. Nil means that the messages are discarded.
 	//
 	// It is called at most once for a Writer, under one of its names. It is not called if
 	// everything was written or another Writer has taken the messages over. If a Writer has
@@ -33,6 +35,19 @@ type BrokerOptions struct {
 	// Calls are serialized in the order in which the Writers ended. Shutdown, Close and
 	// CloseNow of the Broker wait for the last call, so OnUndelivered must not wait for them.
 	OnUndelivered func(name string, messages iter.Seq[[]byte], cause error)
+
+	// Linger is how long a name stays after its Writer has failed, so that its peer can come back;
+	// see Resume. The name is away then: it stays in its rooms, and what is sent to it is accepted
+	// and kept, together with what the Writer had kept and not written, up to WriterOptions.Keep of
+	// the Writer. The oldest written messages make room for new ones. If those not written exceed
+	// Keep, or the time has passed, the name leaves, and OnUndelivered gets everything that was
+	// kept.
+	//
+	// A Writer has failed if a write or a limit has ended it, or Writer.Fail. After Close, CloseNow,
+	// Unregister or the end of the Broker no name lingers, and neither does one without Keep.
+	// Unregister with the failed Writer, or CloseNow of the Writer that Lookup returns, ends the
+	// wait. 0 means that names do not linger. Linger and NameAttach exclude each other.
+	Linger time.Duration
 
 	// Each room keeps its last messages for Room.JoinReplay: at most ReplayMessages messages,
 	// of at most ReplayBytes bytes together. If ReplayMessages is 0, rooms keep none. If
@@ -97,6 +112,10 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	}
 	refuseNegative("NewBroker", "ReplayMessages", b.opts.ReplayMessages)
 	refuseNegative("NewBroker", "ReplayBytes", b.opts.ReplayBytes)
+	refuseNegative("NewBroker", "Linger", b.opts.Linger)
+	if b.opts.Linger > 0 && b.opts.NamePolicy == NameAttach {
+		panic("sendq: NewBroker: NameAttach and Linger exclude each other")
+	}
 	b.handbacks.settled = sync.NewCond(&b.mu)
 	b.handbacks.lock, b.handbacks.idle = &b.mu, b.handbacks.settled.Broadcast
 	if b.opts.Relay != nil {

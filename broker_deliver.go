@@ -80,9 +80,25 @@ func (m *payload) message(i int) payload {
 
 // tryEnqueue accepts the messages of m up to the first refusal. It returns the number of
 // accepted messages and the reason for the refusal. It never waits. If w's flusher must be
-// started, tryEnqueue adds w to idle, or starts the flusher itself if idle is nil. mu is not
-// held.
+// started, tryEnqueue adds w to idle, or starts the flusher itself if idle is nil. If w has failed,
+// its heir gets the messages. mu is not held.
 func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error) {
+	accepted, err = w.tryEnqueueHere(m, idle)
+	if err == nil || !errors.Is(err, net.ErrClosed) {
+		return accepted, err
+	}
+	heir := w.currentHeir()
+	if heir == nil {
+		return accepted, err
+	}
+	rest := *m
+	rest.run.First += int32(accepted)
+	more, err := heir.tryEnqueueHere(&rest, nil)
+	return accepted + more, err
+}
+
+// tryEnqueueHere is tryEnqueue without the heir.
+func (w *Writer) tryEnqueueHere(m *payload, idle *wakeList) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {

@@ -297,7 +297,7 @@ func (b *Broker) detach(n *member, w *Writer) bool {
 func (b *Broker) ended(n *member, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.remove(n, w, w.Err()) && b.takeLeftovers(w) {
+	if !b.linger(n, w) && b.remove(n, w, w.Err()) && b.takeLeftovers(w) {
 		b.handBackOf(n.name, w)
 	}
 }
@@ -337,10 +337,23 @@ func (b *Broker) vacate(n *member, left relay.Event) {
 
 // Unregister takes name away from w and reports whether w had it. If no other Writer is
 // attached, the name leaves all rooms. If another Writer has the name by now, nothing happens.
-// The Writer lives on.
+// The Writer lives on. If w has failed and the name lingers, that ends.
 func (b *Broker) Unregister(name string, w *Writer) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
-	return n != nil && b.remove(n, w, nil)
+	if n == nil {
+		return false
+	}
+	holder := w
+	if n.isAway() && n.first.writer.limits.keeper.predecessor == w {
+		holder = n.first.writer
+	}
+	if !b.remove(n, holder, nil) {
+		return false
+	}
+	if heir := w.currentHeir(); heir != nil && heir.isNameless() {
+		go heir.abort(ErrClosed)
+	}
+	return true
 }

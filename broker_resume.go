@@ -81,6 +81,7 @@ type successor struct {
 	received  int64
 	answer    func(Resumed) []byte
 	resumed   Resumed
+	reply     []byte // by answer
 }
 
 // mayResume returns an error if the peer cannot have received so much from old. mu is not held, here
@@ -97,47 +98,51 @@ func (s *successor) mayResume(old *Writer) error {
 // estateOf returns the messages of old, which has ended, for s.
 func (s *successor) estateOf(old *Writer) *queue.Queue {
 	if !s.resumes {
-		return old.queue.Portable()
-	}
-	estate, _, gone := old.estate(s.received)
-	return s.answered(estate, gone)
-}
-
-// answered returns the estate of s behind the answer to its peer.
-func (s *successor) answered(estate *queue.Queue, gone int64) *queue.Queue {
-	s.resumed = Resumed{Messages: estate.Len(), Missed: gone}
-	if s.answer == nil {
+		estate, _, _ := old.estate(old.currentPosition())
 		return estate
 	}
-	if p := s.answer(s.resumed); p != nil {
-		estate.PushAt(0, queue.Bound(p))
-		s.mu.Lock()
-		s.limits.keeper.before-- // the answer takes the place of the last message received
-		s.mu.Unlock()
-	}
+	estate, _, gone := old.estate(s.received)
+	s.resumed = Resumed{Messages: estate.Len(), Missed: gone}
 	return estate
+}
+
+// estateFrom returns the messages for s of a Writer on another node.
+func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
+	kept := int64(min(h.Kept, len(h.Undelivered)))
+	if !s.resumes || !h.HasCount || s.received > h.Written {
+		s.resumed.Missed = -1
+		return queue.Of(h.Undelivered[kept:])
+	}
+	first := h.Written - kept
+	estate := queue.Of(h.Undelivered[max(0, s.received-first):])
+	s.resumed = Resumed{Messages: estate.Len(), Missed: max(0, first-s.received)}
+	return estate
+}
+
+// inherit makes the estate the first messages of s, behind the answer to its peer. If s has ended, it
+// returns false.
+func (s *successor) inherit(estate *queue.Queue) bool {
+	return s.Writer.inherit(estate, s.reply)
+}
+
+// prepare lets the program make the answer to the peer. No lock is held.
+func (s *successor) prepare() {
+	if s.answer != nil {
+		s.reply = s.answer(s.resumed)
+	}
 }
 
 // greet lets the Writer of a name that was free write the answer to its peer.
 func (s *successor) greet() {
 	defer s.resume()
-	s.inherit(s.answered(new(queue.Queue), -1))
+	s.resumed.Missed = -1
+	s.prepare()
+	s.inherit(new(queue.Queue))
 }
 
-// estateFrom returns the messages for s of a Writer on another node.
-func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
-	skip := min(h.Kept, len(h.Undelivered))
-	if s.resumes && s.received <= h.Written {
-		skip = int(max(0, s.received-(h.Written-int64(skip))))
-	}
-	return queue.Of(h.Undelivered[skip:])
-}
-
-// gone returns how many messages of a Writer on another node are neither received nor handed over, or
-// -1 if that is unknown.
-func (s *successor) gone(h relay.Handover) int64 {
-	if !h.HasCount || s.received > h.Written {
-		return -1
-	}
-	return max(0, h.Written-int64(h.Kept)-s.received)
+// currentPosition returns the Writer's position. It may be a later one by now.
+func (w *Writer) currentPosition() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.position()
 }

@@ -35,7 +35,9 @@ func (b *Broker) replace(name string, s *successor) (n *member, old *Writer, err
 		return nil, nil, err
 	}
 	b.handbacks.expected++
-	old = n.first.writer
+	if old = n.first.writer; old.isHeir() {
+		b.notify(Event{Kind: EventBack, Name: name})
+	}
 	n.remove(n.first)
 	n.add(h)
 	n.changed() // once, or a message could go to both or to none
@@ -61,16 +63,14 @@ func (b *Broker) takeOver(n *member, old *Writer, s *successor) {
 	defer b.handbackSettled()
 	defer s.resume()
 	isTaken := old.takeLeftovers() // before its end, which other names of old hear of too
-	_ = old.abort(ErrTakenOver)
-	var estate *queue.Queue
-	switch {
-	case isTaken:
+	old.retire(ErrTakenOver)
+	estate := new(queue.Queue)
+	if isTaken {
 		estate = s.estateOf(old)
-	case s.resumes: // another Broker passes the messages on
-		estate = s.answered(new(queue.Queue), -1)
-	default:
-		return
+	} else { // another Broker passes the messages on
+		s.resumed.Missed = -1
 	}
+	s.prepare()
 	if !s.inherit(estate) {
 		b.mu.Lock()
 		defer b.mu.Unlock()

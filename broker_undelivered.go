@@ -25,11 +25,11 @@ func (b *Broker) takeLeftovers(w *Writer) bool {
 	return b.opts.OnUndelivered != nil && w.takeLeftovers()
 }
 
-// handBackOf hands back the undelivered messages of w. w has ended. mu is held, but not during
-// the call of OnUndelivered.
+// handBackOf hands back the messages of w that the peer has perhaps not received. w has ended. mu is
+// held, but not during the call of OnUndelivered.
 func (b *Broker) handBackOf(name string, w *Writer) {
-	if w.Stats().Undelivered > 0 {
-		b.handBack(name, w.Undelivered(), w.Err())
+	if messages := w.leftovers(); !messages.Empty() {
+		b.handBack(name, messages.All(), w.Err())
 	}
 }
 

@@ -110,15 +110,23 @@ type charge struct {
 	unshared int64          // apart from the shared blocks
 	blocks   []*queue.Block // the shared blocks, one element for each new segment
 	inFront  bool           // the segments come before the queued ones
+	kept     bool           // the segments are written and kept, so they count for nothing themselves
 }
 
 // chargeOf returns what the messages of q add to a backlog when they come before its other
 // messages.
 func chargeOf(q *queue.Queue) charge {
-	c := charge{inFront: true}
+	c := keptChargeOf(q)
+	c.kept, c.inFront = false, true
+	c.unshared += sharedCost * int64(len(c.blocks))
+	return c
+}
+
+// keptChargeOf returns what the messages of q add to a backlog when they are written and kept.
+func keptChargeOf(q *queue.Queue) charge {
+	c := charge{kept: true}
 	for r := range q.Runs() {
 		if r.Block.IsShared() {
-			c.unshared += sharedCost
 			c.blocks = append(c.blocks, r.Block)
 		} else {
 			c.unshared += costOf(r.Len(), r.Size())
@@ -384,6 +392,10 @@ func (b *Budget) add(l *backlog, c *charge, cost int64) {
 func (b *Budget) addBlocks(l *backlog, c *charge) {
 	for _, shared := range c.blocks {
 		b.refer(shared)
+	}
+	if c.kept {
+		l.kept.append(c.blocks...)
+		return
 	}
 	if c.inFront {
 		l.queued.prepend(c.blocks...)

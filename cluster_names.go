@@ -19,8 +19,8 @@ func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err erro
 	defer func() { err = b.endClaim(t, &c) }()
 	token, h, err := b.cluster.transport.Claim(ctx, t.name, s.takesOver)
 	c.token, c.rooms, c.estate, c.err = token, h.Rooms, s.estateFrom(h), err
-	if err == nil && s.resumes {
-		c.estate = s.answered(c.estate, s.gone(h))
+	if err == nil {
+		s.prepare()
 	}
 	return err
 }
@@ -96,7 +96,7 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 // enter gives the successor a name granted to this node and what the name brings along. b.mu is held,
 // here and below.
 func (b *Broker) enter(c *claim) error {
-	if !c.estate.Empty() {
+	if !c.estate.Empty() || c.reply != nil {
 		if !c.pause() {
 			return errWriterClosed(c.name)
 		}
@@ -137,12 +137,12 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 		return h, false
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
-	_ = w.abort(ErrTakenOver)
+	w.retire(ErrTakenOver)
 	h.Rooms = rooms
 	if isTaken {
 		estate, written, _ := w.estate(0)
 		h.Undelivered, h.Kept = slices.Collect(estate.All()), written
-		h.HasCount, h.Written = true, w.position()
+		h.HasCount, h.Written = true, w.currentPosition()
 	}
 	return h, true
 }
@@ -155,6 +155,9 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 	n := b.names.Get(name)
 	if _, newer, _ := b.cluster.directory.Where(name); n == nil || newer > token {
 		return nil, nil
+	}
+	if n.isAway() {
+		b.notify(Event{Kind: EventBack, Name: name, Node: by})
 	}
 	w, rooms = n.first.writer, b.cluster.directory.RoomsOf(name)
 	b.detach(n, w)
@@ -183,6 +186,7 @@ func (b node) NameLost(name string) {
 		isTaken := b.takeLeftovers(w)
 		w.dismiss(ErrNameLost)
 		<-w.Done()
+		w.endNewHeir(ErrNameLost)
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.handbacks.parting.Remove(w)

@@ -21,11 +21,13 @@ const (
 	EventGap                         // messages from another node were lost in transit
 	EventSlow                        // a Writer of the name has become slow; see WriterOptions.HighMark
 	EventSteady                      // no Writer of the name is slow any longer
+	EventAway                        // the Writer of the name has failed, and the name lingers; see BrokerOptions.Linger
+	EventBack                        // a name that was away has a Writer again
 )
 
 func (k EventKind) String() string {
-	if k <= EventSteady {
-		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap", "Slow", "Steady"}[k]
+	if k <= EventBack {
+		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Lagged", "Gap", "Slow", "Steady", "Away", "Back"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }
@@ -38,8 +40,8 @@ type Event struct {
 	// Room is the room of EventRoomJoined and EventRoomLeft.
 	Room string
 
-	// Cause is the cause of EventLeft: the Err of the last Writer of the name, or why its node is
-	// gone. It is nil if the name was unregistered or the cause is unknown.
+	// Cause is the cause of EventLeft and EventAway: the Err of the last Writer of the name, or why
+	// its node is gone. It is nil if the name was unregistered or the cause is unknown.
 	Cause error
 
 	// Missed is the number of missing events of EventLagged, or of lost messages of EventGap. It is
@@ -131,8 +133,12 @@ func (b *Broker) observe() (*observer, []Event) {
 		for _, room := range b.roomsOf(name) {
 			events = append(events, Event{Kind: EventRoomJoined, Name: name, Room: room, Node: node})
 		}
-		if b.slow.Get(b.names.Get(name)) != nil {
+		n := b.names.Get(name)
+		if b.slow.Get(n) != nil {
 			events = append(events, Event{Kind: EventSlow, Name: name})
+		}
+		if n != nil && n.isAway() {
+			events = append(events, Event{Kind: EventAway, Name: name, Cause: n.first.writer.limits.keeper.cause})
 		}
 	}
 	return o, events

@@ -301,6 +301,9 @@ func (w *Writer) accept(messages, size int) {
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
 		w.checkHigh()
+		if w.isHeir() {
+			w.limits.Budget.release(w, w.letGo()) // the oldest that is kept makes room
+		}
 	}
 }
 

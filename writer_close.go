@@ -52,6 +52,12 @@ func (w *Writer) CloseWith(last []byte) error {
 // startClosing makes the flusher write the queue and end the Writer. The Writer is open. mu is
 // held, here and below.
 func (w *Writer) startClosing() {
+	if w.isHeir() { // it can deliver nothing
+		if w.setAborting(failed(w.limits.keeper.cause, "the peer is away")) {
+			go w.interrupt()
+		}
+		return
+	}
 	w.state = closing
 	w.startLinger()
 	w.refuseBlocked()
@@ -169,6 +175,7 @@ func (w *Writer) setAborting(cause error) bool {
 	if w.state >= aborting {
 		return false
 	}
+	w.leaveHeir(cause)
 	l := w.lingering()
 	switch {
 	case w.err != nil: // this is not the first cause

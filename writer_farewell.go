@@ -27,6 +27,7 @@ func (w *Writer) part(cause error) {
 	if w.state >= parting {
 		return
 	}
+	w.leaveHeir(cause)
 	w.state, w.err = parting, cause
 	w.startLinger()
 	w.endInTime()

@@ -34,38 +34,54 @@ func (w *Writer) resume() {
 	}
 }
 
-// inherit queues the unwritten messages of another, ended Writer. They come before every
-// message that is neither begun nor urgent. If w has ended too, inherit returns false.
-// MaxPending does not matter, because these messages were accepted before. mu is not held.
-func (w *Writer) inherit(inherited *queue.Queue) bool {
+// inherit queues the messages of another, ended Writer. They come before every message that is
+// neither begun nor urgent, and behind answer, if that is not nil. If w has ended too, its heir gets
+// them, and without one inherit returns false. MaxPending does not matter, because these messages
+// were accepted before. mu is not held.
+func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case inherited.Empty():
+	case estate.Empty() && answer == nil:
 		return true
-	case w.state >= parting:
-		return false
-	}
-	if w.limits != nil && w.limits.Budget.isSmallForAny(inherited) {
-		inherited = inherited.Copy()
+	case w.state < parting:
+	case w.limits != nil && w.limits.keeper != nil && w.limits.keeper.heir != nil:
+		return w.limits.keeper.heir.inheritEarly(estate)
+	default:
+		return estate.Empty()
 	}
 	front := w.front()
+	if answer != nil {
+		estate.PushAt(0, queue.Bound(answer))
+		w.limits.keeper.before-- // the answer takes the place of the last message received
+	}
 	if w.limits != nil && w.limits.exempt.messages < int64(front) {
 		w.limits.setExempt(amountOf(front, w.queue.SizeOf(front)))
 	}
-	messages := w.queue.Insert(front, inherited)
+	messages := w.insert(front, estate)
+	if w.limits != nil {
+		w.limits.setExempt(w.limits.exempt.plus(messages))
+	}
+	return true
+}
+
+// insert queues the messages of another Writer after the first n. If there is no room for them in the
+// Budget, w ends. mu is held.
+func (w *Writer) insert(n int, estate *queue.Queue) amount {
+	if w.limits != nil && w.limits.Budget.isSmallForAny(estate) {
+		estate = estate.Copy()
+	}
+	messages := w.queue.Insert(n, estate)
 	w.accepted += int64(messages)
-	w.acceptedBytes += inherited.Bytes()
-	w.ages.Shift(int64(front), int64(messages))
-	w.moveFlushes(front, int64(messages))
+	w.acceptedBytes += estate.Bytes()
+	w.ages.Shift(int64(n), int64(messages))
+	w.moveFlushes(n, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
 		w.checkHigh()
-		w.limits.setExempt(w.limits.exempt.plus(
-			amount{int64(messages), inherited.Bytes() + messageOverhead*int64(messages)}))
-		if slow := w.limits.Budget.reserve(w, chargeOf(inherited)); slow != nil {
+		if slow := w.limits.Budget.reserve(w, chargeOf(estate)); slow != nil {
 			_ = w.disconnect(slow)
 		}
 	}
-	return true
+	return amount{int64(messages), estate.Bytes() + messageOverhead*int64(messages)}
 }

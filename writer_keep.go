@@ -15,8 +15,10 @@ type keeper struct {
 	written      queue.Queue
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
+	most         int64 // that the peer of an heir's predecessor can have received
 	hasFarewell  bool  // the peer may count the farewell as a message
 	tracker      queue.Tracker
+	inheritance
 }
 
 func newKeeper(o *WriterOptions) *keeper {
@@ -52,8 +54,11 @@ func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
 
 // letGo lets go of the messages that the peer has acknowledged, and of the oldest ones beyond Keep.
 func (w *Writer) letGo() (gone queue.Removed) {
-	k := w.limits.keeper
-	for k.messages > 0 && (w.position()-k.messages < k.acknowledged || k.cost() > int64(w.limits.Keep)) {
+	k, most := w.limits.keeper, int64(w.limits.Keep)
+	if k.isHeir() {
+		most -= w.queuedAmount().cost
+	}
+	for k.messages > 0 && (w.position()-k.messages < k.acknowledged || k.cost() > most) {
 		gone.Add(k.written.AdvanceMessage(true))
 		k.messages--
 	}
@@ -103,21 +108,28 @@ func (w *Writer) Acknowledge(n int64) error {
 
 // checkReceived returns an error unless the peer can have received n messages.
 func (w *Writer) checkReceived(n int64) error {
-	position := w.position()
-	most := position + int64(w.queue.Begun())
-	switch {
-	case w.saidFarewell():
-		most = position + 1
-	case w.state >= ended && w.messageFramed && w.err != nil && !w.queue.Empty():
-		most = position + 1 // the write of the last one has failed, but may have reached the peer
-	}
-	if w.limits != nil && w.limits.keeper != nil {
-		most = max(most, w.limits.keeper.acknowledged) // before the answer of Resume is written
-	}
-	if n < 0 || n > most {
-		return fmt.Errorf("%w: %d, and %d were written", ErrWrongCount, n, position)
+	if n < 0 || n > w.mostReceived() {
+		return fmt.Errorf("%w: %d, and %d were written", ErrWrongCount, n, w.position())
 	}
 	return nil
+}
+
+// mostReceived returns how many messages the peer can have received.
+func (w *Writer) mostReceived() int64 {
+	most := w.position() + int64(w.queue.Begun())
+	if w.limits == nil || w.limits.keeper == nil {
+		return most
+	}
+	k := w.limits.keeper
+	switch {
+	case k.isHeir():
+		return k.most
+	case k.hasFarewell:
+		most = w.position() + 1
+	case w.state >= ended && w.messageFramed && w.err != nil && !w.queue.Empty():
+		most = w.position() + 1 // the write of the last one has failed, but may have reached the peer
+	}
+	return max(most, k.acknowledged) // it is more before the answer of Resume is written
 }
 
 // beginFarewell notes that the peer may count the farewell. mu is not held.
@@ -152,8 +164,8 @@ func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
 }
 
 // estate returns the messages that the peer has not received, for a Writer of another connection. It
-// also returns how many of them are written, and how many before them are gone. The Writer has ended.
-// mu is not held.
+// also returns how many of them are written, and how many before them are gone. The Writer has ended,
+// and so has its heir, if it has one. mu is not held.
 func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,10 +175,34 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	}
 	gone = w.addKept(rest, received)
 	written = rest.Len()
+	addAfter(rest, w.portableAfter(received), 0)
+	if heir := w.newHeir(); heir != nil {
+		addAfter(rest, &heir.queue, 0)
+	}
+	return rest, written, gone
+}
+
+// leftovers returns the messages that a Broker hands back after the end of the Writer. mu is not held.
+func (w *Writer) leftovers() *queue.Queue {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rest := new(queue.Queue)
+	if w.err != nil {
+		w.addKept(rest, 0)
+	}
+	addAfter(rest, &w.queue, 0)
+	if heir := w.newHeir(); heir != nil {
+		addAfter(rest, &heir.queue, 0)
+	}
+	return rest
+}
+
+// portableAfter returns the pending messages after the first received ones, without those for this
+// connection. mu is held.
+func (w *Writer) portableAfter(received int64) *queue.Queue {
 	var pending queue.Queue
 	addAfter(&pending, &w.queue, received-w.position())
-	addAfter(rest, pending.Portable(), 0)
-	return rest, written, gone
+	return pending.Portable()
 }
 
 // addKept adds the kept messages after the first received ones to rest, and returns how many before

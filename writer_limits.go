@@ -120,7 +120,7 @@ func (w *Writer) offerLimited(m *payload) error {
 	switch {
 	case w.state != open:
 		return w.refusal()
-	case need.cost > l.bound.cost:
+	case need.cost > l.bound.cost && !w.isHeir():
 		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, costOf(1, m.size()), l.MaxPending)
 	case l.Budget != nil && costOf(1, m.size()) > int64(l.Budget.limit):
 		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, costOf(1, m.size()), l.Budget.limit)
@@ -149,6 +149,9 @@ func (w *Writer) offerLimited(m *payload) error {
 // exceeded returns the error for m if MaxPending or MaxMessages has no room for it.
 func (w *Writer) exceeded(m *payload) error {
 	l, pending := w.limits, w.queuedAmount()
+	if w.isHeir() {
+		return fmt.Errorf("%w: Keep of %d bytes exceeded while the peer is away", ErrSlowConsumer, l.Keep)
+	}
 	if pending.plus(m.need()).messages > l.most.messages {
 		return fmt.Errorf("%w: MaxMessages of %d exceeded: %d pending", ErrSlowConsumer, l.MaxMessages, pending.messages)
 	}
@@ -269,6 +272,9 @@ func (l *limits) release(w *Writer, r, gone queue.Removed) {
 // too little room, give queues only the last messages, and no Writer ends. If the flusher must be
 // started, w goes to idle. mu is not held.
 func (w *Writer) give(messages [][]byte, idle *wakeList) int {
+	if heir := w.currentHeir(); heir != nil {
+		w = heir
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {

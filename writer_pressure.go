@@ -96,13 +96,14 @@ func (w *Writer) isSlow() bool {
 	return p != nil && p.slow
 }
 
-// hasName makes the Writer report its changes to the Broker of n.
+// hasName makes the Writer report its changes to the Broker of n, and leave an heir if n lingers.
 func (w *Writer) hasName(n *member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if p := w.pressure(); p != nil {
 		p.members = append(p.members, n)
 	}
+	w.addLingering(n, 1)
 }
 
 // lostName undoes hasName.
@@ -112,4 +113,5 @@ func (w *Writer) lostName(n *member) {
 	if p := w.pressure(); p != nil {
 		p.members = slices.DeleteFunc(p.members, func(m *member) bool { return m == n })
 	}
+	w.addLingering(n, -1)
 }

@@ -1,0 +1,43 @@
+package sendq
+
+import "time"
+
+// linger lets the heir of a failed Writer have the name, and reports whether the name needs nothing
+// else. mu is held.
+func (b *Broker) linger(n *member, w *Writer) bool {
+	heir := w.currentHeir()
+	h := n.holder(w)
+	if heir == nil || h == nil || b.opts.Linger == 0 {
+		return false
+	}
+	w.takeLeftovers() // the heir has them
+	heir.adopt()
+	next, err := b.follow(n, heir)
+	if err != nil { // it had no room for what it has adopted
+		if b.remove(n, w, heir.Err()) && b.takeLeftovers(heir) {
+			b.handBackOf(n.name, heir)
+		}
+		return true
+	}
+	n.remove(h)
+	n.add(next)
+	n.changed()
+	b.pressedBy(n, w)
+	b.notify(Event{Kind: EventAway, Name: n.name, Cause: w.Err()})
+	if b.closed {
+		b.handbacks.expected++
+		go func() {
+			defer b.handbackSettled()
+			_ = heir.abort(failed(w.Err(), "the peer is away"))
+		}()
+		return true
+	}
+	timer := time.AfterFunc(b.opts.Linger, func() {
+		_ = heir.abort(failed(w.Err(), "not back within Linger of %v", b.opts.Linger))
+	})
+	heir.addEndHooks(&endHook{ended: func() { timer.Stop() }})
+	return true
+}
+
+// isAway reports whether the name waits for its peer to come back. mu is held.
+func (n *member) isAway() bool { return n.first != nil && n.first.writer.isHeir() }
