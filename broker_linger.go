@@ -1,6 +1,10 @@
 package sendq
 
-import "time"
+import (
+	"time"
+
+	"github.com/sendq-go/sendq/relay"
+)
 
 // linger lets the heir of a failed Writer have the name, and reports whether the name needs nothing
 // else. mu is held.
@@ -23,7 +27,7 @@ func (b *Broker) linger(n *member, w *Writer) bool {
 	n.add(next)
 	n.changed()
 	b.pressedBy(n, w)
-	b.notify(Event{Kind: EventAway, Name: n.name, Cause: w.Err()})
+	b.announce(relay.Event{Kind: relay.EventAway, Name: n.name, Cause: w.Err()})
 	if b.closed {
 		b.handbacks.expected++
 		go func() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/sendq-go/sendq/internal/queue"
+	"github.com/sendq-go/sendq/relay"
 )
 
 // replace gives the name to s instead of old and pauses s: new messages wait until takeOver has
@@ -36,7 +37,7 @@ func (b *Broker) replace(name string, s *successor) (n *member, old *Writer, err
 	}
 	b.handbacks.expected++
 	if old = n.first.writer; old.isHeir() {
-		b.notify(Event{Kind: EventBack, Name: name})
+		b.announce(relay.Event{Kind: relay.EventBack, Name: name})
 	}
 	n.remove(n.first)
 	n.add(h)

@@ -56,6 +56,9 @@ func (c *cluster) where(name string) (node string, wait <-chan struct{}) {
 	return node, nil
 }
 
+// isAway reports whether another node waits for the peer of a name. A nil cluster knows no names.
+func (c *cluster) isAway(name string) bool { return c != nil && c.directory.IsAway(name) }
+
 // nodesOf returns the other nodes that have recipients of t.
 func (c *cluster) nodesOf(t target) []string {
 	if c == nil || t.here {

@@ -156,9 +156,6 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 	if _, newer, _ := b.cluster.directory.Where(name); n == nil || newer > token {
 		return nil, nil
 	}
-	if n.isAway() {
-		b.notify(Event{Kind: EventBack, Name: name, Node: by})
-	}
 	w, rooms = n.first.writer, b.cluster.directory.RoomsOf(name)
 	b.detach(n, w)
 	b.vacate(n, relay.Event{Kind: relay.EventMoved, Name: name, Token: token, To: by})

@@ -137,8 +137,11 @@ func (b *Broker) observe() (*observer, []Event) {
 		if b.slow.Get(n) != nil {
 			events = append(events, Event{Kind: EventSlow, Name: name})
 		}
-		if n != nil && n.isAway() {
+		switch {
+		case n != nil && n.isAway():
 			events = append(events, Event{Kind: EventAway, Name: name, Cause: n.first.writer.limits.keeper.cause})
+		case n == nil && b.cluster.isAway(name):
+			events = append(events, Event{Kind: EventAway, Name: name, Node: node})
 		}
 	}
 	return o, events
@@ -182,6 +185,7 @@ func eventOf(e relay.Event, node string) Event {
 var kinds = [...]EventKind{
 	relay.EventJoined: EventJoined, relay.EventLeft: EventLeft, relay.EventMoved: EventLeft,
 	relay.EventRoomJoined: EventRoomJoined, relay.EventRoomLeft: EventRoomLeft,
+	relay.EventAway: EventAway, relay.EventBack: EventBack,
 }
 
 // notify queues e for the observers. mu is held, so all of them see the same order.

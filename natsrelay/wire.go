@@ -141,7 +141,7 @@ func appendEvent(b []byte, e relay.Event) []byte {
 }
 
 func (p *parser) event() (e relay.Event) {
-	e.Kind = relay.EventKind(p.kind(byte(relay.EventMoved)))
+	e.Kind = relay.EventKind(p.kind(byte(relay.EventBack)))
 	e.Name, e.Token = p.string(), p.uint()
 	e.Room = p.string()
 	e.To = p.string()

@@ -212,7 +212,7 @@ type Event struct {
 	// To is the node of EventMoved.
 	To string
 
-	// Cause is the cause of EventLeft, for observers of a Broker. It may be nil.
+	// Cause is the cause of EventLeft and EventAway, for observers of a Broker. It may be nil.
 	Cause error
 }
 
@@ -236,11 +236,18 @@ const (
 	// EventMoved announces that the name has left, because the node To takes it over with its
 	// rooms.
 	EventMoved
+
+	// EventAway announces that the Writer of the name has failed, and the name waits for its peer
+	// to come back.
+	EventAway
+
+	// EventBack announces that a name that was away has a Writer again.
+	EventBack
 )
 
 func (k EventKind) String() string {
-	if k <= EventMoved {
-		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Moved"}[k]
+	if k <= EventBack {
+		return [...]string{"Joined", "Left", "RoomJoined", "RoomLeft", "Moved", "Away", "Back"}[k]
 	}
 	return fmt.Sprintf("EventKind(%d)", uint8(k))
 }

@@ -91,6 +91,9 @@ func (d *Directory) apply(from *node, event relay.Event) {
 	case event.Kind == relay.EventRoomJoined || event.Kind == relay.EventRoomLeft:
 		d.applyRoom(e, event)
 		return
+	case event.Kind == relay.EventAway || event.Kind == relay.EventBack:
+		d.applyAway(e, event)
+		return
 	case e != nil && e.arriving && e.token > event.Token && from != d.here:
 		return
 	case e != nil:
@@ -118,6 +121,18 @@ func (d *Directory) applyRoom(e *entry, event relay.Event) {
 		d.join(e, event.Room)
 	default:
 		d.leave(e, g)
+	}
+}
+
+// applyAway makes e away or back. e may be nil.
+func (d *Directory) applyAway(e *entry, event relay.Event) {
+	isAway := event.Kind == relay.EventAway
+	if e == nil || e.arriving || e.away == isAway {
+		return
+	}
+	e.away = isAway
+	if d.all.found.Has(e) {
+		d.note(e, relay.Event{Kind: event.Kind, Cause: event.Cause})
 	}
 }
 

@@ -59,6 +59,13 @@ func (d *Directory) replace(before, after *entry, last relay.Event) {
 			d.note(after, relay.Event{Kind: relay.EventRoomJoined, Room: g.room})
 		}
 	}
+	switch wasAway := before != nil && before.away; {
+	case after == nil || after.away == wasAway:
+	case wasAway:
+		d.note(after, relay.Event{Kind: relay.EventBack})
+	default:
+		d.note(after, relay.Event{Kind: relay.EventAway, Cause: last.Cause})
+	}
 }
 
 func (d *Directory) note(e *entry, event relay.Event) {

@@ -45,6 +45,12 @@ func (d *Directory) Where(name string) (node string, token uint64, ok bool) {
 	return "", 0, false
 }
 
+// IsAway reports whether the node of the name waits for its peer to come back.
+func (d *Directory) IsAway(name string) bool {
+	e := d.names.Get(name)
+	return e != nil && e.away
+}
+
 // Arrival returns the token of the name's arrival at a node, and reports whether the name is arriving.
 func (d *Directory) Arrival(name string) (token uint64, ok bool) {
 	if e := d.arrival(name); e != nil {
@@ -96,6 +102,9 @@ func (d *Directory) Snapshot() (events []relay.Event) {
 		events = append(events, relay.Event{Kind: relay.EventJoined, Name: e.name, Token: e.token})
 		for _, g := range e.rooms.Members() {
 			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: e.name, Room: g.room})
+		}
+		if e.away {
+			events = append(events, relay.Event{Kind: relay.EventAway, Name: e.name})
 		}
 	}
 	return events

@@ -27,6 +27,7 @@ type entry struct {
 	node     *node
 	token    uint64
 	arriving bool
+	away     bool // its node waits for the peer to come back
 	rooms    set.Set[*group]
 	next     *entry // the same name on another node
 }

@@ -67,7 +67,7 @@ var errLeft = errors.New("left")
 
 // events returns events about a name that are applied together.
 func (r *run) events(name string) []relay.Event {
-	kinds := []relay.EventKind{relay.EventJoined, relay.EventLeft, relay.EventMoved, relay.EventMoved, relay.EventRoomJoined, relay.EventRoomLeft}
+	kinds := []relay.EventKind{relay.EventJoined, relay.EventLeft, relay.EventMoved, relay.EventMoved, relay.EventAway, relay.EventBack, relay.EventRoomJoined, relay.EventRoomLeft}
 	var events []relay.Event
 	for range 1 + r.next(4) {
 		e := relay.Event{Kind: kinds[r.next(len(kinds))], Name: name, Token: uint64(r.next(8))}
@@ -79,8 +79,8 @@ func (r *run) events(name string) []relay.Event {
 		case relay.EventRoomJoined, relay.EventRoomLeft:
 			e.Token, e.Room = 0, pick(r, rooms)
 		}
-		if events = append(events, e); isRoom(e.Kind) && len(events) == 1 {
-			kinds = kinds[4:] // nothing but the rooms changes
+		if events = append(events, e); (isRoom(e.Kind) || isPresence(e.Kind)) && len(events) == 1 {
+			kinds = kinds[4:] // the name stays where it is
 		}
 	}
 	return events
@@ -157,6 +157,9 @@ func (r *run) snapshot() (events []relay.Event) {
 				events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: name, Room: room})
 			}
 		}
+		if r.next(3) == 0 {
+			events = append(events, relay.Event{Kind: relay.EventAway, Name: name})
+		}
 	}
 	return events
 }
@@ -183,7 +186,10 @@ func (r *run) compare(why relay.Event, operation func(report), f func()) {
 	touched := make(map[key]bool)
 	for _, c := range all {
 		k := key{c.Name, c.Room}
-		require.False(r, touched[k] && !isRoom(why.Kind), "%v", all)
+		if isPresence(c.Kind) {
+			k.room = isAway
+		}
+		require.False(r, touched[k] && !isRoom(why.Kind) && !isPresence(why.Kind), "%v", all)
 		touched[k] = true
 		observed, exists := r.seen[c.Name]
 		isInRoom := slices.Contains(observed, c.Room)
@@ -194,7 +200,7 @@ func (r *run) compare(why relay.Event, operation func(report), f func()) {
 			r.seen[c.Name] = nil
 		case relay.EventLeft, relay.EventMoved:
 			require.True(r, exists)
-			require.Empty(r, observed)
+			require.Empty(r, slices.DeleteFunc(observed, func(room string) bool { return room == isAway }))
 			same(r, why.Kind == relay.EventMoved, c.Kind == relay.EventMoved)
 			same(r, why.Cause, c.Cause)
 			delete(r.seen, c.Name)
@@ -206,6 +212,12 @@ func (r *run) compare(why relay.Event, operation func(report), f func()) {
 			require.True(r, exists && isInRoom)
 			r.seen[c.Name] = slices.DeleteFunc(observed, func(room string) bool { return room == c.Room })
 			at = before[c.Name]
+		case relay.EventAway:
+			require.True(r, exists && !slices.Contains(observed, isAway))
+			r.seen[c.Name] = slices.Sorted(slices.Values(append(observed, isAway)))
+		case relay.EventBack:
+			require.True(r, exists && slices.Contains(observed, isAway))
+			r.seen[c.Name] = slices.DeleteFunc(observed, func(room string) bool { return room == isAway })
 		}
 		same(r, r.label(at), c.Node)
 	}
@@ -241,7 +253,8 @@ func (r *run) check() {
 			same(r, arrival.token, token)
 			require.True(r, arrival == f || r.m.isHere(f), "an arriving name is found unless it is here")
 		}
-		sameSet(r, view[name], r.d.RoomsOf(name))
+		same(r, slices.Contains(view[name], isAway), r.d.IsAway(name))
+		sameSet(r, slices.DeleteFunc(slices.Clone(view[name]), func(room string) bool { return room == isAway }), r.d.RoomsOf(name))
 		for _, room := range rooms {
 			same(r, slices.Contains(view[name], room), r.d.Has(name, room))
 		}

@@ -12,6 +12,7 @@ type fact struct {
 	node, name string
 	token      uint64
 	arriving   bool
+	away       bool
 	rooms      []string
 }
 
@@ -58,6 +59,11 @@ func (m *model) arrival(name string) *fact {
 func (m *model) apply(node string, e relay.Event) {
 	f := m.fact(node, e.Name)
 	switch {
+	case isPresence(e.Kind):
+		if f != nil && !f.arriving {
+			f.away = e.Kind == relay.EventAway
+		}
+		return
 	case isRoom(e.Kind) && f != nil && !f.arriving:
 		f.rooms = slices.DeleteFunc(f.rooms, func(room string) bool { return room == e.Room })
 		if e.Kind == relay.EventRoomJoined {
@@ -81,22 +87,31 @@ func isRoom(kind relay.EventKind) bool {
 	return kind == relay.EventRoomJoined || kind == relay.EventRoomLeft
 }
 
+func isPresence(kind relay.EventKind) bool { return kind == relay.EventAway || kind == relay.EventBack }
+
 func (m *model) move(e relay.Event, rooms []string) {
 	canArrive := slices.Contains(m.nodes, e.To) && (e.To != m.nodes[0] || slices.Contains(m.claims, e.Name))
 	isLate := slices.ContainsFunc(m.facts, func(f *fact) bool { return f.name == e.Name && f.token >= e.Token })
 	if canArrive && !isLate {
 		m.remove(func(f *fact) bool { return f.name == e.Name && (f.arriving || f.node == e.To) })
-		m.facts = append(m.facts, &fact{e.To, e.Name, e.Token, true, rooms})
+		m.facts = append(m.facts, &fact{e.To, e.Name, e.Token, true, false, rooms})
 	}
 }
 
-// A view is what observers see: the rooms of each name.
+// A view is what observers see: the rooms of each name, and isAway.
 type view map[string][]string
+
+const isAway = "(away)"
 
 func (m *model) view() view {
 	v := make(view)
 	for _, f := range m.facts {
-		v[f.name] = slices.Sorted(slices.Values(m.found(f.name).rooms))
+		found := m.found(f.name)
+		seen := slices.Clone(found.rooms)
+		if found.away {
+			seen = append(seen, isAway)
+		}
+		v[f.name] = slices.Sorted(slices.Values(seen))
 	}
 	return v
 }
@@ -127,6 +142,9 @@ func (f *fact) announced() []relay.Event {
 	events := []relay.Event{{Kind: relay.EventJoined, Name: f.name, Token: f.token}}
 	for _, room := range f.rooms {
 		events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: f.name, Room: room})
+	}
+	if f.away {
+		events = append(events, relay.Event{Kind: relay.EventAway, Name: f.name})
 	}
 	return events
 }

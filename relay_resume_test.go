@@ -1,0 +1,128 @@
+package sendq_test
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/sendqtest"
+)
+
+// A peer may come back at another node, to a Writer that lives or to a name that is away.
+func TestRelayResume(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprintf("away %v", fails), func(t *testing.T) {
+			var returned handBacks
+			opts := sendq.BrokerOptions{Linger: time.Minute, OnUndelivered: returned.add}
+			inCluster(t, 3, opts, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+				conn := sendqtest.NewConn()
+				old := sendq.NewWriter(conn, keeping)
+				require.NoError(t, bs[0].Register("bob", old))
+				require.NoError(t, bs[0].Room("room").Join("bob"))
+				settle()
+				var stops []func() []sendq.Event
+				for _, b := range bs {
+					stops = append(stops, observe(b))
+				}
+				synctest.Wait()
+				send := func(from, to int) {
+					for i, line := range linesFrom(from, to) {
+						require.NoError(t, bs[i%3].Send("bob", line))
+					}
+				}
+				send(0, 5)
+				require.NoError(t, old.Flush(t.Context()))
+				require.NoError(t, old.Acknowledge(1))
+				conn.Stall()
+				send(5, 8)
+				require.NoError(t, second(old.WriteUrgent([]byte("pong"))))
+				if fails {
+					synctest.Wait()
+					require.NoError(t, old.Fail(io.EOF))
+					settle()
+					send(8, 10)
+				}
+				sent := map[bool]int{false: 8, true: 10}[fails]
+
+				peer := readingPeer()
+				w := sendq.NewWriter(peer, keeping)
+				resumed, err := bs[1].Resume(t.Context(), "bob", w, 3, answerTo)
+				require.NoError(t, err)
+				require.Equal(t, sendq.Resumed{Messages: sent - 3}, resumed)
+				send(sent, sent+3)
+				settle()
+				require.NoError(t, w.Flush(t.Context()))
+				require.Equal(t, string(answerTo(resumed))+lines(3, sent+3), string(peer.Bytes()))
+				requireHas(t, bs[1], "bob", w)
+				requireSameView(t, bs, 1)
+				for i, stop := range stops {
+					var kinds []sendq.EventKind
+					for _, e := range stop() {
+						kinds = append(kinds, e.Kind)
+					}
+					want := []sendq.EventKind{sendq.EventJoined, sendq.EventRoomJoined}
+					if fails {
+						want = append(want, sendq.EventAway, sendq.EventBack)
+					}
+					require.Equal(t, want, kinds, "seen by %d", i)
+				}
+				require.Equal(t, []string{"room"}, slices.Collect(bs[2].RoomsOf("bob")))
+
+				// The count goes on here as well.
+				next := sendq.NewWriter(readingPeer(), keeping)
+				resumed, err = bs[2].Resume(t.Context(), "bob", next, int64(sent), nil)
+				require.NoError(t, err)
+				require.Equal(t, sendq.Resumed{Messages: 3}, resumed)
+				require.Empty(t, returned.all())
+			})
+		})
+	}
+}
+
+// What is gone is told at another node too.
+func TestRelayResumeWithLosses(t *testing.T) {
+	inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		resume := func(b *sendq.Broker, received int64) sendq.Resumed {
+			resumed, err := b.Resume(t.Context(), "bob", sendq.NewWriter(readingPeer(), &sendq.WriterOptions{Keep: 5 * 71}), received, nil)
+			require.NoError(t, err)
+			return resumed
+		}
+		require.Equal(t, sendq.Resumed{Missed: -1}, resume(bs[0], 10), "nobody had the name")
+		for _, line := range linesFrom(0, 9) {
+			require.NoError(t, bs[0].Send("bob", line))
+		}
+		flushAll(t, bs[0])
+		require.Equal(t, sendq.Resumed{Messages: 5, Missed: 2}, resume(bs[1], 12))
+		flushAll(t, bs[1])
+		require.Equal(t, sendq.Resumed{Missed: -1}, resume(bs[0], 18), "the peer cannot have received so much")
+	})
+}
+
+// Who looks later sees at every node that a name is away, until that is over.
+func TestRelayAway(t *testing.T) {
+	inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		w := sendq.NewWriter(readingPeer(), keeping)
+		require.NoError(t, bs[0].Register("bob", w))
+		require.NoError(t, w.Fail(io.EOF))
+		settle()
+		for i, node := range []string{"", "a"} {
+			stop := observe(bs[i])
+			synctest.Wait()
+			events := stop()
+			require.Len(t, events, 2)
+			require.Equal(t, sendq.EventAway, events[1].Kind)
+			require.Equal(t, node, events[1].Node)
+		}
+		require.ErrorIs(t, bs[1].Register("bob", sendq.NewWriter(readingPeer(), keeping)), sendq.ErrNameTaken)
+		time.Sleep(time.Minute)
+		settle()
+		requireSameView(t, bs, 0)
+		require.NoError(t, bs[1].Register("bob", sendq.NewWriter(readingPeer(), keeping)))
+	})
+}
