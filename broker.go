@@ -85,6 +85,7 @@ type Broker struct {
 	turns     set.Map[string, *turn]
 	all       *group // the members that Broadcast reaches: every one
 	closed    bool   // no new names
+	away      int    // names whose peer is away
 	observers set.Set[*observer]
 	slow      set.Map[*member, *set.Set[*Writer]] // the names with slow Writers, and these
 	handbacks handbacks
@@ -130,7 +131,8 @@ func NewBroker(opts *BrokerOptions) *Broker {
 	return b
 }
 
-// Lookup returns the Writer of the name on this node. With NameAttach it returns the oldest one.
+// Lookup returns the Writer of the name on this node. With NameAttach it returns the oldest one. While
+// the name is away, it returns a Writer without a connection, which keeps what is sent to it.
 func (b *Broker) Lookup(name string) (*Writer, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

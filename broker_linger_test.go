@@ -66,6 +66,7 @@ func (l lingering) requireAway(t *testing.T) {
 	require.ErrorIs(t, l.old.Err(), errReset)
 	require.Equal(t, []string{"bob"}, slices.Collect(l.b.Room("room").Members()))
 	require.Equal(t, 1, l.b.Len())
+	require.Equal(t, 1, l.b.Stats().Away)
 	require.Empty(t, l.returned.all())
 }
 
@@ -131,7 +132,7 @@ func TestLingerEnds(t *testing.T) {
 				tt.end(t, l)
 				synctest.Wait()
 				require.LessOrEqual(t, time.Since(began), linger)
-				require.Zero(t, l.b.Len())
+				require.Zero(t, l.b.Len()+l.b.Stats().Away)
 				require.Empty(t, slices.Collect(l.b.Room("room").Members()))
 				calls := l.returned.all()
 				if tt.cause == "" {

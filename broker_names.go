@@ -131,6 +131,9 @@ func (n *member) holder(w *Writer) *holder {
 
 // add makes h the last holder.
 func (n *member) add(h *holder) {
+	if h.writer.isHeir() {
+		n.broker.away++
+	}
 	if n.first == nil {
 		n.first = h
 	} else {
@@ -148,6 +151,9 @@ func (n *member) add(h *holder) {
 func (n *member) remove(h *holder) {
 	h.writer.removeEndHook(&h.hook)
 	h.writer.lostName(n)
+	if h.writer.isHeir() {
+		n.broker.away--
+	}
 	if h.prev != nil {
 		h.prev.next = h.next
 	} else {

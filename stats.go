@@ -255,20 +255,22 @@ func (s *WriterStats) add(o WriterStats) {
 // BrokerStats holds the statistics of a Broker and its Writers.
 type BrokerStats struct {
 	Names, Rooms int // number in use
+	Away         int // names whose peer is away; see BrokerOptions.Linger
 
 	// Sums over all Writers that ever had a name. A Writer counts once, however many names it
-	// has, and counts in Writers until it ends, even without a name.
+	// has, and counts in Writers until it ends, even without a name. While a name is away, the
+	// Writer that keeps its messages counts like any other.
 	TallyStats
 
 	FanOuts FanOutStats
 }
 
 // LogValue returns the statistics as a group of attributes, for log/slog: those of
-// TallyStats.LogValue, names, rooms, and fan_out_recipients.
+// TallyStats.LogValue, names, rooms, away, and fan_out_recipients.
 func (s BrokerStats) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.Int("names", s.Names), slog.Int("rooms", s.Rooms)}
 	attrs = append(attrs, s.TallyStats.attrs()...)
-	return slog.GroupValue(appendCounts(attrs, slog.Int64("fan_out_recipients", s.FanOuts.Recipients))...)
+	return slog.GroupValue(appendCounts(attrs, slog.Int("away", s.Away), slog.Int64("fan_out_recipients", s.FanOuts.Recipients))...)
 }
 
 // FanOutStats counts the messages to rooms and to all names. Messages without a recipient do
@@ -296,7 +298,7 @@ type FanOutBucket struct {
 // see Tally.Stats.
 func (b *Broker) Stats() BrokerStats {
 	b.mu.Lock()
-	s := BrokerStats{Names: b.names.Len(), Rooms: b.rooms.Len(), FanOuts: b.fanOuts.stats()}
+	s := BrokerStats{Names: b.names.Len(), Rooms: b.rooms.Len(), Away: b.away, FanOuts: b.fanOuts.stats()}
 	b.mu.Unlock()
 	s.TallyStats = b.tally.Stats()
 	return s
