@@ -9,34 +9,34 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// Resumed says what became of the messages that a peer had not received when its connection broke.
+// Resumed is the result of Resume.
 type Resumed struct {
 	Messages int   // the new Writer writes them first
-	Missed   int64 // messages that are gone, or -1 if it is unknown how many
+	Missed   int64 // messages that are gone; -1 if their number is unknown
 }
 
-// Resume gives name to w, because the peer of the Writer that has the name is back on another
-// connection. The old Writer ends with ErrTakenOver. w first writes everything after the first
-// received messages, written or not, in order and once. So a peer that counts what it receives gets
-// each message once, although the kernel may have discarded some. It may count from the first
-// message after Register, and never start again: Resume and Acknowledge count on from received.
+// Resume gives name to w, because its peer is back on another connection. The old Writer of the name
+// ends with ErrTakenOver. w first writes everything after the first received messages, written or
+// not, in order and once. So a peer that counts gets each message once, although the kernel may
+// have discarded some. The peer counts the messages of all its connections together, and never
+// starts again: Resume and Acknowledge count on from received.
 //
-// The program must know that the peer is the one that had the name, for example by a key. Resume
-// does the same with NameReject and NameTakeover. With NameAttach it fails, because one count cannot
-// stand for several devices.
+// The program must know that it is the same peer, for example by a key. Resume does the same with
+// NameReject and NameTakeover. With NameAttach it fails, because one count cannot stand for several
+// devices.
 //
-// How much comes again depends on WriterOptions.Keep of the old Writer, and on BrokerOptions.Linger
-// once it has ended. Resumed says how many messages w writes, and how many are gone. If no Writer has
-// the name, it is free, and w gets it as by Register. Then it is unknown what is gone, as it is if
-// another node had the name and has died.
+// WriterOptions.Keep of the old Writer decides how much comes again. BrokerOptions.Linger keeps the
+// name after the old Writer has failed. If no Writer has the name, it is free, and w gets it as by
+// Register. Then Missed is -1, as it is after the death of another node with the name.
 //
-// If answer is not nil, Resume calls it with its result, and w writes what it returns before all
-// that, for example to tell the peer how much follows. That is no message for the count of the peer.
+// If answer is not nil, Resume calls it with the result, and w writes what it returns before
+// everything else. So the peer can be told how much follows. The peer must not count the answer.
 // answer must not wait for w.
 //
 // w must have Keep, and nothing may have been sent through it. If the peer cannot have received that
-// many messages, the error wraps ErrWrongCount, and the old Writer lives on. Otherwise errors and
-// waiting are those of RegisterContext. Resume panics if ctx is nil.
+// many messages, the error wraps ErrWrongCount, and the old Writer lives on. All other errors are
+// those of RegisterContext. If Resume fails, w lives on without the name.
+// Resume panics if ctx is nil.
 func (b *Broker) Resume(ctx context.Context, name string, w *Writer, received int64, answer func(Resumed) []byte) (Resumed, error) {
 	requireContext(ctx)
 	s := &successor{Writer: w, takesOver: true, resumes: true, received: received, answer: answer}
@@ -46,18 +46,23 @@ func (b *Broker) Resume(ctx context.Context, name string, w *Writer, received in
 	if err := w.startAt(received); err != nil {
 		return Resumed{}, failed(err, "resume %q", name)
 	}
-	t, err := b.takeTurn(ctx, name)
-	if err != nil {
-		return Resumed{}, failed(err, "resume %q", name)
-	}
-	defer b.endTurn(t)
-	if err := b.register(ctx, t, s); err != nil {
+	if err := b.resume(ctx, name, s); err != nil {
+		w.startAgain()
 		return Resumed{}, err
 	}
 	return s.resumed, nil
 }
 
-// startAt makes w count on from what its peer has received before.
+func (b *Broker) resume(ctx context.Context, name string, s *successor) error {
+	t, err := b.takeTurn(ctx, name)
+	if err != nil {
+		return failed(err, "resume %q", name)
+	}
+	defer b.endTurn(t)
+	return b.register(ctx, t, s)
+}
+
+// startAt makes w count on from what its peer has received before. mu is not held, here and below.
 func (w *Writer) startAt(received int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,7 +78,14 @@ func (w *Writer) startAt(received int64) error {
 	return nil
 }
 
-// A successor is a Writer that gets a name, and perhaps the messages of the Writer that had it.
+// startAgain undoes startAt.
+func (w *Writer) startAgain() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limits.keeper.before, w.limits.keeper.acknowledged = 0, 0
+}
+
+// A successor is a Writer that gets a name, perhaps with the messages of its predecessor.
 type successor struct {
 	*Writer
 	takesOver bool // the name, if another Writer has it
@@ -84,8 +96,7 @@ type successor struct {
 	reply     []byte // by answer
 }
 
-// mayResume returns an error if the peer cannot have received so much from old. mu is not held, here
-// and below.
+// mayResume returns an error if the peer cannot have received so much from old.
 func (s *successor) mayResume(old *Writer) error {
 	if !s.resumes {
 		return nil

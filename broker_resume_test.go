@@ -180,6 +180,13 @@ func TestResumeIsRefused(t *testing.T) {
 			}
 			require.Zero(t, resumed)
 			require.NoError(t, old.Err())
+			if tt.name == "too many" { // it may be registered as a new one
+				require.NoError(t, b.Register("carol", tt.w))
+				require.NoError(t, b.Send("carol", []byte("message")))
+				require.NoError(t, tt.w.Flush(t.Context()))
+				require.ErrorIs(t, tt.w.Acknowledge(2), sendq.ErrWrongCount)
+				require.NoError(t, tt.w.Acknowledge(1))
+			}
 			requireHas(t, b, "bob", old)
 		})
 	}

@@ -6,10 +6,10 @@ import (
 	"github.com/sendq-go/sendq/internal/queue"
 )
 
-// An inheritance is what concerns the heir of a Writer. If a Writer with a name that lingers fails,
-// it leaves an heir: a Writer without a connection that keeps what is sent to the name. The heir is
-// there from the moment of the failure, because otherwise a message could find neither. It adopts
-// the messages of the failed Writer when that has ended. Writer.mu guards the fields.
+// An inheritance concerns the heir of a Writer. If a Writer fails and a name of it lingers, it leaves
+// an heir: a Writer without a connection, for messages to the name. The heir is there from the
+// moment of the failure, because otherwise a message could find neither. It adopts the messages of
+// the failed Writer at the end of that. Writer.mu guards the fields.
 type inheritance struct {
 	lingering int     // names that linger
 	heir      *Writer // nil until the Writer fails
@@ -28,9 +28,9 @@ func (w *Writer) isHeir() bool {
 	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.isHeir()
 }
 
-// Fail ends the Writer as CloseNow does, but Err is cause. Call it with the error of a Read, or io.EOF
-// if the peer has gone without a goodbye. A name of the Writer then lingers as after a failed write;
-// see BrokerOptions.Linger. Fail panics if cause is nil.
+// Fail ends the Writer as CloseNow does, but Err is cause. Call it with the error of a Read, or with
+// io.EOF if the peer has gone without a goodbye. A name of the Writer then lingers as after a failed
+// write; see BrokerOptions.Linger. Fail panics if cause is nil.
 func (w *Writer) Fail(cause error) error {
 	if cause == nil {
 		panic("sendq: Fail: cause is nil")

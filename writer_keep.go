@@ -41,8 +41,8 @@ func (k *keeper) track(l *limits) {
 	}
 }
 
-// keepWritten accounts for messages that were just written, and returns those that are let go. mu is
-// held, here and below unless a comment says otherwise.
+// keepWritten accounts for written messages, and returns those let go. mu is held, here and below
+// unless a comment says otherwise.
 func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
 	k := w.limits.keeper
 	if k == nil {
@@ -67,8 +67,7 @@ func (w *Writer) letGo() (gone queue.Removed) {
 
 func (k *keeper) cost() int64 { return k.written.Bytes() + messageOverhead*k.messages }
 
-// position returns how many messages were written, on this connection and on those before that it
-// resumes.
+// position returns the number of written messages, over all connections of the peer.
 func (w *Writer) position() int64 {
 	if w.limits == nil || w.limits.keeper == nil {
 		return w.written
@@ -76,14 +75,13 @@ func (w *Writer) position() int64 {
 	return w.limits.keeper.before + w.written
 }
 
-// Acknowledge lets go of written messages that WriterOptions.Keep keeps. It says that the peer has
-// received n messages: all that were written to this connection so far, or the first of them. After
-// Broker.Resume, n goes on from what the peer had received before. Messages that were dropped do
-// not count, and neither does a Farewell.
+// Acknowledge lets go of the messages kept because of WriterOptions.Keep, up to message n. The peer
+// has received the first n messages written to this connection. After Broker.Resume, n goes on from
+// the count of the peer before. Dropped messages do not count, and neither does a Farewell.
 //
-// n may not be less than in an earlier call, or more than the peer can have received; then
-// Acknowledge changes nothing and returns an error that wraps ErrWrongCount. If the Writer has
-// ended, or Keep is 0, it changes nothing either, and returns an error.
+// If n is less than in an earlier call, or more than the peer can have received, the error wraps
+// ErrWrongCount. If the Writer has ended, it wraps net.ErrClosed. Acknowledge also fails if Keep
+// is 0. After an error nothing has changed.
 func (w *Writer) Acknowledge(n int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -146,10 +144,9 @@ func (w *Writer) saidFarewell() bool {
 	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.hasFarewell
 }
 
-// UndeliveredAfter is like Undelivered, but also yields the written messages that are kept, except
-// those that the peer has received. It yields everything after the first received messages, counted
-// as for Acknowledge, in the order of writing. WriterOptions.Keep decides how many are kept; it
-// yields those that there are.
+// UndeliveredAfter is like Undelivered, but yields everything after the first received messages,
+// written or not, in the order of writing. received counts as for Acknowledge. Of the written
+// messages it yields the kept ones; see WriterOptions.Keep.
 func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		w.mu.Lock()
@@ -163,9 +160,9 @@ func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
 	}
 }
 
-// estate returns the messages that the peer has not received, for a Writer of another connection. It
-// also returns how many of them are written, and how many before them are gone. The Writer has ended,
-// and so has its heir, if it has one. mu is not held.
+// estate returns the messages after the first received ones for the Writer of another connection. It
+// also returns how many of them are written, and how many before them are gone. The Writer and its
+// heir have ended. mu is not held.
 func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -182,7 +179,7 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	return rest, written, gone
 }
 
-// leftovers returns the messages that a Broker hands back after the end of the Writer. mu is not held.
+// leftovers returns the messages for OnUndelivered after the end of the Writer. mu is not held.
 func (w *Writer) leftovers() *queue.Queue {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -115,9 +115,13 @@ type WriterOptions struct {
 	// waits for the peer.
 	Farewell func(cause error) []byte
 
-	// Keep is how many bytes of written messages are kept until the peer has acknowledged them,
-	// counted as for MaxPending; see Writer.Acknowledge and Broker.Resume. Beyond that the oldest
-	// are let go. What is kept counts in a Budget. 0 means that nothing is kept.
+	// Keep limits the bytes of written messages kept for a peer that comes back; see Broker.Resume.
+	// Each counts as for MaxPending. A message is kept until the peer has acknowledged it, by
+	// Writer.Acknowledge, or newer ones need the room. Kept messages count in a Budget.
+	//
+	// Choose more than the buffers of both kernels and the program of the peer hold, and with
+	// BrokerOptions.Linger also more than MaxPending and what may be sent to an absent peer. 0 means
+	// that nothing is kept.
 	Keep int
 
 	// Budget limits the bytes of memory that the pending messages of all Writers with the same
