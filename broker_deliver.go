@@ -83,27 +83,11 @@ func (m *payload) message(i int) payload {
 // started, tryEnqueue adds w to idle, or starts the flusher itself if idle is nil. If w has failed,
 // its heir gets the messages. mu is not held.
 func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error) {
-	accepted, err = w.tryEnqueueHere(m, idle)
-	if err == nil || !errors.Is(err, net.ErrClosed) {
-		return accepted, err
-	}
-	heir := w.currentHeir()
-	if heir == nil {
-		return accepted, err
-	}
-	rest := *m
-	rest.run.First += int32(accepted)
-	more, err := heir.tryEnqueueHere(&rest, nil)
-	return accepted + more, err
-}
-
-// tryEnqueueHere is tryEnqueue without the heir.
-func (w *Writer) tryEnqueueHere(m *payload, idle *wakeList) (accepted int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.state != open:
-		return 0, w.refusal()
+		return w.tryHeir(m, 0)
 	case w.limits == nil:
 		w.enqueue(m)
 		accepted = m.len()
@@ -120,8 +104,23 @@ func (w *Writer) tryEnqueueHere(m *payload, idle *wakeList) (accepted int, err e
 	default:
 		accepted, err = w.offerEach(m)
 	}
+	if err != nil && w.state != open { // a message of m has just ended w
+		return w.tryHeir(m, accepted)
+	}
 	w.wakeBy(idle)
 	return accepted, err
+}
+
+// tryHeir is tryEnqueue for a Writer that is no longer open, after it has accepted that many of the
+// messages. mu is held.
+func (w *Writer) tryHeir(m *payload, accepted int) (int, error) {
+	if w.limits == nil || w.limits.keeper == nil || w.limits.keeper.heir == nil {
+		return accepted, w.refusal()
+	}
+	rest := *m
+	rest.run.First += int32(accepted)
+	more, err := w.limits.keeper.heir.tryEnqueue(&rest, nil)
+	return accepted + more, err
 }
 
 // offerEach accepts the messages of m one by one. mu is held, here and below.
