@@ -81,6 +81,20 @@ func (w *Writer) newHeir() *Writer {
 	return heir
 }
 
+// addNewHeir adds the messages of an heir to rest, if it has ended without adopting those of w. mu is
+// held.
+func (w *Writer) addNewHeir(rest *queue.Queue) {
+	heir := w.newHeir()
+	if heir == nil {
+		return
+	}
+	heir.mu.Lock()
+	defer heir.mu.Unlock()
+	if heir.state >= ended {
+		addAfter(rest, &heir.queue, 0)
+	}
+}
+
 // retire ends w and a new heir of it because of cause. mu is not held.
 func (w *Writer) retire(cause error) {
 	_ = w.abort(cause)

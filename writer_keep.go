@@ -173,9 +173,7 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	gone = w.addKept(rest, received)
 	written = rest.Len()
 	addAfter(rest, w.portableAfter(received), 0)
-	if heir := w.newHeir(); heir != nil {
-		addAfter(rest, &heir.queue, 0)
-	}
+	w.addNewHeir(rest)
 	return rest, written, gone
 }
 
@@ -188,9 +186,7 @@ func (w *Writer) leftovers() *queue.Queue {
 		w.addKept(rest, 0)
 	}
 	addAfter(rest, &w.queue, 0)
-	if heir := w.newHeir(); heir != nil {
-		addAfter(rest, &heir.queue, 0)
-	}
+	w.addNewHeir(rest)
 	return rest
 }
 
