@@ -14,6 +14,7 @@ func NewBrokerCollector(b *sendq.Broker) prometheus.Collector {
 		s := b.Stats()
 		out.gauge(names, float64(s.Names))
 		out.gauge(rooms, float64(s.Rooms))
+		out.gauge(namesAway, float64(s.Away))
 		out.fanOuts(&s.FanOuts)
 		out.tally(&s.TallyStats)
 	})
@@ -56,6 +57,8 @@ var (
 		"Number of accepted messages that are queued or being written.")
 	pendingBytes = desc("pending_bytes",
 		"Bytes of the accepted messages that are queued or being written.")
+	keptBytes = desc("kept_bytes",
+		"Bytes of the written messages that are kept until the peer acknowledges them.")
 	peakPendingBytes = desc("peak_pending_bytes",
 		"Highest number of bytes that one Writer has had pending, including Writers that have ended. "+
 			"Never decreases.")
@@ -70,6 +73,8 @@ var (
 		"Number of names in use on this Broker.")
 	rooms = desc("rooms",
 		"Number of rooms in use on this Broker.")
+	namesAway = desc("names_away",
+		"Number of names on this Broker that wait for their peer to come back.")
 	fanOutRecipients = desc("fan_out_recipients",
 		"Recipients of each message to a room or to everyone, on this Broker, whether or not they "+
 			"accepted it. A message without recipients is not counted.")
@@ -128,6 +133,7 @@ func (out sink) tally(s *sendq.TallyStats) {
 	}
 	out.gauge(pendingMessages, float64(s.Pending))
 	out.gauge(pendingBytes, float64(s.PendingBytes))
+	out.gauge(keptBytes, float64(s.KeptBytes))
 	out.gauge(peakPendingBytes, float64(s.PeakPendingBytes))
 	out.gauge(oldestPending, s.OldestPending.Seconds())
 	out.counter(connectionWrites, s.Writes)

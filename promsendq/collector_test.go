@@ -2,6 +2,7 @@ package promsendq_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
 	"slices"
@@ -31,6 +32,20 @@ func TestLint(t *testing.T) {
 			require.Empty(t, problems)
 		})
 	}
+}
+
+// A name that waits for its peer, and what is kept for it.
+func TestAwayCollector(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Hour})
+	defer b.CloseNow()
+	w := sendq.NewWriter(conn{}, &sendq.WriterOptions{Keep: 1 << 10})
+	require.NoError(t, b.Register("alice", w))
+	require.NoError(t, b.Send("alice", []byte("four")))
+	require.NoError(t, w.Flush(t.Context()))
+	require.NoError(t, w.Fail(io.EOF))
+	series := gather(t, promsendq.NewBrokerCollector(b))
+	require.EqualValues(t, 1, series["sendq_names_away"])
+	require.EqualValues(t, 4, series["sendq_kept_bytes"])
 }
 
 // The metrics after known traffic.
@@ -84,6 +99,9 @@ sendq_accepted_messages_total 13
 sendq_bytes_total{outcome="dropped"} 4
 sendq_bytes_total{outcome="undelivered"} 17
 sendq_bytes_total{outcome="written"} 19
+# HELP sendq_kept_bytes Bytes of the written messages that are kept until the peer acknowledges them.
+# TYPE sendq_kept_bytes gauge
+sendq_kept_bytes 0
 # HELP sendq_messages_total Total number of accepted messages that are no longer pending, by outcome: written (the connection took every byte), dropped (the Writer was at MaxPending), and undelivered (the Writer ended first).
 # TYPE sendq_messages_total counter
 sendq_messages_total{outcome="dropped"} 1
@@ -92,6 +110,9 @@ sendq_messages_total{outcome="written"} 5
 # HELP sendq_names Number of names in use on this Broker.
 # TYPE sendq_names gauge
 sendq_names 1
+# HELP sendq_names_away Number of names on this Broker that wait for their peer to come back.
+# TYPE sendq_names_away gauge
+sendq_names_away 0
 # HELP sendq_peak_pending_bytes Highest number of bytes that one Writer has had pending, including Writers that have ended. Never decreases.
 # TYPE sendq_peak_pending_bytes gauge
 sendq_peak_pending_bytes 12

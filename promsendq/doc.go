@@ -28,6 +28,7 @@ All metrics exist from the start:
 	sendq_undelivered_bytes_total{cause}       counter    their bytes
 	sendq_pending_messages                     gauge      messages queued or being written
 	sendq_pending_bytes                        gauge      their bytes
+	sendq_kept_bytes                           gauge      bytes written and kept for peers that come back
 	sendq_peak_pending_bytes                   gauge      highest number of bytes one Writer had pending
 	sendq_oldest_pending_seconds               gauge      age of the oldest pending message, at least
 	sendq_connection_writes_total              counter    writes to connections
@@ -36,6 +37,7 @@ A Broker's collector adds:
 
 	sendq_names                                gauge      names in use on this Broker
 	sendq_rooms                                gauge      rooms in use on this Broker
+	sendq_names_away                           gauge      names that wait for their peer to come back
 	sendq_fan_out_recipients                   histogram  recipients of each message to a room or to everyone
 
 An outcome is written, dropped or undelivered. A message is dropped only if its Writer was at

@@ -37,5 +37,6 @@ func ExampleNewBrokerCollector() {
 	}
 	// Output:
 	// sendq_names 1
+	// sendq_names_away 0
 	// sendq_writers 1
 }

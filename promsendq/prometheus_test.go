@@ -53,7 +53,7 @@ func TestDashboardShowsWritersAndBrokers(t *testing.T) {
 	age := between(0.1, time.Since(started).Seconds())
 	p.requireShown(t, panelsOfWriters, map[string]values{
 		"Writers":                {"": exactly(22 + 2)},
-		"Names":                  {"": exactly(22)},
+		"Names":                  {"all": exactly(22), "away": exactly(0)},
 		"Rooms":                  {"": exactly(2)},
 		"Pending messages":       {"": exactly(3 + 1)},
 		"Pending bytes":          {"": exactly(3*4 + 1000)},
@@ -62,7 +62,7 @@ func TestDashboardShowsWritersAndBrokers(t *testing.T) {
 			"written": 4 + 20 + 1 + 5, "dropped": 1, "undelivered": 3 + 4}),
 		"Bytes": rates(map[string]float64{"accepted": 8*4 + 3*4 + 20*2 + 5*5 + 5*7 + 1000,
 			"written": 4*4 + 20*2 + 5 + 5*7, "dropped": 4, "undelivered": 3*4 + 4*5}),
-		"Backlog":            {"pending": exactly(3*4 + 1000), "peak of one Writer": exactly(1000)},
+		"Backlog":            {"pending": exactly(3*4 + 1000), "peak of one Writer": exactly(1000), "kept for peers that come back": exactly(0)},
 		"Age of the backlog": {"a": age, "b": age},
 		"Messages lost": rates(map[string]float64{"dropped": 1,
 			"delivered": 0, "closed": 1, "expired": 1, "slow_consumer": 1, "failed": 1}),
