@@ -109,7 +109,8 @@ func (s *successor) mayResume(old *Writer) error {
 // estateOf returns the messages of old, which has ended, for s.
 func (s *successor) estateOf(old *Writer) *queue.Queue {
 	if !s.resumes {
-		estate, _, _ := old.estate(old.currentPosition())
+		_, position := old.counts()
+		estate, _, _ := old.estate(position)
 		return estate
 	}
 	estate, _, gone := old.estate(s.received)
@@ -121,7 +122,7 @@ func (s *successor) estateOf(old *Writer) *queue.Queue {
 func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
 	kept := int64(min(h.Kept, len(h.Undelivered)))
 	if !s.resumes || !h.HasCount || s.received > h.Written {
-		s.resumed.Missed = -1
+		s.resumed = Resumed{Messages: len(h.Undelivered) - int(kept), Missed: -1}
 		return queue.Of(h.Undelivered[kept:])
 	}
 	first := h.Written - kept
@@ -151,9 +152,13 @@ func (s *successor) greet() {
 	s.inherit(new(queue.Queue))
 }
 
-// currentPosition returns the Writer's position. It may be a later one by now.
-func (w *Writer) currentPosition() int64 {
+// counts returns how many messages the peer has acknowledged, and how many were written. Before the
+// answer of Resume is written, more are acknowledged.
+func (w *Writer) counts() (acknowledged, position int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.position()
+	if w.limits != nil && w.limits.keeper != nil {
+		acknowledged = w.limits.keeper.acknowledged
+	}
+	return acknowledged, w.position()
 }

@@ -140,9 +140,10 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	w.retire(ErrTakenOver)
 	h.Rooms = rooms
 	if isTaken {
-		estate, written, _ := w.estate(0)
+		acknowledged, position := w.counts()
+		estate, written, _ := w.estate(acknowledged)
 		h.Undelivered, h.Kept = slices.Collect(estate.All()), written
-		h.HasCount, h.Written = true, w.currentPosition()
+		h.HasCount, h.Written = true, max(position, acknowledged)
 	}
 	return h, true
 }

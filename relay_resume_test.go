@@ -85,6 +85,43 @@ func TestRelayResume(t *testing.T) {
 	}
 }
 
+// A peer whose connection breaks before anything has arrived says the same count at the next node, which
+// gives it the same messages.
+func TestRelayResumeAgain(t *testing.T) {
+	inCluster(t, 3, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		require.NoError(t, bs[0].Register("bob", sendq.NewWriter(readingPeer(), keeping)))
+		for _, line := range linesFrom(0, 5) {
+			require.NoError(t, bs[0].Send("bob", line))
+		}
+		flushAll(t, bs[0])
+		for i := range 6 {
+			conn := sendqtest.NewConn()
+			conn.Stall()
+			resumed, err := bs[(i+1)%3].Resume(t.Context(), "bob", sendq.NewWriter(conn, keeping), 3, answerTo)
+			require.NoError(t, err)
+			require.Equal(t, sendq.Resumed{Messages: 2}, resumed, i)
+		}
+	})
+}
+
+// A peer may acknowledge a message whose write has not returned. It does not come again at another node.
+func TestRelayResumeDuringWrite(t *testing.T) {
+	inCluster(t, 2, sendq.BrokerOptions{}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		conn := sendqtest.NewConn()
+		conn.Stall()
+		w := sendq.NewWriter(conn, keeping)
+		require.NoError(t, bs[0].Register("bob", w))
+		for _, line := range linesFrom(0, 2) {
+			require.NoError(t, bs[0].Send("bob", line))
+			synctest.Wait()
+		}
+		require.NoError(t, w.Acknowledge(1))
+		resumed, err := bs[1].Resume(t.Context(), "bob", sendq.NewWriter(readingPeer(), keeping), 1, nil)
+		require.NoError(t, err)
+		require.Equal(t, sendq.Resumed{Messages: 1}, resumed)
+	})
+}
+
 // What is gone is told at another node too.
 func TestRelayResumeWithLosses(t *testing.T) {
 	inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
@@ -101,6 +138,12 @@ func TestRelayResumeWithLosses(t *testing.T) {
 		require.Equal(t, sendq.Resumed{Messages: 5, Missed: 2}, resume(bs[1], 12))
 		flushAll(t, bs[1])
 		require.Equal(t, sendq.Resumed{Missed: -1}, resume(bs[0], 18), "the peer cannot have received so much")
+		w, _ := bs[0].Lookup("bob")
+		require.NoError(t, w.Fail(io.EOF))
+		for _, line := range linesFrom(0, 2) {
+			require.NoError(t, bs[0].Send("bob", line))
+		}
+		require.Equal(t, sendq.Resumed{Messages: 2, Missed: -1}, resume(bs[1], 25), "nor so much, but two are pending")
 	})
 }
 
