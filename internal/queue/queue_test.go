@@ -9,32 +9,47 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzQueue compares a queue with a list of messages. Each pair of input bytes is an operation
-// and its size.
+// FuzzQueue compares two queues with lists of messages. The bits of keeping say which of them keeps
+// what is written. Each pair of input bytes is an operation and its size.
 func FuzzQueue(f *testing.F) {
-	f.Add([]byte{})
-	f.Add([]byte{copyIn, 10, copyIn, 0, advance, 5, copyIn, 3, advance, 255})
-	f.Add(bytes.Repeat([]byte{copyIn, 255}, 300))                                      // many blocks
-	f.Add(bytes.Repeat([]byte{copyIn, 200, advance, 150}, 200))                        // a block's end, partly written
-	f.Add(bytes.Repeat([]byte{copyIn, 9, pushLone, 9, pushShared, 0, copyIn, 0}, 100)) // mixed blocks
-	f.Add(append(bytes.Repeat([]byte{pushShared, 1, copyIn, 4}, 90), bytes.Repeat([]byte{advance, 90}, 200)...))
-	f.Add(bytes.Repeat([]byte{copyIn, 0, pushLone, 0, advance, 0}, 50)) // empty messages
-	f.Add(bytes.Repeat([]byte{copyIn, 77, copyIn, 0, pushLone, 3, advanceOne, 0, advanceOne, 0}, 50))
-	f.Add(bytes.Repeat([]byte{copyIn, 120, copyIn, 130, advance, 255, advance, 255}, 50)) // empty again and again
-	f.Add(bytes.Repeat([]byte{copyIn, 0}, 300))                                           // an index as large as its block
-	f.Add([]byte{copyIn, 9, copyIn, 9, advance, 9, advance, 9, copyIn, 132, copyIn, 131}) // just too large, just not
-	f.Add(bytes.Repeat([]byte{copyIn, 100, copyIn, 7, copyIn, 7, advance, 105, drop, 0, drop, 0, insert, 0}, 60))
-	f.Add(bytes.Repeat([]byte{copyIn, 100, copyIn, 100, extend, 100, extend, 100}, 70))
-	f.Add(bytes.Repeat([]byte{copyIn, 30, copyIn, 30, pushKept, 20, copyIn, 40, advance, 30, pushUrgent, 7, advance, 5, drop, 1, drop, 3}, 30))
-	f.Add(slices.Concat(bytes.Repeat([]byte{copyIn, 100, release, 0}, 200), bytes.Repeat([]byte{advance, 90, shrink, 0}, 300)))
-	f.Fuzz(func(t *testing.T, operations []byte) {
+	for _, operations := range [][]byte{
+		{},
+		{copyIn, 10, copyIn, 0, advance, 5, copyIn, 3, advance, 255},
+		bytes.Repeat([]byte{copyIn, 255}, 300),                                      // many blocks
+		bytes.Repeat([]byte{copyIn, 200, advance, 150}, 200),                        // a block's end, partly written
+		bytes.Repeat([]byte{copyIn, 9, pushLone, 9, pushShared, 0, copyIn, 0}, 100), // mixed blocks
+		append(bytes.Repeat([]byte{pushShared, 1, copyIn, 4}, 90), bytes.Repeat([]byte{advance, 90}, 200)...),
+		bytes.Repeat([]byte{copyIn, 0, pushLone, 0, advance, 0}, 50), // empty messages
+		bytes.Repeat([]byte{copyIn, 77, copyIn, 0, pushLone, 3, advanceOne, 0, advanceOne, 0}, 50),
+		bytes.Repeat([]byte{copyIn, 120, copyIn, 130, advance, 255, advance, 255}, 50), // empty again and again
+		bytes.Repeat([]byte{copyIn, 0}, 300),                                           // an index as large as its block
+		{copyIn, 9, copyIn, 9, advance, 9, advance, 9, copyIn, 132, copyIn, 131},       // just too large, just not
+		bytes.Repeat([]byte{copyIn, 100, copyIn, 7, copyIn, 7, advance, 105, drop, 0, drop, 0, insert, 0}, 60),
+		bytes.Repeat([]byte{copyIn, 100, copyIn, 100, extend, 100, extend, 100}, 70),
+		bytes.Repeat([]byte{copyIn, 30, copyIn, 30, pushKept, 20, copyIn, 40, advance, 30, pushUrgent, 7, advance, 5, drop, 1, drop, 3}, 30),
+		slices.Concat(bytes.Repeat([]byte{copyIn, 100, release, 0}, 200), bytes.Repeat([]byte{advance, 90, shrink, 0}, 300)),
+		bytes.Repeat([]byte{pushLog, 9, pushLog, 31, copyIn, 9, advance, 20, pushLog, 8, advance, 7, drop, 0, drop, 0}, 40), // rows of one block
+		bytes.Repeat([]byte{pushLog, 90, pushLog, 91, advance, 120, advance, 100, letGo, 1, letGo, 0, pushLog, 255, release, 0}, 37),
+		bytes.Repeat([]byte{pushLog, 9, copyIn, 9, copyIn, 20, pushLog, 3, pushUrgent, 9, advance, 30, advance, 25, letGo, 0, insert, 0, copyIn, 50}, 20),
+		bytes.Repeat([]byte{copyIn, 40, copyIn, 50, advance, 255, advance, 255, release, 0, release, 0, letGo, 127, letGo, 127, release, 0, release, 0}, 30),
+		{copyIn, 138, copyIn, 138, advance, 138, advance, 138, copyIn, 9, copyIn, 9, shrink, 0, shrink, 0}, // a large block, mostly written
+	} {
+		for keeping := range byte(4) {
+			f.Add(operations, keeping)
+		}
+	}
+	f.Fuzz(func(t *testing.T, operations []byte, keeping byte) {
 		operations = operations[:min(len(operations), 600)]
 		// Two queues share blocks with each other, and pools with all.
-		shared := Lone([]byte("shared by two queues"))
-		var queues [2]Queue
-		var models [2]model
+		shared := Shared([]byte("shared by two queues"))
+		log := Log{MaxBlock: 2 << 10}
+		var queues [2]*tracked
+		var models [2]*model
+		for i := range queues {
+			queues[i], models[i] = newTracked(keeping>>i&1 > 0), &model{keeps: keeping>>i&1 > 0}
+		}
 		for i := 0; i+1 < len(operations); i += 2 {
-			q, m := &queues[i/2%2], &models[i/2%2]
+			q, m := queues[i/2%2], models[i/2%2]
 			size := sizes[operations[i+1]]
 			p := bytes.Repeat([]byte{byte(i)}, size)
 			switch operations[i] % opCount {
@@ -64,12 +79,24 @@ func FuzzQueue(f *testing.F) {
 				q.Push(Lone(p))
 				m.push(p)
 			case pushShared:
-				q.Push(shared)
+				q.pushShared(shared)
 				m.push(shared.Message(0))
+			case pushLog: // several messages, of an even size to both
+				messages := slices.Repeat([][]byte{p}, 1+size%3)
+				for rest := messages; len(rest) > 0; {
+					r := log.Append(rest)
+					rest = rest[r.Len():]
+					for j := range 2 - size%2 {
+						queues[(i/2+j)%2].pushShared(r)
+					}
+				}
+				for j := range 2 - size%2 {
+					models[(i/2+j)%2].insert(len(models[(i/2+j)%2].messages), ordinary, messages...)
+				}
 			case advance:
 				if !q.Empty() {
 					n := min(size, m.bytes-m.written)
-					requireNext(t, m, q, n)
+					requireNext(t, m, &q.Queue, n)
 					r := q.Advance(n)
 					wantMessages, wantBytes := m.advance(n)
 					require.Equal(t, wantMessages, r.Messages)
@@ -81,9 +108,19 @@ func FuzzQueue(f *testing.F) {
 					q.AdvanceMessage(true)
 					m.pop()
 				}
+			case letGo: // of what is written
+				for n := 0; n <= size && !q.written.Empty(); n++ {
+					r := q.written.AdvanceMessage(true)
+					require.Equal(t, 1, r.Messages)
+					require.Equal(t, len(m.done[0]), r.Size)
+					m.done, m.doneKinds = m.done[1:], m.doneKinds[1:]
+				}
 			case release:
 				if q.Empty() {
 					q.Release()
+					if q.written.Empty() {
+						require.Equal(t, Queue{tracker: q.tracker}, q.Queue, "an idle queue keeps a block")
+					}
 				}
 			case shrink:
 				q.Shrink()
@@ -113,25 +150,37 @@ func FuzzQueue(f *testing.F) {
 					}
 					require.Zero(t, r.Size)
 				}
-			case insert: // the messages of the other queue, which is not used again
-				other, otherModel := &queues[1-i/2%2], &models[1-i/2%2]
+			case insert: // what the other queue has kept and queued; it is not used again
+				other, otherModel := queues[1-i/2%2], models[1-i/2%2]
 				q.inFlight = 0
+				estate := new(Queue)
 				other.Share()
+				for r := range other.written.Runs() {
+					estate.Push(r)
+				}
+				for r := range other.Runs() {
+					estate.Push(r)
+				}
 				begun := q.Begun()
-				require.Equal(t, len(otherModel.messages), q.Insert(begun, other))
-				m.insert(begun, ordinary, otherModel.messages...)
-				copy(m.kinds[begun:], otherModel.kinds)
-				*other, *otherModel = Queue{}, model{}
+				messages, kinds := slices.Concat(otherModel.done, otherModel.messages), slices.Concat(otherModel.doneKinds, otherModel.kinds)
+				require.Equal(t, len(messages), q.Insert(begun, estate))
+				q.refer(estate)
+				m.insert(begun, ordinary, messages...)
+				copy(m.kinds[begun:], kinds)
+				queues[1-i/2%2], models[1-i/2%2] = newTracked(otherModel.keeps), &model{keeps: otherModel.keeps}
 			}
 			require.Equal(t, len(m.messages) == 0, q.Empty())
 			require.EqualValues(t, m.bytes, q.bytes)
-			requireNext(t, m, q, 300)
-			if i%64 == 0 {
-				requireSame(t, m, q)
+			requireNext(t, m, &q.Queue, 300)
+			for j := range queues {
+				queues[j].requireReferences(t)
+				if i%64 == 0 {
+					requireSame(t, models[j], queues[j])
+				}
 			}
 		}
 		for i := range queues {
-			requireSame(t, &models[i], &queues[i])
+			requireSame(t, models[i], queues[i])
 		}
 	})
 }
@@ -150,6 +199,8 @@ const (
 	shrink
 	drop
 	insert
+	letGo
+	pushLog
 	opCount
 )
 
@@ -172,6 +223,10 @@ type model struct {
 	kinds    []kind // of the messages
 	written  int    // bytes of the first message that are written
 	bytes    int    // in all messages
+
+	keeps     bool // what is written
+	done      [][]byte
+	doneKinds []kind
 }
 
 // A kind is the kind of a message of a model.
@@ -193,7 +248,13 @@ func (m *model) insert(at int, k kind, messages ...[]byte) {
 	}
 }
 
-func (m *model) pop() int { return m.remove(0) }
+// pop removes the first message, because it is written.
+func (m *model) pop() int {
+	if m.keeps {
+		m.done, m.doneKinds = append(m.done, m.messages[0]), append(m.doneKinds, m.kinds[0])
+	}
+	return m.remove(0)
+}
 
 func (m *model) remove(i int) int {
 	size := len(m.messages[i])
@@ -252,9 +313,78 @@ func requireNext(t testing.TB, m *model, q *Queue, limit int) {
 	}
 }
 
-func requireSame(t testing.TB, m *model, q *Queue) {
+func requireSame(t testing.TB, m *model, q *tracked) {
 	t.Helper()
 	require.True(t, slices.EqualFunc(m.messages, slices.Collect(q.All()), bytes.Equal))
+	require.True(t, slices.EqualFunc(m.done, slices.Collect(q.written.All()), bytes.Equal), "what is kept")
+}
+
+// A tracked queue counts its references to shared blocks, as a Budget does.
+type tracked struct {
+	Queue
+	written Queue          // empty unless the queue keeps what is written
+	queued  map[*Block]int // references to shared blocks, by the trackers
+	kept    map[*Block]int
+}
+
+func newTracked(keeps bool) *tracked {
+	q := &tracked{queued: make(map[*Block]int), kept: make(map[*Block]int)}
+	trackerOf := func(references map[*Block]int) *Tracker {
+		return &Tracker{
+			Hold: func(b *Block) { references[b]++ },
+			LetGo: func(b *Block) {
+				if references[b]--; references[b] == 0 {
+					delete(references, b)
+				}
+			},
+		}
+	}
+	t := trackerOf(q.queued)
+	if keeps {
+		t.Written, t.MaxBlock = &q.written, 4<<10
+	}
+	q.Track(t)
+	q.written.Track(trackerOf(q.kept))
+	return q
+}
+
+// pushShared queues a run of a shared block. Unless it makes a segment longer, the caller counts the
+// reference.
+func (q *tracked) pushShared(r Run) {
+	if !q.EndsBefore(r) {
+		q.queued[r.Block]++
+	}
+	q.Push(r)
+}
+
+// refer counts the references of another queue, whose segments are inserted.
+func (q *tracked) refer(other *Queue) {
+	for r := range other.Runs() {
+		if r.Block.shared {
+			q.queued[r.Block]++
+		}
+	}
+}
+
+// requireReferences requires that the trackers know the shared blocks of all segments, and that the
+// lists keep nothing alive that has left them.
+func (q *tracked) requireReferences(t testing.TB) {
+	t.Helper()
+	for _, part := range []struct {
+		*Queue
+		references map[*Block]int
+	}{{&q.Queue, q.queued}, {&q.written, q.kept}} {
+		references := make(map[*Block]int)
+		for r := range part.Runs() {
+			if r.Block.shared {
+				references[r.Block]++
+			}
+		}
+		require.Equal(t, references, part.references)
+		for i, s := range part.segments[:cap(part.segments)] {
+			require.Equal(t, int(part.head) <= i && i < len(part.segments), s.Block != nil)
+		}
+	}
 }
 
 // An empty queue keeps no message alive, and after Release none of its blocks.
