@@ -35,8 +35,8 @@ Five words say how far a message has come. They have these meanings everywhere i
 
 Only the peer knows whether its program has read a message. When a Writer ends without Close,
 data already handed to the kernel, possibly megabytes, may or may not have arrived. If that
-matters, number the messages and let the peer acknowledge them. [Writer.Err] says why a Writer
-ended.
+matters, let the peer count the messages that it receives; see "Reconnects" below. [Writer.Err]
+says why a Writer ended.
 
 # Guarantees
 
@@ -86,6 +86,8 @@ A Broker:
     accept the message, or dropped it at once. SendTo and Batch report every such recipient.
     Broadcast and Publish return the number of the other recipients. (TestBrokerTellsOutcome,
     TestSendTo, TestBatchReportsRefusals)
+ 13. A peer that comes back and says how many messages it has received gets the rest, in order
+    and once, or is told how many are gone. (TestResume)
 
 # Slow peers
 
@@ -130,12 +132,55 @@ A peer that loses power or network sends no goodbye. It is noticed as follows:
 On other systems, and behind a wrapper without a NetConn method, the kernel is not asked.
 WriteTimeout then sees only writes that wait.
 
-# Presence, reconnects and replay
+# Presence and replay
 
 [BrokerOptions] decide what happens when a second Writer registers a name: it is refused, takes
 over the messages that the first did not write, or shares the name. They also decide who gets
 undelivered messages, and how many messages a room keeps for members that join late.
 [Broker.Events] reports names and members as they come and go.
+
+# Reconnects
+
+The kernels lose their data with the connection. With Keep in its options a Writer keeps written
+messages, and [Broker.Resume] gives a returning peer everything it has not received. With Linger in
+its options the Broker also keeps messages sent while the peer is away. Both sides count messages,
+so nothing is added to them. The example of Resume is a server with its client, and
+docs/reconnects.md has a client for browsers.
+
+The server
+
+  - reads a name and a count from a new connection before it sends anything, and calls Resume
+    instead of Register, also if the count is 0, as at the first login;
+  - first makes sure that the client owns the name, because Resume takes the name from any other
+    Writer. A random key proves it, chosen by the client and repeated each time;
+  - calls [Writer.Acknowledge] when the client sends its count;
+  - calls [Writer.Fail] if a read fails or the connection ends without a goodbye of the protocol,
+    and Close after a goodbye. A name does not linger after Close.
+
+The client
+
+  - counts each message of the Writer once it is complete, also greetings and pongs. The answer of
+    Resume does not count; it is the first message of each connection;
+  - sends its name and its count first on each connection, and the count alone now and then. It
+    never starts to count again;
+  - loads its state again if the answer reports missed messages, or an unknown number of them.
+
+The count goes on over all connections, because a connection may break before anything has arrived
+on it. The client then says the same count again, and its meaning does not change.
+
+A Writer keeps at most Keep bytes, where each message counts 64 bytes more. It keeps less if the
+client acknowledges often. Members of a room share the bytes of its messages, and a [Budget] counts
+kept messages too. Nothing is missed if Keep has room for all messages between the server and the
+client's program: the pending ones, those in both kernels, and those sent during Linger. The kernels
+may hold 36 MiB; see "Peers that vanish". SetWriteBuffer at the server and SetReadBuffer at the
+client bound this. Linux doubles the values, so with 64 KiB at both ends the kernels hold 280 KB.
+Proxies and browsers have buffers too. If Keep is too small, Resumed says how many messages are
+gone.
+
+Kept messages are in memory. After a crash of the process, Resumed says that the number of missed
+messages is unknown. Use a message broker if messages must survive the process. Resume and
+[NameAttach] exclude each other, because several connections cannot share one count. Instead, give
+each device of a user a name, and let them join a room.
 
 # Across machines
 

@@ -18,7 +18,7 @@ import (
 // received under that name so far, such as "bob 0" at first. A real server also asks for a key or a
 // password, because whoever says the name gets the lines.
 func serveResumable(broker *sendq.Broker, conn net.Conn) {
-	w := sendq.NewWriter(conn, &sendq.WriterOptions{Keep: 1 << 20, MaxPending: 1 << 20})
+	w := sendq.NewWriter(conn, &sendq.WriterOptions{Keep: 1 << 20, MaxPending: 256 << 10})
 	defer w.Close()
 	lines := bufio.NewScanner(conn)
 	lines.Scan()
