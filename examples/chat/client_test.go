@@ -183,6 +183,8 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		"-replay -1":           "negative",
 		"-rate -1":             "negative",
 		"-per-address -1":      "negative",
+		"-resume -takeover":    "does not go with",
+		"-linger -1s":          "negative",
 		"-tls":                 "-connect",
 		"-tls-cert x":          "-tls-key",
 		"-tls-self-signed -tls-cert x -tls-key y": "-tls-self-signed does not go with",

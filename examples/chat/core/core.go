@@ -5,7 +5,7 @@
 //   - The Broker sends to users by name, to rooms and to all, and reports each user it did not reach.
 //
 // Package lines reads lines of at most 64 KiB, without control characters. Package server is armour
-// for the internet: TLS, limits, rates, mailboxes, a log. It goes on at the hooks in hooks.go. Without
+// for the internet: TLS, limits, rates, users who come back, a log. It goes on at the hooks in hooks.go. Without
 // hooks, the core is a complete server.
 package core
 
@@ -31,7 +31,8 @@ const (
 		"/leave #room, /who, /who #room, /quit; a room is '#' and 1 to 32 letters (a-z), digits, '_', '-' or '.'"
 )
 
-var isName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,32}$`).MatchString
+// IsName reports whether a user may have the name.
+var IsName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,32}$`).MatchString
 
 // A Server serves the users of its Broker. It may do without Hooks.
 type Server struct {
@@ -106,7 +107,7 @@ func (c *Session) Do(line string) error {
 
 // login gives the Writer the name in the first line.
 func (c *Session) login(name string) error {
-	if !isName(name) {
+	if !IsName(name) {
 		return errors.New("a login is 1 to 32 letters (a-z), digits, '_', '-' or '.'")
 	}
 	switch err := c.Broker.Register(name, c.W); {
@@ -129,7 +130,7 @@ func (c *Session) command(line string) error {
 		return ErrQuit
 	case verb == "/who" && name == "":
 		c.Reply("names: %s", strings.Join(slices.Sorted(c.Broker.Names()), ", "))
-	case name == "" || name[0] != '#' || !isName(name[1:]):
+	case name == "" || name[0] != '#' || !IsName(name[1:]):
 		c.Reply(usage)
 	case verb == "/who":
 		c.Reply("names: %s", strings.Join(slices.Sorted(room.Members()), ", "))
@@ -188,13 +189,18 @@ func (c *Session) Reply(format string, args ...any) {
 func (c *Session) Leave(cause error) error {
 	c.stop()
 	c.Broker.Unregister(c.Name, c.W)
+	c.TellLeft()
+	if IsFault(cause) {
+		c.Reply("error: %v", cause)
+	}
+	return c.W.Close()
+}
+
+// TellLeft tells the rooms that the user has left.
+func (c *Session) TellLeft() {
 	for _, name := range c.Rooms {
 		if room := c.Broker.Room(name); !room.Has(c.Name) { // true if the user is back already
 			room.Publish(c.Line("* %s left %s", c.Name, name))
 		}
 	}
-	if IsFault(cause) {
-		c.Reply("error: %v", cause)
-	}
-	return c.W.Close()
 }

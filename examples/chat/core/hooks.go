@@ -31,6 +31,13 @@ func (c *Session) End(cause error) {
 	}
 }
 
+// Fail is the end in place of Leave after a failure. If the Broker lets names linger, the user may come
+// back.
+func (c *Session) Fail(cause error) {
+	c.stop()
+	_ = c.W.Fail(cause)
+}
+
 // Line returns a line for any connection.
 func (h *Hooks) Line(format string, args ...any) []byte {
 	line := append(fmt.Appendf(nil, format, args...), '\n')

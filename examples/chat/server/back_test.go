@@ -4,11 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
 )
 
 func TestReplay(t *testing.T) {
@@ -70,30 +67,4 @@ func TestTakeover(t *testing.T) {
 	alice.Expect("* bob left #go")
 	alice.Say("bob: still there?")
 	again.Expect("from alice: still there?")
-}
-
-// A user with a broken connection gets the missed lines after the next login.
-func TestTakeoverOfWhatABrokenConnectionMissed(t *testing.T) {
-	t.Parallel()
-	server := start(t, "-takeover")
-	alice, bob := server.login(t, "alice"), server.login(t, "bob")
-	text := strings.Repeat("x", 60_000)
-	const lines = 200
-	for i := range lines {
-		alice.Say(fmt.Sprintf("bob: %d %s", i, text))
-	}
-	alice.ExpectSilence()
-	bob.Reset()
-	require.Eventually(t, func() bool { return alice.Ask("/who") == "names: alice" }, chattest.Patience, time.Millisecond)
-
-	again := server.connect(t)
-	again.Say("bob")
-	var first int
-	_, err := fmt.Sscanf(again.Next(), "from alice: %d ", &first)
-	require.NoError(t, err)
-	for i := first + 1; i < lines; i++ {
-		again.Expect(fmt.Sprintf("from alice: %d %s", i, text))
-	}
-	again.Say("/who")
-	again.Expect("names: alice, bob")
 }

@@ -27,3 +27,12 @@ func (s *Server) log(c *session, cause, err error) {
 	s.opts.Log.Log(context.Background(), level, message, "user", c.Name, "peer", c.Conn.RemoteAddr(),
 		"cause", cause, "after", time.Since(c.start).Round(time.Millisecond), "sent", c.W.Stats())
 }
+
+// logAbsence writes why a user who was away has left. The error is that of the Writer with the name.
+func (s *Server) logAbsence(user string, w *sendq.Writer) {
+	level, stats := slog.LevelInfo, w.Stats()
+	if stats.Undelivered > 0 {
+		level = slog.LevelWarn
+	}
+	s.opts.Log.Log(context.Background(), level, "user did not come back", "user", user, "cause", w.Err(), "sent", stats)
+}

@@ -8,7 +8,7 @@ import (
 )
 
 // watch follows what happens on other servers: it logs how many of their messages were lost on the way
-// here, forwards kept lines to users who log in there, and tells rooms of users whose server is lost.
+// here, and tells rooms of users whose server is lost.
 func (s *Server) watch(ctx context.Context) {
 	var user string
 	var rooms []string // that the user has left, in the events just before
@@ -25,8 +25,6 @@ func (s *Server) watch(ctx context.Context) {
 			for _, room := range rooms {
 				s.tellHere(room, "* %s left %s", user, room)
 			}
-		case e.Kind == sendq.EventJoined && e.Node != "":
-			go s.forward(e.Name)
 		}
 	}
 }

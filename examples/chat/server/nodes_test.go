@@ -1,15 +1,11 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,51 +79,4 @@ func TestWhy(t *testing.T) {
 	} {
 		require.Equal(t, want, why(sendq.Refusal{Name: "bob", Err: err}))
 	}
-}
-
-// TestForward keeps lines of a user who is at another server already. They are sent there, and kept as
-// long as that server refuses them.
-func TestForward(t *testing.T) {
-	r := new(otherServer)
-	s := New(Options{Takeover: true, Log: slog.New(slog.DiscardHandler), Broker: sendq.BrokerOptions{Relay: r}})
-	keep := func(line string) { s.keep("bob", slices.Values([][]byte{[]byte(line)}), nil) }
-	r.refuses.Store(true)
-	r.node.Apply("b", []relay.Event{{Kind: relay.EventJoined, Name: "bob", Token: 1}}, true)
-	keep("one\n")
-	isKept := func() bool {
-		s.missed.mu.Lock()
-		defer s.missed.mu.Unlock()
-		return len(s.missed.lines["bob"]) == 1
-	}
-	require.Eventually(t, func() bool { return r.refused.Load() > 0 && isKept() }, chattest.Patience, time.Millisecond)
-	r.refuses.Store(false)
-	keep("two\n")
-	require.Eventually(t, func() bool { return r.got() == "one\ntwo\n" }, chattest.Patience, time.Millisecond)
-}
-
-// An otherServer is a relay to a server that may refuse messages.
-type otherServer struct {
-	lossyRelay
-	refuses atomic.Bool
-	refused atomic.Int64
-	mu      sync.Mutex
-	lines   []byte
-}
-
-func (r *otherServer) Post(_ string, d relay.Delivery, outcome func(relay.Outcome)) {
-	if r.refuses.Load() {
-		r.refused.Add(1)
-		go outcome(relay.Outcome{Err: sendq.ErrSlowConsumer})
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.lines = append(r.lines, bytes.Join(d.Messages, nil)...)
-	go outcome(relay.Outcome{Accepted: len(d.Messages)})
-}
-
-func (r *otherServer) got() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return string(r.lines)
 }

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -13,7 +14,9 @@ import (
 // AddFlags adds flags for the options to f. Their current values are the defaults.
 func (o *Options) AddFlags(f *flag.FlagSet) {
 	f.StringVar(&o.Addr, "addr", cmp.Or(o.Addr, "127.0.0.1:8080"), "serve on this `address`; port 0 takes a free one")
-	f.BoolVar(&o.Takeover, "takeover", o.Takeover, "let a second login take the name over, and get the lines that the first has missed")
+	f.BoolVar(&o.Takeover, "takeover", o.Takeover, "let a second login take the name over, and get the lines not yet written to the first")
+	f.BoolVar(&o.Resume, "resume", o.Resume, "give each user a key to come back with after a broken connection, and to get what has not arrived")
+	f.DurationVar(&o.Linger, "linger", cmp.Or(o.Linger, linger), "with -resume, keep the login of a user whose connection broke for this `time`")
 	f.IntVar(&o.Replay, "replay", o.Replay, "send the last `N` lines of a room to each new member")
 	f.IntVar(&o.PerAddress, "per-address", o.PerAddress, "allow at most `N` connections from an IP address; 0: any number")
 	f.IntVar(&o.Rate, "rate", o.Rate, "allow at most `N` lines a second from a user, after a burst of 4N; 0: any number")
@@ -30,8 +33,13 @@ func (o *Options) check() error {
 			return fmt.Errorf("%s %d is negative", flag, n)
 		}
 	}
-	if o.Drain < 0 {
+	switch {
+	case o.Drain < 0:
 		return fmt.Errorf("-drain %v is negative", o.Drain)
+	case o.Linger < 0:
+		return fmt.Errorf("-linger %v is negative", o.Linger)
+	case o.Resume && o.Takeover:
+		return errors.New("-resume does not go with -takeover: a login would take a name over without its key")
 	}
 	return nil
 }

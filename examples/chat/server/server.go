@@ -4,7 +4,7 @@
 //   - server.go: hooks and limits of the whole server.
 //   - session.go: the steps of a session that are more than the protocol.
 //   - pace.go: a limit on lines a second.
-//   - missed.go: mailboxes for users without a connection.
+//   - ticket.go, resume.go, away.go: users who come back after a broken connection.
 //   - conn.go: connections with another protocol below the lines, such as WebSocket.
 //   - log.go: a line in the log for each connection.
 //   - accept.go: limits on connections, and errors of the listener.
@@ -18,6 +18,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -34,15 +35,22 @@ const (
 	maxPending    = 64 << 20         // bytes queued for a user, by default
 	maxPendingAll = 1 << 30          // bytes queued for all users
 	maxReplay     = 256 << 10        // bytes of a room's last lines
+	linger        = time.Minute      // for which a name waits for its user, by default
 )
 
-// Options configure a Server. The zero value of each field is its default. With both Takeover and
-// Replay, users may get some lines of a room twice when they come back.
+// Options configure a Server. The zero value of each field is its default.
 type Options struct {
 	Addr     string       // where Run listens
-	Takeover bool         // a second login takes the name over, and gets the lines that the first has missed
+	Takeover bool         // a second login takes the name over, and gets the lines not yet written to the first
 	Replay   int          // lines of a room for a new member
 	Log      *slog.Logger // gets a line at the end of each connection; nil: slog.Default()
+
+	// Resume gives each user a key to come back with after a broken connection. The user then gets what
+	// has not arrived, in order and once. The name waits for Linger; 0: a minute. Tickets store the
+	// keys; nil: in memory. Resume excludes Takeover.
+	Resume  bool
+	Linger  time.Duration
+	Tickets Tickets
 
 	PerAddress int // connections from an IP address; 0: no limit
 	Rate       int // lines a second from a user, after a burst; 0: no limit
@@ -64,7 +72,7 @@ type Options struct {
 
 	tls certificate // set by flags
 
-	// Broker has further options of the Broker. Takeover and Replay override it.
+	// Broker has further options of the Broker. Takeover, Resume and Replay override it.
 	Broker sendq.BrokerOptions
 }
 
@@ -73,8 +81,10 @@ type Server struct {
 	core      core.Server
 	opts      Options
 	addresses addresses
-	missed    *mailboxes   // nil without Takeover
-	handled   sync.RWMutex // read-locked by each session of Handle
+	tickets   Tickets
+	connected sync.Map       // the Writers of connections, with Resume
+	away      sync.WaitGroup // users without a connection
+	handled   sync.RWMutex   // read-locked by each session of Handle
 
 	stopping atomic.Bool     // no new sessions
 	sessions context.Context // of all sessions; ends after the drain
@@ -86,19 +96,26 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	s := &Server{opts: o, addresses: addresses{max: o.PerAddress}}
+	s := &Server{opts: o, addresses: addresses{max: o.PerAddress}, tickets: o.Tickets}
+	if s.tickets == nil {
+		s.tickets = &localTickets{byUser: make(map[string]Ticket)}
+	}
 	s.sessions, s.end = context.WithCancel(context.Background())
 	opts := &s.opts.Broker
 	opts.ReplayMessages, opts.ReplayBytes = o.Replay, maxReplay
-	if o.Takeover {
-		s.missed = newMailboxes()
-		opts.NamePolicy, opts.OnUndelivered = sendq.NameTakeover, s.keep
+	keep := 0
+	switch {
+	case o.Takeover:
+		opts.NamePolicy = sendq.NameTakeover
+	case o.Resume:
+		opts.NamePolicy, opts.Linger, keep = sendq.NameReject, cmp.Or(o.Linger, linger), keptBytes
 	}
 	s.core.Broker = sendq.NewBroker(opts)
 	s.core.Hooks = core.Hooks{
 		Options: sendq.WriterOptions{
 			MaxPending:   cmp.Or(o.MaxPending, maxPending),
 			CloseTimeout: closeTimeout,
+			Keep:         keep,
 			Budget:       sendq.NewBudget(maxPendingAll),
 		},
 		Replay: o.Replay,
@@ -131,9 +148,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer s.handled.Unlock()
 	bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	if err := s.core.Broker.Shutdown(bound); err != nil { // an error of the Relay; no Writer is left
-		s.opts.Log.Warn("other servers may not have got everything", "error", err)
+	failed, _ := errors.AsType[*sendq.ShutdownError](s.core.Broker.Shutdown(bound))
+	if failed != nil && failed.Relay != nil { // no Writer with a connection is left
+		s.opts.Log.Warn("other servers may not have got everything", "error", failed.Relay)
 	}
+	s.away.Wait() // for the log
 	return nil
 }
 

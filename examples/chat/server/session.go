@@ -21,6 +21,7 @@ type session struct {
 	pace    *pace  // nil: no limit
 	release func() // nil on a Conn
 	refused bool   // by Begin
+	ticket  Ticket // with Resume, after the login
 }
 
 // arm puts armour on a session.
@@ -34,6 +35,10 @@ func (c *session) Begin() (err error) {
 	defer func() { c.refused = err != nil }()
 	if err := c.Session.Begin(); err != nil {
 		return err
+	}
+	if c.armour.opts.Resume {
+		c.armour.connected.Store(c.W, nil)
+		boundKernel(c.Conn)
 	}
 	if conn, ok := c.Conn.(Conn); ok {
 		return conn.Begin(c.W)
@@ -61,19 +66,31 @@ func (c *session) Do(line string) error {
 	return c.Session.Do(line)
 }
 
-// login delivers the missed lines. After a takeover, the user is in the rooms of the session before.
-func (c *session) login(name string) error {
-	c.armour.missed.deliver(name, c.W) // before anything newer
-	if err := c.Session.Do(name); err != nil {
+// login lets users come back with Resume. After a takeover, the user is in the rooms of the session
+// before.
+func (c *session) login(line string) error {
+	if c.armour.opts.Resume {
+		switch b, err := parseComeback(line); {
+		case err != nil:
+			return err
+		case b != nil:
+			return c.comeBack(b)
+		}
+	}
+	if err := c.Session.Do(line); err != nil {
 		return err
 	}
-	c.armour.missed.deliver(name, c.W) // lines that were kept during the login
-	c.Rooms = slices.Collect(c.Broker.RoomsOf(name))
+	c.Rooms = slices.Collect(c.Broker.RoomsOf(c.Name))
+	if c.armour.opts.Resume {
+		return c.giveKey()
+	}
 	return nil
 }
 
-// End writes the log. With Takeover, a new login gets the lines that are still queued.
+// End writes the log. With Resume, a user whose connection broke may come back. With Takeover, a new
+// login gets the lines that are still queued.
 func (c *session) End(cause error) {
+	defer c.armour.connected.Delete(c.W)
 	if c.release != nil {
 		defer c.release()
 	}
@@ -87,11 +104,20 @@ func (c *session) End(cause error) {
 	if c.refused {
 		defer time.AfterFunc(refuseTimeout, func() { c.W.CloseNow() }).Stop()
 	}
-	if c.armour.opts.Takeover {
+	c.armour.log(c, cause, c.leaveOrGoAway(cause))
+}
+
+// leaveOrGoAway returns the error of the Writer.
+func (c *session) leaveOrGoAway(cause error) error {
+	switch {
+	case c.armour.opts.Resume && c.Name != "" && (c.W.Err() != nil || errors.Is(cause, lines.ErrEnd)):
+		return c.goAway(cause)
+	case c.armour.opts.Resume && c.Name != "":
+		c.forget()
+	case c.armour.opts.Takeover:
 		c.deliver(cause)
 	}
-	err := c.Leave(cause)
-	c.armour.log(c, cause, err)
+	return c.Leave(cause)
 }
 
 // deliver delivers the queued lines before the user leaves the rooms. If a login takes the name over
