@@ -162,7 +162,7 @@ The client
   - counts each message of the Writer once it is complete, also greetings and pongs. The answer of
     Resume does not count; it is the first message of each connection;
   - sends its name and its count first on each connection, and the count alone now and then. It
-    never starts to count again;
+    starts to count again only after [ErrWrongCount];
   - loads its state again if the answer reports missed messages, or an unknown number of them.
 
 The count goes on over all connections, because a connection may break before anything has arrived

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,9 +30,12 @@ func serveResumable(broker *sendq.Broker, conn net.Conn) {
 		return
 	}
 	answer := func(r sendq.Resumed) []byte { return fmt.Appendf(nil, "missed %d\n", r.Missed) }
-	if _, err := broker.Resume(context.Background(), name, w, received, answer); err != nil {
-		fmt.Fprintln(w, "error:", err) // a wrong count, or the server is stopping
-		return
+	_, err := broker.Resume(context.Background(), name, w, received, answer)
+	if errors.Is(err, sendq.ErrWrongCount) {
+		fmt.Fprintln(w, "error:", err)
+	}
+	if err != nil {
+		return // the client will ask again
 	}
 	for lines.Scan() && w.Err() == nil {
 		switch command, argument, _ := strings.Cut(lines.Text(), " "); command {
@@ -60,7 +64,7 @@ func printLines(addr net.Addr, name string, count int64) {
 		case strings.HasPrefix(answer, "error:"):
 			conn.Close()
 			fmt.Print(answer)
-			return // a real client begins again, with count 0
+			return // a real client begins again with count 0
 		case err == nil && received > 0:
 			fmt.Print(answer)
 		}
