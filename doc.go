@@ -87,7 +87,7 @@ A Broker:
     Broadcast and Publish return the number of the other recipients. (TestBrokerTellsOutcome,
     TestSendTo, TestBatchReportsRefusals)
  13. A peer that comes back and says how many messages it has received gets the rest, in order
-    and once, or is told how many are gone. (TestResume)
+    and once, or is told how many are gone. (TestNothingLostAcrossReconnects)
 
 # Slow peers
 
