@@ -34,7 +34,8 @@ type Resumed struct {
 // answer must not wait for w.
 //
 // w must have Keep, and nothing may have been sent through it. If the peer cannot have received that
-// many messages, the error wraps ErrWrongCount, and the old Writer lives on. All other errors are
+// many messages, the error wraps ErrWrongCount, and the old Writer lives on. If another node has the
+// name, Missed is -1 instead, because that node has already given the name up. All other errors are
 // those of RegisterContext. If Resume fails, w lives on without the name.
 // Resume panics if ctx is nil.
 func (b *Broker) Resume(ctx context.Context, name string, w *Writer, received int64, answer func(Resumed) []byte) (Resumed, error) {
