@@ -268,3 +268,34 @@ func TestLingerEvents(t *testing.T) {
 		}, got)
 	})
 }
+
+// If a Writer fails while it takes over, the messages that it should have inherited come before those
+// that were sent to it.
+func TestFailureDuringTakeover(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Linger: linger})
+		oldConn, releaseOld := stalledClose()
+		newConn, releaseNew := stalledClose()
+		require.NoError(t, b.Register("bob", sendq.NewWriter(oldConn, keeping)))
+		require.NoError(t, b.Send("bob", []byte("line 0\n")))
+		w := sendq.NewWriter(newConn, keeping)
+		resumed := async(func() error { return second(b.Resume(t.Context(), "bob", w, 0, nil)) })
+		synctest.Wait()
+		require.NoError(t, b.Send("bob", []byte("line 1\n"))) // waits for the takeover
+		failed := async(func() error { return w.Fail(errReset) })
+		synctest.Wait()
+		require.NoError(t, b.Send("bob", []byte("line 2\n"))) // to the heir
+		releaseOld()
+		require.NoError(t, <-resumed)
+
+		peer := sendqtest.NewConn()
+		last := sendq.NewWriter(peer, keeping)
+		resumed = async(func() error { return second(b.Resume(t.Context(), "bob", last, 0, nil)) })
+		synctest.Wait()
+		releaseNew() // w has ended after that, so its heir is never used
+		require.NoError(t, <-resumed)
+		require.NoError(t, <-failed)
+		require.NoError(t, last.Close())
+		require.Equal(t, lines(0, 3), string(peer.Bytes()))
+	})
+}

@@ -81,18 +81,21 @@ func (w *Writer) newHeir() *Writer {
 	return heir
 }
 
-// addNewHeir adds the messages of an heir to rest, if it has ended without adopting those of w. mu is
-// held.
-func (w *Writer) addNewHeir(rest *queue.Queue) {
-	heir := w.newHeir()
-	if heir == nil {
-		return
+// addPending adds pending messages of w to rest. If an heir has ended without adopting them, they go
+// where it would have put them among its own. mu is held.
+func (w *Writer) addPending(rest, pending *queue.Queue) {
+	var all queue.Queue
+	early := 0
+	if heir := w.newHeir(); heir != nil {
+		heir.mu.Lock()
+		defer heir.mu.Unlock()
+		if heir.state >= ended {
+			addAfter(&all, &heir.queue, 0)
+			early = heir.limits.keeper.early
+		}
 	}
-	heir.mu.Lock()
-	defer heir.mu.Unlock()
-	if heir.state >= ended {
-		addAfter(rest, &heir.queue, 0)
-	}
+	all.Insert(early, pending)
+	addAfter(rest, &all, 0)
 }
 
 // retire ends w and a new heir of it because of cause. mu is not held.

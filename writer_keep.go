@@ -172,8 +172,7 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	}
 	gone = w.addKept(rest, received)
 	written = rest.Len()
-	addAfter(rest, w.portableAfter(received), 0)
-	w.addNewHeir(rest)
+	w.addPending(rest, w.portableAfter(received))
 	return rest, written, gone
 }
 
@@ -185,8 +184,7 @@ func (w *Writer) leftovers() *queue.Queue {
 	if w.err != nil {
 		w.addKept(rest, 0)
 	}
-	addAfter(rest, &w.queue, 0)
-	w.addNewHeir(rest)
+	w.addPending(rest, &w.queue)
 	return rest
 }
 
