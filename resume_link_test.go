@@ -148,8 +148,8 @@ func TestNothingLostAcrossReconnects(t *testing.T) {
 	}{
 		{"small, in memory", []linkKind{linksOf(transport{"Pipe", pipePair})}, many, many.everywhere()},
 		{"small", []linkKind{linksOf(sockets[0]), linksOf(sockets[2])}, short, short.everywhere()},
-		{"small, encrypted", []linkKind{linksOf(sockets[1]), tlsRecords}, short, short.borders(7)},
-		{"large", []linkKind{linksOf(fragmented[0]), linksOf(fragmented[1]), linksOf(fragmented[2]), tlsRecords}, large, large.borders(100_000)},
+		{"small, encrypted", []linkKind{linksOf(sockets[1]), tlsRecords}, short, short.borders(40)},
+		{"large", []linkKind{linksOf(fragmented[0]), linksOf(fragmented[1]), linksOf(fragmented[2])}, large, large.borders(150_000)},
 	} {
 		for _, kind := range tt.links {
 			for _, c := range cuts {
@@ -174,7 +174,7 @@ var fragmented = bounded(sockets[:3])
 func crossCuts(t *testing.T, kind linkKind, cut func(testing.TB, net.Conn), s schedule, n, next int) {
 	b := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Hour})
 	opts := &sendq.WriterOptions{Keep: 4 << 20, Budget: sendq.NewBudget(1 << 30), CloseTimeout: time.Hour}
-	var bob countingPeer
+	bob := newCountingPeer()
 	sent := 0
 	send := func(messages [][]byte) {
 		for _, p := range messages {
@@ -187,6 +187,7 @@ func crossCuts(t *testing.T, kind linkKind, cut func(testing.TB, net.Conn), s sc
 	defer serving.Wait()
 	connect := func(n int) (*sendq.Writer, cutLink) {
 		l := kind.link(t, n)
+		assert.NoError(t, l.peer.SetReadDeadline(time.Now().Add(time.Minute))) // if a message is missing
 		w := sendq.NewWriter(l.conn, opts)
 		serving.Go(func() {
 			_, err := io.Copy(io.Discard, l.conn)

@@ -21,9 +21,9 @@ import (
 )
 
 // Twenty users come back a thousand times while five senders use all methods. Their connections are
-// cut in all ways and at any time. Now and then a user asks twice at once, or logs in anew on
-// another connection and reads the old one to its end. Every message arrives once, and those of a
-// sender are in order. Nothing is left at the end.
+// cut in all ways and at any time, or end by a limit with a farewell. Now and then a user resumes
+// twice at once, or logs in anew and reads the old connection to its end. Every message arrives once,
+// and the messages of a sender are in order. At the end nothing is left.
 func TestResumeUnderLoad(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %#x", seed)
@@ -40,12 +40,12 @@ func TestResumeUnderLoad(t *testing.T) {
 
 // A resumeLoad is a Broker with users that come back, and senders.
 type resumeLoad struct {
-	t      *testing.T
-	seed   uint64
-	broker *sendq.Broker
-	opts   sendq.WriterOptions
-	users  []*loadUser
-	ends   sync.WaitGroup // of the readers of the server
+	t       *testing.T
+	seed    uint64
+	broker  *sendq.Broker
+	opts    sendq.WriterOptions
+	users   []*loadUser
+	serving sync.WaitGroup
 }
 
 // A loadUser is a user that comes back.
@@ -56,6 +56,7 @@ type loadUser struct {
 	rng               *rand.Rand
 	sent              [loadSenders][]int // the numbers of the messages of each sender to this user
 	resumes, relogins int
+	isLast            bool // the next connection is the last one
 }
 
 const loadSenders = 5
@@ -65,7 +66,7 @@ func newResumeLoad(t *testing.T, seed uint64) *resumeLoad {
 	l.broker = sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameTakeover, Linger: time.Hour})
 	l.opts = sendq.WriterOptions{Keep: 64 << 20, Budget: sendq.NewBudget(1 << 30), CloseTimeout: time.Hour}
 	for i := range 20 {
-		l.users = append(l.users, &loadUser{resumeLoad: l, name: memberName(i), rng: rand.New(rand.NewPCG(seed, uint64(i)))})
+		l.users = append(l.users, &loadUser{resumeLoad: l, countingPeer: newCountingPeer(), name: memberName(i), rng: rand.New(rand.NewPCG(seed, uint64(i)))})
 	}
 	return l
 }
@@ -86,19 +87,20 @@ func (l *resumeLoad) run(times int) {
 	rounds.Wait()
 	over.Store(true)
 	sending.Wait()
+	// The users acknowledge everything now.
+	assert.Eventually(l.t, func() bool { return l.opts.Budget.PendingBytes() == 0 }, time.Minute, time.Millisecond)
 	assert.NoError(l.t, l.broker.Shutdown(l.t.Context()))
-	messages, resumes, relogins := 0, 0, 0
+	messages, resumes, relogins, goodbyes := 0, 0, 0, 0
 	for i, u := range l.users {
 		assert.NoError(l.t, <-finals[i])
 		for sender, sent := range u.sent {
 			assert.True(l.t, slices.Equal(sent, u.numbers[sender]), "from %d to %s: %s", sender, u.name, difference(sent, u.numbers[sender]))
 			messages += len(sent)
 		}
-		resumes, relogins = resumes+u.resumes, relogins+u.relogins
+		resumes, relogins, goodbyes = resumes+u.resumes, relogins+u.relogins, goodbyes+u.goodbyes
 	}
-	l.ends.Wait()
-	assert.Zero(l.t, l.opts.Budget.PendingBytes())
-	l.t.Logf("%d messages, %d reconnects, %d logins", messages, resumes, relogins)
+	l.serving.Wait()
+	l.t.Logf("%d messages, %d reconnects, %d logins, %d farewells", messages, resumes, relogins, goodbyes)
 }
 
 // difference says where got begins to differ from want.
@@ -171,12 +173,24 @@ type loadConn struct {
 // connect makes a connection of any kind. It does not give it the name.
 func (u *loadUser) connect(resumes bool) *loadConn {
 	conn, peer := pick(u.rng, transports).pair(u.t)
-	c := &loadConn{sendq.NewWriter(conn, &u.opts), peer, resumes}
-	u.ends.Go(func() {
+	c := &loadConn{sendq.NewWriter(conn, u.options()), peer, resumes}
+	u.serving.Go(func() {
 		_, err := io.Copy(io.Discard, conn)
-		c.Fail(cmp.Or(err, io.EOF))
+		_ = c.Fail(cmp.Or(err, io.EOF))
 	})
 	return c
+}
+
+// options returns the options of a connection, often with a short limit.
+func (u *loadUser) options() *sendq.WriterOptions {
+	opts := u.opts
+	if limit := u.rng.IntN(4); limit < 2 && !u.isLast {
+		opts.MaxAge = []time.Duration{0, 10 * time.Millisecond}[limit]
+		opts.WriteTimeout = []time.Duration{10 * time.Millisecond, 0}[limit]
+		opts.CloseTimeout = 20 * time.Millisecond
+		opts.Farewell = func(error) []byte { return frame(parting, 0, 9) }
+	}
+	return &opts
 }
 
 func (u *loadUser) resume(c *loadConn) {
@@ -189,7 +203,7 @@ func (u *loadUser) resume(c *loadConn) {
 // read reads until the connection ends, the deadline passes, or the user has read n bytes.
 func (u *loadUser) read(c *loadConn, n int64) error {
 	u.counted = func() {
-		if u.rng.IntN(30) == 0 {
+		if u.isLast || u.rng.IntN(30) == 0 {
 			if err := c.Acknowledge(u.received); c.Err() == nil || errors.Is(err, sendq.ErrWrongCount) {
 				assert.NoError(u.t, err)
 			}
@@ -205,12 +219,14 @@ func (u *loadUser) comeAndGo(times int, loggedIn func()) <-chan error {
 	assert.NoError(u.t, u.broker.Register(u.name, c.Writer))
 	assert.NoError(u.t, u.broker.Room("room").Join(u.name))
 	loggedIn()
-	for range times {
+	for i := range times {
+		u.isLast = i == times-1
 		if u.rng.IntN(10) == 0 {
 			c = u.logInAnew(c)
 			continue
 		}
-		assert.NoError(u.t, c.peer.SetReadDeadline(time.Now().Add(time.Duration(u.rng.IntN(int(30*time.Millisecond))))))
+		// This fails if the connection has ended, and then read does not wait.
+		_ = c.peer.SetReadDeadline(time.Now().Add(time.Duration(u.rng.IntN(int(30 * time.Millisecond)))))
 		assert.NoError(u.t, u.read(c, pick(u.rng, []int64{0, u.rng.Int64N(50), u.rng.Int64N(10_000), math.MaxInt64})))
 		pick(u.rng, cuts).cut(u.t, c.peer)
 		time.Sleep(time.Duration(u.rng.IntN(int(5 * time.Millisecond)))) // away
