@@ -6,6 +6,7 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,5 +298,43 @@ func TestFailureDuringTakeover(t *testing.T) {
 		require.NoError(t, <-failed)
 		require.NoError(t, last.Close())
 		require.Equal(t, lines(0, 3), string(peer.Bytes()))
+	})
+}
+
+// A peer may acknowledge a farewell. No message is taken for it.
+func TestLingerAfterAnAcknowledgedFarewell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(&sendq.BrokerOptions{Linger: linger})
+		closing := make(chan struct{})
+		conn := hooked(sendqtest.NewConn())
+		conn.Enter = func(method string) {
+			if method == "Close" {
+				<-closing
+			}
+		}
+		old := sendq.NewWriter(conn, &sendq.WriterOptions{
+			Keep: 1 << 20, MaxMessages: 2, Farewell: func(error) []byte { return []byte("too slow\n") },
+		})
+		require.NoError(t, b.Register("bob", old))
+		conn.Stall()
+		for _, line := range linesFrom(0, 4) {
+			require.NoError(t, b.Send("bob", line))
+			synctest.Wait()
+		}
+		conn.Release()
+		synctest.Wait()
+		received := strings.Count(string(conn.Bytes()), "\n")
+		require.Equal(t, lines(0, received-1)+"too slow\n", string(conn.Bytes()))
+		require.NoError(t, old.Acknowledge(int64(received)))
+		close(closing)
+		synctest.Wait()
+
+		peer := sendqtest.NewConn()
+		w := sendq.NewWriter(peer, keeping)
+		resumed, err := b.Resume(t.Context(), "bob", w, int64(received), nil)
+		require.NoError(t, err)
+		require.Equal(t, sendq.Resumed{Messages: 5 - received}, resumed)
+		require.NoError(t, w.Close())
+		require.Equal(t, lines(received-1, 4), string(peer.Bytes()))
 	})
 }

@@ -127,7 +127,10 @@ func (w *Writer) adopt() {
 	}
 	k.adopted = true
 	k.most, k.hasFarewell, k.acknowledged = old.mostReceived(), from.hasFarewell, from.acknowledged
-	k.before, k.messages = max(old.position(), from.acknowledged), from.messages
+	k.before, k.messages = old.position(), from.messages
+	if !k.hasFarewell { // it is no message, even if it was acknowledged
+		k.before = max(k.before, from.acknowledged)
+	}
 	addAfter(&k.written, &from.written, 0)
 	if pending := old.portableAfter(k.before); !pending.Empty() {
 		w.insert(k.early, pending)
