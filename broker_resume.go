@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sendq-go/sendq/internal/queue"
 	"github.com/sendq-go/sendq/relay"
@@ -28,6 +29,9 @@ type Resumed struct {
 // WriterOptions.Keep of the old Writer decides how much comes again. BrokerOptions.Linger keeps the
 // name after the old Writer has failed. If no Writer has the name, it is free, and w gets it as by
 // Register. Then Missed is -1, as it is after the death of another node with the name.
+//
+// If the peer comes back and has received no message since, Missed includes what was gone before,
+// because the peer may not have got the answer.
 //
 // If answer is not nil, Resume calls it with the result, and w writes what it returns before
 // everything else. So the peer can be told how much follows. The peer must not count the answer.
@@ -86,6 +90,36 @@ func (w *Writer) startAgain() {
 	w.limits.keeper.before, w.limits.keeper.acknowledged = 0, 0
 }
 
+// A resumption is what a Writer has told its peer by Resume. The peer knows that once it has received
+// more messages. If it comes back with no more, Resume tells it again.
+type resumption struct{ at, gone int64 }
+
+// missed returns how many messages a peer has missed if this many more are gone.
+func (r resumption) missed(gone, received int64) int64 {
+	switch {
+	case received > r.at:
+		return gone
+	case gone < 0 || r.gone < 0:
+		return -1
+	}
+	return gone + r.gone
+}
+
+// resumption returns what the peer was told. mu is held.
+func (w *Writer) resumption() (r resumption) {
+	if w.limits != nil && w.limits.keeper != nil {
+		r = w.limits.keeper.resumed
+	}
+	return r
+}
+
+// setResumption notes what the peer is told. mu is not held.
+func (w *Writer) setResumption(r resumption) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.limits.keeper.resumed = r
+}
+
 // A successor is a Writer that gets a name, perhaps with the messages of its predecessor.
 type successor struct {
 	*Writer
@@ -110,8 +144,7 @@ func (s *successor) mayResume(old *Writer) error {
 // estateOf returns the messages of old, which has ended, for s.
 func (s *successor) estateOf(old *Writer) *queue.Queue {
 	if !s.resumes {
-		_, position := old.counts()
-		estate, _, _ := old.estate(position)
+		estate, _, _ := old.estate(old.currentPosition())
 		return estate
 	}
 	estate, _, gone := old.estate(s.received)
@@ -128,7 +161,8 @@ func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
 	}
 	first := h.Written - kept
 	estate := queue.Of(h.Undelivered[max(0, s.received-first):])
-	s.resumed = Resumed{Messages: estate.Len(), Missed: max(0, first-s.received)}
+	before := resumption{h.ResumedAt, h.Missed}
+	s.resumed = Resumed{Messages: estate.Len(), Missed: before.missed(max(0, first-s.received), s.received)}
 	return estate
 }
 
@@ -140,6 +174,9 @@ func (s *successor) inherit(estate *queue.Queue) bool {
 
 // prepare lets the program make the answer to the peer. No lock is held.
 func (s *successor) prepare() {
+	if s.resumes {
+		s.setResumption(resumption{s.received, s.resumed.Missed})
+	}
 	if s.answer != nil {
 		s.reply = s.answer(s.resumed)
 	}
@@ -153,13 +190,25 @@ func (s *successor) greet() {
 	s.inherit(new(queue.Queue))
 }
 
-// counts returns how many messages the peer has acknowledged, and how many were written. Before the
-// answer of Resume is written, more are acknowledged.
-func (w *Writer) counts() (acknowledged, position int64) {
+// currentPosition returns the Writer's position. It may be a later one by now.
+func (w *Writer) currentPosition() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.position()
+}
+
+// handover returns what w leaves to a Writer on another node. w has ended, and so has its heir, if it has
+// one. mu is not held.
+func (w *Writer) handover() (h relay.Handover) {
+	w.mu.Lock()
+	told, acknowledged := w.resumption(), int64(0)
 	if w.limits != nil && w.limits.keeper != nil {
 		acknowledged = w.limits.keeper.acknowledged
 	}
-	return acknowledged, w.position()
+	h.HasCount, h.Written = true, max(w.position(), acknowledged) // more is acknowledged before the answer of Resume is written
+	w.mu.Unlock()
+	h.ResumedAt, h.Missed = told.at, told.gone
+	estate, kept, _ := w.estate(acknowledged)
+	h.Undelivered, h.Kept = slices.Collect(estate.All()), kept
+	return h
 }

@@ -138,13 +138,10 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	w.retire(ErrTakenOver)
-	h.Rooms = rooms
 	if isTaken {
-		acknowledged, position := w.counts()
-		estate, written, _ := w.estate(acknowledged)
-		h.Undelivered, h.Kept = slices.Collect(estate.All()), written
-		h.HasCount, h.Written = true, max(position, acknowledged)
+		h = w.handover()
 	}
+	h.Rooms = rooms
 	return h, true
 }
 

@@ -147,6 +147,46 @@ func TestRelayResumeWithLosses(t *testing.T) {
 	})
 }
 
+// A peer that comes back before it has received a message is told again what is gone, at whatever node.
+func TestRelayResumeTellsAgain(t *testing.T) {
+	for _, gone := range []int64{-1, 4} {
+		inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+			resume := func(node int, received int64) (*sendq.Writer, sendq.Resumed) {
+				w := sendq.NewWriter(readingPeer(), &sendq.WriterOptions{Keep: 5 * 71})
+				resumed, err := bs[node].Resume(t.Context(), "bob", w, received, answerTo)
+				require.NoError(t, err)
+				return w, resumed
+			}
+			send := func(from, to int) {
+				for _, line := range linesFrom(from, to) {
+					require.NoError(t, bs[0].Send("bob", line))
+				}
+			}
+			if gone > 0 {
+				require.NoError(t, bs[0].Register("bob", sendq.NewWriter(readingPeer(), &sendq.WriterOptions{Keep: 5 * 71})))
+				send(0, 9)
+				flushAll(t, bs[0])
+			} else {
+				resume(0, 0)
+				send(4, 9)
+			}
+			for i, node := range []int{0, 1, 1, 0} {
+				w, resumed := resume(node, 0)
+				require.Equal(t, sendq.Resumed{Messages: 5, Missed: gone}, resumed, i)
+				if i%2 == 1 {
+					flushAll(t, bs[node])
+					require.NoError(t, w.Fail(io.EOF))
+					synctest.Wait()
+				}
+			}
+			for node := range bs {
+				_, resumed := resume(node, 1)
+				require.Equal(t, sendq.Resumed{Messages: 4}, resumed)
+			}
+		})
+	}
+}
+
 // Who looks later sees at every node that a name is away, until that is over.
 func TestRelayAway(t *testing.T) {
 	inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {

@@ -58,7 +58,7 @@ func (w *Writer) Stats() WriterStats {
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
 		if k := w.limits.keeper; k != nil {
-			s.Kept, s.KeptBytes, s.Acknowledged = k.messages, k.written.Bytes(), min(k.acknowledged, w.position())
+			s.Kept, s.KeptBytes, s.Acknowledged = k.messages, k.written.Bytes(), min(k.acknowledged, w.reached())
 		}
 	}
 	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.Bytes()

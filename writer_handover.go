@@ -35,8 +35,8 @@ func (w *Writer) resume() {
 }
 
 // inherit queues the messages of another, ended Writer. They come before every message that is
-// neither begun nor urgent, and behind answer, if that is not nil. If w has ended too, its heir gets
-// them, and without one inherit returns false. MaxPending does not matter, because these messages
+// neither begun nor urgent. answer, if it is not nil, comes first. If w has ended too, its heir gets
+// the messages, and without one inherit returns false. MaxPending does not matter, because these messages
 // were accepted before. mu is not held.
 func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	w.mu.Lock()
@@ -50,23 +50,31 @@ func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	default:
 		return estate.Empty()
 	}
-	front := w.front()
-	if answer != nil {
-		estate.PushAt(0, queue.Bound(answer))
-		w.limits.keeper.before-- // the answer takes the place of the last message received
+	if !estate.Empty() {
+		w.insertExempt(w.front(), estate)
 	}
-	if w.limits != nil && w.limits.exempt.messages < int64(front) {
-		w.limits.setExempt(amountOf(front, w.queue.SizeOf(front)))
-	}
-	messages := w.insert(front, estate)
-	if w.limits != nil {
-		w.limits.setExempt(w.limits.exempt.plus(messages))
+	if answer != nil { // before urgent messages too, because it is the first message and has no number
+		var first queue.Queue
+		first.Push(queue.Bound(answer))
+		w.insertExempt(w.queue.Begun(), &first)
+		w.limits.keeper.answers = 1
 	}
 	return true
 }
 
+// insertExempt is insert for messages to which MaxPending does not apply. mu is held, here and below.
+func (w *Writer) insertExempt(n int, estate *queue.Queue) {
+	if w.limits != nil && w.limits.exempt.messages < int64(n) {
+		w.limits.setExempt(amountOf(n, w.queue.SizeOf(n)))
+	}
+	messages := w.insert(n, estate)
+	if w.limits != nil {
+		w.limits.setExempt(w.limits.exempt.plus(messages))
+	}
+}
+
 // insert queues the messages of another Writer after the first n. If there is no room for them in the
-// Budget, w ends. mu is held.
+// Budget, w ends.
 func (w *Writer) insert(n int, estate *queue.Queue) amount {
 	if w.limits != nil && w.limits.Budget.isSmallForAny(estate) {
 		estate = estate.Copy()
@@ -76,6 +84,7 @@ func (w *Writer) insert(n int, estate *queue.Queue) amount {
 	w.acceptedBytes += estate.Bytes()
 	w.ages.Shift(int64(n), int64(messages))
 	w.moveFlushes(n, int64(messages))
+	w.moveUrgent(n, int64(messages))
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
 		w.checkHigh()

@@ -127,7 +127,7 @@ func (w *Writer) adopt() {
 	}
 	k.adopted = true
 	k.most, k.hasFarewell, k.acknowledged = old.mostReceived(), from.hasFarewell, from.acknowledged
-	k.before, k.messages = old.position(), from.messages
+	k.before, k.messages, k.resumed = old.reached(), from.messages, from.resumed
 	if !k.hasFarewell { // it is no message, even if it was acknowledged
 		k.before = max(k.before, from.acknowledged)
 	}

@@ -11,7 +11,9 @@ import (
 // A keeper holds the written messages that the peer has not acknowledged. They are segments like
 // those of the queue, so Writers share the bytes of a room here too. Writer.mu guards it.
 type keeper struct {
-	before       int64 // what the peer had received before; one less if it got an answer to that
+	before       int64 // what the peer had received before
+	answers      int64 // 1 if the first message is the answer to that, which has no number
+	resumed      resumption
 	written      queue.Queue
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
@@ -72,7 +74,15 @@ func (w *Writer) position() int64 {
 	if w.limits == nil || w.limits.keeper == nil {
 		return w.written
 	}
-	return w.limits.keeper.before + w.written
+	return w.limits.keeper.before - w.limits.keeper.answers + w.written
+}
+
+// reached is position, but does not lack an answer that is still to be written.
+func (w *Writer) reached() int64 {
+	if w.limits == nil || w.limits.keeper == nil {
+		return w.written
+	}
+	return max(w.limits.keeper.before, w.position())
 }
 
 // Acknowledge lets go of the messages kept because of WriterOptions.Keep, up to message n. The peer
@@ -168,9 +178,9 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	defer w.mu.Unlock()
 	rest = new(queue.Queue)
 	if w.saidFarewell() {
-		received = min(received, w.position()) // nothing that the peer has counted follows the farewell
+		received = min(received, w.reached()) // nothing that the peer has counted follows the farewell
 	}
-	gone = w.addKept(rest, received)
+	gone = w.resumption().missed(w.addKept(rest, received), received)
 	written = rest.Len()
 	w.addPending(rest, w.portableAfter(received))
 	return rest, written, gone
@@ -199,13 +209,13 @@ func (w *Writer) portableAfter(received int64) *queue.Queue {
 // addKept adds the kept messages after the first received ones to rest, and returns how many before
 // them are gone. mu is held.
 func (w *Writer) addKept(rest *queue.Queue, received int64) (gone int64) {
-	first := w.position()
+	var kept int64
 	if w.limits != nil && w.limits.keeper != nil {
 		k := w.limits.keeper
-		first -= k.messages
-		addAfter(rest, &k.written, received-first)
+		kept = k.messages
+		addAfter(rest, &k.written, received-(w.position()-kept))
 	}
-	return max(0, first-received)
+	return max(0, w.reached()-kept-received)
 }
 
 // addAfter adds the messages of q after the first n to rest. They must be shared.

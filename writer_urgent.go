@@ -90,7 +90,7 @@ func (w *Writer) front() int {
 	return n
 }
 
-// moveUrgent accounts for -n messages removed after the first i.
+// moveUrgent accounts for n messages inserted after the first i, or removed there if n is negative.
 func (w *Writer) moveUrgent(i int, n int64) {
 	if ws := w.watchers; ws != nil && ws.urgent > w.written+int64(i) {
 		ws.urgent += n

@@ -38,6 +38,7 @@ func (g *registry) evict(ctx context.Context, name, by string, token uint64) res
 		a = response{
 			found: found, messages: h.Undelivered, rooms: h.Rooms,
 			hasCount: h.HasCount, kept: h.Kept, written: uint64(h.Written),
+			resumedAt: uint64(h.ResumedAt), missed: h.Missed,
 		}
 		g.waitForOlder(ctx, e)
 	}

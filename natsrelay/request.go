@@ -21,13 +21,17 @@ type response struct {
 	hasCount bool
 	kept     int
 	written  uint64
+
+	resumedAt uint64
+	missed    int64
 }
 
 func appendResponse(b []byte, a response) []byte {
 	b = appendBool(appendBool(b, a.found), a.refused)
 	b = appendList(b, a.messages, appendBytes)
 	b = appendList(b, a.rooms, appendBytes)
-	return appendUint(appendUint(appendBool(b, a.hasCount), a.kept), a.written)
+	b = appendUint(appendUint(appendBool(b, a.hasCount), a.kept), a.written)
+	return appendUint(appendUint(b, a.resumedAt), uint64(a.missed+1))
 }
 
 func (p *parser) response() (a response) {
@@ -35,7 +39,8 @@ func (p *parser) response() (a response) {
 	a.messages = list(p, p.bytes)
 	a.rooms = list(p, p.string)
 	a.hasCount, a.kept, a.written = p.bool(), p.int(), p.uint()
-	if a.kept > len(a.messages) || a.written > math.MaxInt64 {
+	a.resumedAt, a.missed = p.uint(), int64(p.uint())-1
+	if a.kept > len(a.messages) || max(a.written, a.resumedAt) > math.MaxInt64 || a.missed < -1 {
 		p.fail()
 	}
 	return a
@@ -44,7 +49,8 @@ func (p *parser) response() (a response) {
 // handover returns the response about a name that is given up.
 func (a *response) handover() relay.Handover {
 	return relay.Handover{
-		Undelivered: a.messages, Kept: a.kept, Written: int64(a.written), HasCount: a.hasCount, Rooms: a.rooms,
+		Undelivered: a.messages, Kept: a.kept, Written: int64(a.written), HasCount: a.hasCount,
+		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms,
 	}
 }
 
@@ -54,7 +60,7 @@ func (a *response) handover() relay.Handover {
 func (a *response) append(later response) {
 	if later.found {
 		a.messages = slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
-		a.hasCount, a.kept, a.written = false, 0, 0
+		a.hasCount, a.kept, a.written, a.resumedAt, a.missed = false, 0, 0, 0, 0
 		a.rooms = later.rooms
 	}
 }

@@ -253,7 +253,7 @@ func TestMergedHandover(t *testing.T) {
 		}
 		return p
 	}
-	first := response{found: true, messages: of("kept", "pending"), kept: 1, written: 7, hasCount: true, rooms: []string{"old"}}
+	first := response{found: true, messages: of("kept", "pending"), kept: 1, written: 7, hasCount: true, resumedAt: 5, missed: 2, rooms: []string{"old"}}
 	a := first
 	a.append(response{})
 	require.Equal(t, first, a, "nobody has registered the name again")

@@ -194,6 +194,10 @@ type Handover struct {
 	Written  int64
 	HasCount bool
 
+	// Missed is how many messages were gone when the peer resumed its connection last, or -1 if
+	// that was unknown. It had received ResumedAt messages then. With no more it may not know yet.
+	ResumedAt, Missed int64
+
 	Rooms []string // the name stays a member of them
 }
 
