@@ -51,7 +51,7 @@ type candidate struct {
 type backlog struct {
 	writer   *Writer
 	unshared int64 // what it adds to Budget.pending, apart from shared blocks
-	index    int   // in Budget.holders, unless unshared is 0
+	place    int   // in Budget.holders, from 1; 0 if it is not there
 	closed   error // why it no longer counts; nil while it does
 
 	// The shared blocks of the queue's segments, and of those that a keeper has. For counted of
@@ -291,6 +291,7 @@ func (l *backlog) keep(shared *queue.Block) {
 	if l.closed == nil {
 		l.kept.append(shared)
 		b.refer(shared)
+		b.enlist(l)
 	}
 }
 
@@ -302,6 +303,7 @@ func (l *backlog) letGoKept(shared *queue.Block) {
 	if l.closed == nil {
 		l.kept.remove(shared)
 		b.drop(shared)
+		b.enlist(l)
 	}
 }
 
@@ -419,18 +421,23 @@ func (b *Budget) drop(shared *queue.Block) {
 
 // grow adds n bytes to l and to pending, apart from shared blocks. n may be negative.
 func (b *Budget) grow(l *backlog, n int64) {
-	wasEmpty := l.unshared == 0
 	l.unshared += n
 	b.pending += n
-	switch isEmpty := l.unshared == 0; {
-	case wasEmpty && !isEmpty:
-		l.index = len(b.holders)
+	b.enlist(l)
+}
+
+// enlist makes l one of the holders if it is not empty. Otherwise l is none.
+func (b *Budget) enlist(l *backlog) {
+	switch isEmpty := l.unshared == 0 && len(l.kept.all()) == 0; {
+	case l.place == 0 && !isEmpty:
 		b.holders = append(b.holders, l)
-	case isEmpty && !wasEmpty:
+		l.place = len(b.holders)
+	case l.place > 0 && isEmpty:
 		last := len(b.holders) - 1
-		b.holders[l.index] = b.holders[last]
-		b.holders[l.index].index = l.index
+		b.holders[l.place-1] = b.holders[last]
+		b.holders[l.place-1].place = l.place
 		b.holders[last] = nil
+		l.place = 0
 		b.holders = b.holders[:last]
 		if set.IsSparse(last, cap(b.holders)) {
 			b.holders = slices.Clone(b.holders)
