@@ -17,6 +17,7 @@ import (
 func (m *model) checkStats(l *line) {
 	s := l.current().w.Stats()
 	assertConserved(m.t, s)
+	m.checkKeptStats(l.current(), s)
 	if len(l.writers) > 1 || l.joined || l.current().last != nil { // it was given more
 		return
 	}
@@ -88,77 +89,137 @@ type final struct {
 	count   int           // by Stats; more than in numbers if a peer has reset its connection
 }
 
+// An outcome is what became of the messages of a Writer.
+type outcome struct {
+	arrived, undelivered []messageID // all, perhaps with an answer of Resume
+	delivered            []messageID // arrived, and not once more for a peer that was back
+	final                []messageID // undelivered, and no other Writer has them
+	bound                []messageID // discarded by a takeover
+	written              int         // messages delivered or gone
+	left                 int         // messages passed on to another Writer
+	lossy                bool        // messages are gone
+	isUnclear            bool        // the connection has failed, and left may be too many
+}
+
 // checkLine accounts for the messages of each Writer of a line.
 func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 	t := m.t
-	type outcome struct{ arrived, undelivered, final, bound []messageID }
 	outcomes := make([]outcome, len(l.writers))
-	inherits := false // a later Writer has the name
 	for i, mw := range slices.Backward(l.writers) {
-		var o outcome
-		wire := m.withoutFarewell(mw, mw.arrived(t))
+		o := &outcomes[i]
+		all := mw.arrived(t)
+		wire := m.withoutFarewell(mw, all)
+		mw.saidFarewell = len(wire) < len(all)
 		o.arrived, o.undelivered = outcomesOf(t, wire, mw.w.Undelivered(), mw.lossy)
+		if mw.indexOfAnswer(slices.Concat(o.arrived, o.undelivered)) < 0 {
+			mw.answer = nil // the Writer had ended before
+		}
 		m.checkUrgent(mw, wire)
 		if all := slices.Concat(o.arrived, o.undelivered); mw.last != nil && !mw.lossy {
 			require.Equal(t, *mw.last, all[len(all)-1])
 		}
 		mw.checkNotices(t, o.arrived, o.undelivered)
-		bound, rest := mw.dividedByBound(o.undelivered)
+		m.checkKept(mw, o.arrived, o.undelivered)
+		require.NotErrorIs(t, mw.refused, sendq.ErrWrongCount)
+		j := l.successor(i)
 		switch {
-		case len(o.undelivered) == 0:
-		case mw.refused != nil, m.takeReturned(l, o.undelivered):
-			o.final = o.undelivered
-		case len(rest) > 0 && m.takeReturned(l, rest): // after a takeover that has failed
-			o.final, o.bound = rest, bound
+		case j < 0 || mw.refused != nil:
+			m.checkEnded(l, mw, nil, o)
+		case l.writers[j].resumes && l.writers[j].resumed.Missed >= 0:
+			m.checkResumed(l, mw, l.writers[j], o, &outcomes[j])
 		default:
-			require.True(t, inherits, "neither handed back nor inherited: %v", o.undelivered)
-			o.bound = bound
+			m.checkEnded(l, mw, l.writers[j], o)
 		}
-		inherits = inherits || mw.refused == nil
-		outcomes[i] = o
 	}
 	f.numbers, f.bound = make(map[int][]int), make(map[int][]int)
-	own, inherited := 0, 0
+	own, inherited, isClear := 0, 0, true
 	for i, mw := range l.writers {
 		o, s := outcomes[i], mw.w.Stats()
 		assertConserved(t, s)
 		require.Zero(t, s.Pending)
 		require.EqualValues(t, len(o.undelivered), s.Undelivered)
 		if mw.lossy {
-			lossy = true
 			require.GreaterOrEqual(t, s.Written, int64(len(o.arrived)))
 		} else {
 			empty := s.Written - int64(len(o.arrived))
 			require.True(t, 0 <= empty && empty <= l.empty.Load(), "%d written, %d arrived", s.Written, len(o.arrived))
 		}
-		for _, id := range slices.Concat(o.arrived, o.final) {
+		lossy = lossy || o.lossy
+		isClear = isClear && !o.isUnclear
+		for _, id := range slices.Concat(o.delivered, o.final) {
 			f.numbers[id.sender] = append(f.numbers[id.sender], id.number)
 		}
 		for _, id := range o.bound {
 			f.bound[id.sender] = append(f.bound[id.sender], id.number)
 		}
-		f.count += int(s.Written) + len(o.final) + len(o.bound)
+		f.count += o.written + len(o.final) + len(o.bound)
 		own += int(s.Accepted)
-		dropped += int(s.Dropped)
-		if len(o.final) == 0 {
-			inherited += len(o.undelivered) - len(o.bound)
+		if mw.answer != nil {
+			own--
 		}
+		dropped += int(s.Dropped)
+		inherited += o.left
 		require.Error(t, mw.conn.Close(), "the Writer has closed it")
 	}
-	require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
+	if isClear {
+		require.Equal(t, own-inherited, f.count+dropped, "a Writer has not got what another has left")
+	}
 	return f, dropped, lossy
 }
 
-// dividedByBound divides messages into those that a takeover does not pass on, and the others.
-func (mw *modelWriter) dividedByBound(ids []messageID) (bound, rest []messageID) {
+// checkEnded accounts for the messages of a Writer that nobody has resumed. next took the name over,
+// if it is not nil and the Writer had the name still.
+func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
+	o.delivered, o.written, o.lossy = o.arrived, int(mw.w.Stats().Written), mw.lossy
+	if i := mw.indexOfAnswer(o.arrived); i >= 0 {
+		o.delivered = slices.Delete(slices.Clone(o.arrived), i, i+1)
+		o.written--
+	}
+	bound, rest := l.divided(o.undelivered)
+	switch {
+	case len(o.undelivered) == 0:
+	case mw.refused != nil, m.takeReturned(l, o.undelivered):
+		o.final = o.undelivered
+	case len(rest) > 0 && m.takeReturned(l, rest): // after a takeover that has failed
+		o.final, o.bound = rest, bound
+	default:
+		require.True(m.t, next != nil && !next.resumes, "neither handed back nor inherited: %v", o.undelivered)
+		o.bound = bound
+		o.left = len(rest)
+	}
+	if mw.answer != nil {
+		isAnswer := func(id messageID) bool { return id == *mw.answer }
+		o.final, o.bound = slices.DeleteFunc(slices.Clone(o.final), isAnswer), slices.DeleteFunc(o.bound, isAnswer)
+	}
+}
+
+// successor returns the index of the next Writer after i that had the name, or -1.
+func (l *line) successor(i int) int {
+	for j := i + 1; j < len(l.writers); j++ {
+		if l.writers[j].refused == nil {
+			return j
+		}
+	}
+	return -1
+}
+
+// divided divides messages into those that a takeover does not pass on, and the others.
+func (l *line) divided(ids []messageID) (bound, rest []messageID) {
 	for _, id := range ids {
-		if id.sender == mw.urgent.id || mw.last != nil && id == *mw.last {
+		if l.isBound(id) {
 			bound = append(bound, id)
 		} else {
 			rest = append(rest, id)
 		}
 	}
 	return bound, rest
+}
+
+// isBound reports whether a message is for one connection.
+func (l *line) isBound(id messageID) bool {
+	return slices.ContainsFunc(l.writers, func(mw *modelWriter) bool {
+		return id.sender == mw.urgent.id || mw.last != nil && id == *mw.last || mw.answer != nil && id == *mw.answer
+	})
 }
 
 // takeReturned reports whether OnUndelivered has got these messages of line l once more.
@@ -179,6 +240,9 @@ func (m *model) checkUrgent(mw *modelWriter, wire []byte) {
 	for _, l := range m.lines {
 		for _, mw := range l.writers {
 			urgent[mw.urgent.id] = true
+			if mw.answer != nil {
+				urgent[mw.answer.sender] = true
+			}
 		}
 	}
 	follows := make(map[messageID]int) // the offset of the ordinary message before it

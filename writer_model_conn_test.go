@@ -127,6 +127,16 @@ func (c *modelConn) letClose() {
 	}
 }
 
+// received returns what the peer has received so far.
+func (c *modelConn) received() []byte {
+	if c.peer == nil {
+		return c.fault.Bytes()
+	}
+	c.peer.mu.Lock()
+	defer c.peer.mu.Unlock()
+	return c.peer.sofar
+}
+
 // arrived returns the written bytes after the Writer has ended.
 func (c *modelConn) arrived(t testing.TB) []byte {
 	if c.peer == nil {
@@ -142,7 +152,8 @@ type pacedPeer struct {
 
 	mu      sync.Mutex
 	more    sync.Cond
-	allowed int // bytes
+	allowed int    // bytes
+	sofar   []byte // everything read
 }
 
 func newPacedPeer(conn net.Conn) *pacedPeer {
@@ -155,6 +166,9 @@ func newPacedPeer(conn net.Conn) *pacedPeer {
 			all = append(all, make([]byte, n)...)
 			read, err := conn.Read(all[len(all)-n:])
 			all = all[:len(all)-n+read]
+			p.mu.Lock()
+			p.sofar = all
+			p.mu.Unlock()
 			if err != nil {
 				return all
 			}

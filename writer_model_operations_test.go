@@ -38,6 +38,8 @@ const (
 	opLatest
 	opPublishLatest
 	opParts
+	opAcknowledge
+	opResume
 	opCount
 )
 
@@ -189,6 +191,10 @@ func (m *model) do(me *sender, op, amount int) {
 		m.takeOver(i, amount, false)
 	case opSlowTakeover:
 		m.takeOver(i, amount, true)
+	case opAcknowledge:
+		m.acknowledge(at, amount)
+	case opResume:
+		m.resume(i, amount)
 	}
 }
 
@@ -196,15 +202,26 @@ func (m *model) do(me *sender, op, amount int) {
 // is true, the old Writer's connection does not close until it is released.
 func (m *model) takeOver(i, amount int, slow bool) {
 	l := m.lines[i]
+	next := m.newWriter(l)
+	if amount > 0 {
+		m.newSender().sendDirect(i, next, amount)
+	}
+	m.replace(l, next, slow, func() error { return m.broker.Register(l.name, next.w) })
+}
+
+// newWriter returns the next Writer of line l.
+func (m *model) newWriter(l *line) *modelWriter {
 	next := &modelWriter{modelConn: newModelConn(m.t, m.kind, len(l.writers)%2 > 0, m.convert), notices: make(map[messageID]error)}
 	next.w = sendq.NewWriter(next.conn, m.opts)
 	next.urgent = m.newSender()
 	for key := range next.latest {
 		next.latest[key] = m.newSender()
 	}
-	if amount > 0 {
-		m.newSender().sendDirect(i, next, amount)
-	}
+	return next
+}
+
+// replace makes next the Writer of line l, by a call of register.
+func (m *model) replace(l *line, next *modelWriter, slow bool, register func() error) {
 	if len(l.writers) > 0 {
 		for _, mw := range l.writers {
 			mw.letClose()
@@ -218,10 +235,11 @@ func (m *model) takeOver(i, amount int, slow bool) {
 	next.registered = registered
 	go func() {
 		defer close(registered)
-		next.refused = m.broker.Register(l.name, next.w)
+		next.refused = register()
 		if next.refused == nil {
 			_ = m.broker.Room(modelRoom).Join(l.name) // unless it has ended
 		}
+		next.isSettled.Store(true)
 		registered <- next.refused
 	}()
 	for deadline := time.Now().Add(time.Minute); ; {

@@ -55,6 +55,7 @@ type modelWriter struct {
 	urgent     *sender             // of urgent messages to w
 	urgents    []urgentSend        // in memory, those accepted
 	last       *messageID          // of CloseWith
+	peerCount                      // of the messages received
 	notices    map[messageID]error // outcomes by WriteNotify; model.mu guards it
 	latest     [3]*sender          // of messages to w by WriteLatest, by key
 }
@@ -92,6 +93,7 @@ func runModel(t testing.TB, input []byte) {
 	if limits&limitBudget != 0 {
 		m.opts.Budget = sendq.NewBudget(budget)
 	}
+	m.opts.Keep = keeps[int(input[2])%len(keeps)]
 	if limits&limitTime != 0 {
 		m.opts.MaxAge, m.opts.WriteTimeout = time.Minute, 30*time.Second
 		if m.kind != inMemory {
@@ -135,7 +137,7 @@ func runModel(t testing.TB, input []byte) {
 	for i := range m.lines {
 		m.takeOver(i, 0, false)
 	}
-	for operations := input[2:]; len(operations) >= 2; operations = operations[2:] {
+	for operations := input[settings:]; len(operations) >= 2; operations = operations[2:] {
 		m.do(me, int(operations[0]), int(operations[1]))
 		for _, l := range m.lines {
 			m.checkStats(l)
@@ -175,6 +177,7 @@ func (m *model) end() {
 		}
 	}
 	if m.opts.Budget != nil {
+		m.acknowledgeAll()
 		require.Zero(m.t, m.opts.Budget.PendingBytes(), "nothing is pending, and Writers live")
 	}
 	for _, l := range m.lines {
@@ -187,4 +190,7 @@ func (m *model) end() {
 	}
 	within(m.t, async(func() bool { m.noticing.Wait(); return true }))
 	within(m.t, async(m.broker.CloseNow)) // waits for the calls of OnUndelivered
+	if m.opts.Budget != nil {
+		require.Zero(m.t, m.opts.Budget.PendingBytes(), "all have ended")
+	}
 }

@@ -74,6 +74,9 @@ func (s *sender) sendDirect(i int, at *modelWriter, amount int) {
 
 // writeParts sends to the Writer at in 0 to 3 parts. Parts may be empty, and a message in 0 parts is.
 func (s *sender) writeParts(i int, at *modelWriter, amount int) {
+	if s.opts.Keep > 0 {
+		amount |= 1 // in one part at least, because a peer cannot count messages without bytes
+	}
 	p := s.next(amount)
 	rest := p
 	var parts [][]byte

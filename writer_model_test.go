@@ -34,10 +34,13 @@ const (
 	modelMaxMessages = 12
 )
 
-// setting returns the first two bytes of an input: an Overflow, a kind of connection, a number of
-// lines, and limits.
-func setting(overflow sendq.Overflow, kind connKind, lines int, limits byte) []byte {
-	return []byte{byte(overflow) | byte(kind)<<2 | byte(lines-1)<<4, limits}
+// settings is the number of bytes at the start of an input that are no operations.
+const settings = 3
+
+// setting returns the first bytes of an input: an Overflow, a kind of connection, a number of lines,
+// limits, and an index of keeps.
+func setting(overflow sendq.Overflow, kind connKind, lines int, limits, keep byte) []byte {
+	return []byte{byte(overflow) | byte(kind)<<2 | byte(lines-1)<<4, limits, keep}
 }
 
 // on returns an operation on a line.
@@ -45,7 +48,7 @@ func on(line, op int, amount byte) []byte { return []byte{byte(op + line*opCount
 
 // FuzzWriter does what the input says to Writers that have names of a Broker, and then
 // accounts for each message: it is on the wire, or dropped, or undelivered, exactly once,
-// whole and in order, and Stats agrees with the results of the senders' calls. The first two bytes
+// whole and in order, and Stats agrees with the results of the senders' calls. The first bytes
 // are a setting; then each two bytes are an operation.
 //
 // In memory the clock is that of a bubble. On sockets it is real, so the course of events depends
@@ -64,8 +67,10 @@ func FuzzWriter(f *testing.F) {
 					{opStall, 0, opBurst, 40, opFlush, 0, opSleep, 255, opSend, 1, opEnd, 2},
 					{opStall, 0, opBurst, 9, opAlways, 30, opParts, 62, opUrgent, 20, opParts, 40, opBurst, 60, opUrgent, 2, opCloseWith, 9, opRelease, 0},
 					{opStall, 0, opBurst, 20, opTakeover, 3, opFanOut, 9, opSlowTakeover, 0, opSendTo, 60, opRelease, 0},
+					{opBurst, 20, opRead, 60, opAcknowledge, 5, opStall, 0, opBurst, 9, opUrgent, 9, opResume, 6, opBurst, 3, opAcknowledge, 9, opResume, 40, opFanOut, 3},
+					{opBurst, 9, opRelease, 0, opResume, 3, opUrgent, 2, opBurst, 5, opRelease, 0, opResume, 2, opSend, 9, opResume, 255, opStall, 0, opResume, 90},
 				} {
-					f.Add(slices.Concat(setting(overflow, kind, 2, limits), operations))
+					f.Add(slices.Concat(setting(overflow, kind, 2, limits, limits/3), operations))
 				}
 			}
 		}
@@ -75,17 +80,17 @@ func FuzzWriter(f *testing.F) {
 	}
 	for overflow := range sendq.DropOldest + 1 {
 		for _, limits := range []byte{limitPending, limitPending | messageFramed} {
-			input := slices.Concat(setting(overflow, wrappedUnix, 2, limits),
+			input := slices.Concat(setting(overflow, wrappedUnix, 2, limits, 0),
 				[]byte{opStall, 0, opBurst, 20, opTakeover, 3, opUrgent, 9, opSlowTakeover, 0, opBurst, 60, opRelease, 0, opEnd, 0})
 			input[0] |= noNetConn
 			f.Add(input)
 		}
-		f.Add(slices.Concat(setting(overflow, inMemory, 2, limitMessages|limitTime|limitExpire|farewell),
+		f.Add(slices.Concat(setting(overflow, inMemory, 2, limitMessages|limitTime|limitExpire|farewell, 0),
 			[]byte{opStall, 0, opBurst, 9, opAlways, 9, opSleep, 50, opUrgent, 9, opSleep, 50, opBurst, 30, opRelease, 0}))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
-		if len(input) >= 2 {
-			modelOf(t, input[:min(len(input), 202)])
+		if len(input) >= settings {
+			modelOf(t, input[:min(len(input), 203)])
 		}
 	})
 }
@@ -94,18 +99,18 @@ func FuzzWriter(f *testing.F) {
 // connection, because no write was in progress.
 var tearing = map[string][]byte{
 	// The sender's own try has written a part, and the flusher has not run yet.
-	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending), slices.Repeat(slices.Concat(
+	"try": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending, 0), slices.Repeat(slices.Concat(
 		slices.Repeat(on(0, opSend, 150), 5), on(0, opRead, 255), on(0, opSleep, 200)), 14)),
 	// The same with the try of a fan-out.
-	"fan-out": slices.Concat(setting(sendq.DropOldest, plainUnix, 4, limitPending), slices.Repeat(slices.Concat(
+	"fan-out": slices.Concat(setting(sendq.DropOldest, plainUnix, 4, limitPending, 0), slices.Repeat(slices.Concat(
 		on(0, opFanOut, 144), slices.Repeat(on(0, opFanOut, 153), 4),
 		on(0, opRelease, 0), on(1, opRelease, 0), on(2, opRelease, 0), on(3, opRelease, 0), on(0, opSleep, 255)), 10)),
 	// A takeover holds the flusher.
-	"takeover": slices.Concat(setting(sendq.DropOldest, wrappedUnix, 1, limitPending), slices.Repeat(slices.Concat(
+	"takeover": slices.Concat(setting(sendq.DropOldest, wrappedUnix, 1, limitPending, 0), slices.Repeat(slices.Concat(
 		on(0, opTakeover, 0), on(0, opSlowTakeover, 150), slices.Repeat(on(0, opSend, 150), 4),
 		on(0, opRelease, 0), on(0, opSleep, 255)), 12)),
 	// Many senders send while the peer reads.
-	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending),
+	"traffic": slices.Concat(setting(sendq.DropOldest, plainUnix, 1, limitPending, 0),
 		slices.Repeat(on(0, opConcurrent, 63), 3), slices.Repeat(slices.Concat(
 			on(0, opSend, 150), on(0, opRead, 200), on(0, opSleep, 10)), 32)),
 }
@@ -132,7 +137,7 @@ func TestWriterModel(t *testing.T) {
 		seed := rand.Uint64()
 		rng := rand.New(rand.NewPCG(seed, 0))
 		input := setting(pick(rng, []sendq.Overflow{sendq.Disconnect, sendq.Block, sendq.DropNewest, sendq.DropOldest, sendq.DropOldest}),
-			pick(rng, []connKind{inMemory, plainUnix, plainUnix, plainTCP, wrappedUnix, wrappedUnix}), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()))
+			pick(rng, []connKind{inMemory, plainUnix, plainUnix, plainTCP, wrappedUnix, wrappedUnix}), 1+rng.IntN(4), byte(rng.Uint32()&rng.Uint32()|limitPending&rng.Uint32()), byte(rng.IntN(len(keeps))))
 		input[0] |= byte(rng.Uint32()) & withMarks
 		input[0] |= byte(rng.Uint32()&rng.Uint32()) & noNetConn
 		for range 20 + rng.IntN(80) {
