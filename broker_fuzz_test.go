@@ -60,13 +60,13 @@ func (r *reference) do(op, which byte, amount int) {
 	roomName := brokerRooms[amount%len(brokerRooms)]
 	room := b.Room(roomName)
 	known := r.names[name] != nil
-	switch op % 16 {
+	switch op % 18 {
 	case 0, 1: // a new Writer
 		w := &refWriter{conn: readingPeer(), stalled: amount%3 > 0}
 		if w.stalled {
 			w.conn.Stall()
 		}
-		w.w = sendq.NewWriter(w.conn, nil)
+		w.w = sendq.NewWriter(w.conn, keeping)
 		t.Cleanup(func() { w.w.CloseNow() })
 		r.writers = append(r.writers, w)
 		r.register(name, w)
@@ -146,6 +146,12 @@ func (r *reference) do(op, which byte, amount int) {
 		}
 	case 15:
 		r.batch(name, roomName, amount)
+	case 16: // the peer of a Writer is back
+		r.resume(name, amount)
+	case 17:
+		if w := r.writer(int(which)); w != nil {
+			r.acknowledge(w, amount)
+		}
 	}
 }
 
@@ -225,17 +231,22 @@ func (r *reference) register(name string, w *refWriter) {
 		require.NoError(r.t, err)
 		old := writers[0]
 		require.Equal(r.t, sendq.ErrTakenOver, old.w.Err())
-		writers[0] = w
-		if w.stalled {
-			w.pending = slices.Insert(w.pending, w.begun, old.pending...)
-		} else {
-			w.written = append(w.written, old.pending...)
-		}
-		for other := range r.names {
-			r.remove(other, old)
-		}
+		r.replace(name, old, w, old.pending)
 	default:
 		require.ErrorIs(r.t, err, sendq.ErrNameTaken)
+	}
+}
+
+// replace makes w the Writer of name instead of old, and gives it what old leaves.
+func (r *reference) replace(name string, old, w *refWriter, left []string) {
+	r.names[name][0] = w
+	if w.stalled {
+		w.pending = slices.Insert(w.pending, w.begun, left...)
+	} else {
+		w.written = append(w.written, left...)
+	}
+	for other := range r.names {
+		r.remove(other, old)
 	}
 }
 
@@ -382,6 +393,8 @@ type refWriter struct {
 	written, pending []string
 	begun            int    // number of pending messages in the stuck conn.Write
 	torn             string // the part of a message written last
+	before           int    // messages that the peer had received before
+	acknowledged     int    // messages that it has acknowledged, with those before
 }
 
 // begin notes how many messages the conn.Write has that began during the last operation. Inherited
