@@ -48,7 +48,15 @@ func (r *reference) resume(name string, amount int) {
 		require.Equal(r.t, sendq.ErrTakenOver, old.w.Err())
 		first := max(received, min(old.acknowledged, old.before+len(old.written))) // what is acknowledged is gone
 		left := slices.Concat(old.written[max(0, first-old.before):], old.pending)
-		require.Equal(r.t, sendq.Resumed{Messages: len(left), Missed: int64(first - received)}, resumed)
+		missed := int64(first - received)
+		switch {
+		case received > old.before: // the peer knows what was gone before
+		case old.missed < 0:
+			missed = -1
+		default:
+			missed += old.missed
+		}
+		require.Equal(r.t, sendq.Resumed{Messages: len(left), Missed: missed}, resumed)
 		r.replace(name, old, w, left)
 	}
 	if err != nil {
@@ -56,7 +64,7 @@ func (r *reference) resume(name string, amount int) {
 		require.NoError(r.t, w.w.CloseNow())
 		return
 	}
-	w.before, w.acknowledged = received, received
+	w.before, w.acknowledged, w.missed = received, received, resumed.Missed
 	r.writers = append(r.writers, w)
 	synctest.Wait()
 }

@@ -269,11 +269,11 @@ func (r *reference) remove(name string, w *refWriter) {
 func (r *reference) end(w *refWriter, endWriter func(*sendq.Writer) error) {
 	if !hasEnded(w.w) {
 		_ = endWriter(w.w)
-		r.ended(w)
+		r.ended(w, w.w.Err() != nil)
 	}
 }
 
-func (r *reference) ended(w *refWriter) {
+func (r *reference) ended(w *refWriter, withError bool) {
 	var names []string
 	for name, writers := range r.names {
 		if slices.Contains(writers, w) {
@@ -283,8 +283,12 @@ func (r *reference) ended(w *refWriter) {
 	for _, name := range names {
 		r.remove(name, w)
 	}
-	if len(names) > 0 && len(w.pending) > 0 {
-		r.returned = append(r.returned, returnedMessages{names, w.pending})
+	left := w.pending
+	if withError {
+		left = slices.Concat(w.written[max(0, w.acknowledged-w.before):], left)
+	}
+	if len(names) > 0 && len(left) > 0 {
+		r.returned = append(r.returned, returnedMessages{names, left})
 	}
 }
 
@@ -300,7 +304,7 @@ func (r *reference) release(w *refWriter, left int) {
 	}
 	if len(w.pending) > 0 {
 		w.torn = w.pending[0][:left]
-		r.ended(w)
+		r.ended(w, true)
 	} else {
 		w.pending = nil
 	}
@@ -395,6 +399,7 @@ type refWriter struct {
 	torn             string // the part of a message written last
 	before           int    // messages that the peer had received before
 	acknowledged     int    // messages that it has acknowledged, with those before
+	missed           int64  // messages that were gone when it came back
 }
 
 // begin notes how many messages the conn.Write has that began during the last operation. Inherited

@@ -125,7 +125,7 @@ func (m *model) checkLine(l *line) (f final, dropped int, lossy bool) {
 		switch {
 		case j < 0 || mw.refused != nil:
 			m.checkEnded(l, mw, nil, o)
-		case l.writers[j].resumes && l.writers[j].resumed.Missed >= 0:
+		case mw.isResumedBy(l.writers[j]):
 			m.checkResumed(l, mw, l.writers[j], o, &outcomes[j])
 		default:
 			m.checkEnded(l, mw, l.writers[j], o)
@@ -177,6 +177,8 @@ func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
 	}
 	bound, rest := l.divided(o.undelivered)
 	switch {
+	case mw.refused == nil && mw.w.Err() != nil && m.takeReturned(l, idsOf(mw.w.UndeliveredAfter(0))):
+		o.final = o.undelivered // behind what is kept
 	case len(o.undelivered) == 0:
 	case mw.refused != nil, m.takeReturned(l, o.undelivered):
 		o.final = o.undelivered
