@@ -180,7 +180,11 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 	if w.saidFarewell() {
 		received = min(received, w.reached()) // nothing that the peer has counted follows the farewell
 	}
-	gone = w.resumption().missed(w.addKept(rest, received), received)
+	var kept queue.Queue
+	gone = w.resumption().missed(w.addKept(&kept, received), received)
+	for r := range kept.Runs() {
+		rest.Push(r.Unbound()) // it has a number, so it must arrive
+	}
 	written = rest.Len()
 	w.addPending(rest, w.portableAfter(received))
 	return rest, written, gone

@@ -175,7 +175,7 @@ func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
 		o.delivered = slices.Delete(slices.Clone(o.arrived), i, i+1)
 		o.written--
 	}
-	bound, rest := l.divided(o.undelivered)
+	bound, rest := mw.divided(o.undelivered)
 	switch {
 	case mw.refused == nil && mw.w.Err() != nil && m.takeReturned(l, idsOf(mw.w.UndeliveredAfter(0))):
 		o.final = o.undelivered // behind what is kept
@@ -185,7 +185,7 @@ func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
 	case len(rest) > 0 && m.takeReturned(l, rest): // after a takeover that has failed
 		o.final, o.bound = rest, bound
 	default:
-		require.True(m.t, next != nil && !next.resumes, "neither handed back nor inherited: %v", o.undelivered)
+		require.True(m.t, next != nil && (!next.resumes || len(rest) == 0), "neither handed back nor inherited: %v", o.undelivered)
 		o.bound = bound
 		o.left = len(rest)
 	}
@@ -206,9 +206,9 @@ func (l *line) successor(i int) int {
 }
 
 // divided divides messages into those that a takeover does not pass on, and the others.
-func (l *line) divided(ids []messageID) (bound, rest []messageID) {
+func (mw *modelWriter) divided(ids []messageID) (bound, rest []messageID) {
 	for _, id := range ids {
-		if l.isBound(id) {
+		if mw.isBound(id) {
 			bound = append(bound, id)
 		} else {
 			rest = append(rest, id)
@@ -217,11 +217,9 @@ func (l *line) divided(ids []messageID) (bound, rest []messageID) {
 	return bound, rest
 }
 
-// isBound reports whether a message is for one connection.
-func (l *line) isBound(id messageID) bool {
-	return slices.ContainsFunc(l.writers, func(mw *modelWriter) bool {
-		return id.sender == mw.urgent.id || mw.last != nil && id == *mw.last || mw.answer != nil && id == *mw.answer
-	})
+// isBound reports whether a message is for the connection of mw.
+func (mw *modelWriter) isBound(id messageID) bool {
+	return id.sender == mw.urgent.id || mw.last != nil && id == *mw.last || mw.answer != nil && id == *mw.answer
 }
 
 // takeReturned reports whether OnUndelivered has got these messages of line l once more.

@@ -227,14 +227,13 @@ func (m *model) checkResumed(l *line, mw, next *modelWriter, o, later *outcome) 
 	o.delivered, o.written, o.lossy = all[:received], received+missed, missed > 0
 	var rest []messageID
 	for i, id := range all[received+missed:] {
-		if received+missed+i >= written && l.isBound(id) {
+		if received+missed+i >= written && mw.isBound(id) {
 			o.bound = append(o.bound, id)
 		} else {
 			rest = append(rest, id)
 		}
 	}
 	require.Equal(t, len(rest), next.resumed.Messages)
-	bound, portable := l.divided(rest)
 	var inherited []messageID
 	for _, id := range slices.Concat(later.arrived, later.undelivered) {
 		if slices.Contains(rest, id) {
@@ -242,13 +241,9 @@ func (m *model) checkResumed(l *line, mw, next *modelWriter, o, later *outcome) 
 		}
 	}
 	switch {
-	case len(portable) > 0 && m.takeReturned(l, portable), // next has ended before
-		len(portable) == 0 && len(inherited) == 0 && !next.lossy:
-		o.final, o.bound = portable, append(o.bound, bound...)
+	case len(rest) > 0 && m.takeReturned(l, rest): // next has ended before
+		o.final = rest
 		return
-	case len(portable) == 0 && next.lossy:
-		o.isUnclear = len(bound) > 0
-		o.lossy = o.lossy || o.isUnclear
 	case !m.dropsAccepted() && !next.lossy:
 		require.Equal(t, rest, inherited)
 	}

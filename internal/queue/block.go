@@ -166,6 +166,14 @@ func (r Run) end() int   { return r.Block.end(int(r.Last) - 1) }
 // Message returns message i of the run.
 func (r Run) Message(i int) []byte { return r.Block.message(int(r.First) + i) }
 
+// Unbound returns r without the mark of Bound.
+func (r Run) Unbound() Run {
+	if !r.Block.bound {
+		return r
+	}
+	return Kept(r.Message(0))
+}
+
 // Messages returns the messages. They share the memory of the block.
 func (r Run) Messages() [][]byte {
 	messages := make([][]byte, r.Len())
