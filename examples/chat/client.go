@@ -2,77 +2,194 @@ package main
 
 import (
 	"bufio"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/sendq-go/sendq"
 )
 
-// dial connects to the server at addr, over TLS unless config is nil.
-func dial(addr string, config *tls.Config) (net.Conn, error) {
-	if config == nil {
-		return net.Dial("tcp", addr)
-	}
-	return tls.Dial("tcp", addr, config)
+const (
+	answerTimeout = 10 * time.Second // for an answer of the server, and for its goodbye
+	silence       = time.Minute      // without a line, before the client asks for one
+	shortestPause = 100 * time.Millisecond
+	longestPause  = 5 * time.Second
+)
+
+// A client sends the lines that a user types, and shows those of the server. If the server gives it a
+// key, it comes back by itself after a broken connection.
+type client struct {
+	dial   func() (net.Conn, error)
+	name   string
+	typed  *typed
+	out    io.Writer                        // for the lines of the server
+	note   func(format string, args ...any) // for everything else
+	linger time.Duration                    // how long to try to come back after the last line
+
+	session
+	isIn   bool // the server has accepted the login, as far as is known
+	quits  bool // the last line on the connection was /quit
+	leaves bool // because the user has typed the last line
+	asks   bool // for a sign of life
+	unsure int  // lines sent after the last one received
 }
 
-// runClient logs in at addr, over TLS unless config is nil. It sends the lines of in and copies the
-// server's lines to out, until one of the two ends.
-func runClient(addr string, config *tls.Config, name string, in io.Reader, out io.Writer) error {
-	conn, err := dial(addr, config)
-	if err != nil {
-		return err
-	}
-	w := sendq.NewWriter(conn, nil)
-	defer w.CloseNow()
-	fmt.Fprintln(w, name)
-	fmt.Fprintf(os.Stderr, "connected to %s: say bob: hi, *: hi, /who, /join #go, #go: hi; Ctrl-D ends\n", addr)
-
-	received := make(chan error, 1)
-	go func() {
-		_, err := io.Copy(out, conn)
-		received <- err
-	}()
-	typed := make(chan struct{})
-	var quits atomic.Bool // the last line was /quit
-	go func() {
-		defer close(typed)
-		for lines := bufio.NewReader(in); ; {
-			line, err := lines.ReadString('\n')
-			if line != "" {
-				line = strings.TrimRight(line, "\r\n")
-				quits.Store(line == "/quit")
-				fmt.Fprintln(w, line)
-			}
-			if err != nil {
-				return
-			}
+// run talks until the user or the server ends it. If the server gave no key, the end of the connection
+// is the end.
+func (c *client) run() error {
+	var lost time.Time
+	for tries := 0; ; tries++ {
+		c.isIn = !c.hadKey // otherwise the server says something first
+		conn, err := c.dial()
+		if err == nil && !c.hadKey {
+			c.note("connected to %v: say bob: hi, *: hi, /who, /join #go, #go: hi; Ctrl-D ends", conn.RemoteAddr())
 		}
-	}()
-
-	select {
-	case err := <-received:
+		if err == nil {
+			err = c.talk(conn)
+		}
 		switch {
-		case err != nil:
-			return fmt.Errorf("the connection broke: %w", err)
-		case quits.Load():
-			return nil
+		case err == nil || !c.hadKey || errors.Is(err, errTaken):
+			return err
+		case c.isIn:
+			c.note("%v: coming back", err)
+			if c.unsure > 0 {
+				c.note("your last lines, %d at most, may not have arrived", c.unsure)
+			}
+			tries, lost, c.unsure = 0, time.Now(), 0
+		case c.typed.hasEnded() && time.Since(lost) > c.linger:
+			return err
 		}
+		time.Sleep(pause(tries))
+	}
+}
+
+// pause returns a random time, so that not all clients of a server come back at the same moment.
+func pause(tries int) time.Duration {
+	longest := min(shortestPause<<min(tries, 10), longestPause)
+	return longest/2 + rand.N(longest/2)
+}
+
+// talk logs in and talks until the connection ends. It gives back the lines that were not sent.
+func (c *client) talk(conn net.Conn) error {
+	w := sendq.NewWriter(conn, nil)
+	login := c.login()
+	fmt.Fprintln(w, login)
+	c.quits, c.leaves, c.asks = false, false, false
+	received, done := make(chan reception), make(chan struct{})
+	go read(conn, received, done)
+	defer func() {
+		close(done)
+		c.keepUnsent(w, login)
+	}()
+	since, timer := time.Now(), time.NewTimer(0)
+	for {
+		timer.Reset(time.Until(since.Add(c.patience())))
+		var ready <-chan struct{}
+		if c.isIn {
+			ready = c.typed.ready
+		}
+		select {
+		case r := <-received:
+			c.asks, since = false, time.Now()
+			if r.err != nil {
+				return c.ended(r)
+			}
+			c.unsure = 0
+			if err := c.heed(w, r.line); err != nil {
+				return err
+			}
+		case <-ready:
+			if c.send(w); c.leaves {
+				since = time.Now()
+			}
+		case <-timer.C:
+			if c.asks || c.leaves || !c.isIn {
+				return errors.New("the server does not answer")
+			}
+			c.ask(w)
+			since = time.Now()
+		}
+	}
+}
+
+// patience returns how long to wait for a line since the last one.
+func (c *client) patience() time.Duration {
+	switch {
+	case c.asks || c.leaves || !c.isIn:
+		return answerTimeout
+	case c.hadKey:
+		return silence
+	}
+	return 1<<63 - 1 // the client could not come back
+}
+
+// A reception is a line, or the end of the connection after a part of a line.
+type reception struct {
+	line string
+	err  error
+}
+
+func read(conn net.Conn, received chan<- reception, done <-chan struct{}) {
+	for lines := bufio.NewReader(conn); ; {
+		line, err := lines.ReadString('\n')
+		select {
+		case received <- reception{line, err}:
+		case <-done:
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// ended returns nil if the end of the connection is the goodbye of the server.
+func (c *client) ended(r reception) error {
+	if !c.hadKey { // otherwise the whole line comes again
+		fmt.Fprint(c.out, r.line)
+	}
+	switch {
+	case r.err == io.EOF && c.quits:
+		return nil
+	case r.err == io.EOF:
 		return errors.New("the server closed the connection")
-	case <-typed:
+	case c.leaves:
+		return fmt.Errorf("the server did not say goodbye: %w", r.err)
 	}
-	// The server answers all earlier lines before it obeys /quit, and closes within 10 seconds.
-	fmt.Fprintln(w, "/quit")
-	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if err := <-received; err != nil {
-		return fmt.Errorf("the server did not say goodbye: %w", err)
+	return fmt.Errorf("the connection broke: %w", r.err)
+}
+
+// send sends what was typed. After the last line it sends /quit: the server answers all earlier lines
+// before it obeys, and closes within 10 seconds.
+func (c *client) send(w *sendq.Writer) {
+	lines, ended := c.typed.take()
+	for _, line := range lines {
+		c.quits = line == "/quit"
+		c.noteTyped(line)
+		fmt.Fprintln(w, line)
 	}
-	return nil
+	c.unsure += len(lines)
+	if ended {
+		fmt.Fprintln(w, "/quit")
+		c.quits, c.leaves = true, true
+	}
+}
+
+// keepUnsent ends the Writer. It gives back the lines that the connection has not taken completely; the
+// server ignores a part of a line.
+func (c *client) keepUnsent(w *sendq.Writer, login string) {
+	_ = w.CloseNow()
+	var unsent []string
+	for message := range w.Undelivered() {
+		line := strings.TrimSuffix(string(message), "\n")
+		if line != login && !c.isOwnQuestion(line) {
+			unsent = append(unsent, line)
+		}
+	}
+	c.unsure = max(0, c.unsure-len(unsent))
+	c.typed.giveBack(unsent)
 }

@@ -1,13 +1,14 @@
 // Command chat is a chat server, and a client for it, built on sendq.
 //
 //	go run ./examples/chat                               # serves on 127.0.0.1:8080
-//	go run ./examples/chat -takeover -replay 20          # the same, for users who come back
+//	go run ./examples/chat -resume -replay 20            # the same, for users who come back
 //	go run ./examples/chat -connect 127.0.0.1:8080 -name carol
 //	go run ./examples/chat -tls-self-signed              # serves over TLS, to try it
 //	go run ./examples/chat -connect 127.0.0.1:8080 -name carol -tls-insecure
 //
 // Any program can be a client if it sends lines, such as nc 127.0.0.1 8080. The first line is the
-// login.
+// login. With -resume, the client comes back by itself after a broken connection, and shows each line
+// once.
 //
 // To learn how a Writer and a Broker work together, read package core: the whole protocol in one
 // file of 200 lines. Package server puts armour on it, and is the server of this command.
@@ -42,7 +43,7 @@ func main() {
 	case *connect != "" && *name == "":
 		err = fmt.Errorf("-connect needs a login too: -name carol")
 	case *connect != "":
-		err = runClient(*connect, config, *name, os.Stdin, os.Stdout)
+		err = runClient(*connect, config, *name, os.Stdin, os.Stdout, o.Linger)
 	case *name != "" || config != nil:
 		err = fmt.Errorf("-name, -tls and -tls-insecure go with -connect ADDR")
 	default:

@@ -14,11 +14,11 @@ import (
 )
 
 // With Resume, the last keptBytes of a user's lines are kept, because the kernels may lose what they
-// hold of a broken connection. The kernel here holds at most twice the send buffer. The rest is for
-// the user's kernel, and for new lines while the user is away.
+// hold of a broken connection. Each line counts 64 bytes more. The kernel here holds at most twice the
+// send buffer. The rest is for the user's kernel, and for new lines while the user is away.
 const (
-	keptBytes  = 1 << 20
-	sendBuffer = 128 << 10
+	keptBytes  = 2 << 20
+	sendBuffer = 64 << 10
 )
 
 // boundKernel bounds what the kernel takes and may lose.
