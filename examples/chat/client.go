@@ -28,7 +28,7 @@ type client struct {
 	typed  *typed
 	out    io.Writer                        // for the lines of the server
 	note   func(format string, args ...any) // for everything else
-	linger time.Duration                    // how long to try to come back after the last line
+	linger time.Duration                    // how long the server keeps the name of a broken connection
 
 	session
 	isIn   bool // the server has accepted the login, as far as is known
@@ -51,8 +51,9 @@ func (c *client) run() error {
 		if err == nil {
 			err = c.talk(conn)
 		}
+		isOver := time.Since(lost) > c.linger
 		switch {
-		case err == nil || !c.hadKey || errors.Is(err, errTaken):
+		case err == nil || !c.hadKey:
 			return err
 		case c.isIn:
 			c.note("%v: coming back", err)
@@ -60,7 +61,7 @@ func (c *client) run() error {
 				c.note("your last lines, %d at most, may not have arrived", c.unsure)
 			}
 			tries, lost, c.unsure = 0, time.Now(), 0
-		case c.typed.hasEnded() && time.Since(lost) > c.linger:
+		case isOver && (c.typed.hasEnded() || errors.Is(err, errTaken)):
 			return err
 		}
 		time.Sleep(pause(tries))

@@ -360,6 +360,24 @@ func TestClientLosesItsName(t *testing.T) {
 	})
 }
 
+// forgetful tickets are lost.
+type forgetful struct{ server.Tickets }
+
+func (forgetful) Get(context.Context, string) (t server.Ticket, err error) { return t, nil }
+func (forgetful) Put(context.Context, string, server.Ticket) error         { return nil }
+func (forgetful) Delete(context.Context, string, server.Ticket) error      { return nil }
+
+// If the server has lost the key, the client waits until its name is free.
+func TestClientWaitsForItsName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := server.New(server.Options{Resume: true, Tickets: forgetful{}, Log: slog.New(slog.DiscardHandler)})
+		bob := startUser(t, s, "bob")
+		bob.link.Close()
+		bob.expect(time.Minute-time.Second, "! the connection broke: io: read/write on closed pipe: coming back\n")
+		bob.expect(2*longestPause, "! logged in anew, messages may be missing here\n")
+	})
+}
+
 // The last line is typed while the client is away. It is sent before the goodbye.
 func TestClientEndsWhenItIsBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -16,7 +16,7 @@ const (
 
 // runClient logs in at addr, over TLS unless config is nil. It sends the lines of in and writes the
 // server's lines to out, until one of the two ends. If the server gives a key, a broken connection is
-// not the end; after the end of in, linger is the time to come back.
+// not the end. Then linger is how long the server keeps the name.
 func runClient(addr string, config *tls.Config, name string, in io.Reader, out io.Writer, linger time.Duration) error {
 	c := &client{
 		dial:   func() (net.Conn, error) { return dial(addr, config) },

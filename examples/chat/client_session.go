@@ -21,7 +21,7 @@ type session struct {
 	hides     bool // the answer to the /who of the client
 }
 
-// errTaken means that another user has the name.
+// errTaken means that another user has the name. It may still be the user's own, without a key.
 var errTaken = errors.New("another user has your login")
 
 // login returns the first line for the server.

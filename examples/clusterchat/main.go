@@ -6,6 +6,10 @@
 //
 // In production, run NATS servers with JetStream and give every node their addresses, such as
 // -nats nats://a:4222,nats://b:4222,nats://c:4222.
+//
+// With -resume, a user may come back at any node. The keys are in a bucket of JetStream, whose name is
+// that of the cluster with "-tickets". It needs the same rights as the bucket of the cluster. If the
+// node of the user has died, lines are missing.
 package main
 
 import (
@@ -57,6 +61,16 @@ func run(chat server.Options, c *cluster) error {
 		return fmt.Errorf("%w (-nats needs the address of a NATS server with JetStream; -embed starts one)", err)
 	}
 	chat.Broker.Relay = relay // the Broker closes it
+	if chat.Resume {
+		nc, err := c.connect()
+		if err != nil {
+			return fmt.Errorf("connect to NATS for -resume: %w", err)
+		}
+		defer nc.Close()
+		if chat.Tickets, err = newTickets(nc, c.Cluster); err != nil {
+			return err
+		}
+	}
 	return server.Run(chat)
 }
 
@@ -78,6 +92,12 @@ func (c *cluster) addFlags(f *flag.FlagSet) {
 	f.StringVar(&c.Cluster, "cluster", "sendq", "join the cluster with this `name`")
 	f.StringVar(&c.Node, "node", "", "use this `name` for the node in logs, with a random suffix")
 	f.DurationVar(&c.Lease, "lease", 10*time.Second, "free the names of a node that has been unreachable for this long")
+}
+
+// connect connects to NATS, and reconnects for ever.
+func (c *cluster) connect() (*nats.Conn, error) {
+	return nats.Connect(c.url, append(c.natsOptions(), nats.Name("clusterchat tickets"), nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), nats.PingInterval(c.Lease/4))...)
 }
 
 func (c *cluster) natsOptions() (options []nats.Option) {

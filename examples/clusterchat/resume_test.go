@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+)
+
+// loginWithKey logs in at a node with -resume, and returns the key.
+func (n *node) loginWithKey(name string) (c *client, key string) {
+	c = n.dial(name)
+	key, found := strings.CutPrefix(c.hear(), "* your key is ")
+	require.True(n.t, found)
+	return c, key
+}
+
+// comeBack says the first line until the server lets the user in.
+func (n *node) comeBack(first string) (c *client, answer string) {
+	eventually(n.t, func() bool {
+		c = n.dial(first)
+		answer = c.hear()
+		return !strings.Contains(answer, "try again later")
+	})
+	return c, answer
+}
+
+// TestResumeAtAnotherNode moves a user between nodes, with each kind of a broken connection.
+func TestResumeAtAnotherNode(t *testing.T) {
+	first, second := twoNodes(t, "-resume")
+	alice, _ := first.loginWithKey("alice")
+	bob, key := first.loginWithKey("bob")
+	alice.say("/join #go")
+	alice.expect("* alice joined #go")
+	bob.say("/join #go")
+	bob.expect("* bob joined #go")
+	alice.expect("* bob joined #go")
+	said := 0
+	say := func(n int) {
+		for range n {
+			alice.say(fmt.Sprintf("bob: %d", said))
+			said++
+		}
+		alice.until("/who #nobody", "names: ")
+	}
+	expect := func(from, to int) {
+		for i := from; i < to; i++ {
+			bob.expect(fmt.Sprintf("from alice: %d", i))
+		}
+	}
+
+	// The connection was reset. The user is away, and then back at the other node.
+	say(10)
+	expect(0, 4)
+	require.NoError(t, bob.conn.(*net.TCPConn).SetLinger(0))
+	bob.conn.Close()
+	alice.expect("* bob is away")
+	say(5)
+	bob, answer := second.comeBack("bob " + key + " 6 0")
+	require.Equal(t, "* back: 11 lines", answer)
+	expect(4, 15)
+	alice.expect("* bob is back")
+	bob.say("/who #go")
+	bob.expect("names: alice, bob")
+
+	// Nobody has noticed that this connection is broken. Its session ends without a word.
+	say(10)
+	expect(15, 20)
+	old := bob
+	bob, answer = first.comeBack("bob " + key + " 18 1")
+	require.Equal(t, "* back: 5 lines", answer)
+	expect(20, 25)
+	old.rest()
+
+	// The key is still good, at both nodes.
+	for times, n := range []*node{second, first, second} {
+		lines := 1
+		if times == 0 {
+			lines = 6
+		}
+		bob, answer = n.comeBack(fmt.Sprintf("bob %s %d %d", key, lines, times+2))
+		require.Equal(t, "* back: 0 lines", answer)
+	}
+	alice.say("bob: good")
+	bob.expect("from alice: good")
+	bob.say("/quit")
+	require.Empty(t, bob.rest())
+	alice.expect("* bob left #go")
+	_, answer = first.comeBack("bob " + key + " 2 5")
+	require.Contains(t, answer, "taken")
+}
+
+// TestResumeAfterADeadNode: what the node kept is gone, and the user is told.
+func TestResumeAfterADeadNode(t *testing.T) {
+	servers().waitUntilHealthy(t)
+	flags := []string{"-resume", "-lease", "2s", "-cluster", "TestResumeAfterADeadNode"}
+	first, second := start(t, servers().url(0), flags...), start(t, servers().url(1), flags...)
+	alice, _ := second.loginWithKey("alice")
+	_, key := first.loginWithKey("bob")
+	alice.until("/who", "names: alice, bob")
+	require.NoError(t, first.cmd.Process.Kill())
+	bob, answer := second.comeBack("bob " + key + " 1 0")
+	require.Equal(t, "* back: lines are missing", answer)
+	alice.say("bob: welcome back")
+	bob.expect("from alice: welcome back")
+	_, answer = second.comeBack("bob " + key + " 2 1")
+	require.Equal(t, "* back: 0 lines", answer)
+	second.dial("bob").expect("error: the login bob is taken, choose another one")
+}
+
+// TestResumeAfterNATS: when NATS comes back without its memory, users get keys as before.
+func TestResumeAfterNATS(t *testing.T) {
+	o := &natsserver.Options{Host: "127.0.0.1", Port: port(freeAddr()), JetStream: true, NoLog: true, NoSigs: true}
+	run := func() *natsserver.Server {
+		o.StoreDir = t.TempDir()
+		s, err := natsserver.NewServer(o)
+		require.NoError(t, err)
+		s.Start()
+		require.True(t, s.ReadyForConnections(patience))
+		return s
+	}
+	stop := func(s *natsserver.Server) {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+	s := run()
+	n := start(t, s.ClientURL(), "-resume", "-lease", "2s")
+	_, key := n.loginWithKey("bob")
+	stop(s)
+	n.dial("bob " + key + " 1 0").expect("error: nobody can log in at the moment, try again later")
+	defer stop(run())
+	carol, answer := n.comeBack("carol")
+	require.Contains(t, answer, "* your key is ")
+	carol.conn.Close()
+	_, answer = n.comeBack("carol " + strings.TrimPrefix(answer, "* your key is ") + " 1 0")
+	require.Equal(t, "* back: 0 lines", answer)
+}
