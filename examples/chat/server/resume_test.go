@@ -215,6 +215,9 @@ func TestLinger(t *testing.T) {
 	again.Say(fmt.Sprintf("bob %s %d 0", bob.key, bob.lines))
 	again.ExpectError("taken")
 	require.NotEqual(t, bob.key, server.counter(t, "bob").key)
+	said := server.stop(t)
+	require.Regexp(t, `INFO session ended user=bob .*cause="the connection has ended: EOF"`, said)
+	require.Regexp(t, `INFO user did not come back user=bob cause="sendq: not back within Linger of 200ms`, said)
 }
 
 // More lines than are kept are missing, and the user is told.
