@@ -49,7 +49,7 @@ func (c *counter) expect(t *testing.T, lines ...string) {
 func (c *counter) comeBack(t *testing.T, p *process, wantLines int) {
 	t.Helper()
 	c.Client = p.connect(t)
-	c.Say(fmt.Sprintf("%s %s %d %d", c.name, c.key, c.lines, c.times))
+	c.Say(c.first())
 	c.times, c.lines = c.times+1, 0
 	c.expect(t, fmt.Sprintf("* back: %d lines", wantLines))
 }
