@@ -33,9 +33,8 @@ const (
 // A browser is the WebSocket of a user. Each of its messages is a line. Writes take frames, and reads
 // return lines.
 type browser struct {
-	net.Conn
+	framedConn
 	refused error // the reason, if the address has too many connections
-	w       *sendq.Writer
 
 	// The state of reading.
 	frames   frames
@@ -59,10 +58,7 @@ func (b *browser) NetConn() net.Conn { return b.Conn }
 func (b *browser) SyscallConn() (syscall.RawConn, error) { return socketOf(b.Conn) }
 
 // Begin is called before the first Read.
-func (b *browser) Begin(w *sendq.Writer) error {
-	b.w = w
-	return b.refused
-}
+func (b *browser) Begin(*sendq.Writer) error { return b.refused }
 
 // SetReadDeadline sets the deadline to t. If t is zero, each input moves the deadline by silence.
 func (b *browser) SetReadDeadline(t time.Time) error {
@@ -161,7 +157,7 @@ func (b *browser) begin() error {
 func (b *browser) obey() error {
 	switch b.frames.OpCode {
 	case ws.OpPing:
-		return b.w.Send(compile(ws.NewPongFrame(b.control)))
+		b.sendControl(compile(ws.NewPongFrame(b.control)))
 	case ws.OpClose:
 		code, reason := ws.ParseCloseFrameData(b.control)
 		switch {
@@ -212,16 +208,12 @@ func (b *browser) End(cause error) {
 }
 
 // CloseWrite sends the close frame. The Writer calls it when everything else has been written.
-func (b *browser) CloseWrite() error {
-	_ = b.Conn.SetWriteDeadline(time.Now().Add(farewellTimeout))
-	_, err := b.Conn.Write(b.farewell.frame())
-	return err
-}
+func (b *browser) CloseWrite() error { return b.sendLast(b.farewell.frame()) }
 
 // Write writes frames.
 func (b *browser) Write(p []byte) (int, error) {
 	b.wait()
-	return b.Conn.Write(p)
+	return b.framedConn.Write(p)
 }
 
 // Close also ends a stall.

@@ -17,14 +17,15 @@
 //   - A browser writes frames unchanged. Its Read turns incoming frames into lines, within the
 //     reader's buffer. Frames may be cut and fragmented anywhere. A browser has no buffer of its own, so
 //     when idle it costs little more than an idle TCP user.
-//   - A terminal belongs to a TCP user. It removes the headers of frames, and drops pings. It writes a
-//     copy, because all users share the same bytes.
+//   - A terminal belongs to a TCP user. It removes the headers of frames. It writes a copy, because all
+//     users share the same bytes.
 //
 // Both have a method NetConn. With it, the Writer finds the socket and waits for the peer's
 // acknowledgement before it closes.
 //
-// Only the Writer writes, so no two frames can mix: pongs and pings are messages like all others.
-// One frame must come after the whole queue: the close frame. When the queue is empty, the Writer's
+// Pings and pongs are no lines. They do not go through the Writer, because it counts messages, and with
+// -resume the page counts lines. A framedConn sends them between two frames of the Writer. One frame
+// must come after the whole queue: the close frame. When the queue is empty, the Writer's
 // Close calls the browser's CloseWrite, and CloseWrite sends the close frame. Its code comes
 // from the cause of the session's end, or from the first rule that the browser broke. If a Writer ends without delivering, as
 // a slow consumer or after a takeover, there is no close frame, because it could be in the middle of

@@ -12,8 +12,6 @@ import (
 
 	"github.com/gobwas/ws"
 	"github.com/stretchr/testify/require"
-
-	"github.com/sendq-go/sendq"
 )
 
 // A script is a connection that reads chunks one by one, and keeps all writes.
@@ -81,7 +79,6 @@ func FuzzTerminal(f *testing.F) {
 		for _, line := range lines {
 			stream = append(stream, frameOf([]byte(line))...)
 			ends = append(ends, len(stream))
-			stream = append(stream, compile(ws.NewPingFrame([]byte("not a line")))...)
 		}
 		before := bytes.Clone(stream)
 		conn := &script{room: room}
@@ -111,9 +108,7 @@ func FuzzTerminal(f *testing.F) {
 // browserOf returns a browser that sends chunks, and its connection.
 func browserOf(chunks [][]byte) (*browser, *script) {
 	conn := &script{chunks: chunks, room: 1 << 30}
-	b := &browser{Conn: conn}
-	b.Begin(sendq.NewWriter(b, nil))
-	return b, conn
+	return &browser{framedConn: framedConn{Conn: conn}}, conn
 }
 
 // readAll reads as the chat does. A Read may return no bytes.
@@ -166,8 +161,41 @@ func FuzzBrowser(f *testing.F) {
 		got, err := readAll(t, b, 64<<10)
 		require.Equal(t, io.EOF, err)
 		require.Equal(t, text+"\n", string(got))
-		require.NoError(t, b.w.Flush(t.Context()))
 		require.Equal(t, bytes.Repeat(compile(ws.NewPongFrame([]byte("ping"))), pings), conn.written.Bytes())
+	})
+}
+
+// FuzzControl: control frames come between the frames of a Writer, wherever those are cut.
+func FuzzControl(f *testing.F) {
+	f.Add("one\n\ntwo", []byte{1})
+	f.Add(strings.Repeat("x", 125)+"\n"+strings.Repeat("y", 126)+"\n"+strings.Repeat("z", 70_000), []byte{0, 3})
+	f.Fuzz(func(t *testing.T, text string, sizes []byte) {
+		var stream, got []byte
+		for line := range strings.Lines(text) {
+			stream = append(stream, frameOf([]byte(line))...)
+		}
+		conn := &script{room: 1 << 30}
+		c := &framedConn{Conn: conn}
+		pings := 0
+		for _, piece := range cut(stream, sizes) {
+			_, err := c.Write(piece)
+			require.NoError(t, err)
+			if len(c.waiting) < maxControl {
+				c.sendControl(compile(ws.NewPingFrame(nil)))
+				pings++
+			}
+		}
+		for conn.written.Len() > 0 {
+			h, err := ws.ReadHeader(&conn.written)
+			require.NoError(t, err)
+			require.LessOrEqual(t, h.Length, int64(conn.written.Len()))
+			got = append(got, conn.written.Next(int(h.Length))...)
+			if h.OpCode == ws.OpPing {
+				pings--
+			}
+		}
+		require.Equal(t, text, string(got))
+		require.Zero(t, pings)
 	})
 }
 
@@ -181,9 +209,9 @@ func FuzzBrowserBytes(f *testing.F) {
 		got, _ := readAll(t, b, 4<<10)
 		require.LessOrEqual(t, len(got), len(stream)+1)
 		require.LessOrEqual(t, cap(b.control), 2*ws.MaxControlFramePayloadSize)
-		require.NoError(t, b.w.Flush(t.Context()))
 		b.End(nil)
 		require.NoError(t, b.CloseWrite())
+		b.sendControl(compile(ws.NewPingFrame(nil)))     // too late
 		for out := conn.written.Bytes(); len(out) > 0; { // frames; the last one is the close frame
 			r := bytes.NewReader(out)
 			h, err := ws.ReadHeader(r)

@@ -12,10 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gobwas/ws"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sendq-go/sendq"
 	"github.com/sendq-go/sendq/examples/chat/server"
 )
 
@@ -93,7 +91,7 @@ func run(o options) error {
 	}
 	g.Go(func() error { return chat.Serve(ctx, terminals{lines}) })
 	g.Go(func() error { return serveWeb(ctx, web, pages) })
-	g.Go(func() error { return ping(ctx, chat.Broker()) })
+	g.Go(func() error { return s.ping(ctx) })
 	scheme := "http"
 	if o.chat.IsTLS() {
 		scheme = "https"
@@ -113,18 +111,4 @@ func serveWeb(ctx context.Context, web *http.Server, l net.Listener) error {
 	defer cancel()
 	_ = web.Shutdown(bound)
 	return nil
-}
-
-// ping sends a ping to all users at intervals. Browsers answer it. A browser without an answer reaches
-// its read deadline.
-func ping(ctx context.Context, b *sendq.Broker) error {
-	frame := compile(ws.NewPingFrame(nil))
-	for tick := time.NewTicker(pingEvery); ; {
-		select {
-		case <-tick.C:
-			b.Broadcast(frame)
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }

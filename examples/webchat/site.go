@@ -34,6 +34,8 @@ type site struct {
 	chat    *server.Server
 	origins []string // further origins of WebSockets
 	conns   sync.Map // net.Conn to *admission, while it speaks HTTP
+
+	browsers sync.Map // the keys are each *browser
 }
 
 // An admission is the result of Admit for a connection.
@@ -134,7 +136,10 @@ func (s *site) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	go func() {
 		defer a.release()
-		s.chat.Handle(&browser{Conn: conn, refused: a.refused})
+		b := &browser{framedConn: framedConn{Conn: conn}, refused: a.refused}
+		s.browsers.Store(b, nil)
+		defer s.browsers.Delete(b)
+		s.chat.Handle(b)
 	}()
 }
 

@@ -33,7 +33,7 @@ func (t *terminal) Write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		if len(lines) > 0 { // otherwise it was a ping, and a terminal gets none
+		if len(lines) > 0 { // otherwise p ends within a header
 			if written, err := t.Conn.Write(lines); err != nil {
 				_, taken, _ = before.strip(buf[:0], p[n:], written)
 				return n + taken, err
@@ -50,17 +50,13 @@ func (t *terminal) Close() error {
 	return t.Conn.Close()
 }
 
-// strip appends the payload of frames to lines, up to size bytes, and leaves out control frames. The
-// frames continue with p. It returns the number of bytes that it took from p.
+// strip appends the payload of frames to lines, up to size bytes. The frames continue with p. It
+// returns the number of bytes that it took from p.
 func (f *frames) strip(lines, p []byte, size int) (_ []byte, taken int, err error) {
 	rest := p
 	for len(rest) > 0 && len(lines) < size && err == nil {
 		if f.left == 0 {
 			rest, _, err = f.header(rest)
-			continue
-		}
-		if f.OpCode.IsControl() {
-			_, rest = f.payload(rest)
 			continue
 		}
 		payload, _ := f.payload(rest[:min(len(rest), size-len(lines))])
