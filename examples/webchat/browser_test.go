@@ -175,14 +175,15 @@ func (c *chromium) testRestart(t *testing.T) {
 	p.stop()
 	carol.until(`text("#link").includes("Connection lost, trying again")`)
 	carol.say("too early")
-	carol.until(`text("#problem").startsWith("There is no connection") && document.querySelector("#text").value == "too early"`)
+	carol.until(`waiting() == "too early" && messages() == "carol: before"`)
 	again := start(t, "-http", strings.TrimPrefix(p.page, "http://"))
 	for _, tab := range []*tab{carol, bob} {
 		tab.until(`!text("#link") && text("#title") == "#go"`)
 		tab.until(`list("#rooms") == "#go, #lobby" && list("#names").includes("bob") && list("#names").includes("carol")`)
 	}
-	carol.press(kb.Enter) // sends the text that the page has kept
-	bob.until(`messages() == "carol: before, carol: too early"`)
+	for _, tab := range []*tab{carol, bob} {
+		tab.until(`messages() == "carol: before, carol: too early" && text("#log").includes("messages may be missing here")`)
+	}
 
 	// After the loss of one connection, each message comes once, whether missed or not.
 	dave := login(again.dial(), "dave")
@@ -322,6 +323,11 @@ func (c *chromium) testLines(t *testing.T) {
 		"* carol left #go":                    `{"kind":"left","who":"carol","room":"#go"}`,
 		"names: a, b.c, d-e":                  `{"kind":"names","names":["a","b.c","d-e"]}`,
 		"names: ":                             `{"kind":"names","names":[]}`,
+		"* your key is SECRET":                `{"kind":"key","key":"SECRET"}`,
+		"* back: 17 lines":                    `{"kind":"back","lines":"17"}`,
+		"* back: lines are missing":           `{"kind":"back"}`,
+		"* carol is away":                     `{"kind":"away","who":"carol"}`,
+		"* carol is back":                     `{"kind":"returned","who":"carol"}`,
 		"error: already in #go":               `{"kind":"alreadyIn","room":"#go"}`,
 		"error: not in #go":                   `{"kind":"notIn","text":"not in #go","about":"#go"}`,
 		"error: no such user: bob":            `{"kind":"unheard","text":"no such user: bob","about":"bob"}`,
@@ -443,8 +449,9 @@ const tools = `
 	const text = (selector) => visible(selector) ? $(selector).innerText : "";
 	const focused = (selector) => document.activeElement.matches(selector);
 	const list = (selector) => [...$(selector).querySelectorAll("span")].filter((e) => !e.hidden).map((e) => e.innerText).join(", ");
-	const messages = () => [...document.querySelectorAll("#log .message")]
+	const messages = () => [...document.querySelectorAll("#log .message:not(.waiting)")]
 		.map((m) => m.querySelector(".from").textContent + ": " + m.querySelector(".text").textContent).join(", ");
+	const waiting = () => [...document.querySelectorAll("#log .waiting .text")].map((m) => m.textContent).join(", ");
 `
 
 // eval returns whether an expression is true.

@@ -1,14 +1,17 @@
 // The model of a chat: conversations, their members, and the effects of the server's lines. It knows
 // nothing of the page.
 
-import { isRoom, parse } from "./lines.js";
+import { isRoom } from "./lines.js";
 
 const keptMessages = 1_000; // in each conversation, the last ones
 const keptDirects = 50; // conversations with users, the most recent ones
 const answerWithin = 60_000; // milliseconds
 const askAgainAfter = 1_500; // milliseconds after the server has refused a line
 const knownFor = 2_000; // milliseconds before the server is asked again
+const confirmAfter = 2_000; // milliseconds after a message that nothing has confirmed
+const restWithin = 5_000; // milliseconds for the lines that follow a break of unknown length
 const maxLines = 20; // sent at once
+const nowhere = "#-"; // a room with few members, so that the answer to /who is short
 const home = "#lobby"; // the first room of every user
 
 // A Conversation is with the members of a room, or with one user.
@@ -19,6 +22,7 @@ class Conversation {
   unreadFrom = 0; // the number of the first unread message
   touched = 0; // the time of the last message
   draft = ""; // unsent text
+  waiting = []; // texts that are sent when there is a connection
   joined = false; // the server has confirmed that the user is in the room
   members = null; // a Set of names, if known; null for a user
 
@@ -66,9 +70,15 @@ export class Chat {
   #changed;
   #joining = new Map(); // room to its lines since the user asked to join
   #leaving = new Set(); // rooms that may still send lines
-  #asked = []; // {room, done}: each /who without an answer; room is "" for everyone
+  #asked = []; // {room, done, on, after}: each /who without an answer; room is "" for everyone
   #askedAt = new Map(); // room to the time of its last /who
   #giveUp; // the timer of the first /who
+  #connection = 0; // the number of the last login
+  #behind = 0; // lines of earlier connections that have yet to come
+  #rest; // the timer for such lines of unknown number
+  #unconfirmed = []; // {conversation, text}: sent, and perhaps lost
+  #confirm; // the timer of the /who that confirms them
+  #away = new Set(); // names
 
   constructor(me, send, changed) {
     this.me = me;
@@ -84,33 +94,110 @@ export class Chat {
     return [...this.conversations.values()].filter((c) => !c.isRoom).sort(byName);
   }
 
-  // up is called after a login. The user joins the same rooms as before.
-  up() {
+  // save returns what the Chat in the next life of the page needs to go on.
+  save() {
+    return {
+      me: this.me,
+      current: this.current?.name,
+      everyone: this.everyone,
+      away: [...this.#away],
+      conversations: [...this.conversations.values()].map((c) => ({ ...c, members: c.members && [...c.members] })),
+      unconfirmed: this.#unconfirmed.map(({ conversation, text }) => ({ name: conversation.name, text })),
+    };
+  }
+
+  // restore goes on with what save has returned.
+  restore({ current, everyone, away, conversations, unconfirmed }) {
+    for (const saved of conversations) {
+      const members = saved.members && new Set(saved.members);
+      this.conversations.set(saved.name, Object.assign(new Conversation(saved.name), saved, { members }));
+    }
+    this.current = this.conversations.get(current) ?? null;
+    this.everyone = everyone;
+    this.#away = new Set(away);
+    this.#unconfirmed = unconfirmed.map(({ name, text }) => ({ conversation: this.#conversation(name), text }));
+  }
+
+  // up is called after a login, with the link's answer to how the user is back.
+  up(back) {
     this.problem = "";
+    this.#connection++;
+    this.#behind = Number(back?.lines ?? 0);
+    if (back?.lines) { // the user is still in the same rooms
+      if (!this.#behind) this.#caughtUp();
+      return this.#changed();
+    }
     const rooms = this.rooms.map((room) => room.name);
-    // The link has sent this /who, to see whether the login is done.
-    this.#asked = [{ room: "", done: (names) => (this.everyone = names ?? []) }];
+    this.#note("messages may be missing here");
+    this.#doubt();
+    if (back) this.#rest = setTimeout(() => this.#askAgain(), restWithin);
+    else this.#forget();
     if (!this.conversations.size) this.#join(home, true);
     for (const room of rooms) this.#join(room, false);
+    this.#flush();
     this.#changed();
   }
 
-  // lost is called when the connection is lost.
-  lost() {
-    clearTimeout(this.#giveUp);
-    this.#asked = [];
+  // #forget forgets what was true on the connection before. The user is in no room.
+  #forget() {
     this.#joining.clear();
     this.#leaving.clear();
     for (const conversation of this.conversations.values()) {
       conversation.joined = false;
       conversation.members = null;
     }
+    // The link has sent this /who, to see whether the login is done.
+    this.#asked = [{ room: "", on: this.#connection, after: 0, done: (names) => (this.everyone = names ?? []) }];
+  }
+
+  // #caughtUp is called when all lines of earlier connections are here, and so are the answers.
+  #caughtUp() {
+    this.#askAgain();
+    this.#doubt();
+    this.#flush();
+  }
+
+  // #askAgain repeats a question that the server has not heard on an earlier connection.
+  #askAgain() {
+    if (!this.#asked.length || this.#asked[0].on === this.#connection) return;
+    for (const room of this.#joining.keys()) this.#send(`/join ${room}`);
+    this.#askNext();
+  }
+
+  // #doubt tells the user which messages the server may not have heard.
+  #doubt() {
+    for (const { conversation, text } of this.#unconfirmed.splice(0)) {
+      conversation.add({ note: `perhaps not delivered: ${text}`, time: Date.now(), bad: true });
+    }
+  }
+
+  // #note adds a note to all conversations.
+  #note(note) {
+    for (const conversation of this.conversations.values()) conversation.add({ note, time: Date.now(), bad: true });
+  }
+
+  // lost is called when the connection is lost.
+  lost() {
+    clearTimeout(this.#giveUp);
+    clearTimeout(this.#rest);
+    clearTimeout(this.#confirm);
+    this.#confirm = undefined;
     this.#changed();
   }
 
+  // quiet makes the server send a line, unless one is due.
+  quiet() {
+    if (!this.#asked.length) this.ask(nowhere);
+  }
+
   // receive handles a line of the server.
-  receive(line) {
-    const said = parse(line);
+  receive(said) {
+    this.#handle(said);
+    if (this.#behind && !--this.#behind) this.#caughtUp();
+    this.#changed();
+  }
+
+  #handle(said) {
     switch (said.kind) {
       case "inRoom":
       case "joined":
@@ -120,6 +207,10 @@ export class Chat {
         break;
       case "direct":
         this.#add(this.#conversation(said.from), { from: said.from, text: said.text, time: Date.now() });
+        break;
+      case "away":
+      case "returned":
+        this.#move(said);
         break;
       case "names":
         this.#answer(said.names);
@@ -142,7 +233,6 @@ export class Chat {
       default:
         this.problem = `The server says: ${said.text}`;
     }
-    this.#changed();
   }
 
   // #hear handles a message, a join or a leave in a room.
@@ -155,6 +245,17 @@ export class Chat {
     if (said.kind === "joined") conversation.members?.add(said.who);
     if (said.kind === "left") conversation.members?.delete(said.who);
     this.#add(conversation, { ...this.#shown(said), time: Date.now() });
+  }
+
+  // #move notes that a user has lost their connection, or is back.
+  #move({ kind, who }) {
+    if (this.#away.has(who) === (kind === "away")) return; // each room they are in says so
+    if (kind === "away") this.#away.add(who);
+    else this.#away.delete(who);
+    const note = kind === "away" ? `${who} has lost the connection` : `${who} is back`;
+    for (const conversation of this.conversations.values()) {
+      if (conversation.members?.has(who) || conversation.name === who) conversation.add({ note, time: Date.now() });
+    }
   }
 
   // #shown returns a line as a message.
@@ -188,6 +289,7 @@ export class Chat {
       const early = lines.slice(0, Math.max(0, now)).filter(({ who }) => who !== this.me);
       for (const message of conversation.missed(early.map((said) => this.#shown(said)))) this.#add(conversation, message);
       for (const said of lines.slice(Math.max(0, now))) this.#hear(said);
+      this.#flush();
     });
   }
 
@@ -204,14 +306,18 @@ export class Chat {
   }
 
   #askNext() {
-    if (!this.#asked.length) return;
-    this.#send(`/who ${this.#asked[0].room}`.trim());
+    clearTimeout(this.#giveUp);
+    const [question] = this.#asked;
+    if (!question || this.#behind) return; // the answer to an earlier question may have yet to come
+    question.after = this.#unconfirmed.length;
+    if (this.#send(`/who ${question.room}`.trim())) question.on = this.#connection;
     this.#giveUp = setTimeout(() => this.#answer(), answerWithin);
   }
 
   #answer(names) {
-    clearTimeout(this.#giveUp);
-    this.#asked.shift()?.done(names);
+    const question = this.#asked.shift();
+    if (names) this.#unconfirmed.splice(0, question?.after); // the server has heard them before the question
+    question?.done(names);
     this.#askNext();
   }
 
@@ -287,16 +393,33 @@ export class Chat {
     }
   }
 
-  // #speak sends each line of text as a message, and shows it, because the server does not send it
-  // back.
+  // #speak sends each line of text as a message, now or when there is a connection.
   #speak(conversation, text) {
     const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
     if (lines.length > maxLines) throw new Problem(`Send at most ${maxLines} lines at once.`);
-    for (const line of lines) {
-      if (!this.#send(`${conversation.name}: ${line}`)) throw notConnected();
-      this.#add(conversation, { from: this.me, text: line, time: Date.now() });
-    }
+    const waiting = [...this.conversations.values()].reduce((sum, c) => sum + c.waiting.length, 0);
+    if (waiting + lines.length > maxLines) throw new Problem(`Without a connection, at most ${maxLines} lines can wait.`);
+    conversation.waiting.push(...lines);
+    this.#flush();
     this.#changed();
+  }
+
+  // #flush sends the waiting messages. It shows them, because the server does not send them back.
+  #flush() {
+    if (this.#behind) return;
+    for (const conversation of this.conversations.values()) {
+      const { name, waiting } = conversation;
+      if (this.#joining.has(name)) continue;
+      while (waiting.length && this.#send(`${name}: ${waiting[0]}`)) {
+        const text = waiting.shift();
+        this.#unconfirmed.push({ conversation, text });
+        this.#add(conversation, { from: this.me, text, time: Date.now() });
+        this.#confirm ??= setTimeout(() => {
+          this.#confirm = undefined;
+          this.ask(nowhere);
+        }, confirmAfter);
+      }
+    }
   }
 
   // #conversation returns a conversation, old or new. Strangers can begin any number, so the one with
@@ -327,6 +450,6 @@ function check(room) {
   if (!isRoom(room)) throw new Problem("A room is # and 1 to 32 letters (a-z), digits, _, - or .");
 }
 
-const notConnected = () => new Problem("There is no connection at the moment. Your text stays here. Send it again later.");
+const notConnected = () => new Problem("There is no connection at the moment. Try again later.");
 
 const byName = (a, b) => (a.name < b.name ? -1 : 1);

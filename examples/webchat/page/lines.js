@@ -5,10 +5,15 @@ const room = `#${name}`;
 
 // Each entry is a kind of line, its pattern, and the names of its parts. The first match counts.
 const kinds = [
+  ["key", `\\* your key is (\\S+)`, ["key"]],
+  ["back", `\\* back: (\\d+) lines`, ["lines"]],
+  ["back", `\\* back: lines are missing`, []],
   ["inRoom", `from (${name}) in (${room}): (.*)`, ["from", "room", "text"]],
   ["direct", `from (${name}): (.*)`, ["from", "text"]],
   ["joined", `\\* (${name}) joined (${room})`, ["who", "room"]],
   ["left", `\\* (${name}) left (${room})`, ["who", "room"]],
+  ["away", `\\* (${name}) is away`, ["who"]],
+  ["returned", `\\* (${name}) is back`, ["who"]],
   ["names", `names: (.*)`, ["names"]],
   ["alreadyIn", `error: already in (${room})`, ["room"]],
   ["notIn", `error: (not in (${room}))`, ["text", "about"]],

@@ -12,6 +12,7 @@ export class Log {
   #conversation = null;
   #drawn = 0; // the number of the next message to show
   #last = null; // the message shown last
+  #waiting = []; // the elements of waiting messages
   #following = true; // the newest message stays in sight
 
   constructor(element, newest) {
@@ -28,8 +29,9 @@ export class Log {
   }
 
   // show draws the new messages of the conversation, or all if another one was shown before. A line
-  // marks the first unread message. The user is me.
+  // marks the first unread message. Messages that wait for a connection are last. The user is me.
   show(conversation, me) {
+    for (const element of this.#waiting) element.remove();
     const fresh = conversation !== this.#conversation || conversation.unread > 0;
     if (fresh) {
       // A screen reader should read new messages only.
@@ -54,6 +56,8 @@ export class Log {
       this.#last = message;
     }
     conversation.unread = 0;
+    this.#waiting = conversation.waiting.map((text) => this.#draw({ from: me, text, waits: true }, me));
+    added.append(...this.#waiting);
     if (!added.childElementCount) return;
     this.#element.append(added);
     while (this.#element.childElementCount > shown) this.#element.firstElementChild.remove();
@@ -63,7 +67,7 @@ export class Log {
   }
 
   #draw(message, me) {
-    const { from, text, note, time, bad } = message;
+    const { from, text, note, time, bad, waits } = message;
     if (note) {
       const line = make("div", bad ? "note bad" : "note", note);
       line.append(" ", stamp(time));
@@ -71,9 +75,10 @@ export class Log {
     }
     const entry = make("div", "message");
     entry.classList.toggle("own", from === me);
+    entry.classList.toggle("waiting", Boolean(waits));
     entry.classList.toggle("goes-on", this.#goesOn(message));
     const head = make("div", "head");
-    head.append(make("b", "from", from), " ", stamp(time));
+    head.append(make("b", "from", from), " ", waits ? make("span", "time", "not sent yet") : stamp(time));
     const body = make("p", "text", text);
     body.dir = "auto";
     entry.append(head, body);

@@ -14,6 +14,7 @@ let chat, link;
 let loggedIn = false;
 let everyone = false; // the list of people shows everyone
 let drawing; // the timer of the next draw
+let passing; // the timer of good news about the connection
 
 // --- Logging in and out
 
@@ -27,15 +28,48 @@ $("login-form").onsubmit = (event) => {
   $("login-problem").textContent = "";
   $("enter").disabled = true;
   $("enter").textContent = "Connecting…";
-  chat = new Chat(name, (line) => link.send(line), changed);
-  link = connect(name, { up, lost, ended, line: (line) => chat.receive(line) });
+  start(name);
 };
 
-function up() {
-  $("link").textContent = "";
-  $("composer").classList.remove("offline");
-  chat.up();
-  if (loggedIn) return;
+// A reload of the page goes on where it was.
+let saved = null;
+try {
+  saved = JSON.parse(sessionStorage.getItem("saved"));
+} catch {}
+if (saved) start(saved.chat.me, saved);
+
+onpagehide = () => {
+  if (!loggedIn || !link.session()) return;
+  if (drawn) drawn.draft = $("text").value;
+  try {
+    sessionStorage.setItem("saved", JSON.stringify({ session: link.session(), chat: chat.save() }));
+  } catch {}
+};
+
+// While the page lives, nothing is saved. Otherwise a copy of the tab would take the session over.
+onpageshow = () => {
+  try {
+    sessionStorage.removeItem("saved");
+  } catch {}
+};
+
+function start(name, saved) {
+  chat = new Chat(name, (line) => link.send(line), changed);
+  if (saved) {
+    chat.restore(saved.chat);
+    enter();
+    tell("Connecting…", false);
+  }
+  link = connect(name, { up, lost, ended, line: (said) => chat.receive(said), quiet: () => chat.quiet() }, saved?.session);
+}
+
+function up(back) {
+  tell(back?.lines ? `Back, ${back.lines === "1" ? "1 message" : `${back.lines} messages`} caught up` : "", true);
+  chat.up(back);
+  if (!loggedIn) enter();
+}
+
+function enter() {
   loggedIn = true;
   try {
     localStorage.setItem("name", chat.me);
@@ -47,9 +81,17 @@ function up() {
 }
 
 function lost(why) {
-  $("link").textContent = `Connection lost, trying again…${why ? ` (${why})` : ""}`;
-  $("composer").classList.add("offline");
+  tell(`Connection lost, trying again…${why ? ` (${why})` : ""}`, false);
   chat.lost();
+}
+
+// tell says how the connection is. Good news passes.
+function tell(text, isGood) {
+  clearTimeout(passing);
+  $("link").textContent = text;
+  $("link").classList.toggle("good", isGood);
+  $("composer").classList.toggle("offline", !isGood);
+  if (isGood) passing = setTimeout(() => ($("link").textContent = ""), 5_000);
 }
 
 function ended(why) {
@@ -64,7 +106,7 @@ function ended(why) {
   $("enter").textContent = "Enter the chat";
   $("login-problem").textContent = why && why[0].toUpperCase() + why.slice(1);
   $("text").value = "";
-  $("link").textContent = "";
+  tell("", true);
   document.title = "sendq chat";
   $("name").focus();
 }
@@ -218,7 +260,7 @@ function draw() {
   $("leave").hidden = !current;
   $("leave").textContent = current?.isRoom ? "Leave" : "Close";
   $("leave").setAttribute("aria-label", `${$("leave").textContent} ${name}`);
-  $("log").hidden = !current?.messages.length;
+  $("log").hidden = !current?.messages.length && !current?.waiting.length;
   $("empty").hidden = !$("log").hidden;
   $("empty").textContent = !current
     ? "No conversation is open. Join a room, or choose a name."
