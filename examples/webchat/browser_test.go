@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -36,6 +37,13 @@ func TestPage(t *testing.T) {
 		"Looks":        c.testLooks,
 		"Stall":        c.testStall,
 		"Lines":        c.testLines,
+		"Kills":        c.testKills,
+		"Offline":      c.testOffline,
+		"HalfOpen":     c.testHalfOpen,
+		"Quiet":        c.testQuiet,
+		"Missing":      c.testMissing,
+		"Reload":       c.testReload,
+		"Forgotten":    c.testForgotten,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -387,7 +395,10 @@ type tab struct {
 	mayLose bool // its server
 }
 
-func (c *chromium) open(t *testing.T, url string, l look) *tab {
+func (c *chromium) open(t *testing.T, url string, l look) *tab { return c.openWith(t, url, l, "") }
+
+// openWith opens a page that runs a script first.
+func (c *chromium) openWith(t *testing.T, url string, l look, script string) *tab {
 	ctx, cancel := chromedp.NewContext(c.ctx, chromedp.WithNewBrowserContext())
 	require.NoError(t, chromedp.Do(ctx))
 	b := &tab{t: t, ctx: ctx, console: chromedp.Console(ctx)}
@@ -397,13 +408,19 @@ func (c *chromium) open(t *testing.T, url string, l look) *tab {
 	})
 	b.become(l)
 	_, err := chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: `
+		window.links = 0;
+		window.sent = [];
 		window.WebSocket = class extends WebSocket {
-			constructor(url) { super(url); window.socket = this; } // so that a test can close it
-		}`})
+			constructor(url) { super(url); window.socket = this; links++; } // so that a test can close it
+			send(line) { super.send(line); sent.push(line); }
+		};` + script})
 	require.NoError(t, err)
 	b.do(chromedp.Navigate(url))
 	return b
 }
+
+// lostLink is what the console says of a connection that is lost, or given up.
+var lostLink = regexp.MustCompile(`ERR_(CONNECTION_|INTERNET_DISCONNECTED|NETWORK_|EMPTY_RESPONSE)|closed before the connection is established`)
 
 // checkConsole fails if there was an error.
 func (b *tab) checkConsole() {
@@ -414,7 +431,7 @@ func (b *tab) checkConsole() {
 		switch {
 		case m.Text == end:
 			return
-		case b.mayLose && strings.Contains(m.Text, "ERR_CONNECTION_"):
+		case b.mayLose && lostLink.MatchString(m.Text):
 		case m.Type == chromedp.ConsoleError, m.Type == chromedp.ConsoleException, m.Type == chromedp.ConsoleWarning:
 			b.t.Errorf("in the console: %v", m)
 		}
@@ -451,6 +468,8 @@ const tools = `
 	const list = (selector) => [...$(selector).querySelectorAll("span")].filter((e) => !e.hidden).map((e) => e.innerText).join(", ");
 	const messages = () => [...document.querySelectorAll("#log .message:not(.waiting)")]
 		.map((m) => m.querySelector(".from").textContent + ": " + m.querySelector(".text").textContent).join(", ");
+	const numbers = () => [...document.querySelectorAll("#log .message:not(.own) .text")].map((m) => m.textContent);
+	const isComplete = (last, all = numbers()) => all.join() == Array.from({length: last}, (_, i) => i + 1).join();
 	const waiting = () => [...document.querySelectorAll("#log .waiting .text")].map((m) => m.textContent).join(", ");
 `
 

@@ -315,6 +315,7 @@ export class Chat {
   }
 
   #answer(names) {
+    if (names && !this.#asked[0]?.on) return; // the question was asked before a reload
     const question = this.#asked.shift();
     if (names) this.#unconfirmed.splice(0, question?.after); // the server has heard them before the question
     question?.done(names);
