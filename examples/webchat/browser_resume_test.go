@@ -123,7 +123,7 @@ func (c *chromium) testHalfOpen(t *testing.T) {
 	s.die(false)
 	s.say(20)
 	s.carol.say("typed too early")
-	s.carol.until(`text("#link").includes("Connection lost, trying again… (The server does not answer)")`)
+	s.carol.until(`text("#link").includes("Connection lost, trying again… (the server does not answer)")`)
 	s.carol.until(`text("#link").startsWith("Back, ")`)
 	s.untilComplete()
 	s.carol.until(`text("#log").includes("perhaps not delivered: typed too early")`)

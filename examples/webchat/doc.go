@@ -3,6 +3,7 @@
 //
 //	go run ./examples/webchat          # page at http://127.0.0.1:8080/, lines at 127.0.0.1:8081
 //	go run ./examples/webchat -demo    # the same, and /stall 30 makes one a slow reader for 30 s
+//	go run ./examples/webchat -resume  # users come back after a broken connection, and miss nothing
 //
 // http://127.0.0.1:8080/status shows the queues and their owners.
 //
@@ -30,6 +31,23 @@
 // from the cause of the session's end, or from the first rule that the browser broke. If a Writer ends without delivering, as
 // a slow consumer or after a takeover, there is no close frame, because it could be in the middle of
 // another frame.
+//
+// # How the page comes back
+//
+// The page connects again by itself, after growing pauses, and at once when the browser is online again
+// or the user looks at the page. With -resume, page/link.js counts the lines of each connection, and the
+// server sends what has not arrived: the page shows each line once. Without -resume, the page joins the
+// same rooms again, and says that messages may be missing.
+//
+// A dead connection may look like a quiet one. After 60 s without a line, or 10 s after a line of the user,
+// the page asks /who. It gives up the connection if no answer comes in 10 s.
+//
+// Without a connection, messages of the user wait on the page. They are sent later, at most once. An
+// answer to a later /who confirms a message. If the connection breaks first, the page says that the
+// message was perhaps not delivered. On a reload, the storage of the tab keeps the log, the key and the
+// count.
+//
+// # No compression
 //
 // Nothing is compressed. A frame for all users would have to be compressed without the frames before
 // it: permessage-deflate turns a line of 45 bytes into 51, and a line of 255 bytes into 166. It takes

@@ -25,8 +25,8 @@ const times = {
 const mostBad = 5;
 
 // connect logs in as name. It calls
-//   on.up(back)      the user is logged in. back is undefined, or {lines} if the user goes on where the
-//                    last connection broke: lines missing lines follow. lines is undefined if some are lost
+//   on.up(back)      the user is logged in. back is undefined, unless the user goes on where the last
+//                    connection broke. Then back.lines lines follow; it is undefined if some are gone
 //   on.line(said)    the server has sent a line after the login
 //   on.quiet()       nothing was heard for some time; this must ask the server for a line
 //   on.lost(why)     the connection is lost, and the link tries again; why may be ""
@@ -105,7 +105,7 @@ export function connect(name, on, session) {
   // drop gives up the connection. It does not wait for a dead one to close.
   function drop() {
     detach();
-    closed("", "The server does not answer");
+    closed("", "the server does not answer");
   }
 
   function detach() {

@@ -76,7 +76,7 @@ export class Log {
     const entry = make("div", "message");
     entry.classList.toggle("own", from === me);
     entry.classList.toggle("waiting", Boolean(waits));
-    entry.classList.toggle("goes-on", this.#goesOn(message));
+    entry.classList.toggle("goes-on", !waits && this.#goesOn(message));
     const head = make("div", "head");
     head.append(make("b", "from", from), " ", waits ? make("span", "time", "not sent yet") : stamp(time));
     const body = make("p", "text", text);
