@@ -133,6 +133,16 @@ func (c *chromium) testHalfOpen(t *testing.T) {
 	s.carol.until(`!text("#log").includes("delivered: on time")`)
 }
 
+// testDeaf: a line that was on its way is no answer to the question whether the server is there.
+func (c *chromium) testDeaf(t *testing.T) {
+	s := c.stream(t, "{quiet: 3600_000, answer: 5000}")
+	s.deafen()
+	s.carol.eval(`window.dispatchEvent(new Event("offline"))`)
+	s.say(20)
+	s.carol.until(`links == 2`)
+	s.untilComplete()
+}
+
 // testQuiet: the page asks a quiet server whether it is there. Its answer keeps the connection, and the
 // page does not show it.
 func (c *chromium) testQuiet(t *testing.T) {

@@ -40,6 +40,7 @@ func TestPage(t *testing.T) {
 		"Kills":        c.testKills,
 		"Offline":      c.testOffline,
 		"HalfOpen":     c.testHalfOpen,
+		"Deaf":         c.testDeaf,
 		"Quiet":        c.testQuiet,
 		"Missing":      c.testMissing,
 		"Reload":       c.testReload,
@@ -420,7 +421,7 @@ func (c *chromium) openWith(t *testing.T, url string, l look, script string) *ta
 }
 
 // lostLink is what the console says of a connection that is lost, or given up.
-var lostLink = regexp.MustCompile(`ERR_(CONNECTION_|INTERNET_DISCONNECTED|NETWORK_|EMPTY_RESPONSE)|closed before the connection is established`)
+var lostLink = regexp.MustCompile(`ERR_(CONNECTION_|INTERNET_DISCONNECTED|NETWORK_|SOCKET_NOT_CONNECTED|EMPTY_RESPONSE)|closed before the connection is established`)
 
 // checkConsole fails if there was an error.
 func (b *tab) checkConsole() {

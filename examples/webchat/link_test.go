@@ -27,6 +27,7 @@ type network struct {
 type netLink struct {
 	browser, server net.Conn
 	isDead          bool // what is sent is lost
+	isDeaf          bool // what the browser sends is lost
 }
 
 func newNetwork(t *testing.T, p *process) *network {
@@ -92,7 +93,7 @@ func (n *network) write(l *netLink, to io.Writer, p []byte) bool {
 	case n.cutting && to == l.browser:
 		n.left -= len(p)
 	}
-	if !l.isDead {
+	if !l.isDead && !(l.isDeaf && to == l.server) {
 		_, _ = to.Write(p) // small enough for the kernel
 	}
 	if cut {
@@ -151,6 +152,15 @@ func (n *network) die(all bool) {
 	n.isDead = all
 	for l := range n.links {
 		l.isDead = true
+	}
+}
+
+// deafen loses all that browsers send over the links from now on.
+func (n *network) deafen() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for l := range n.links {
+		l.isDeaf = true
 	}
 }
 

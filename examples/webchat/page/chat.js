@@ -185,7 +185,7 @@ export class Chat {
     this.#changed();
   }
 
-  // quiet makes the server send a line, unless one is due.
+  // quiet makes the server send names, unless it is about to.
   quiet() {
     if (!this.#asked.length) this.ask(nowhere);
   }

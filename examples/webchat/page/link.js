@@ -28,7 +28,7 @@ const mostBad = 5;
 //   on.up(back)      the user is logged in. back is undefined, unless the user goes on where the last
 //                    connection broke. Then back.lines lines follow; it is undefined if some are gone
 //   on.line(said)    the server has sent a line after the login
-//   on.quiet()       nothing was heard for some time; this must ask the server for a line
+//   on.quiet()       nothing was heard for some time; this must make the server send names
 //   on.lost(why)     the connection is lost, and the link tries again; why may be ""
 //   on.ended(why)    the link does not try again: the user has left (why is ""), or was refused
 // A session is what session() has returned in an earlier life of the page. It returns {send, close,
@@ -38,7 +38,7 @@ export function connect(name, on, session) {
   const events = new AbortController();
   let socket; // undefined between two connections
   let timer; // of the next step: an attempt, a question, or the end of a connection without an answer
-  let expecting, asking; // the timer is for an answer to a line of the user, or to a question of the link
+  let expecting, asking; // nothing has answered a line of the user, or a question of the link
   let pause = times.firstPause;
   let upSince; // the time of the login on this connection
   let lostSince; // undefined while there is a connection
@@ -72,8 +72,9 @@ export function connect(name, on, session) {
       if (said.kind === "back") session.returns++;
       counts ||= said.kind === "key" || said.kind === "back";
       if (counts) session.lines = lines;
-      expecting = asking = false;
-      if (!leaving) deadline(times.quiet, ask);
+      // Another line may have been on its way when the connection died.
+      if (said.kind === "names") expecting = asking = false;
+      if (!leaving) listen();
       if (!upSince) {
         if (!resumes && !counts) session = undefined; // this server gives no keys
         upSince = Date.now();
@@ -94,11 +95,17 @@ export function connect(name, on, session) {
     timer = setTimeout(step, time);
   }
 
-  // ask asks for a line. Without one the connection is dead, although nobody has closed it.
+  // listen waits for the next line.
+  function listen() {
+    if (asking) deadline(times.answer, drop);
+    else deadline(expecting ? times.answer : times.quiet, ask);
+  }
+
+  // ask asks the server for names. Without an answer the connection is dead, although nobody has closed it.
   function ask() {
     if (asking) return;
     asking = true;
-    deadline(times.answer, drop);
+    listen();
     on.quiet();
   }
 
@@ -159,7 +166,7 @@ export function connect(name, on, session) {
       socket.send(line);
       if (!expecting && !asking) {
         expecting = true;
-        deadline(times.answer, ask);
+        listen();
       }
       return true;
     },
