@@ -341,7 +341,10 @@ func (s *simulation) checkEmpty() {
 func (s *simulation) checkEnd() {
 	l := s.ledger
 	l.check(len(s.bucket.keys()) == 0, "the bucket has %v at the end", s.bucket.keys())
-	l.checkMessages(s.mayBeLost, s.hasLostNodes())
+	l.checkMessages(s.isUser, s.mayBeLost, s.hasLostNodes())
+	for _, u := range s.users {
+		s.checkReceived(u)
+	}
 	l.checkOrder()
 	s.checkHolders()
 	s.checkRooms()
@@ -393,6 +396,11 @@ func (s *simulation) mayBeLost(m *simMessage) bool {
 		}
 	}
 	return false
+}
+
+// isUser reports whether a name is that of a user.
+func (s *simulation) isUser(name string) bool {
+	return slices.ContainsFunc(s.users, func(u *simUser) bool { return u.name == name })
 }
 
 // hasLostNodes reports whether a node may have found another one unreachable.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -99,6 +100,12 @@ func (c *simClient) pickProcess() *simProcess {
 
 func (c *simClient) pickName() string { return c.sim.names[c.random.IntN(len(c.sim.names))] }
 
+// pickRecipient returns a name that gets messages.
+func (c *simClient) pickRecipient() string {
+	all := c.sim.recipients()
+	return all[c.random.IntN(len(all))]
+}
+
 func (c *simClient) pickRoom() string { return c.sim.rooms[c.random.IntN(len(c.sim.rooms))] }
 
 // register registers a new connection. The one before stays open, as if its network were gone.
@@ -190,7 +197,7 @@ func (m *simMessage) text() []byte { return fmt.Appendf(nil, "%d %d %s\n", m.sen
 
 func (c *simClient) send(p *simProcess) {
 	c.number++
-	m := c.newMessage(c.pickName())
+	m := c.newMessage(c.pickRecipient())
 	c.sim.ledger.sending(p, m)
 	c.sim.ledger.sent(m, p.broker.Send(m.to, m.text()))
 }
@@ -199,9 +206,10 @@ func (c *simClient) sendTo(p *simProcess) {
 	c.number++
 	var names []string
 	var messages []*simMessage
-	for _, i := range c.random.Perm(len(c.sim.names))[:1+c.random.IntN(len(c.sim.names))] {
-		names = append(names, c.sim.names[i])
-		messages = append(messages, c.newMessage(c.sim.names[i]))
+	all := c.sim.recipients()
+	for _, i := range c.random.Perm(len(all))[:1+c.random.IntN(len(all))] {
+		names = append(names, all[i])
+		messages = append(messages, c.newMessage(all[i]))
 	}
 	c.sim.ledger.sending(p, messages...)
 	r := p.broker.SendTo(names, messages[0].text())
@@ -214,7 +222,7 @@ func (c *simClient) sendTo(p *simProcess) {
 func (c *simClient) sendBatch(p *simProcess) {
 	b := p.broker.NewBatch()
 	var messages []*simMessage
-	name := c.pickName()
+	name := c.pickRecipient()
 	for range 2 + c.random.IntN(3) {
 		c.number++
 		m := c.newMessage(name)
@@ -258,12 +266,17 @@ func (c *simClient) publish(p *simProcess) {
 	c.sim.ledger.sent(m, nil)
 }
 
-// A simConn is the connection of a session. What is written has arrived.
+// A simConn is the connection of a session. What is written has arrived, except that the last lines
+// for a user may be lost when the connection ends.
 type simConn struct {
 	session *simSession
 	slow    time.Duration // how long Close takes
+	user    *simUser      // nil if it is not that of a user
 
 	mu      sync.Mutex
+	lag     int      // lines that a user has not read, at most
+	unread  []string // by a user
+	isCut   bool     // what is written is lost
 	closed  chan struct{}
 	broken  bool
 	stalled time.Time // writes wait until then
@@ -300,10 +313,60 @@ func (c *simConn) stall(d time.Duration) {
 func (c *simConn) breakOff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.breakOffLocked()
+}
+
+// breakOffLocked is breakOff. mu is held.
+func (c *simConn) breakOffLocked() {
+	c.discard()
 	if !c.broken {
 		c.broken = true
 		close(c.closed)
 	}
+}
+
+// discard loses what is unread. mu is held.
+func (c *simConn) discard() {
+	for _, line := range c.unread {
+		c.session.process.sim.ledger.swallowed(c.session, line)
+	}
+	c.unread = nil
+}
+
+// cutOff ends the connection on the peer's side only.
+func (c *simConn) cutOff() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.discard()
+	c.isCut = true
+}
+
+// readAll makes the peer read everything, from now on at once.
+func (c *simConn) readAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lag = 0
+	c.read()
+}
+
+// read makes the peer read all but the last lines. mu is held.
+func (c *simConn) read() {
+	for len(c.unread) > c.lag {
+		line := c.unread[0]
+		c.unread = c.unread[1:]
+		if c.user != nil {
+			c.user.receive(c.session, line)
+		} else {
+			c.session.process.sim.ledger.written(c.session, line)
+		}
+	}
+}
+
+// isLost reports whether the connection has ended for the peer.
+func (c *simConn) isLost() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.broken || c.isCut
 }
 
 func (c *simConn) Write(b []byte) (int, error) {
@@ -321,9 +384,11 @@ func (c *simConn) Write(b []byte) (int, error) {
 	if c.broken {
 		return 0, net.ErrClosed
 	}
-	for line := range strings.Lines(string(b)) {
-		c.session.process.sim.ledger.written(c.session, line)
+	c.unread = slices.AppendSeq(c.unread, strings.Lines(string(b)))
+	if c.isCut {
+		c.discard()
 	}
+	c.read()
 	return len(b), nil
 }
 

@@ -46,6 +46,9 @@ type simSession struct {
 	conn    *simConn
 
 	isTimed                         bool                 // Register has a time limit
+	isRestart                       bool                 // a user counts from 0 on it
+	received                        int64                // messages that a user had received before
+	isUnknown                       bool                 // how many it has missed
 	began, answered, closing, ended time.Time            // zero if not yet
 	err                             error                // of Register
 	cause                           error                // of the end
@@ -63,6 +66,7 @@ type simMessage struct {
 	err                error
 	written            []*simSession
 	returned           []simReturn
+	isSwallowed        bool // written to a connection that has lost it
 }
 
 // A simHold is the time in which a node had a name, as it announced.
@@ -243,6 +247,19 @@ func (l *simLedger) written(s *simSession, line string) {
 	l.received[s.name] = append(l.received[s.name], simRecord{m, s, time.Now()})
 }
 
+// swallowed records that a line is lost with the connection of a session.
+func (l *simLedger) swallowed(s *simSession, line string) {
+	if isAnswer(line) {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m := l.find(s.name, line); m != nil {
+		l.note("%s for %s is lost on the way from %s", m, s.name, s.process.id)
+		m.isSwallowed = true
+	}
+}
+
 // handedBack records a call of OnUndelivered.
 func (l *simLedger) handedBack(name string, line []byte, p *simProcess, cause error) {
 	l.mu.Lock()
@@ -262,7 +279,7 @@ func (l *simLedger) hold(p *simProcess, name string, token uint64) {
 	for _, h := range l.holds {
 		switch {
 		case h.name != name:
-		case h.process == p && h.to.IsZero(): // granted anew
+		case h.process == p && h.to.IsZero(): // granted again
 			h.token = token
 			return
 		case h.token == token:
@@ -356,11 +373,11 @@ func (l *simLedger) hasMoved(r simRecord, from time.Time) bool {
 }
 
 // checkMessages checks what has become of each message, at the end of a simulation.
-func (l *simLedger) checkMessages(excused func(*simMessage) bool, lostNodes bool) {
+func (l *simLedger) checkMessages(isUser func(name string) bool, excused func(*simMessage) bool, lostNodes bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range l.order {
-		if !m.isDirect() {
+		if !m.isDirect() || isUser(m.to) {
 			continue
 		}
 		switch n := len(m.written); {

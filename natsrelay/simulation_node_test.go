@@ -82,6 +82,7 @@ func (s *simulation) startProcess(machine, incarnation int) *simProcess {
 	p.broker = sendq.NewBroker(&sendq.BrokerOptions{
 		NamePolicy:    s.policy,
 		OnUndelivered: p.onUndelivered,
+		Linger:        s.linger,
 		Relay:         simTransport{r, p},
 	})
 	go p.observe()
@@ -97,7 +98,9 @@ func (p *simProcess) onUndelivered(name string, messages iter.Seq[[]byte], cause
 		return
 	}
 	for m := range messages {
-		p.sim.ledger.handedBack(name, m, p, cause)
+		if !isAnswer(string(m)) {
+			p.sim.ledger.handedBack(name, m, p, cause)
+		}
 	}
 }
 
@@ -262,10 +265,13 @@ func (t simTransport) Claim(ctx context.Context, name string, takeover bool) (ui
 	token, h, err := t.Relay.Claim(ctx, name, takeover)
 	t.process.sim.ledger.claimed(&simClaim{
 		process: t.process, name: name, token: token, began: began, ended: time.Now(), err: err,
-		isEmpty: len(h.Rooms)+len(h.Undelivered) == 0,
+		isEmpty: isEmpty(h),
 	})
 	return token, h, err
 }
+
+// isEmpty reports whether nothing comes with a name, except for a peer that resumes.
+func isEmpty(h relay.Handover) bool { return len(h.Rooms) == 0 && len(h.Undelivered) == h.Kept }
 
 // Post checks that a message to a name goes to the node with the newest token.
 func (t simTransport) Post(node string, d relay.Delivery, outcome func(relay.Outcome)) {
@@ -312,7 +318,7 @@ func (b simBroker) Evict(ctx context.Context, name, by string, token uint64) (re
 	time.Sleep(time.Duration(random.Int64N(int64(s.network.delay))))
 	b.process.gate()
 	h, ok := b.Node.Evict(ctx, name, by, token)
-	if ok && len(h.Rooms)+len(h.Undelivered) > 0 {
+	if ok && !isEmpty(h) {
 		s.ledger.inherits(&simEstate{from: b.process, to: by, name: name, token: token, at: time.Now()})
 	}
 	return h, ok

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -72,6 +73,8 @@ type simulation struct {
 	servers      *simServers
 	skews        []time.Duration // of the clocks of machines
 	clients      []*simClient
+	users        []*simUser
+	linger       time.Duration // of names
 
 	chaos     sync.WaitGroup
 	isCalm    bool          // no fault may begin; mu guards it
@@ -135,6 +138,11 @@ func newSimulation(seed uint64) *simulation {
 	for i := range 3 + random.IntN(5) {
 		s.clients = append(s.clients, &simClient{sim: s, id: i, pace: s.pace, random: rand.New(rand.NewPCG(seed, uint64(100+i)))})
 	}
+	s.linger = []time.Duration{0, 2 * time.Second, 20 * time.Second, time.Hour}[random.IntN(4)]
+	for i := range random.IntN(3) {
+		c := &simClient{sim: s, id: 50 + i, pace: s.pace, random: rand.New(rand.NewPCG(seed, uint64(150+i)))}
+		s.users = append(s.users, &simUser{simClient: c, name: []string{"ursula", "victor"}[i]})
+	}
 	if s.isSlow { // so that messages are pending
 		n := len(s.clients)
 		s.clients = append(s.clients, &simClient{sim: s, id: n, pace: 200 * time.Millisecond, isSender: true, random: rand.New(rand.NewPCG(seed, uint64(100+n)))})
@@ -147,8 +155,8 @@ func (s *simulation) run() {
 	if *simTrace {
 		s.relayOptions.Log = slog.New(slog.NewTextHandler(s.ledger, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	}
-	s.ledger.tell("%d machines, %d servers, %d clients, %v, %v, delays of %v, impatient: %v, slow: %v, weather: %v",
-		len(s.machines), s.servers.n, len(s.clients), s.names, s.policy, s.network.delay, s.isImpatient, s.isSlow, s.weather)
+	s.ledger.tell("%d machines, %d servers, %d clients, %d users, linger %v, %v, %v, delays of %v, impatient: %v, slow: %v, weather: %v",
+		len(s.machines), s.servers.n, len(s.clients), len(s.users), s.linger, s.names, s.policy, s.network.delay, s.isImpatient, s.isSlow, s.weather)
 	for i := range s.machines {
 		time.Sleep(time.Duration(s.random.Int64N(int64(100 * time.Millisecond))))
 		s.start(i)
@@ -157,6 +165,9 @@ func (s *simulation) run() {
 	var clients sync.WaitGroup
 	for _, c := range s.clients {
 		clients.Go(c.run)
+	}
+	for _, u := range s.users {
+		clients.Go(u.run)
 	}
 	(&simChaos{s, rand.New(rand.NewPCG(s.seed, 1))}).run(time.Duration(10+s.random.IntN(50)) * time.Second)
 	s.mu.Lock()
@@ -199,6 +210,15 @@ func (s *simulation) wait(what string, g *sync.WaitGroup) {
 	case <-time.After(5 * time.Minute):
 		panic(fmt.Sprintf("seed %d: waiting until %s\n%s", s.seed, what, strings.Join(s.ledger.trace, "\n")))
 	}
+}
+
+// recipients returns the names that get messages.
+func (s *simulation) recipients() []string {
+	all := slices.Clone(s.names)
+	for _, u := range s.users {
+		all = append(all, u.name)
+	}
+	return all
 }
 
 func (s *simulation) stopped() bool {
@@ -308,6 +328,7 @@ func (s *simulation) endFault(f *simFault) {
 func (s *simulation) leave() {
 	for _, session := range s.ledger.sessions {
 		if session.writer != nil {
+			session.conn.readAll()
 			_ = session.writer.Close()
 		}
 	}
