@@ -147,8 +147,8 @@ func TestWithdrawalFromOther(t *testing.T) {
 	assert.Equal(t, "b", s.entries[nameKey("x")].node)
 }
 
-// TestBucketBeginsAboveOthersTokens loses the bucket. A node whose clock is slow makes it anew, above the
-// token that another node has announced.
+// TestBucketBeginsAboveOthersTokens loses the bucket. A node whose clock is slow creates it again, above
+// the token that another node has announced.
 func TestBucketBeginsAboveOthersTokens(t *testing.T) {
 	g, s := newMapStore()
 	opened := &openedStore{mapStore: s}

@@ -12,8 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A simBucket is the bucket of a simulated cluster. It may be lost, and is made anew by the next
-// node that opens it.
+// A simBucket is the bucket of a simulated cluster. It may be lost. Then the next node that opens it
+// creates it again.
 type simBucket struct {
 	mu       sync.Mutex
 	exists   bool
