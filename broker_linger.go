@@ -14,7 +14,10 @@ func (b *Broker) linger(n *member, w *Writer) bool {
 	if heir == nil || h == nil || b.opts.Linger == 0 {
 		return false
 	}
-	w.takeLeftovers() // the heir has them
+	if !heir.hasAdopted() && !w.takeLeftovers() { // a takeover or another Broker has the messages
+		go heir.abort(ErrClosed)
+		return false
+	}
 	heir.adopt()
 	next, err := b.follow(n, heir)
 	if err != nil { // it had no room for what it has adopted
@@ -36,10 +39,11 @@ func (b *Broker) linger(n *member, w *Writer) bool {
 		}()
 		return true
 	}
-	timer := time.AfterFunc(b.opts.Linger, func() {
-		_ = heir.abort(failed(w.Err(), "not back within Linger of %v", b.opts.Linger))
-	})
-	heir.addEndHooks(&endHook{ended: func() { timer.Stop() }})
+	cause := failed(w.Err(), "not back within Linger of %v", b.opts.Linger)
+	timer := time.AfterFunc(b.opts.Linger, func() { _ = heir.abort(cause) })
+	if !heir.addEndHooks(&endHook{ended: func() { timer.Stop() }}) {
+		timer.Stop()
+	}
 	return true
 }
 

@@ -279,10 +279,13 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 func (b *Broker) follow(n *member, w *Writer) (*holder, error) {
 	h := &holder{writer: w}
 	h.hook.ended = func() { n.broker.ended(n, w) }
-	if !b.tally.follow(w, &h.hook) {
+	if !w.hasName(n) { // first, because a Writer that fails from now on leaves an heir
 		return nil, errWriterClosed(n.name)
 	}
-	w.hasName(n)
+	if !b.tally.follow(w, &h.hook) {
+		w.lostName(n)
+		return nil, errWriterClosed(n.name)
+	}
 	return h, nil
 }
 
@@ -351,15 +354,23 @@ func (b *Broker) Unregister(name string, w *Writer) bool {
 	if n == nil {
 		return false
 	}
-	holder := w
-	if n.isAway() && n.first.writer.limits.keeper.predecessor == w {
-		holder = n.first.writer
-	}
-	if !b.remove(n, holder, nil) {
+	heir := n.heirOf(w)
+	if !b.remove(n, w, nil) && (heir == nil || !b.remove(n, heir, nil)) {
 		return false
 	}
-	if heir := w.currentHeir(); heir != nil && heir.isNameless() {
+	if heir != nil && heir.isNameless() && w.isNameless() {
 		go heir.abort(ErrClosed)
 	}
 	return true
+}
+
+// heirOf returns the heir of w, or w if it is the heir that has the name, or nil.
+func (n *member) heirOf(w *Writer) *Writer {
+	if n.isAway() && n.first.writer == w {
+		return w
+	}
+	if w == nil {
+		return nil
+	}
+	return w.currentHeir()
 }

@@ -148,13 +148,25 @@ func (s *successor) estateOf(old *Writer) *queue.Queue {
 		return estate
 	}
 	estate, _, gone := old.estate(s.received)
+	s.mayHaveReceived(old)
 	s.resumed = Resumed{Messages: estate.Len(), Missed: gone}
 	return estate
 }
 
+// mayHaveReceived lets the peer say that it has received what it can have from old, although s has not
+// written that. Its Resume may be late, after that of a later connection.
+func (s *successor) mayHaveReceived(old *Writer) {
+	old.mu.Lock()
+	most := old.mostReceived()
+	old.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limits.keeper.most = most
+}
+
 // estateFrom returns the messages for s of a Writer on another node.
 func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
-	kept := int64(min(h.Kept, len(h.Undelivered)))
+	kept := int64(max(0, min(h.Kept, len(h.Undelivered))))
 	if !s.resumes || !h.HasCount || s.received > h.Written {
 		s.resumed = Resumed{Messages: len(h.Undelivered) - int(kept), Missed: -1}
 		return queue.Of(h.Undelivered[kept:])

@@ -71,10 +71,12 @@ func (b *Broker) takeOver(n *member, old *Writer, s *successor) {
 	} else { // another Broker passes the messages on
 		s.resumed.Missed = -1
 	}
+	defer func() { // also if the program's function panics
+		if !s.inherit(estate) {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.handBackEstate(n.name, estate)
+		}
+	}()
 	s.prepare()
-	if !s.inherit(estate) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		b.handBackEstate(n.name, estate)
-	}
 }

@@ -37,7 +37,7 @@ func (w *Writer) CloseWith(last []byte) error {
 	if w.state != open {
 		return w.refusal()
 	}
-	if last != nil {
+	if last != nil && !w.isHeir() { // nobody would read it
 		w.queueAllStale()
 		if w.limits != nil {
 			_ = w.reserve(&m) // without room in the Budget, w no longer counts

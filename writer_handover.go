@@ -56,7 +56,9 @@ func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	if answer != nil { // before urgent messages too, because it is the first message and has no number
 		var first queue.Queue
 		first.Push(queue.Bound(answer))
-		w.insertExempt(w.queue.Begun(), &first)
+		at := w.queue.Begun()
+		w.insertExempt(at, &first)
+		w.watch().urgent = max(w.watch().urgent, w.written+int64(at)+1) // urgent messages do not overtake it
 		w.limits.keeper.answers = 1
 	}
 	return true
@@ -76,6 +78,18 @@ func (w *Writer) insertExempt(n int, estate *queue.Queue) {
 // insert queues the messages of another Writer after the first n. If there is no room for them in the
 // Budget, w ends.
 func (w *Writer) insert(n int, estate *queue.Queue) amount {
+	estate = w.place(n, estate)
+	if w.limits != nil {
+		if slow := w.limits.Budget.reserve(w, chargeOf(estate)); slow != nil {
+			_ = w.disconnect(slow)
+		}
+	}
+	messages := int64(estate.Len())
+	return amount{messages, estate.Bytes() + messageOverhead*messages}
+}
+
+// place is insert without the Budget. It returns the messages in the form that was queued.
+func (w *Writer) place(n int, estate *queue.Queue) *queue.Queue {
 	if w.limits != nil && w.limits.Budget.isSmallForAny(estate) {
 		estate = estate.Copy()
 	}
@@ -88,9 +102,6 @@ func (w *Writer) insert(n int, estate *queue.Queue) amount {
 	if w.limits != nil {
 		w.limits.startDeadlines(w)
 		w.checkHigh()
-		if slow := w.limits.Budget.reserve(w, chargeOf(estate)); slow != nil {
-			_ = w.disconnect(slow)
-		}
 	}
-	return amount{int64(messages), estate.Bytes() + messageOverhead*int64(messages)}
+	return estate
 }

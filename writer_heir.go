@@ -2,6 +2,7 @@ package sendq
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/sendq-go/sendq/internal/queue"
 )
@@ -15,17 +16,15 @@ type inheritance struct {
 	heir      *Writer // nil until the Writer fails
 
 	// Of an heir.
-	predecessor *Writer // nil in other Writers; never changed
+	isHeir      bool    // never changed
 	cause       error   // of the predecessor's end; never changed
+	predecessor *Writer // until adopt
 	adopted     bool
 	early       int // messages at the front that came by inherit before it adopted
 }
 
-// isHeir reports whether the keeper is that of an heir.
-func (i *inheritance) isHeir() bool { return i.predecessor != nil }
-
 func (w *Writer) isHeir() bool {
-	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.isHeir()
+	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.isHeir
 }
 
 // Fail ends the Writer as CloseNow does, but Err is cause. Call it with the error of a Read, or with
@@ -49,7 +48,8 @@ func (w *Writer) leaveHeir(cause error) {
 	}
 	heir := NewWriter(MessageConn(writeAway, closeAway), &WriterOptions{MaxPending: w.limits.Keep, Keep: w.limits.Keep, Budget: w.limits.Budget})
 	heir.paused = 1
-	heir.limits.keeper.predecessor, heir.limits.keeper.cause = w, cause
+	k := heir.limits.keeper
+	k.isHeir, k.predecessor, k.cause = true, w, cause
 	w.limits.keeper.heir = heir
 }
 
@@ -98,6 +98,13 @@ func (w *Writer) addPending(rest, pending *queue.Queue) {
 	addAfter(rest, &all, 0)
 }
 
+// hasAdopted reports whether the heir has the messages of its predecessor. mu is not held.
+func (w *Writer) hasAdopted() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limits.keeper.adopted
+}
+
 // retire ends w and a new heir of it because of cause. mu is not held.
 func (w *Writer) retire(cause error) {
 	_ = w.abort(cause)
@@ -114,30 +121,43 @@ func (w *Writer) endNewHeir(cause error) {
 	}
 }
 
-// adopt makes the messages of the predecessor, which has ended, those of the heir. mu is not held.
+// adopt makes the messages of the predecessor, which has ended, those of the heir. If the Budget has
+// no room for them, the heir ends, and nobody else. mu is not held.
 func (w *Writer) adopt() {
-	old := w.limits.keeper.predecessor
+	w.mu.Lock()
+	k, old := w.limits.keeper, w.limits.keeper.predecessor
+	w.mu.Unlock()
+	if old == nil {
+		return
+	}
 	old.mu.Lock()
 	defer old.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	k, from := w.limits.keeper, old.limits.keeper
 	if k.adopted {
 		return
 	}
-	k.adopted = true
+	k.adopted, k.predecessor = true, nil
+	from := old.limits.keeper
 	k.most, k.hasFarewell, k.acknowledged = old.mostReceived(), from.hasFarewell, from.acknowledged
 	k.before, k.messages, k.resumed = old.reached(), from.messages, from.resumed
 	if !k.hasFarewell { // it is no message, even if it was acknowledged
 		k.before = max(k.before, from.acknowledged)
 	}
 	addAfter(&k.written, &from.written, 0)
+	charges := []charge{keptChargeOf(&k.written)}
 	if pending := old.portableAfter(k.before); !pending.Empty() {
-		w.insert(k.early, pending)
+		charges = append(charges, chargeOf(w.place(k.early, pending)))
 	}
-	if slow := w.limits.Budget.reserve(w, keptChargeOf(&k.written)); slow != nil {
-		_ = w.disconnect(slow)
+	if w.limits.Budget.reserveLast(w, charges) > 0 {
+		_ = w.disconnect(fmt.Errorf("%w: Budget of %d bytes has no room for a peer that is away", ErrSlowConsumer, w.limits.Budget.limit))
 	}
+	w.boundHeir()
+}
+
+// boundHeir ends the heir if its pending messages exceed Keep, and lets go of written ones that do. mu
+// is held.
+func (w *Writer) boundHeir() {
 	w.limits.Budget.release(w, w.letGo())
 	if !w.queuedAmount().fits(w.limits.bound) {
 		_ = w.disconnect(w.exceeded(new(payload)))
@@ -155,6 +175,9 @@ func (w *Writer) inheritEarly(estate *queue.Queue) bool {
 	if !estate.Empty() {
 		w.insert(0, estate)
 		w.limits.keeper.early += estate.Len()
+	}
+	if w.limits.keeper.adopted {
+		w.boundHeir()
 	}
 	return true
 }

@@ -17,7 +17,7 @@ type keeper struct {
 	written      queue.Queue
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
-	most         int64 // that the peer of an heir's predecessor can have received
+	most         int64 // that the peer can have received from the Writers before
 	hasFarewell  bool  // the peer may count the farewell as a message
 	tracker      queue.Tracker
 	inheritance
@@ -57,7 +57,7 @@ func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
 // letGo lets go of the messages that the peer has acknowledged, and of the oldest ones beyond Keep.
 func (w *Writer) letGo() (gone queue.Removed) {
 	k, most := w.limits.keeper, int64(w.limits.Keep)
-	if k.isHeir() {
+	if k.isHeir {
 		most -= w.queuedAmount().cost
 	}
 	for k.messages > 0 && (w.position()-k.messages < k.acknowledged || k.cost() > most) {
@@ -87,7 +87,8 @@ func (w *Writer) reached() int64 {
 
 // Acknowledge lets go of the messages kept because of WriterOptions.Keep, up to message n. The peer
 // has received the first n messages written to this connection. After Broker.Resume, n goes on from
-// the count of the peer before. Dropped messages do not count, and neither does a Farewell.
+// the count of the peer before. Dropped messages do not count, and neither does a Farewell. An empty
+// message counts, although a stream does not show it to the peer.
 //
 // If n is less than in an earlier call, or more than the peer can have received, the error wraps
 // ErrWrongCount. If the Writer has ended, it wraps net.ErrClosed. Acknowledge also fails if Keep
@@ -130,14 +131,14 @@ func (w *Writer) mostReceived() int64 {
 	}
 	k := w.limits.keeper
 	switch {
-	case k.isHeir():
+	case k.isHeir:
 		return k.most
 	case k.hasFarewell:
 		most = w.position() + 1
-	case w.state >= ended && w.messageFramed && w.err != nil && !w.queue.Empty():
+	case w.state >= aborting && w.messageFramed && w.err != nil && !w.queue.Empty():
 		most = w.position() + 1 // the write of the last one has failed, but may have reached the peer
 	}
-	return max(most, k.acknowledged) // it is more before the answer of Resume is written
+	return max(most, k.most, k.acknowledged) // it is more before the answer of Resume is written
 }
 
 // beginFarewell notes that the peer may count the farewell. mu is not held.
@@ -198,7 +199,9 @@ func (w *Writer) leftovers() *queue.Queue {
 	if w.err != nil {
 		w.addKept(rest, 0)
 	}
-	w.addPending(rest, &w.queue)
+	var pending queue.Queue
+	addAfter(&pending, &w.queue, w.reached()-w.position()) // without an answer of Resume
+	w.addPending(rest, &pending)
 	return rest
 }
 

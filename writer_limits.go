@@ -272,13 +272,13 @@ func (l *limits) release(w *Writer, r, gone queue.Removed) {
 // too little room, give queues only the last messages, and no Writer ends. If the flusher must be
 // started, w goes to idle. mu is not held.
 func (w *Writer) give(messages [][]byte, idle *wakeList) int {
-	if heir := w.currentHeir(); heir != nil {
-		w = heir
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
-		return 0
+		if w.limits == nil || w.limits.keeper == nil || w.limits.keeper.heir == nil {
+			return 0
+		}
+		return w.limits.keeper.heir.give(messages, idle)
 	}
 	isExempt := w.limits != nil && w.limits.exempt == amount{}
 	if w.limits != nil {

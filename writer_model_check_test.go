@@ -177,7 +177,7 @@ func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
 	}
 	bound, rest := mw.divided(o.undelivered)
 	switch {
-	case mw.refused == nil && mw.w.Err() != nil && m.takeReturned(l, idsOf(mw.w.UndeliveredAfter(0))):
+	case mw.refused == nil && mw.w.Err() != nil && m.takeReturned(l, mw.leftovers()):
 		o.final = o.undelivered // behind what is kept
 	case len(o.undelivered) == 0:
 	case mw.refused != nil, m.takeReturned(l, o.undelivered):
@@ -193,6 +193,13 @@ func (m *model) checkEnded(l *line, mw, next *modelWriter, o *outcome) {
 		isAnswer := func(id messageID) bool { return id == *mw.answer }
 		o.final, o.bound = slices.DeleteFunc(slices.Clone(o.final), isAnswer), slices.DeleteFunc(o.bound, isAnswer)
 	}
+}
+
+// leftovers returns what mw may not have brought to its peer, apart from an answer of Resume.
+func (mw *modelWriter) leftovers() []messageID {
+	return slices.DeleteFunc(idsOf(mw.w.UndeliveredAfter(0)), func(id messageID) bool {
+		return mw.answer != nil && id == *mw.answer
+	})
 }
 
 // successor returns the index of the next Writer after i that had the name, or -1.

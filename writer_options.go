@@ -117,7 +117,8 @@ type WriterOptions struct {
 
 	// Keep limits the bytes of written messages kept for a peer that comes back; see Broker.Resume.
 	// Each counts as for MaxPending. A message is kept until the peer has acknowledged it, by
-	// Writer.Acknowledge, or newer ones need the room. Kept messages count in a Budget.
+	// Writer.Acknowledge, or newer ones need the room. Kept messages count in a Budget like pending
+	// ones, so a Budget may end a Writer whose peer keeps up and acknowledges too little.
 	//
 	// Choose more than the buffers of both kernels and the program of the peer hold, and with
 	// BrokerOptions.Linger also more than MaxPending and what may be sent to an absent peer. 0 means

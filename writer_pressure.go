@@ -96,14 +96,19 @@ func (w *Writer) isSlow() bool {
 	return p != nil && p.slow
 }
 
-// hasName makes the Writer report its changes to the Broker of n, and leave an heir if n lingers.
-func (w *Writer) hasName(n *member) {
+// hasName makes the Writer report its changes to the Broker of n, and leave an heir if n lingers. It
+// returns false if the Writer is ending without a name.
+func (w *Writer) hasName(n *member) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.state >= parting {
+		return false
+	}
 	if p := w.pressure(); p != nil {
 		p.members = append(p.members, n)
 	}
 	w.addLingering(n, 1)
+	return true
 }
 
 // lostName undoes hasName.
