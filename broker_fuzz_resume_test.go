@@ -28,7 +28,7 @@ func (r *reference) resume(name string, amount int) {
 		old = writers[0]
 		received = old.before + len(old.written) - amount/8
 		if amount%5 == 0 {
-			received += amount/8 + old.inFlight() + 1
+			received = old.mostReceived() + 1
 		}
 	}
 	resumed, err := r.broker.Resume(r.t.Context(), name, w.w, int64(received), nil)
@@ -65,12 +65,18 @@ func (r *reference) resume(name string, amount int) {
 		return
 	}
 	w.before, w.acknowledged, w.missed = received, received, resumed.Missed
+	if old != nil {
+		w.most = old.mostReceived()
+	}
 	r.writers = append(r.writers, w)
 	synctest.Wait()
 }
 
-// inFlight returns how many messages the peer may have received of a conn.Write that has not returned.
-func (w *refWriter) inFlight() int { return len(w.pending) }
+// mostReceived returns how many messages the peer can have received at most, with all of a conn.Write
+// that has not returned.
+func (w *refWriter) mostReceived() int {
+	return max(w.most, w.before+len(w.written)+len(w.pending))
+}
 
 // acknowledge lets the peer of w acknowledge some of what it has received, or a count that is wrong.
 func (r *reference) acknowledge(w *refWriter, amount int) {
@@ -79,7 +85,7 @@ func (r *reference) acknowledge(w *refWriter, amount int) {
 	switch {
 	case w.acknowledged <= n && n <= w.before+len(w.written):
 		require.NoError(r.t, err)
-	case n < w.acknowledged, n > w.before+len(w.written)+w.inFlight():
+	case n < w.acknowledged, n > w.mostReceived():
 		require.ErrorIs(r.t, err, sendq.ErrWrongCount)
 	default: // it depends on how many messages the write has taken
 		require.True(r.t, err == nil || errors.Is(err, sendq.ErrWrongCount), "%v", err)

@@ -285,7 +285,7 @@ func (r *reference) ended(w *refWriter, withError bool) {
 	}
 	left := w.pending
 	if withError {
-		left = slices.Concat(w.written[max(0, w.acknowledged-w.before):], left)
+		left = slices.Concat(w.written[min(max(0, w.acknowledged-w.before), len(w.written)):], left)
 	}
 	if len(names) > 0 && len(left) > 0 {
 		r.returned = append(r.returned, returnedMessages{names, left})
@@ -400,6 +400,7 @@ type refWriter struct {
 	before           int    // messages that the peer had received before
 	acknowledged     int    // messages that it has acknowledged, with those before
 	missed           int64  // messages that were gone when it came back
+	most             int    // messages that it can have received of earlier Writers
 }
 
 // begin notes how many messages the conn.Write has that began during the last operation. Inherited
