@@ -35,7 +35,8 @@ func TestResumeUnderLoad(t *testing.T) {
 		t.Run("", func(t *testing.T) { newResumeLoad(t, seed+uint64(round)).run(10 + 50*round) })
 	}
 	require.LessOrEqual(t, goroutinesLeft(goroutines), goroutines)
-	require.Less(t, heap()-before, 1<<20, "memory is left")
+	// Connections have finalizers, which take their time on a busy machine.
+	require.Eventually(t, func() bool { return heap()-before < 1<<20 }, time.Minute, 10*time.Millisecond, "memory is left")
 }
 
 // A resumeLoad is a Broker with users that come back, and senders.
