@@ -116,10 +116,10 @@ func (c *simNATS) ForceReconnect() error {
 	time.AfterFunc(5*c.process.sim.network.delay, func() {
 		c.process.gate()
 		c.mu.Lock()
-		c.server = (c.server + 1) % c.process.sim.servers.n
-		c.isMoving = false
+		server := (c.server + 1) % c.process.sim.servers.n
+		c.server, c.isMoving = server, false
 		c.mu.Unlock()
-		c.process.sim.ledger.tell("%s has moved to server %d", c.process.id, c.server)
+		c.process.sim.ledger.tell("%s has moved to server %d", c.process.id, server)
 		c.reconnected()
 	})
 	return nil

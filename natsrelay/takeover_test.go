@@ -146,7 +146,7 @@ func TestNewerClaimDoesNotWait(t *testing.T) {
 	<-answered
 	claims(token + 1) // the fake has released the name
 	go ask()
-	require.Equal(t, response{}, <-answered)
+	require.False(t, (<-answered).found) // perhaps refused, because the fake has withdrawn the entry
 	require.Empty(t, asked)
 }
 

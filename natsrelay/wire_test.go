@@ -107,7 +107,7 @@ func TestItems(t *testing.T) {
 	in = parser{b: appendDelivery(nil, relay.Delivery{To: relay.Target{Kind: relay.TargetAll + 1}})}
 	in.delivery()
 	assert.True(t, in.bad)
-	in = parser{b: appendEvent(nil, relay.Event{Kind: relay.EventMoved + 1})}
+	in = parser{b: appendEvent(nil, relay.Event{Kind: relay.EventBack + 1})}
 	in.event()
 	assert.True(t, in.bad)
 }
