@@ -3,7 +3,9 @@ package natsrelay
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,9 +18,11 @@ import (
 // A mapStore is a store without NATS. It calls before with the name of each operation, which fails if
 // that returns an error.
 type mapStore struct {
+	before func(operation string) error
+
+	mu       sync.Mutex // not held during before
 	entries  map[string]entry
 	revision uint64
-	before   func(operation string) error
 }
 
 // newMapStore returns a node without NATS, and its store.
@@ -34,25 +38,39 @@ func (s *mapStore) open(context.Context, uint64) error { return nil }
 func (s *mapStore) reset() {}
 
 func (s *mapStore) put(key, node string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.putLocked(key, node)
+}
+
+func (s *mapStore) putLocked(key, node string) uint64 {
 	s.revision++
 	s.entries[key] = entry{key, node, s.revision}
 	return s.revision
 }
 
 func (s *mapStore) write(_ context.Context, key, node string, revision uint64) (uint64, error) {
+	s.mu.Lock()
 	if s.entries[key].revision != revision {
+		s.mu.Unlock()
 		return 0, jetstream.ErrKeyExists
 	}
-	return s.put(key, node), s.before("write")
+	written := s.putLocked(key, node)
+	s.mu.Unlock()
+	return written, s.before("write")
 }
 
 func (s *mapStore) read(_ context.Context, key string) (node string, revision uint64, err error) {
+	s.mu.Lock()
 	e := s.entries[key]
+	s.mu.Unlock()
 	return e.node, e.revision, s.before("read")
 }
 
 func (s *mapStore) remove(_ context.Context, key string, revision uint64) error {
 	err := s.before("remove")
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.entries[key].revision <= revision {
 		delete(s.entries, key)
 	}
@@ -60,7 +78,10 @@ func (s *mapStore) remove(_ context.Context, key string, revision uint64) error 
 }
 
 func (s *mapStore) list(_ context.Context, keys string, f func(entry)) error {
-	for key, e := range s.entries {
+	s.mu.Lock()
+	entries := maps.Clone(s.entries)
+	s.mu.Unlock()
+	for key, e := range entries {
 		if strings.HasPrefix(key, strings.TrimSuffix(keys, "*")) {
 			f(e)
 		}
