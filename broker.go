@@ -26,8 +26,8 @@ type BrokerOptions struct {
 	// first, unless Err is nil, and the peer may have received them. The cause is the Err of the
 	// Writer. Nil means that the messages are discarded.
 	//
-	// It is called at most once for a Writer, under one of its names. It is not called if
-	// everything was written or another Writer has taken the messages over. If a Writer has
+	// It is called at most once for a Writer, under one of its names. It is not called if there are
+	// no such messages or another Writer has taken them over. If a Writer has
 	// names in several Brokers with OnUndelivered, one of these calls it. If a takeover cannot
 	// pass the messages on, only the Broker of the takeover may call it. If that Broker has no
 	// OnUndelivered, the messages are discarded.

@@ -153,8 +153,8 @@ func (s *successor) estateOf(old *Writer) *queue.Queue {
 	return estate
 }
 
-// mayHaveReceived lets the peer say that it has received what it can have from old, although s has not
-// written that. Its Resume may be late, after that of a later connection.
+// mayHaveReceived lets the peer count what old may have brought it, although s has not written that
+// yet. The Resume of s may be late, after that of a later connection.
 func (s *successor) mayHaveReceived(old *Writer) {
 	old.mu.Lock()
 	most := old.mostReceived()

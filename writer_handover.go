@@ -36,8 +36,8 @@ func (w *Writer) resume() {
 
 // inherit queues the messages of another, ended Writer. They come before every message that is
 // neither begun nor urgent. answer, if it is not nil, comes first. If w has ended too, its heir gets
-// the messages, and without one inherit returns false. MaxPending does not matter, because these messages
-// were accepted before. mu is not held.
+// the messages, and without one inherit returns false. MaxPending does not matter, because these
+// messages were accepted before. mu is not held.
 func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -86,12 +86,13 @@ func (w *Writer) newHeir() *Writer {
 func (w *Writer) addPending(rest, pending *queue.Queue) {
 	var all queue.Queue
 	early := 0
-	if heir := w.newHeir(); heir != nil {
+	if w.limits != nil && w.limits.keeper != nil && w.limits.keeper.heir != nil {
+		heir := w.limits.keeper.heir
 		heir.mu.Lock()
 		defer heir.mu.Unlock()
-		if heir.state >= ended {
+		if k := heir.limits.keeper; heir.state >= ended && !k.adopted {
 			addAfter(&all, &heir.queue, 0)
-			early = heir.limits.keeper.early
+			early = k.early
 		}
 	}
 	all.Insert(early, pending)

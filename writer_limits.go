@@ -116,14 +116,15 @@ func (w *Writer) queuedAmount() amount {
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
-	need := m.need()
+	all := amountOf(1, m.size()) // once, because a run computes its size from its block
+	need := m.needOf(all)
 	switch {
 	case w.state != open:
 		return w.refusal()
 	case need.cost > l.bound.cost && !w.isHeir():
-		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, costOf(1, m.size()), l.MaxPending)
-	case l.Budget != nil && costOf(1, m.size()) > int64(l.Budget.limit):
-		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, costOf(1, m.size()), l.Budget.limit)
+		return fmt.Errorf("%w: it counts as %d bytes, and MaxPending is %d", ErrTooLarge, all.cost, l.MaxPending)
+	case l.Budget != nil && all.cost > int64(l.Budget.limit):
+		return fmt.Errorf("%w: it counts as %d bytes, and the Budget is %d", ErrTooLarge, all.cost, l.Budget.limit)
 	case w.hasRoom(need) && !l.mustWait(m):
 		return w.admit(m)
 	}

@@ -101,12 +101,14 @@ func (w *Writer) moveUrgent(i int, n int64) {
 func (m *payload) isKept() bool { return m.run.Block != nil && m.run.Block.IsKept() }
 
 // need returns the room that m, one message, needs at MaxPending and MaxMessages.
-func (m *payload) need() amount {
-	need := amountOf(1, m.size())
+func (m *payload) need() amount { return m.needOf(amountOf(1, m.size())) }
+
+// needOf is need for a message of a known amount.
+func (m *payload) needOf(all amount) amount {
 	if m.isKept() {
-		need = need.minus(alwaysRoom)
+		return all.minus(alwaysRoom)
 	}
-	return need
+	return all
 }
 
 // mustWait reports whether m would overtake the message of a sender that waits for room. A

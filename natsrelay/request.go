@@ -54,9 +54,8 @@ func (a *response) handover() relay.Handover {
 	}
 }
 
-// append adds what a later Writer has left, if the name was registered again in between. It cannot be
-// known of which of the two a peer that comes back has counted the messages, so what is written is
-// left out.
+// append adds what a later Writer has left, if the name was registered again in between. The count of
+// a peer that comes back may belong to either, so written messages are left out.
 func (a *response) append(later response) {
 	if later.found {
 		a.messages = slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
