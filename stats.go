@@ -28,7 +28,7 @@ type WriterStats struct {
 	AcceptedBytes, WrittenBytes, DroppedBytes, UndeliveredBytes, PendingBytes int64
 
 	// Kept and KeptBytes are the part of Written that is kept until the peer acknowledges it, and
-	// Acknowledged is what the peer has acknowledged; see WriterOptions.Keep.
+	// Acknowledged is the part that it has acknowledged; see WriterOptions.Keep.
 	Kept, KeptBytes, Acknowledged int64
 
 	// Writes is the number of writes to the connection. One write may take many messages.
@@ -58,7 +58,8 @@ func (w *Writer) Stats() WriterStats {
 	if w.limits != nil {
 		s.Dropped, s.DroppedBytes = w.limits.dropped, w.limits.droppedBytes
 		if k := w.limits.keeper; k != nil {
-			s.Kept, s.KeptBytes, s.Acknowledged = k.messages, k.written.Bytes(), min(k.acknowledged, w.reached())
+			s.Kept, s.KeptBytes = k.messages, k.written.Bytes()
+			s.Acknowledged = max(0, min(k.acknowledged, w.reached())-k.before)
 		}
 	}
 	s.WrittenBytes = s.AcceptedBytes - s.DroppedBytes - w.queue.Bytes()
@@ -214,6 +215,9 @@ func (t *Tally) ended(w *Writer) {
 	t.living.Remove(w)
 	s.Kept, s.KeptBytes = 0, 0 // it has ended, so it keeps nothing for its peer
 	t.past.add(s)
+	if w.isHeir() {
+		return
+	}
 	end := t.past.Ends.of(err)
 	end.Writers++
 	end.Undelivered += s.Undelivered
@@ -226,9 +230,11 @@ func (t *Tally) Stats() TallyStats {
 	t.mu.Lock()
 	s, living := t.past, t.living.Snapshot()
 	t.mu.Unlock()
-	s.Writers = len(living)
 	for _, w := range living {
 		s.add(w.Stats())
+		if !w.isHeir() {
+			s.Writers++
+		}
 	}
 	return s
 }
@@ -258,8 +264,8 @@ type BrokerStats struct {
 	Away         int // names whose peer is away; see BrokerOptions.Linger
 
 	// Sums over all Writers that ever had a name. A Writer counts once, however many names it
-	// has, and counts in Writers until it ends, even without a name. While a name is away, the
-	// Writer that keeps its messages counts like any other.
+	// has, and counts in Writers until it ends, even without a name. The Writer that keeps the
+	// messages of a name that is away counts in neither Writers nor Ends.
 	TallyStats
 
 	FanOuts FanOutStats

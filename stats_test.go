@@ -3,6 +3,7 @@ package sendq_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"reflect"
 	"runtime"
@@ -386,4 +387,27 @@ func TestStatsInLogs(t *testing.T) {
 func TestUndeliveredErrorInLogs(t *testing.T) {
 	err := &sendq.UndeliveredError{Name: "bob", Messages: 2, Bytes: 5, Err: sendq.ErrSlowConsumer}
 	require.Equal(t, `v.name=bob v.messages=2 v.bytes=5 v.error="sendq: slow consumer"`, logged(err))
+}
+
+// A name that is away is no connection, and what its peer acknowledges counts once, however many
+// connections it has had.
+func TestStatsOfPeersThatComeBack(t *testing.T) {
+	b := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Hour})
+	received := int64(0)
+	for range 10 {
+		w := sendq.NewWriter(sendqtest.NewConn(), keeping)
+		require.NoError(t, second(b.Resume(t.Context(), "bob", w, received, answerTo)))
+		for range 10 {
+			require.NoError(t, b.Send("bob", []byte("message")))
+		}
+		require.NoError(t, w.Flush(t.Context()))
+		received += 10
+		require.NoError(t, w.Acknowledge(received))
+		require.NoError(t, w.Fail(io.EOF))
+		require.Zero(t, b.Stats().Writers)
+		require.Equal(t, 1, b.Stats().Away)
+	}
+	s := b.Stats()
+	require.EqualValues(t, received, s.Acknowledged)
+	require.Equal(t, sendq.Ends{Failed: sendq.EndStats{Writers: 10}}, s.Ends)
 }
