@@ -114,12 +114,13 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 // tryHeir is tryEnqueue for a Writer that is no longer open, after it has accepted that many of the
 // messages. mu is held.
 func (w *Writer) tryHeir(m *payload, accepted int) (int, error) {
-	if w.limits == nil || w.limits.keeper == nil || w.limits.keeper.heir == nil {
+	heir := w.heir()
+	if heir == nil {
 		return accepted, w.refusal()
 	}
 	rest := *m
 	rest.run.First += int32(accepted)
-	more, err := w.limits.keeper.heir.tryEnqueue(&rest, nil)
+	more, err := heir.tryEnqueue(&rest, nil)
 	return accepted + more, err
 }
 

@@ -15,10 +15,9 @@ func (b *Broker) linger(n *member, w *Writer) bool {
 		return false
 	}
 	if !heir.hasAdopted() && !w.takeLeftovers() { // a takeover or another Broker has the messages
-		go heir.abort(ErrClosed)
 		return false
 	}
-	heir.adopt()
+	heir.adoptWithin()
 	next, err := b.follow(n, heir)
 	if err != nil { // it had no room for what it has adopted
 		if b.remove(n, w, heir.Err()) && b.takeLeftovers(heir) {

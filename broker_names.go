@@ -76,9 +76,31 @@ type member struct {
 // A holder is a Writer of a name. The holders of a name are a list, the oldest first, so each
 // comes and goes at the same cost, whatever their number.
 type holder struct {
+	member     *member
 	writer     *Writer
 	hook       endHook
 	next, prev *holder
+}
+
+// expect returns a holder for w, or nil if w has ended. add adds the hook by which the Broker hears of
+// the end of w.
+func (n *member) expect(w *Writer, add func(...*endHook) bool) *holder {
+	h := &holder{member: n, writer: w}
+	h.hook.ended = func() { n.broker.ended(n, w) }
+	if !w.hasName(n) { // first, because a Writer that fails from now on leaves an heir
+		return nil
+	}
+	if !add(&h.hook) {
+		w.lostName(n)
+		return nil
+	}
+	return h
+}
+
+// leave undoes expect.
+func (h *holder) leave() {
+	h.writer.removeEndHook(&h.hook)
+	h.writer.lostName(h.member)
 }
 
 // current returns the Writers of the name, the oldest first. Broker.mu is not held.
@@ -149,8 +171,7 @@ func (n *member) add(h *holder) {
 
 // remove removes h from the holders. The end of its Writer no longer matters.
 func (n *member) remove(h *holder) {
-	h.writer.removeEndHook(&h.hook)
-	h.writer.lostName(n)
+	h.leave()
 	if h.writer.isHeir() {
 		n.broker.away--
 	}
@@ -260,30 +281,29 @@ func (b *Broker) add(n *member, name string, w *Writer) error {
 	if err != nil {
 		return err
 	}
-	n.add(h)
-	n.changed()
 	if isNew {
-		b.names.Put(name, n)
-		b.all.Add(n)
-		if b.cluster != nil {
-			return nil // the caller announces it with its rooms, and calls pressedBy
-		}
+		b.enterName(n, h)
 		b.notify(Event{Kind: EventJoined, Name: name})
+	} else {
+		n.add(h)
+		n.changed()
 	}
 	b.pressedBy(n, w)
 	return nil
 }
 
-// follow returns a holder for w; the caller must add it. The Broker counts w from now on and
-// hears of its end.
+// enterName makes h the holder of a new name.
+func (b *Broker) enterName(n *member, h *holder) {
+	n.add(h)
+	n.changed()
+	b.names.Put(n.name, n)
+	b.all.Add(n)
+}
+
+// follow returns a holder for w; the caller must add it. The Broker counts w from now on.
 func (b *Broker) follow(n *member, w *Writer) (*holder, error) {
-	h := &holder{writer: w}
-	h.hook.ended = func() { n.broker.ended(n, w) }
-	if !w.hasName(n) { // first, because a Writer that fails from now on leaves an heir
-		return nil, errWriterClosed(n.name)
-	}
-	if !b.tally.follow(w, &h.hook) {
-		w.lostName(n)
+	h := n.expect(w, func(hooks ...*endHook) bool { return b.tally.follow(w, hooks...) })
+	if h == nil {
 		return nil, errWriterClosed(n.name)
 	}
 	return h, nil
@@ -306,6 +326,11 @@ func (b *Broker) detach(n *member, w *Writer) bool {
 func (b *Broker) ended(n *member, w *Writer) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.lost(n, w)
+}
+
+// lost lets a name linger whose Writer has ended, or takes it away.
+func (b *Broker) lost(n *member, w *Writer) {
 	if !b.linger(n, w) && b.remove(n, w, w.Err()) && b.takeLeftovers(w) {
 		b.handBackOf(n.name, w)
 	}
@@ -358,9 +383,7 @@ func (b *Broker) Unregister(name string, w *Writer) bool {
 	if !b.remove(n, w, nil) && (heir == nil || !b.remove(n, heir, nil)) {
 		return false
 	}
-	if heir != nil && heir.isNameless() && w.isNameless() {
-		go heir.abort(ErrClosed)
-	}
+	w.endUnneeded(heir)
 	return true
 }
 

@@ -71,15 +71,16 @@ func (b *Broker) resume(ctx context.Context, name string, s *successor) error {
 func (w *Writer) startAt(received int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	k := w.keeper()
 	switch {
-	case w.limits == nil || w.limits.keeper == nil:
+	case k == nil:
 		return errors.New("the Writer has no Keep")
 	case received < 0:
 		return fmt.Errorf("%w: %d", ErrWrongCount, received)
-	case w.accepted > 0 || w.limits.keeper.before > 0:
+	case w.accepted > 0 || k.before > 0:
 		return errors.New("something was sent through the Writer before")
 	}
-	w.limits.keeper.before, w.limits.keeper.acknowledged = received, received
+	k.before, k.acknowledged = received, received
 	return nil
 }
 
@@ -87,7 +88,8 @@ func (w *Writer) startAt(received int64) error {
 func (w *Writer) startAgain() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.limits.keeper.before, w.limits.keeper.acknowledged = 0, 0
+	k := w.keeper()
+	k.before, k.acknowledged, k.most = 0, 0, 0
 }
 
 // A resumption is what a Writer has told its peer by Resume. The peer knows that once it has received
@@ -107,8 +109,8 @@ func (r resumption) missed(gone, received int64) int64 {
 
 // resumption returns what the peer was told. mu is held.
 func (w *Writer) resumption() (r resumption) {
-	if w.limits != nil && w.limits.keeper != nil {
-		r = w.limits.keeper.resumed
+	if k := w.keeper(); k != nil {
+		r = k.resumed
 	}
 	return r
 }
@@ -117,7 +119,7 @@ func (w *Writer) resumption() (r resumption) {
 func (w *Writer) setResumption(r resumption) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.limits.keeper.resumed = r
+	w.keeper().resumed = r
 }
 
 // A successor is a Writer that gets a name, perhaps with the messages of its predecessor.
@@ -148,33 +150,34 @@ func (s *successor) estateOf(old *Writer) *queue.Queue {
 		return estate
 	}
 	estate, _, gone := old.estate(s.received)
-	s.mayHaveReceived(old)
+	s.setMost(old.currentMost())
 	s.resumed = Resumed{Messages: estate.Len(), Missed: gone}
 	return estate
 }
 
-// mayHaveReceived lets the peer count what old may have brought it, although s has not written that
+// setMost lets the peer count what the Writer before may have brought it, although s has not written that
 // yet. The Resume of s may be late, after that of a later connection.
-func (s *successor) mayHaveReceived(old *Writer) {
-	old.mu.Lock()
-	most := old.mostReceived()
-	old.mu.Unlock()
+func (s *successor) setMost(most int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.limits.keeper.most = most
+	s.keeper().most = most
 }
 
 // estateFrom returns the messages for s of a Writer on another node.
 func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
 	kept := int64(max(0, min(h.Kept, len(h.Undelivered))))
-	if !s.resumes || !h.HasCount || s.received > h.Written {
+	if !s.resumes || !h.HasCount || s.received > h.Most {
 		s.resumed = Resumed{Messages: len(h.Undelivered) - int(kept), Missed: -1}
 		return queue.Of(h.Undelivered[kept:])
 	}
-	first := h.Written - kept
-	estate := queue.Of(h.Undelivered[max(0, s.received-first):])
+	s.setMost(h.Most)
+	received, first := s.received, h.Written-kept
+	if h.Apart {
+		received = min(received, h.Written)
+	}
+	estate := queue.Of(h.Undelivered[min(max(0, received-first), int64(len(h.Undelivered))):])
 	before := resumption{h.ResumedAt, h.Missed}
-	s.resumed = Resumed{Messages: estate.Len(), Missed: before.missed(max(0, first-s.received), s.received)}
+	s.resumed = Resumed{Messages: estate.Len(), Missed: before.missed(max(0, first-received), received)}
 	return estate
 }
 
@@ -202,6 +205,13 @@ func (s *successor) greet() {
 	s.inherit(new(queue.Queue))
 }
 
+// currentMost is mostReceived while mu is not held.
+func (w *Writer) currentMost() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mostReceived()
+}
+
 // currentPosition returns the Writer's position. It may be a later one by now.
 func (w *Writer) currentPosition() int64 {
 	w.mu.Lock()
@@ -209,17 +219,17 @@ func (w *Writer) currentPosition() int64 {
 	return w.position()
 }
 
-// handover returns what w leaves to a Writer on another node. w has ended, and so has its heir, if it has
-// one. mu is not held.
+// handover returns what w leaves to a Writer on another node. w has ended. mu is not held.
 func (w *Writer) handover() (h relay.Handover) {
 	w.mu.Lock()
-	told, acknowledged := w.resumption(), int64(0)
-	if w.limits != nil && w.limits.keeper != nil {
-		acknowledged = w.limits.keeper.acknowledged
+	h.HasCount, h.Written, h.Most = true, w.position(), w.mostReceived()
+	acknowledged := int64(0)
+	if k := w.keeper(); k != nil {
+		acknowledged, h.ResumedAt, h.Missed = k.acknowledged, k.resumed.at, k.resumed.gone
+		h.Written = max(h.Written, acknowledged) // more is acknowledged before the answer of Resume is written
+		h.Apart = w.isApart(h.Written)
 	}
-	h.HasCount, h.Written = true, max(w.position(), acknowledged) // more is acknowledged before the answer of Resume is written
 	w.mu.Unlock()
-	h.ResumedAt, h.Missed = told.at, told.gone
 	estate, kept, _ := w.estate(acknowledged)
 	h.Undelivered, h.Kept = slices.Collect(estate.All()), kept
 	return h

@@ -64,10 +64,10 @@ func (b *Broker) takeOver(n *member, old *Writer, s *successor) {
 	defer b.handbackSettled()
 	defer s.resume()
 	isTaken := old.takeLeftovers() // before its end, which other names of old hear of too
-	old.retire(ErrTakenOver)
+	_ = old.abort(ErrTakenOver)
 	estate := new(queue.Queue)
 	if isTaken {
-		estate = s.estateOf(old)
+		estate = s.estateOf(old.settle(ErrTakenOver))
 	} else { // another Broker passes the messages on
 		s.resumed.Missed = -1
 	}

@@ -25,10 +25,10 @@ func (b *Broker) takeLeftovers(w *Writer) bool {
 	return b.opts.OnUndelivered != nil && w.takeLeftovers()
 }
 
-// handBackOf hands back the messages of w that the peer has perhaps not received. w has ended. mu is
-// held, but not during the call of OnUndelivered.
+// handBackOf hands back the messages of w that the peer has perhaps not received. w has ended, and the
+// caller has called takeLeftovers. mu is held, but not during the call of OnUndelivered.
 func (b *Broker) handBackOf(name string, w *Writer) {
-	if messages := w.leftovers(); !messages.Empty() {
+	if messages := w.settle(w.Err()).leftovers(); !messages.Empty() {
 		b.handBack(name, messages.All(), w.Err())
 	}
 }

@@ -12,10 +12,10 @@ import (
 // claimName registers a name after the transport has made this node its owner. No Writer here has
 // it. If Transport.Claim panics, the claim fails. b.mu is not held.
 func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err error) {
-	if err := b.beginClaim(t, s); err != nil {
+	c := claim{successor: s, name: t.name, err: errNoAnswer}
+	if err := b.beginClaim(t, &c); err != nil {
 		return err
 	}
-	c := claim{successor: s, name: t.name, err: errNoAnswer}
 	defer func() { err = b.endClaim(t, &c) }()
 	token, h, err := b.cluster.transport.Claim(ctx, t.name, s.takesOver)
 	c.token, c.rooms, c.estate, c.err = token, h.Rooms, s.estateFrom(h), err
@@ -29,6 +29,7 @@ func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err erro
 type claim struct {
 	*successor
 	name   string
+	holder *holder // so the Writer leaves an heir if it fails before the name is here
 	token  uint64
 	rooms  []string
 	estate *queue.Queue // nil if there was no answer, or the successor has taken it
@@ -38,20 +39,22 @@ type claim struct {
 // errNoAnswer is the error of a claim until Transport.Claim has returned.
 var errNoAnswer = errors.New("sendq: no answer from the transport")
 
-func (b *Broker) beginClaim(t *turn, s *successor) error {
+func (b *Broker) beginClaim(t *turn, c *claim) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := b.cluster
-	_, _, isElsewhere := c.directory.Where(t.name)
-	switch state := s.currentState(); {
-	case b.closed:
-		return errShutDown(t.name)
-	case state >= ended, state != open && isElsewhere && s.takesOver:
-		return errWriterClosed(t.name)
+	_, _, isElsewhere := b.cluster.directory.Where(c.name)
+	if b.closed {
+		return errShutDown(c.name)
+	}
+	if isElsewhere && c.takesOver && c.currentState() != open {
+		return errWriterClosed(c.name)
+	}
+	if c.holder = (&member{name: c.name, broker: b}).expect(c.Writer, c.addEndHooks); c.holder == nil {
+		return errWriterClosed(c.name)
 	}
 	t.isLost = false
-	c.directory.Claim(t.name)
-	c.claims.Add(1)
+	b.cluster.directory.Claim(c.name)
+	b.cluster.claims.Add(1)
 	return nil
 }
 
@@ -78,11 +81,17 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 	}
 	b.cluster.directory.EndClaim(c.name)
 	b.applyOwn(events)
-	if err == nil {
-		b.pressedBy(b.names.Get(c.name), c.Writer)
-	}
 	if err == nil || c.token != 0 {
 		b.cluster.transport.Announce(events)
+	}
+	if n := c.holder.member; err == nil {
+		b.pressedBy(n, c.Writer)
+		if c.currentState() >= ended {
+			b.lost(n, c.Writer)
+		}
+	} else {
+		c.holder.leave()
+		c.endUnneeded(c.currentHeir())
 	}
 	if c.estate != nil {
 		b.handBackEstate(c.name, c.estate)
@@ -96,17 +105,20 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 // enter gives the successor a name granted to this node and what the name brings along. b.mu is held,
 // here and below.
 func (b *Broker) enter(c *claim) error {
-	if !c.estate.Empty() || c.reply != nil {
-		if !c.pause() {
-			return errWriterClosed(c.name)
-		}
+	n := c.holder.member
+	hasEstate := !c.estate.Empty() || c.reply != nil
+	switch isOpen := c.pause(); {
+	case b.closed:
+		return errShutDown(c.name)
+	case isOpen:
 		defer c.resume()
+	case c.currentHeir() == nil && (hasEstate || c.currentState() >= parting):
+		return errWriterClosed(c.name)
 	}
-	if err := b.add(nil, c.name, c.Writer); err != nil {
-		return err
-	}
+	b.tally.Add(c.Writer)
+	b.enterName(n, c.holder)
 	for _, room := range c.rooms {
-		b.insert(b.names.Get(c.name), b.makeRoom(room))
+		b.insert(n, b.makeRoom(room))
 	}
 	if c.inherit(c.estate) {
 		c.estate = nil
@@ -137,9 +149,9 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 		return h, false
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
-	w.retire(ErrTakenOver)
+	_ = w.abort(ErrTakenOver)
 	if isTaken {
-		h = w.handover()
+		h = w.settle(ErrTakenOver).handover()
 	}
 	h.Rooms = rooms
 	return h, true
@@ -181,13 +193,13 @@ func (b node) NameLost(name string) {
 		isTaken := b.takeLeftovers(w)
 		w.dismiss(ErrNameLost)
 		<-w.Done()
-		w.endNewHeir(ErrNameLost)
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.handbacks.parting.Remove(w)
 		if isTaken {
 			b.handBackOf(name, w)
 		}
+		w.endUnneeded(w.currentHeir())
 	}()
 }
 

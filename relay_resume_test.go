@@ -137,13 +137,13 @@ func TestRelayResumeWithLosses(t *testing.T) {
 		flushAll(t, bs[0])
 		require.Equal(t, sendq.Resumed{Messages: 5, Missed: 2}, resume(bs[1], 12))
 		flushAll(t, bs[1])
-		require.Equal(t, sendq.Resumed{Missed: -1}, resume(bs[0], 18), "the peer cannot have received so much")
+		require.Equal(t, sendq.Resumed{Missed: -1}, resume(bs[0], 20), "the peer cannot have received so much")
 		w, _ := bs[0].Lookup("bob")
 		require.NoError(t, w.Fail(io.EOF))
 		for _, line := range linesFrom(0, 2) {
 			require.NoError(t, bs[0].Send("bob", line))
 		}
-		require.Equal(t, sendq.Resumed{Messages: 2, Missed: -1}, resume(bs[1], 25), "nor so much, but two are pending")
+		require.Equal(t, sendq.Resumed{Messages: 2, Missed: -1}, resume(bs[1], 27), "nor so much, but two are pending")
 	})
 }
 

@@ -45,8 +45,8 @@ func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 	case estate.Empty() && answer == nil:
 		return true
 	case w.state < parting:
-	case w.limits != nil && w.limits.keeper != nil && w.limits.keeper.heir != nil:
-		return w.limits.keeper.heir.inheritEarly(estate)
+	case w.heir() != nil:
+		return w.heir().inheritEarly(estate)
 	default:
 		return estate.Empty()
 	}
@@ -59,7 +59,7 @@ func (w *Writer) inherit(estate *queue.Queue, answer []byte) bool {
 		at := w.queue.Begun()
 		w.insertExempt(at, &first)
 		w.watch().urgent = max(w.watch().urgent, w.written+int64(at)+1) // urgent messages do not overtake it
-		w.limits.keeper.answers = 1
+		w.keeper().answers = 1
 	}
 	return true
 }

@@ -18,13 +18,13 @@ type inheritance struct {
 	// Of an heir.
 	isHeir      bool    // never changed
 	cause       error   // of the predecessor's end; never changed
-	predecessor *Writer // until adopt
-	adopted     bool
-	early       int // messages at the front that came by inherit before it adopted
+	predecessor *Writer // nil once it has adopted
+	early       int     // messages at the front that came by inherit before that
 }
 
 func (w *Writer) isHeir() bool {
-	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.isHeir
+	k := w.keeper()
+	return k != nil && k.isHeir
 }
 
 // Fail ends the Writer as CloseNow does, but Err is cause. Call it with the error of a Read, or with
@@ -40,7 +40,8 @@ func (w *Writer) Fail(cause error) error {
 // leaveHeir makes an heir if the Writer is open, a name of it lingers and cause is a failure. mu is
 // held.
 func (w *Writer) leaveHeir(cause error) {
-	if w.state != open || w.limits == nil || w.limits.keeper == nil || w.limits.keeper.lingering == 0 || w.isHeir() {
+	k := w.keeper()
+	if w.state != open || k == nil || k.lingering == 0 || k.isHeir {
 		return
 	}
 	if cause == ErrClosed || cause == ErrTakenOver || cause == ErrNameLost {
@@ -48,85 +49,55 @@ func (w *Writer) leaveHeir(cause error) {
 	}
 	heir := NewWriter(MessageConn(writeAway, closeAway), &WriterOptions{MaxPending: w.limits.Keep, Keep: w.limits.Keep, Budget: w.limits.Budget})
 	heir.paused = 1
-	k := heir.limits.keeper
-	k.isHeir, k.predecessor, k.cause = true, w, cause
-	w.limits.keeper.heir = heir
+	of := heir.keeper()
+	of.isHeir, of.predecessor, of.cause = true, w, cause
+	k.heir = heir
 }
 
 // The connection of an heir. Nothing is ever written to it, because the heir is always paused.
 func writeAway([]byte) error { return errors.ErrUnsupported }
 func closeAway() error       { return nil }
 
-// currentHeir returns the heir, or nil. mu is not held.
+// heir returns the heir, or nil. mu is held.
+func (w *Writer) heir() *Writer {
+	if k := w.keeper(); k != nil {
+		return k.heir
+	}
+	return nil
+}
+
+// currentHeir is heir while mu is not held.
 func (w *Writer) currentHeir() *Writer {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.limits == nil || w.limits.keeper == nil {
-		return nil
-	}
-	return w.limits.keeper.heir
-}
-
-// newHeir returns the heir if it has not adopted the messages of w, or nil. mu is held.
-func (w *Writer) newHeir() *Writer {
-	if w.limits == nil || w.limits.keeper == nil || w.limits.keeper.heir == nil {
-		return nil
-	}
-	heir := w.limits.keeper.heir
-	heir.mu.Lock()
-	defer heir.mu.Unlock()
-	if heir.limits.keeper.adopted {
-		return nil
-	}
-	return heir
-}
-
-// addPending adds pending messages of w to rest. If an heir has ended without adopting them, they go
-// where it would have put them among its own. mu is held.
-func (w *Writer) addPending(rest, pending *queue.Queue) {
-	var all queue.Queue
-	early := 0
-	if w.limits != nil && w.limits.keeper != nil && w.limits.keeper.heir != nil {
-		heir := w.limits.keeper.heir
-		heir.mu.Lock()
-		defer heir.mu.Unlock()
-		if k := heir.limits.keeper; heir.state >= ended && !k.adopted {
-			addAfter(&all, &heir.queue, 0)
-			early = k.early
-		}
-	}
-	all.Insert(early, pending)
-	addAfter(rest, &all, 0)
+	return w.heir()
 }
 
 // hasAdopted reports whether the heir has the messages of its predecessor. mu is not held.
 func (w *Writer) hasAdopted() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.limits.keeper.adopted
+	return w.keeper().predecessor == nil
 }
 
-// retire ends w and a new heir of it because of cause. mu is not held.
-func (w *Writer) retire(cause error) {
-	_ = w.abort(cause)
-	w.endNewHeir(cause)
-}
-
-// endNewHeir ends an heir that has not adopted the messages of w. mu is not held.
-func (w *Writer) endNewHeir(cause error) {
-	w.mu.Lock()
-	heir := w.newHeir()
-	w.mu.Unlock()
-	if heir != nil {
-		_ = heir.abort(cause)
+// settle returns the Writer with the messages of w, which has ended: w itself, or its heir, which ends
+// because of cause. The caller takes care of the messages of w. mu is not held.
+func (w *Writer) settle(cause error) *Writer {
+	heir := w.currentHeir()
+	if heir == nil {
+		return w
 	}
+	heir.takeLeftovers()  // these come before adopt, because after it other names of w may follow the
+	_ = heir.abort(cause) // heir, and its end would call their Brokers
+	heir.adopt()
+	return heir
 }
 
 // adopt makes the messages of the predecessor, which has ended, those of the heir. If the Budget has
 // no room for them, the heir ends, and nobody else. mu is not held.
 func (w *Writer) adopt() {
 	w.mu.Lock()
-	k, old := w.limits.keeper, w.limits.keeper.predecessor
+	k, old := w.keeper(), w.keeper().predecessor
 	w.mu.Unlock()
 	if old == nil {
 		return
@@ -135,16 +106,17 @@ func (w *Writer) adopt() {
 	defer old.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if k.adopted {
+	if k.predecessor == nil {
 		return
 	}
-	k.adopted, k.predecessor = true, nil
-	from := old.limits.keeper
-	k.most, k.hasFarewell, k.acknowledged = old.mostReceived(), from.hasFarewell, from.acknowledged
-	k.before, k.messages, k.resumed = old.reached(), from.messages, from.resumed
-	if !k.hasFarewell { // it is no message, even if it was acknowledged
+	k.predecessor = nil
+	from := old.keeper()
+	k.acknowledged, k.messages, k.resumed = from.acknowledged, from.messages, from.resumed
+	k.before = old.reached()
+	if !from.apart { // it is no message, even if it was acknowledged
 		k.before = max(k.before, from.acknowledged)
 	}
+	k.most, k.apart = old.mostReceived(), old.isApart(k.before)
 	addAfter(&k.written, &from.written, 0)
 	charges := []charge{keptChargeOf(&k.written)}
 	if pending := old.portableAfter(k.before); !pending.Empty() {
@@ -153,6 +125,13 @@ func (w *Writer) adopt() {
 	if w.limits.Budget.reserveLast(w, charges) > 0 {
 		_ = w.disconnect(fmt.Errorf("%w: Budget of %d bytes has no room for a peer that is away", ErrSlowConsumer, w.limits.Budget.limit))
 	}
+}
+
+// adoptWithin is adopt within the bound of Keep. mu is not held.
+func (w *Writer) adoptWithin() {
+	w.adopt()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.boundHeir()
 }
 
@@ -175,24 +154,31 @@ func (w *Writer) inheritEarly(estate *queue.Queue) bool {
 	}
 	if !estate.Empty() {
 		w.insert(0, estate)
-		w.limits.keeper.early += estate.Len()
+		w.keeper().early += estate.Len()
 	}
-	if w.limits.keeper.adopted {
+	if w.keeper().predecessor == nil {
 		w.boundHeir()
 	}
 	return true
+}
+
+// endUnneeded ends the heir of w, if there is one and no name needs it. mu is not held.
+func (w *Writer) endUnneeded(heir *Writer) {
+	if heir != nil && heir.isNameless() && w.isNameless() {
+		go heir.abort(ErrClosed) // the caller may hold the lock of a Broker that hears of the end
+	}
 }
 
 // isNameless reports whether no name of w lingers. mu is not held.
 func (w *Writer) isNameless() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.limits.keeper.lingering == 0
+	return w.keeper().lingering == 0
 }
 
 // addLingering counts the names of w that linger. mu is held.
 func (w *Writer) addLingering(n *member, change int) {
-	if n.broker.opts.Linger > 0 && w.limits != nil && w.limits.keeper != nil {
-		w.limits.keeper.lingering += change
+	if k := w.keeper(); k != nil && n.broker.opts.Linger > 0 {
+		k.lingering += change
 	}
 }

@@ -18,9 +18,17 @@ type keeper struct {
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
 	most         int64 // that the peer can have received from the Writers before
-	hasFarewell  bool  // the peer may count the farewell as a message
+	apart        bool  // the message after position that the peer may count is not for another connection
 	tracker      queue.Tracker
 	inheritance
+}
+
+// keeper returns the keeper, or nil. mu is held.
+func (w *Writer) keeper() *keeper {
+	if w.limits == nil {
+		return nil
+	}
+	return w.limits.keeper
 }
 
 func newKeeper(o *WriterOptions) *keeper {
@@ -71,18 +79,19 @@ func (k *keeper) cost() int64 { return k.written.Bytes() + messageOverhead*k.mes
 
 // position returns the number of written messages, over all connections of the peer.
 func (w *Writer) position() int64 {
-	if w.limits == nil || w.limits.keeper == nil {
+	k := w.keeper()
+	if k == nil {
 		return w.written
 	}
-	return w.limits.keeper.before - w.limits.keeper.answers + w.written
+	return k.before - k.answers + w.written
 }
 
 // reached is position, but does not lack an answer that is still to be written.
 func (w *Writer) reached() int64 {
-	if w.limits == nil || w.limits.keeper == nil {
-		return w.written
+	if k := w.keeper(); k != nil {
+		return max(k.before, w.position())
 	}
-	return max(w.limits.keeper.before, w.position())
+	return w.written
 }
 
 // Acknowledge lets go of the messages kept because of WriterOptions.Keep, up to message n. The peer
@@ -96,18 +105,19 @@ func (w *Writer) reached() int64 {
 func (w *Writer) Acknowledge(n int64) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	k := w.keeper()
 	switch {
-	case w.limits == nil || w.limits.keeper == nil:
+	case k == nil:
 		return errors.New("sendq: Acknowledge needs a Writer with Keep")
 	case w.state >= ended:
 		return w.refusal()
-	case n < w.limits.keeper.acknowledged:
-		return fmt.Errorf("%w: %d, after %d", ErrWrongCount, n, w.limits.keeper.acknowledged)
+	case n < k.acknowledged:
+		return fmt.Errorf("%w: %d, after %d", ErrWrongCount, n, k.acknowledged)
 	}
 	if err := w.checkReceived(n); err != nil {
 		return err
 	}
-	w.limits.keeper.acknowledged = n
+	k.acknowledged = n
 	w.limits.Budget.release(w, w.letGo())
 	if !w.flushing {
 		w.releaseMemory()
@@ -126,14 +136,13 @@ func (w *Writer) checkReceived(n int64) error {
 // mostReceived returns how many messages the peer can have received.
 func (w *Writer) mostReceived() int64 {
 	most := w.position() + int64(w.queue.Begun())
-	if w.limits == nil || w.limits.keeper == nil {
-		return most
-	}
-	k := w.limits.keeper
+	k := w.keeper()
 	switch {
+	case k == nil:
+		return most
 	case k.isHeir:
 		return k.most
-	case k.hasFarewell:
+	case k.apart:
 		most = w.position() + 1
 	case w.state >= aborting && w.messageFramed && w.err != nil && !w.queue.Empty():
 		most = w.position() + 1 // the write of the last one has failed, but may have reached the peer
@@ -145,14 +154,20 @@ func (w *Writer) mostReceived() int64 {
 func (w *Writer) beginFarewell() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.limits.keeper != nil {
-		w.limits.keeper.hasFarewell = true
+	if k := w.keeper(); k != nil {
+		k.apart = true
 	}
 }
 
-// saidFarewell reports whether the peer may count a farewell as a message.
-func (w *Writer) saidFarewell() bool {
-	return w.limits != nil && w.limits.keeper != nil && w.limits.keeper.hasFarewell
+// isApart reports whether the peer may have counted a message after the first n that is not for another
+// connection. The Writer has ended.
+func (w *Writer) isApart(n int64) bool {
+	if w.keeper().apart || w.mostReceived() <= n {
+		return w.keeper().apart
+	}
+	var pending queue.Queue
+	addAfter(&pending, &w.queue, n-w.position())
+	return pending.IsBound()
 }
 
 // UndeliveredAfter is like Undelivered, but yields everything after the first received messages,
@@ -172,14 +187,14 @@ func (w *Writer) UndeliveredAfter(received int64) iter.Seq[[]byte] {
 }
 
 // estate returns the messages after the first received ones for the Writer of another connection. It
-// also returns how many of them are written, and how many before them are gone. The Writer and its
-// heir have ended. mu is not held.
+// also returns how many of them are written, and how many before them are gone. The Writer has ended.
+// mu is not held.
 func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	rest = new(queue.Queue)
-	if w.saidFarewell() {
-		received = min(received, w.reached()) // nothing that the peer has counted follows the farewell
+	if k := w.keeper(); k != nil && k.apart {
+		received = min(received, w.reached())
 	}
 	var kept queue.Queue
 	gone = w.resumption().missed(w.addKept(&kept, received), received)
@@ -187,11 +202,11 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 		rest.Push(r.Unbound()) // it has a number, so it must arrive
 	}
 	written = rest.Len()
-	w.addPending(rest, w.portableAfter(received))
+	addAfter(rest, w.portableAfter(received), 0)
 	return rest, written, gone
 }
 
-// leftovers returns the messages for OnUndelivered after the end of the Writer. mu is not held.
+// leftovers returns the messages for OnUndelivered. The Writer has ended. mu is not held.
 func (w *Writer) leftovers() *queue.Queue {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -199,9 +214,7 @@ func (w *Writer) leftovers() *queue.Queue {
 	if w.err != nil {
 		w.addKept(rest, 0)
 	}
-	var pending queue.Queue
-	addAfter(&pending, &w.queue, w.reached()-w.position()) // without an answer of Resume
-	w.addPending(rest, &pending)
+	addAfter(rest, &w.queue, w.reached()-w.position()) // without an answer of Resume
 	return rest
 }
 
@@ -217,8 +230,7 @@ func (w *Writer) portableAfter(received int64) *queue.Queue {
 // them are gone. mu is held.
 func (w *Writer) addKept(rest *queue.Queue, received int64) (gone int64) {
 	var kept int64
-	if w.limits != nil && w.limits.keeper != nil {
-		k := w.limits.keeper
+	if k := w.keeper(); k != nil {
 		kept = k.messages
 		addAfter(rest, &k.written, received-(w.position()-kept))
 	}

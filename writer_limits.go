@@ -276,10 +276,10 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.state != open {
-		if w.limits == nil || w.limits.keeper == nil || w.limits.keeper.heir == nil {
-			return 0
+		if heir := w.heir(); heir != nil {
+			return heir.give(messages, idle)
 		}
-		return w.limits.keeper.heir.give(messages, idle)
+		return 0
 	}
 	isExempt := w.limits != nil && w.limits.exempt == amount{}
 	if w.limits != nil {

@@ -37,7 +37,8 @@ func (g *registry) evict(ctx context.Context, name, by string, token uint64) res
 		h, found := g.relay.node.Evict(ctx, name, by, token)
 		a = response{
 			found: found, messages: h.Undelivered, rooms: h.Rooms,
-			hasCount: h.HasCount, kept: h.Kept, written: uint64(h.Written),
+			hasCount: h.HasCount, kept: h.Kept,
+			written: uint64(h.Written), most: uint64(h.Most), apart: h.Apart,
 			resumedAt: uint64(h.ResumedAt), missed: h.Missed,
 		}
 		g.waitForOlder(ctx, e)

@@ -18,19 +18,18 @@ type response struct {
 	rooms    []string
 
 	// As in relay.Handover.
-	hasCount bool
-	kept     int
-	written  uint64
-
-	resumedAt uint64
-	missed    int64
+	hasCount, apart          bool
+	kept                     int
+	written, most, resumedAt uint64
+	missed                   int64
 }
 
 func appendResponse(b []byte, a response) []byte {
 	b = appendBool(appendBool(b, a.found), a.refused)
 	b = appendList(b, a.messages, appendBytes)
 	b = appendList(b, a.rooms, appendBytes)
-	b = appendUint(appendUint(appendBool(b, a.hasCount), a.kept), a.written)
+	b = appendUint(appendBool(appendBool(b, a.hasCount), a.apart), a.kept)
+	b = appendUint(appendUint(b, a.written), a.most)
 	return appendUint(appendUint(b, a.resumedAt), uint64(a.missed+1))
 }
 
@@ -38,9 +37,10 @@ func (p *parser) response() (a response) {
 	a.found, a.refused = p.bool(), p.bool()
 	a.messages = list(p, p.bytes)
 	a.rooms = list(p, p.string)
-	a.hasCount, a.kept, a.written = p.bool(), p.int(), p.uint()
+	a.hasCount, a.apart, a.kept = p.bool(), p.bool(), p.int()
+	a.written, a.most = p.uint(), p.uint()
 	a.resumedAt, a.missed = p.uint(), int64(p.uint())-1
-	if a.kept > len(a.messages) || max(a.written, a.resumedAt) > math.MaxInt64 || a.missed < -1 {
+	if a.kept > len(a.messages) || max(a.written, a.most, a.resumedAt) > math.MaxInt64 || a.missed < -1 {
 		p.fail()
 	}
 	return a
@@ -49,7 +49,8 @@ func (p *parser) response() (a response) {
 // handover returns the response about a name that is given up.
 func (a *response) handover() relay.Handover {
 	return relay.Handover{
-		Undelivered: a.messages, Kept: a.kept, Written: int64(a.written), HasCount: a.hasCount,
+		Undelivered: a.messages, Kept: a.kept,
+		Written: int64(a.written), Most: int64(a.most), Apart: a.apart, HasCount: a.hasCount,
 		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms,
 	}
 }
@@ -58,9 +59,8 @@ func (a *response) handover() relay.Handover {
 // a peer that comes back may belong to either, so written messages are left out.
 func (a *response) append(later response) {
 	if later.found {
-		a.messages = slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
-		a.hasCount, a.kept, a.written, a.resumedAt, a.missed = false, 0, 0, 0, 0
-		a.rooms = later.rooms
+		messages := slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
+		*a = response{found: true, messages: messages, rooms: later.rooms}
 	}
 }
 

@@ -189,10 +189,13 @@ type Handover struct {
 	Undelivered [][]byte
 	Kept        int
 
-	// Written is how many messages were written, as the peer counts. If HasCount is false, that
-	// is unknown, because no Writer gave the name up.
-	Written  int64
-	HasCount bool
+	// Written is how many messages were written, as the peer counts. The peer may have counted up
+	// to Most, because more may have arrived: the next ones of Undelivered, unless Apart says that
+	// it was something else. If HasCount is false, all that is unknown, because no Writer gave the
+	// name up.
+	Written, Most int64
+	Apart         bool
+	HasCount      bool
 
 	// Missed is how many messages were gone when the peer resumed its connection last, or -1 if
 	// that was unknown. It had received ResumedAt messages then. With no more it may not know yet.

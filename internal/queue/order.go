@@ -115,6 +115,9 @@ func (q *Queue) Share() {
 	}
 }
 
+// IsBound reports whether the first message, if there is one, is for one connection only.
+func (q *Queue) IsBound() bool { return !q.Empty() && q.segments[q.head].Block.bound }
+
 // Portable returns a queue of the messages that are not for one connection. The messages must be
 // shared.
 func (q *Queue) Portable() *Queue {
