@@ -107,10 +107,10 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 func (b *Broker) enter(c *claim) error {
 	n := c.holder.member
 	hasEstate := !c.estate.Empty() || c.reply != nil
-	switch isOpen := c.pause(); {
+	switch {
 	case b.closed:
 		return errShutDown(c.name)
-	case isOpen:
+	case c.pause():
 		defer c.resume()
 	case c.currentHeir() == nil && (hasEstate || c.currentState() >= parting):
 		return errWriterClosed(c.name)

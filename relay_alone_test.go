@@ -408,12 +408,13 @@ func TestWriterEndsDuringClaim(t *testing.T) {
 	require.NoError(t, b.CloseNow())
 }
 
-// Close waits for a claim under way.
+// Close waits for a claim under way. The Writer lives on.
 func TestCloseWaitsForAClaim(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		b := sendq.NewBroker(&sendq.BrokerOptions{Relay: &claimingTransport{during: func() { <-gate }}})
-		registered := async(func() error { return b.Register("bob", sendq.NewWriter(readingPeer(), nil)) })
+		w := sendq.NewWriter(readingPeer(), nil)
+		registered := async(func() error { return b.Register("bob", w) })
 		synctest.Wait()
 		closed := async(b.CloseNow)
 		synctest.Wait()
@@ -421,6 +422,9 @@ func TestCloseWaitsForAClaim(t *testing.T) {
 		close(gate)
 		require.ErrorIs(t, <-registered, sendq.ErrClosed)
 		require.NoError(t, <-closed)
+		require.NoError(t, second(w.Write([]byte("m"))))
+		require.NoError(t, w.Close())
+		require.EqualValues(t, 1, w.Stats().Written)
 	})
 }
 
