@@ -41,7 +41,8 @@ type BrokerOptions struct {
 	// and kept, together with what the Writer had kept and not written, up to WriterOptions.Keep of
 	// the Writer. The oldest written messages make room for new ones. If those not written exceed
 	// Keep, or the time has passed, the name leaves, and OnUndelivered gets everything that was
-	// kept.
+	// kept. HighMark of the Writer stays in force, so of WriteLatest and Room.PublishLatest only
+	// the newest messages are kept.
 	//
 	// A Writer has failed if a write or a limit has ended it, or Writer.Fail. After Close, CloseNow,
 	// Unregister or the end of the Broker no name lingers, and neither does one without Keep.

@@ -173,6 +173,29 @@ func TestLingerKeepsTheNewest(t *testing.T) {
 	})
 }
 
+// Of WriteLatest and PublishLatest, a name that is away keeps the newest message of each key, if its
+// Writer had a HighMark. So prices do not end the wait.
+func TestLingerKeepsTheLatest(t *testing.T) {
+	opts := sendq.WriterOptions{Keep: 100 << 10, HighMark: 2 << 10}
+	inLinger(t, opts, func(t *testing.T, l lingering) {
+		room := l.b.Room("room")
+		for i := range 1000 {
+			require.Equal(t, 1, room.PublishLatest("price", fmt.Appendf(nil, "price %d %0500d\n", i, 0)))
+		}
+		require.Equal(t, 1, l.b.Stats().Away)
+		conn := readingPeer()
+		w := sendq.NewWriter(conn, &opts)
+		resumed, err := l.b.Resume(t.Context(), "bob", w, 2, nil)
+		require.NoError(t, err)
+		require.Zero(t, resumed.Missed)
+		require.NoError(t, w.Close())
+		got := strings.Split(strings.TrimSuffix(string(conn.Bytes()), "\n"), "\n")
+		require.Equal(t, lines(2, 6), strings.Join(got[:4], "\n")+"\n")
+		require.Less(t, len(got), 20)
+		require.Contains(t, got[len(got)-1], "price 999 ")
+	})
+}
+
 // Only a failure lets a name linger, and only the name of a Writer with Keep.
 func TestLingerOnlyAfterAFailure(t *testing.T) {
 	for _, tt := range []struct {

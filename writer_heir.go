@@ -47,7 +47,10 @@ func (w *Writer) leaveHeir(cause error) {
 	if cause == ErrClosed || cause == ErrTakenOver || cause == ErrNameLost {
 		return
 	}
-	heir := NewWriter(MessageConn(writeAway, closeAway), &WriterOptions{MaxPending: w.limits.Keep, Keep: w.limits.Keep, Budget: w.limits.Budget})
+	l := w.limits
+	heir := NewWriter(MessageConn(writeAway, closeAway), &WriterOptions{
+		MaxPending: l.Keep, Keep: l.Keep, Budget: l.Budget, HighMark: l.HighMark, LowMark: l.LowMark,
+	})
 	heir.paused = 1
 	of := heir.keeper()
 	of.isHeir, of.predecessor, of.cause = true, w, cause
