@@ -32,6 +32,11 @@ type config struct {
 	relay struct {
 		messages, members, fanoutMessages, names int
 	}
+	reconnect struct {
+		users, rooms int
+		rate         int           // messages per second to each room
+		within       time.Duration // until all users have dialed again
+	}
 }
 
 func fullConfig() (c config) {
@@ -44,6 +49,7 @@ func fullConfig() (c config) {
 	c.stalled.members, c.stalled.inFlight, c.stalled.windows, c.stalled.stalled = 1000, 64, 25, []int{0, 1, 10}
 	c.idle.writers, c.idle.connections, c.idle.many = 10_000, 10_000, 100_000
 	c.relay.messages, c.relay.members, c.relay.fanoutMessages, c.relay.names = 500_000, 1000, 6400, 5000
+	c.reconnect.users, c.reconnect.rooms, c.reconnect.rate, c.reconnect.within = 10_000, 100, 2, 5*time.Second
 	return c
 }
 
@@ -57,5 +63,6 @@ func quickConfig() (c config) {
 	c.stalled.members, c.stalled.inFlight, c.stalled.windows, c.stalled.stalled = 100, 64, 15, []int{0, 10}
 	c.idle.writers, c.idle.connections = 10_000, 1000
 	c.relay.messages, c.relay.members, c.relay.fanoutMessages, c.relay.names = 100_000, 1000, 1280, 1000
+	c.reconnect.users, c.reconnect.rooms, c.reconnect.rate, c.reconnect.within = 1000, 10, 5, 2*time.Second
 	return c
 }

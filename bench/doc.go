@@ -17,12 +17,13 @@
 //	<!-- /bench -->
 //
 // The names are writer-TCP-64 and the like, roundtrip, fanout, fanout-1000 and the like, stalled,
-// idle-writer, idle, idle-many, relay-direct, relay-fanout, relay-names, and goals.
+// idle-writer, idle, idle-many, relay-direct, relay-fanout, relay-names, reconnect, and goals.
 //
 // Start reading at main.go. The other files are named by what they belong to:
 //
-//	writer, roundtrip, fanout, stalled, idle, relay   the sections
-//	writer_*, idle_many, idle_members                 parts of the sections writer and idle
+//	writer, roundtrip, fanout,                        the sections
+//	  stalled, idle, relay, reconnect
+//	writer_*, idle_many, idle_members, reconnect_*    parts of the sections writer, idle and reconnect
 //	services, protocols, hub, serve, child, process   servers, and how to start and talk to them
 //	clients, clients_*                                the load: members and publishers
 //	stats, goals, report, results, plot, origin       from measurements to tables and plots

@@ -51,6 +51,7 @@ var sections = []section{
 	{"stalled", (*bench).runStalled},
 	{"idle", (*bench).runIdle},
 	{"relay", (*bench).runRelay},
+	{"reconnect", (*bench).runReconnect},
 }
 
 // flags are the command-line flags.
@@ -65,7 +66,7 @@ func main() {
 	serveIfAsked()
 	var f flags
 	flag.BoolVar(&f.quick, "quick", false, "measure less, and less precisely: a few minutes")
-	flag.StringVar(&f.only, "only", "", "comma-separated `sections` to measure: writer, roundtrip, fanout, stalled, idle, relay (default all)")
+	flag.StringVar(&f.only, "only", "", "comma-separated `sections` to measure: writer, roundtrip, fanout, stalled, idle, relay, reconnect (default all)")
 	flag.IntVar(&f.rounds, "rounds", 0, "measure everything `N` times and take the median (default 3)")
 	flag.IntVar(&f.idle, "idle", -1, "hold `N` idle chat connections, 0 for none; if negative, 100000, or 0 with -quick")
 	flag.BoolVar(&f.write, "write", false, "write RESULTS.md, the plots, and the tables between markers in README.md")

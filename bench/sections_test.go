@@ -40,6 +40,7 @@ func tiny(t *testing.T, only ...string) *bench {
 	b.stalled.members, b.stalled.inFlight, b.stalled.windows, b.stalled.stalled = 5, 2, 3, []int{0, 1}
 	b.idle.writers, b.idle.connections, b.idle.many = 10, 5, 5
 	b.relay.messages, b.relay.members, b.relay.fanoutMessages, b.relay.names = 128, 6, 64, 4
+	b.reconnect.users, b.reconnect.rooms, b.reconnect.rate, b.reconnect.within = 10, 2, 200, 100*time.Millisecond
 	return b
 }
 
@@ -158,4 +159,11 @@ func TestRelaySection(t *testing.T) {
 	found, err := tiny(t, chatName).runRelay()
 	require.NoError(t, err)
 	check(t, found, []string{"relay-direct", "relay-fanout", "relay-names"})
+}
+
+func TestReconnectSection(t *testing.T) {
+	found, err := tiny(t, chatName).runReconnect()
+	require.NoError(t, err)
+	check(t, found, []string{"reconnect"}, "Broker.Resume", "Register and Room.JoinReplay")
+	require.Equal(t, []string{"0", "0"}, found.tables[0].rows[0][9:])
 }

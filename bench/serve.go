@@ -47,6 +47,8 @@ func serve(words []string) error {
 		return serveNode(words[1], addr)
 	case kind == "chatnode" && len(words) == 3:
 		return serveChatNode(words[1], addr)
+	case kind == "users" && len(words) == 4:
+		return serveUsers(words[1], words[2], addr)
 	case kind == "members" && len(words) == 4:
 		return serveMembers(words[1], words[2], at)
 	case kind == "hub":
