@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/sendqtest"
 )
 
 // BenchmarkSend measures a 64-byte message over loopback TCP with one sender: through a Writer with
@@ -172,4 +173,20 @@ func drained(b *testing.B) net.Conn {
 	conn, peer := connect(b, "tcp", "127.0.0.1:0")
 	go io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{peer}, make([]byte, 256<<10))
 	return conn
+}
+
+// BenchmarkResume lets a connection fail and its peer come back.
+func BenchmarkResume(b *testing.B) {
+	broker := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Hour})
+	conn := sendqtest.NewConn()
+	w := sendq.NewWriter(conn, keeping)
+	require.NoError(b, broker.Register("bob", w))
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = w.Fail(io.EOF)
+		w = sendq.NewWriter(conn, keeping)
+		if _, err := broker.Resume(b.Context(), "bob", w, 0, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

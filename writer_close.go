@@ -325,6 +325,9 @@ func (w *Writer) end() error {
 
 // closeConn decides whether the Writer ends with an error, and closes the connection.
 func (w *Writer) closeConn() error {
+	if w.isHeir() {
+		return nil // it has none
+	}
 	w.mu.Lock()
 	l := w.lingering()
 	if l != nil && w.state == aborting && w.err == nil {

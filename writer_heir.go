@@ -48,7 +48,7 @@ func (w *Writer) leaveHeir(cause error) {
 		return
 	}
 	l := w.limits
-	heir := NewWriter(MessageConn(writeAway, closeAway), &WriterOptions{
+	heir := NewWriter(awayConn, &WriterOptions{
 		MaxPending: l.Keep, Keep: l.Keep, Budget: l.Budget, HighMark: l.HighMark, LowMark: l.LowMark,
 	})
 	heir.paused = 1
@@ -57,9 +57,12 @@ func (w *Writer) leaveHeir(cause error) {
 	k.heir = heir
 }
 
-// The connection of an heir. Nothing is ever written to it, because the heir is always paused.
-func writeAway([]byte) error { return errors.ErrUnsupported }
-func closeAway() error       { return nil }
+// awayConn is the connection of all heirs. They are paused for ever, so they write nothing to it, and
+// they do not close it.
+var awayConn = MessageConn(
+	func([]byte) error { return errors.ErrUnsupported },
+	func() error { return errors.ErrUnsupported },
+)
 
 // heir returns the heir, or nil. mu is held.
 func (w *Writer) heir() *Writer {
