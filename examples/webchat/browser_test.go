@@ -36,6 +36,7 @@ func TestPage(t *testing.T) {
 		"Keyboard":     c.testKeyboard,
 		"Looks":        c.testLooks,
 		"Stall":        c.testStall,
+		"Away":         c.testAway,
 		"Lines":        c.testLines,
 		"Kills":        c.testKills,
 		"Offline":      c.testOffline,
@@ -302,7 +303,7 @@ func (c *chromium) testStall(t *testing.T) {
 	bob.say("/stall 60")
 
 	row := `document.querySelector("#backlogs [data-name=bob]")`
-	status.until(`%s && text("#backlogs .stalled") == "stalled" && text("#backlogs .size").endsWith("of 256 KiB")`, row)
+	status.until(`%s && text("#backlogs .stalled") == "stalled" && !visible("#backlogs .away") && text("#backlogs .size").endsWith("of 256 KiB")`, row)
 	status.until(`parseFloat(%s.querySelector(".bar i").style.width) > 30`, row)
 	status.picture("status")
 	status.become(desk)
@@ -317,6 +318,19 @@ func (c *chromium) testStall(t *testing.T) {
 	bob.until(`text("#log").split("you joined #lobby").length == 3 && !text("#link")`) // back again
 	dave.say("carol: as ever")
 	carol.until(`list("#directs") == "dave, 1"`)
+}
+
+// testAway: the status page shows users without a connection, and what waits for them.
+func (c *chromium) testAway(t *testing.T) {
+	p := start(t, "-resume")
+	status, alice, bob := c.open(t, p.page+"/status", desk), login(p.dial(), "alice"), login(p.dial(), "bob")
+	status.until(`text("#connections") == "2" && text("#away") == "0"`)
+	bob.Close()
+	status.until(`text("#connections") == "1" && text("#away") == "1" && text("#names") == "2"`)
+	alice.say("bob: hi")
+	row := `document.querySelector("#backlogs [data-name=bob]")`
+	status.until(`%s && visible("#backlogs .away") && !visible("#backlogs .stalled")`, row)
+	status.picture("away")
 }
 
 // testLines: the page understands each line of the server.

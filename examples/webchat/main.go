@@ -81,7 +81,7 @@ func run(o options) error {
 	}
 	chat := server.New(o.chat)
 	s := &site{ctx: ctx, chat: chat, origins: o.origins}
-	web := s.server(newStatus(chat.Broker(), o.chat.MaxPending, d))
+	web := s.server(newStatus(chat, o.chat.MaxPending, d))
 
 	if d != nil {
 		if err := addRobot(chat.Broker()); err != nil {

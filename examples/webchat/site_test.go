@@ -236,6 +236,27 @@ func TestDemo(t *testing.T) {
 	require.Contains(t, p.stop(), "WARN connection lost user=bob")
 }
 
+// TestAway: a user who is away is no connection, and the status shows their backlog as such.
+func TestAway(t *testing.T) {
+	t.Parallel()
+	p := start(t, "-resume")
+	alice, bob := login(p.open(), "alice"), p.open()
+	bob.say("bob")
+	bob.hear() // the key
+	require.NoError(t, bob.CloseNow())
+	status := p.status()
+	s := status()
+	for ; s.Away == 0; s = status() {
+	}
+	require.Equal(t, []int{1, 1, 2}, []int{s.Connections, s.Away, s.Names})
+	alice.say("bob: hi")
+	for ; len(s.Backlogs) == 0; s = status() {
+	}
+	require.Equal(t, "bob", s.Backlogs[0].Name)
+	require.True(t, s.Backlogs[0].Away)
+	require.Zero(t, s.Backlogs[0].MaxPending)
+}
+
 func TestNoDemo(t *testing.T) {
 	t.Parallel()
 	p := start(t)

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sendq-go/sendq"
+	"github.com/sendq-go/sendq/examples/chat/server"
 )
 
 // most bounds the number of backlogs in a snapshot.
@@ -20,6 +20,7 @@ const most = 10
 type snapshot struct {
 	Time        int64 `json:"time"` // Unix, in milliseconds
 	Connections int   `json:"connections"`
+	Away        int   `json:"away"` // users without a connection, who may come back
 	Names       int   `json:"names"`
 	Rooms       int   `json:"rooms"`
 
@@ -44,12 +45,13 @@ type backlog struct {
 	PendingMessages int64  `json:"pendingMessages"`
 	OldestMillis    int64  `json:"oldestMillis"`
 	PeakBytes       int64  `json:"peakBytes"`
-	MaxPending      int    `json:"maxPending"`
+	MaxPending      int    `json:"maxPending"` // 0: unknown
+	Away            bool   `json:"away"`
 }
 
 // A status sends snapshots of the chat to any number of viewers.
 type status struct {
-	broker     *sendq.Broker
+	chat       *server.Server
 	maxPending int
 	demo       *demo
 
@@ -58,8 +60,8 @@ type status struct {
 	stop    context.CancelFunc // stops send; set while there are viewers
 }
 
-func newStatus(b *sendq.Broker, maxPending int, d *demo) *status {
-	return &status{broker: b, maxPending: maxPending, demo: d, viewers: make(map[chan []byte]bool)}
+func newStatus(chat *server.Server, maxPending int, d *demo) *status {
+	return &status{chat: chat, maxPending: maxPending, demo: d, viewers: make(map[chan []byte]bool)}
 }
 
 // watch returns a channel with an event each second, until ctx is done. A slow viewer misses events.
@@ -108,10 +110,11 @@ func (s *status) send(ctx context.Context) {
 
 // now returns a snapshot.
 func (s *status) now() snapshot {
-	stats := s.broker.Stats()
+	stats := s.chat.Broker().Stats()
 	n := snapshot{
 		Time:        time.Now().UnixMilli(),
-		Connections: stats.Writers, Names: stats.Names, Rooms: stats.Rooms,
+		Connections: max(0, stats.Writers-stats.Away), // a Writer may end between the two counts
+		Away:        stats.Away, Names: stats.Names, Rooms: stats.Rooms,
 		Accepted: stats.Accepted, Written: stats.Written, Dropped: stats.Dropped, Undelivered: stats.Undelivered,
 		PendingBytes: stats.PendingBytes,
 		Ends: map[string]int64{
@@ -136,14 +139,20 @@ func (s *status) now() snapshot {
 // backlogs returns the largest backlogs.
 func (s *status) backlogs() []backlog {
 	all := []backlog{}
-	for name := range s.broker.Names() {
-		w, ok := s.broker.Lookup(name)
+	for name := range s.chat.Broker().Names() {
+		w, ok := s.chat.Broker().Lookup(name)
 		if !ok {
 			continue
 		}
-		if stats := w.Stats(); stats.Pending > 0 {
-			all = append(all, backlog{name, stats.PendingBytes, stats.Pending, stats.OldestPending.Milliseconds(), stats.PeakPendingBytes, s.maxPending})
+		stats := w.Stats()
+		if stats.Pending == 0 {
+			continue
 		}
+		b := backlog{name, stats.PendingBytes, stats.Pending, stats.OldestPending.Milliseconds(), stats.PeakPendingBytes, s.maxPending, false}
+		if s.chat.IsAway(w) {
+			b.MaxPending, b.Away = 0, true
+		}
+		all = append(all, b)
 	}
 	slices.SortFunc(all, func(a, b backlog) int { return cmp.Compare(b.PendingBytes, a.PendingBytes) })
 	return all[:min(len(all), most)]

@@ -22,8 +22,10 @@ func (c *session) goAway(cause error) error {
 	case !isBack: // w waits for the user
 		c.tell("* %s is away")
 		c.armour.away.Add(1)
+		c.armour.keepers.Store(w, nil)
 		w.OnEnd(func() {
 			defer c.armour.away.Done()
+			c.armour.keepers.Delete(w)
 			switch err := w.Err(); {
 			case errors.Is(err, sendq.ErrTakenOver):
 				c.tell("* %s is back")
@@ -34,6 +36,12 @@ func (c *session) goAway(cause error) error {
 		})
 	}
 	return c.W.Err()
+}
+
+// IsAway reports whether w keeps the lines of a user without a connection.
+func (s *Server) IsAway(w *sendq.Writer) bool {
+	_, isAway := s.keepers.Load(w)
+	return isAway
 }
 
 // movedOn reports whether the Writer with this error has lost the name to another connection.

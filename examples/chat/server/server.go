@@ -83,7 +83,8 @@ type Server struct {
 	addresses addresses
 	tickets   Tickets
 	connected sync.Map       // the Writers of connections, with Resume
-	away      sync.WaitGroup // users without a connection
+	keepers   sync.Map       // the Writers of users without a connection
+	away      sync.WaitGroup // the same users
 	handled   sync.RWMutex   // read-locked by each session of Handle
 
 	stopping atomic.Bool     // no new sessions

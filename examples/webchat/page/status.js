@@ -46,6 +46,7 @@ function tell(now) {
 
   $("demo").hidden = !now.demo;
   $("connections").textContent = count(now.connections);
+  $("away").textContent = count(now.away);
   $("names").textContent = count(now.names);
   $("rooms").textContent = count(now.rooms);
   $("pending").textContent = bytes(now.pendingBytes);
@@ -66,6 +67,7 @@ function showBacklogs(backlogs, stalled) {
     item.querySelector(".bar i").style.width = part(backlog.pendingBytes);
     item.querySelector(".bar u").style.left = part(backlog.peakBytes);
     item.querySelector(".stalled").hidden = !stalled.includes(backlog.name);
+    item.querySelector(".away").hidden = !backlog.away;
     const limit = backlog.maxPending ? ` of ${bytes(backlog.maxPending)}` : "";
     item.querySelector(".size").textContent = `${bytes(backlog.pendingBytes)}${limit}`;
     item.querySelector(".hint").textContent =
