@@ -7,7 +7,7 @@
 // In production, run NATS servers with JetStream and give every node their addresses, such as
 // -nats nats://a:4222,nats://b:4222,nats://c:4222.
 //
-// With -resume, a user may come back at any node. The keys are in a bucket of JetStream, whose name is
+// With -resume, a user may come back at any node. Hashes of the keys are in a bucket of JetStream, whose name is
 // that of the cluster with "-tickets". It needs the same rights as the bucket of the cluster. If the
 // node of the user has died, lines are missing.
 package main

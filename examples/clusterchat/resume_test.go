@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -91,6 +94,24 @@ func TestResumeAtAnotherNode(t *testing.T) {
 	alice.expect("* bob left #go")
 	_, answer = first.comeBack("bob " + key + " 2 5")
 	require.Contains(t, answer, "taken")
+}
+
+// TestTicketsAreNoKeys: whoever may read the bucket cannot take a user over.
+func TestTicketsAreNoKeys(t *testing.T) {
+	servers().waitUntilHealthy(t)
+	n := start(t, servers().url(0), "-resume", "-cluster", "TestTicketsAreNoKeys")
+	_, key := n.loginWithKey("bob")
+	nc, err := nats.Connect(servers().url(0))
+	require.NoError(t, err)
+	defer nc.Close()
+	all, err := newTickets(nc, "TestTicketsAreNoKeys")
+	require.NoError(t, err)
+	_, kv, err := all.open(t.Context())
+	require.NoError(t, err)
+	entry, err := kv.Get(t.Context(), hex.EncodeToString([]byte("bob")))
+	require.NoError(t, err)
+	require.NotContains(t, string(entry.Value()), key)
+	require.NotContains(t, string(entry.Value()), base64.StdEncoding.EncodeToString([]byte(key)))
 }
 
 // TestResumeAfterADeadNode: what the node kept is gone, and the user is told.

@@ -38,11 +38,12 @@ func boundKernel(conn net.Conn) {
 
 // giveKey gives the user a key to come back with.
 func (c *session) giveKey() error {
-	c.ticket = newTicket()
+	var key string
+	c.ticket, key = newTicket()
 	if err := c.armour.tickets.Put(c.Ctx, c.Name, c.ticket); err != nil {
 		return errNotNow
 	}
-	c.Reply("* your key is %s", c.ticket.Key)
+	c.Reply("* your key is %s", key)
 	return nil
 }
 
@@ -82,7 +83,7 @@ func (c *session) comeBack(b *comeback) error {
 	switch {
 	case err != nil:
 		return errNotNow
-	case t.Key == "" || !t.hasKey(b.key):
+	case !t.hasKey(b.key):
 		return fmt.Errorf("the login %s is taken, choose another one", b.name)
 	}
 	if b.times >= 0 {

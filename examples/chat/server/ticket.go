@@ -1,8 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/subtle"
 	"slices"
 	"sync"
@@ -15,17 +17,26 @@ import (
 // If a connection breaks before it has brought anything, the user says the same number as before. So
 // the ticket covers two connections, the last one and the one before.
 type Ticket struct {
-	Key   string
+	Hash  []byte  // the SHA-256 of the key, so that nobody can use a ticket they have read
 	Times int     // returns before the first of the two connections
 	Bases []int64 // lines received before each of the connections; only one after the login
 }
 
-// newTicket returns the ticket for the first connection of a user, with a new key.
-func newTicket() Ticket { return Ticket{Key: rand.Text(), Bases: []int64{0}} }
+// newTicket returns the ticket for the first connection of a user, and its key. The key is random and
+// long, so its hash needs no salt.
+func newTicket() (t Ticket, key string) {
+	key = rand.Text()
+	return Ticket{Hash: hashOf(key), Bases: []int64{0}}, key
+}
 
-// hasKey reports whether key is right. It takes as long for a wrong one.
+func hashOf(key string) []byte {
+	sum := sha256.Sum256([]byte(key))
+	return sum[:]
+}
+
+// hasKey reports whether key is right. It takes as long for a wrong one. A zero Ticket has no key.
 func (t Ticket) hasKey(key string) bool {
-	return subtle.ConstantTimeCompare([]byte(t.Key), []byte(key)) == 1
+	return subtle.ConstantTimeCompare(t.Hash, hashOf(key)) == 1
 }
 
 // last returns the number of returns before the last connection.
@@ -48,17 +59,17 @@ func (t Ticket) total(n int64, times int) (total int64, isKnown bool) {
 // next returns the ticket after another return, from the connection after times returns. The user had
 // received total lines.
 func (t Ticket) next(total int64, times int) Ticket {
-	return Ticket{t.Key, times, []int64{t.Bases[times-t.Times], total}}
+	return Ticket{t.Hash, times, []int64{t.Bases[times-t.Times], total}}
 }
 
 // Equal reports whether the tickets are the same.
 func (t Ticket) Equal(other Ticket) bool {
-	return t.hasKey(other.Key) && t.Times == other.Times && slices.Equal(t.Bases, other.Bases)
+	return bytes.Equal(t.Hash, other.Hash) && t.Times == other.Times && slices.Equal(t.Bases, other.Bases)
 }
 
 // Tickets store the tickets of users. Servers with the same names share them.
 type Tickets interface {
-	// Get returns the ticket of a user, or a Ticket without a Key if there is none.
+	// Get returns the ticket of a user, or a zero Ticket if there is none.
 	Get(ctx context.Context, user string) (Ticket, error)
 
 	// Put stores a ticket in place of an earlier one.
