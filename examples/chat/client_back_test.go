@@ -365,7 +365,9 @@ type forgetful struct{ server.Tickets }
 
 func (forgetful) Get(context.Context, string) (t server.Ticket, err error) { return t, nil }
 func (forgetful) Put(context.Context, string, server.Ticket) error         { return nil }
-func (forgetful) Delete(context.Context, string, server.Ticket) error      { return nil }
+func (forgetful) Delete(context.Context, string, server.Ticket, time.Duration) error {
+	return nil
+}
 
 // If the server has lost the key, the client waits until its name is free.
 func TestClientWaitsForItsName(t *testing.T) {

@@ -3,14 +3,19 @@ package main
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/examples/chat/server"
 )
 
 // loginWithKey logs in at a node with -resume, and returns the key.
@@ -96,17 +101,88 @@ func TestResumeAtAnotherNode(t *testing.T) {
 	require.Contains(t, answer, "taken")
 }
 
+// TestResumeAfterAStop: users of a node that stops come back at another one, for a while. Those who say
+// goodbye do not.
+func TestResumeAfterAStop(t *testing.T) {
+	servers().waitUntilHealthy(t)
+	flags := []string{"-resume", "-linger", "5s", "-cluster", t.Name()}
+	first, second := start(t, servers().url(0), flags...), start(t, servers().url(1), flags...)
+	alice, aliceKey := first.loginWithKey("alice")
+	bob, bobKey := first.loginWithKey("bob")
+	carol, carolKey := first.loginWithKey("carol")
+	_, daveKey := first.loginWithKey("dave")
+	alice.say("bob: hi")
+	bob.expect("from alice: hi")
+	carol.say("/quit")
+	carol.rest()
+	alice.conn.Close()
+	bob.until("/who", "names: alice, bob, dave")
+	first.stop()
+	for user, key := range map[string]string{"alice": aliceKey, "bob": bobKey} {
+		c, answer := second.comeBack(user + " " + key + " 1 0")
+		require.Equal(t, "* back: lines are missing", answer)
+		c.say("/who #nobody")
+		c.expect("names: ")
+		_, answer = second.comeBack(user + " " + key + " 2 1")
+		require.Equal(t, "* back: 0 lines", answer)
+	}
+	_, answer := second.comeBack("carol " + carolKey + " 1 0")
+	require.Contains(t, answer, "taken")
+	_, kv, err := ticketsOf(t, t.Name()).open(t.Context())
+	require.NoError(t, err)
+	eventually(t, func() bool { // the ticket of a user who does not come back
+		_, err := kv.Get(t.Context(), hex.EncodeToString([]byte("dave")))
+		return errors.Is(err, jetstream.ErrKeyNotFound)
+	})
+	_, answer = second.comeBack("dave " + daveKey + " 1 0")
+	require.Contains(t, answer, "taken")
+	_, answer = second.comeBack("bob " + bobKey + " 1 2")
+	require.Equal(t, "* back: 0 lines", answer)
+}
+
+// TestTicketsExpire: a ticket lives on for the time of its Delete, and a newer one stays.
+func TestTicketsExpire(t *testing.T) {
+	servers().waitUntilHealthy(t)
+	start(t, servers().url(0), "-cluster", t.Name()) // it makes the bucket of the names
+	all := ticketsOf(t, t.Name())
+	first, second := server.Ticket{Hash: []byte{1}, Bases: []int64{0}}, server.Ticket{Hash: []byte{2}, Bases: []int64{0}}
+	have := func(want server.Ticket) bool {
+		got, err := all.Get(t.Context(), "bob")
+		require.NoError(t, err)
+		return got.Equal(want)
+	}
+	require.NoError(t, all.Put(t.Context(), "bob", first))
+	require.NoError(t, all.Delete(t.Context(), "bob", first, time.Second))
+	require.NoError(t, all.Put(t.Context(), "bob", second))
+	time.Sleep(3 * time.Second)
+	require.NoError(t, all.Delete(t.Context(), "bob", first, 0))
+	require.NoError(t, all.Delete(t.Context(), "bob", first, time.Second))
+	require.True(t, have(second))
+	require.NoError(t, all.Delete(t.Context(), "bob", second, time.Minute))
+	require.True(t, have(second))
+	require.NoError(t, all.Delete(t.Context(), "bob", second, time.Millisecond))
+	eventually(t, func() bool { return have(server.Ticket{}) })
+	require.NoError(t, all.Put(t.Context(), "bob", first))
+	require.NoError(t, all.Delete(t.Context(), "bob", first, 0))
+	require.True(t, have(server.Ticket{}))
+}
+
+// ticketsOf returns the tickets of a cluster.
+func ticketsOf(t *testing.T, cluster string) *tickets {
+	nc, err := nats.Connect(servers().url(0))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	all, err := newTickets(nc, cluster)
+	require.NoError(t, err)
+	return all
+}
+
 // TestTicketsAreNoKeys: whoever may read the bucket cannot take a user over.
 func TestTicketsAreNoKeys(t *testing.T) {
 	servers().waitUntilHealthy(t)
-	n := start(t, servers().url(0), "-resume", "-cluster", "TestTicketsAreNoKeys")
+	n := start(t, servers().url(0), "-resume", "-cluster", t.Name())
 	_, key := n.loginWithKey("bob")
-	nc, err := nats.Connect(servers().url(0))
-	require.NoError(t, err)
-	defer nc.Close()
-	all, err := newTickets(nc, "TestTicketsAreNoKeys")
-	require.NoError(t, err)
-	_, kv, err := all.open(t.Context())
+	_, kv, err := ticketsOf(t, t.Name()).open(t.Context())
 	require.NoError(t, err)
 	entry, err := kv.Get(t.Context(), hex.EncodeToString([]byte("bob")))
 	require.NoError(t, err)

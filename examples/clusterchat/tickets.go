@@ -59,6 +59,7 @@ func (t *tickets) create(ctx context.Context, name string) (jetstream.Stream, er
 		Replicas:          names.CachedInfo().Config.Replicas,
 		MaxMsgsPerSubject: 1,
 		AllowRollup:       true,
+		AllowMsgTTL:       true,
 		DenyDelete:        true,
 	})
 }
@@ -107,8 +108,9 @@ func (t *tickets) Put(ctx context.Context, user string, ticket server.Ticket) er
 }
 
 // Delete purges the stream up to the ticket, so a newer one stays. A Delete of the bucket would leave a
-// marker.
-func (t *tickets) Delete(ctx context.Context, user string, ticket server.Ticket) error {
+// marker. If the ticket is to live on for a time, Delete stores it once more with an end, in whole
+// seconds.
+func (t *tickets) Delete(ctx context.Context, user string, ticket server.Ticket, after time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, ticketTimeout)
 	defer cancel()
 	stream, kv, err := t.open(ctx)
@@ -119,5 +121,17 @@ func (t *tickets) Delete(ctx context.Context, user string, ticket server.Ticket)
 	if err != nil || !stored.Equal(ticket) {
 		return err
 	}
-	return stream.Purge(ctx, jetstream.WithPurgeSubject("$KV."+t.bucket+"."+key(user)), jetstream.WithPurgeSequence(revision+1))
+	subject := "$KV." + t.bucket + "." + key(user)
+	if after == 0 {
+		return stream.Purge(ctx, jetstream.WithPurgeSubject(subject), jetstream.WithPurgeSequence(revision+1))
+	}
+	value, err := json.Marshal(ticket)
+	if err == nil {
+		_, err = t.js.Publish(ctx, subject, value, jetstream.WithMsgTTL(max(after, time.Second)),
+			jetstream.WithExpectLastSequencePerSubject(revision))
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		return nil // the ticket is a newer one
+	}
+	return err
 }

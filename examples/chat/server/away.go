@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/sendq-go/sendq"
 )
@@ -56,17 +57,22 @@ func (c *session) tell(format string) {
 	}
 }
 
-// leave makes the key useless, and tells the rooms that the user has left.
+// leave is the end without a goodbye of the user. The rooms are told.
 func (c *session) leave() {
-	c.forget()
+	c.forget(c.armour.stopping.Load())
 	c.TellLeft()
 }
 
-// forget makes the key useless.
-func (c *session) forget() {
+// forget makes the key useless. If the user has to leave because the server stops, the key is good for
+// some time, and another server lets the user come back.
+func (c *session) forget(stopped bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout) // c.Ctx may be done
 	defer cancel()
-	if err := c.armour.tickets.Delete(ctx, c.Name, c.ticket); err != nil {
+	var after time.Duration
+	if stopped {
+		after = c.armour.opts.Broker.Linger
+	}
+	if err := c.armour.tickets.Delete(ctx, c.Name, c.ticket, after); err != nil {
 		c.armour.opts.Log.Warn("the key of a user who has left may still be valid", "user", c.Name, "error", err)
 	}
 }

@@ -113,7 +113,7 @@ func (c *session) leaveOrGoAway(cause error) error {
 	case c.armour.opts.Resume && c.Name != "" && (c.W.Err() != nil || errors.Is(cause, lines.ErrEnd)):
 		return c.goAway(cause)
 	case c.armour.opts.Resume && c.Name != "":
-		c.forget()
+		c.forget(cause == ErrStopped)
 	case c.armour.opts.Takeover:
 		c.deliver(cause)
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"slices"
 	"sync"
+	"time"
 )
 
 // A Ticket lets a user come back after a broken connection. The user shows its key, and says how many
@@ -75,8 +76,8 @@ type Tickets interface {
 	// Put stores a ticket in place of an earlier one.
 	Put(ctx context.Context, user string, t Ticket) error
 
-	// Delete deletes the ticket of a user if it is still t.
-	Delete(ctx context.Context, user string, t Ticket) error
+	// Delete deletes the ticket of a user if it is still t, now or after a time.
+	Delete(ctx context.Context, user string, t Ticket, after time.Duration) error
 }
 
 // localTickets are the tickets of a server that is alone.
@@ -98,7 +99,11 @@ func (l *localTickets) Put(_ context.Context, user string, t Ticket) error {
 	return nil
 }
 
-func (l *localTickets) Delete(_ context.Context, user string, t Ticket) error {
+func (l *localTickets) Delete(ctx context.Context, user string, t Ticket, after time.Duration) error {
+	if after > 0 {
+		time.AfterFunc(after, func() { _ = l.Delete(ctx, user, t, 0) })
+		return nil
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.byUser[user].Equal(t) {
