@@ -187,7 +187,7 @@ func (c *client) keepUnsent(w *sendq.Writer, login string) {
 	var unsent []string
 	for message := range w.Undelivered() {
 		line := strings.TrimSuffix(string(message), "\n")
-		if line != login && !c.isOwnQuestion(line) {
+		if line != login && !c.isOwn(line) {
 			unsent = append(unsent, line)
 		}
 	}

@@ -242,11 +242,16 @@ func (u *user) setAway(away bool) {
 func (u *user) expect(wait time.Duration, lines ...string) {
 	u.t.Helper()
 	time.Sleep(wait)
+	require.Equal(u.t, strings.Join(lines, ""), u.take())
+}
+
+// take returns what was said since the last time.
+func (u *user) take() string {
 	synctest.Wait()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	require.Equal(u.t, strings.Join(lines, ""), u.said.String())
-	u.said.Reset()
+	defer u.said.Reset()
+	return u.said.String()
 }
 
 func startUser(t *testing.T, s *server.Server, name string) *user {
@@ -344,6 +349,66 @@ func TestClientLogsInAnew(t *testing.T) {
 			})
 		})
 	}
+}
+
+// keeping tickets outlive their server, as those of a cluster do.
+type keeping struct{ byUser sync.Map }
+
+func (k *keeping) Get(_ context.Context, user string) (server.Ticket, error) {
+	t, _ := k.byUser.LoadOrStore(user, server.Ticket{})
+	return t.(server.Ticket), nil
+}
+
+func (k *keeping) Put(_ context.Context, user string, t server.Ticket) error {
+	k.byUser.Store(user, t)
+	return nil
+}
+
+func (*keeping) Delete(context.Context, string, server.Ticket, time.Duration) error { return nil }
+
+// If lines are missing, the user may be in no room any longer, so the client joins its rooms again. The
+// user sees nothing of that if it was not necessary.
+func TestClientJoinsItsRoomsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := server.Options{Resume: true, Tickets: new(keeping), Log: slog.New(slog.DiscardHandler)}
+		s := server.New(o)
+		alice, bob := startUser(t, s, "alice"), startUser(t, s, "bob")
+		bob.say("/join #go\n")
+		bob.expect(0, "* bob joined #go\n")
+		lose := func() {
+			bob.setAway(true)
+			bob.link.Close()
+			bob.expect(soon, "! the connection broke: io: read/write on closed pipe: coming back\n")
+		}
+
+		bob.link.loses.Store(true)
+		for range 50 { // more than is kept
+			alice.say("bob: " + strings.Repeat("x", 60_000) + "\n")
+		}
+		synctest.Wait() // until the server has written them
+		lose()
+		bob.setAway(false)
+		time.Sleep(longestPause)
+		said := bob.take()
+		require.Contains(t, said, "! back, messages may be missing here\nfrom alice: ")
+		require.NotContains(t, said, "error: ")
+		bob.say("/leave #go\n/join #go\n/join #go\n")
+		bob.expect(0, "* bob joined #go\n", "error: already in #go\n")
+
+		lose()
+		require.NoError(t, bob.s.Broker().CloseNow())
+		bob.s = server.New(o)
+		bob.setAway(false)
+		bob.expect(longestPause, "! back, messages may be missing here\n", "* bob joined #go\n")
+		bob.say("/who #go\n/leave #go\n")
+		bob.expect(0, "names: bob\n")
+
+		lose()
+		require.NoError(t, bob.s.Broker().CloseNow())
+		bob.s = server.New(o)
+		bob.setAway(false)
+		bob.expect(longestPause, "! back, messages may be missing here\n")
+	})
 }
 
 // If another user has the name by then, the client ends.

@@ -15,7 +15,8 @@ type session struct {
 	key    string
 	lines  int      // received on the last connection
 	times  int      // how often the server has said that the user is back
-	rooms  []string // to join again after a new login
+	rooms  []string // of the user
+	joins  []string // rooms that the client joins again, without an answer yet
 
 	questions int  // /who of the user, without an answer
 	hides     bool // the answer to the /who of the client
@@ -47,7 +48,9 @@ func (c *client) heed(w *sendq.Writer, line string) error {
 			c.note("back, %s messages caught up", n)
 		} else {
 			c.note("back, messages may be missing here")
+			c.joins = slices.Clone(c.rooms) // the server of the last connection may be gone
 		}
+		c.rejoin(w)
 		return nil
 	}
 	c.lines++
@@ -56,6 +59,7 @@ func (c *client) heed(w *sendq.Writer, line string) error {
 		c.key = key
 		if c.hadKey {
 			c.note("logged in anew, messages may be missing here")
+			c.joins = slices.Clone(c.rooms)
 			c.rejoin(w)
 		}
 		c.isIn, c.hadKey = true, true
@@ -64,10 +68,7 @@ func (c *client) heed(w *sendq.Writer, line string) error {
 		fmt.Fprint(c.out, line)
 	case strings.HasPrefix(text, "names: ") && c.hides:
 		c.hides = false
-	default:
-		if room, joined := strings.CutPrefix(text, "* "+c.name+" joined "); joined {
-			c.rooms = append(c.rooms, room)
-		}
+	case !c.joined(text):
 		fmt.Fprint(c.out, line)
 	}
 	return nil
@@ -85,12 +86,30 @@ func (c *client) refused(text string) error {
 	return errors.New(text)
 }
 
-// rejoin joins the rooms of the session before.
+// rejoin joins rooms again. The user may still be in them.
 func (c *client) rejoin(w *sendq.Writer) {
-	for _, room := range c.rooms {
+	for _, room := range c.joins {
 		fmt.Fprintln(w, "/join "+room)
 	}
-	c.rooms = nil
+}
+
+// joined notes that the user is in a room, if text says so. It reports whether text is only for the
+// client.
+func (c *client) joined(text string) (isHidden bool) {
+	room, isNew := strings.CutPrefix(text, "* "+c.name+" joined ")
+	if !isNew {
+		room, isHidden = strings.CutPrefix(text, "error: already in ")
+		isHidden = isHidden && slices.Contains(c.joins, room)
+	}
+	if isNew && !slices.Contains(c.rooms, room) {
+		c.rooms = append(c.rooms, room)
+	}
+	c.joins = without(c.joins, room)
+	return isHidden
+}
+
+func without(rooms []string, room string) []string {
+	return slices.DeleteFunc(rooms, func(r string) bool { return r == room })
 }
 
 // ask makes the server say something.
@@ -105,8 +124,13 @@ func (c *client) noteTyped(line string) {
 		c.questions++
 	}
 	if room, leaves := strings.CutPrefix(line, "/leave "); leaves {
-		c.rooms = slices.DeleteFunc(c.rooms, func(r string) bool { return r == strings.TrimSpace(room) })
+		room = strings.TrimSpace(room)
+		c.rooms, c.joins = without(c.rooms, room), without(c.joins, room)
 	}
 }
 
-func (c *client) isOwnQuestion(line string) bool { return c.hides && line == "/who" }
+// isOwn reports whether the client has sent a line by itself, and will do so again if necessary.
+func (c *client) isOwn(line string) bool {
+	room, isJoin := strings.CutPrefix(line, "/join ")
+	return c.hides && line == "/who" || isJoin && slices.Contains(c.joins, room)
+}
