@@ -29,8 +29,6 @@ type natsCluster struct {
 // servers returns the cluster for all tests. All servers run when a test begins.
 var servers = sync.OnceValue(newNATSCluster)
 
-var stopServers = func() {}
-
 func newNATSCluster() *natsCluster {
 	dir, err := os.MkdirTemp("", "clusterchat-test-*")
 	if err != nil {
@@ -63,7 +61,7 @@ func newNATSCluster() *natsCluster {
 	for i := range slices.Backward(c.servers) { // the first one last, when the others know each other
 		c.start(i)
 	}
-	stopServers = c.stopAll
+	atExit = append(atExit, c.stopAll)
 	return c
 }
 

@@ -16,8 +16,7 @@ import (
 // them and join #go.
 func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) {
 	servers().waitUntilHealthy(t)
-	runs++ // so that each test has its own cluster name
-	flags = append([]string{"-cluster", fmt.Sprint(t.Name(), runs)}, flags...)
+	flags = append([]string{"-cluster", newCluster(t)}, flags...)
 	var here []string
 	for i, name := range []string{"alice", "bob", "carol"} {
 		nodes = append(nodes, start(t, servers().url(i), flags...))
@@ -37,6 +36,12 @@ func threeNodes(t *testing.T, flags ...string) (nodes []*node, users []*client) 
 		}
 	}
 	return nodes, users
+}
+
+// newCluster returns the name of a cluster that has no nodes yet.
+func newCluster(t *testing.T) string {
+	runs++
+	return fmt.Sprint(t.Name(), runs)
 }
 
 var runs int

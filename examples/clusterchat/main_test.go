@@ -29,9 +29,14 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
-	stopServers()
+	for _, f := range atExit {
+		f()
+	}
 	os.Exit(code)
 }
+
+// atExit are called after all tests.
+var atExit []func()
 
 // patience bounds every wait.
 const patience = 30 * time.Second

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -101,23 +102,36 @@ func TestResumeAtAnotherNode(t *testing.T) {
 	require.Contains(t, answer, "taken")
 }
 
-// TestResumeAfterAStop: users of a node that stops come back at another one, for a while. Those who say
-// goodbye do not.
+// TestResumeAfterAStop: users of a node that stops get their lines, and come back at another one, for a
+// while. Those who say goodbye do not.
 func TestResumeAfterAStop(t *testing.T) {
 	servers().waitUntilHealthy(t)
-	flags := []string{"-resume", "-linger", "5s", "-cluster", t.Name()}
+	cluster := newCluster(t)
+	flags := []string{"-resume", "-linger", "10s", "-cluster", cluster}
 	first, second := start(t, servers().url(0), flags...), start(t, servers().url(1), flags...)
 	alice, aliceKey := first.loginWithKey("alice")
 	bob, bobKey := first.loginWithKey("bob")
 	carol, carolKey := first.loginWithKey("carol")
-	_, daveKey := first.loginWithKey("dave")
+	dave, daveKey := first.loginWithKey("dave")
 	alice.say("bob: hi")
 	bob.expect("from alice: hi")
 	carol.say("/quit")
 	carol.rest()
 	alice.conn.Close()
 	bob.until("/who", "names: alice, bob, dave")
-	first.stop()
+	text := strings.Repeat("x", 60_000)
+	const lines = 100 // more than is kept
+	for range lines {
+		dave.say("bob: " + text)
+	}
+	dave.until("/who #nobody", "names: ")
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		first.stop()
+	}()
+	require.Equal(t, strings.Repeat("from dave: "+text+"\n", lines), bob.rest())
+	<-stopped
 	for user, key := range map[string]string{"alice": aliceKey, "bob": bobKey} {
 		c, answer := second.comeBack(user + " " + key + " 1 0")
 		require.Equal(t, "* back: lines are missing", answer)
@@ -128,7 +142,7 @@ func TestResumeAfterAStop(t *testing.T) {
 	}
 	_, answer := second.comeBack("carol " + carolKey + " 1 0")
 	require.Contains(t, answer, "taken")
-	_, kv, err := ticketsOf(t, t.Name()).open(t.Context())
+	_, kv, err := ticketsOf(t, cluster).open(t.Context())
 	require.NoError(t, err)
 	eventually(t, func() bool { // the ticket of a user who does not come back
 		_, err := kv.Get(t.Context(), hex.EncodeToString([]byte("dave")))
@@ -143,8 +157,9 @@ func TestResumeAfterAStop(t *testing.T) {
 // TestTicketsExpire: a ticket lives on for the time of its Delete, and a newer one stays.
 func TestTicketsExpire(t *testing.T) {
 	servers().waitUntilHealthy(t)
-	start(t, servers().url(0), "-cluster", t.Name()) // it makes the bucket of the names
-	all := ticketsOf(t, t.Name())
+	cluster := newCluster(t)
+	start(t, servers().url(0), "-cluster", cluster) // it makes the bucket of the names
+	all := ticketsOf(t, cluster)
 	first, second := server.Ticket{Hash: []byte{1}, Bases: []int64{0}}, server.Ticket{Hash: []byte{2}, Bases: []int64{0}}
 	have := func(want server.Ticket) bool {
 		got, err := all.Get(t.Context(), "bob")
@@ -180,9 +195,10 @@ func ticketsOf(t *testing.T, cluster string) *tickets {
 // TestTicketsAreNoKeys: whoever may read the bucket cannot take a user over.
 func TestTicketsAreNoKeys(t *testing.T) {
 	servers().waitUntilHealthy(t)
-	n := start(t, servers().url(0), "-resume", "-cluster", t.Name())
+	cluster := newCluster(t)
+	n := start(t, servers().url(0), "-resume", "-cluster", cluster)
 	_, key := n.loginWithKey("bob")
-	_, kv, err := ticketsOf(t, t.Name()).open(t.Context())
+	_, kv, err := ticketsOf(t, cluster).open(t.Context())
 	require.NoError(t, err)
 	entry, err := kv.Get(t.Context(), hex.EncodeToString([]byte("bob")))
 	require.NoError(t, err)
@@ -193,7 +209,7 @@ func TestTicketsAreNoKeys(t *testing.T) {
 // TestResumeAfterADeadNode: what the node kept is gone, and the user is told.
 func TestResumeAfterADeadNode(t *testing.T) {
 	servers().waitUntilHealthy(t)
-	flags := []string{"-resume", "-lease", "2s", "-cluster", "TestResumeAfterADeadNode"}
+	flags := []string{"-resume", "-lease", "2s", "-cluster", newCluster(t)}
 	first, second := start(t, servers().url(0), flags...), start(t, servers().url(1), flags...)
 	alice, _ := second.loginWithKey("alice")
 	_, key := first.loginWithKey("bob")
@@ -234,4 +250,62 @@ func TestResumeAfterNATS(t *testing.T) {
 	carol.conn.Close()
 	_, answer = n.comeBack("carol " + strings.TrimPrefix(answer, "* your key is ") + " 1 0")
 	require.Equal(t, "* back: 0 lines", answer)
+}
+
+// TestRollingRestartLosesNothing restarts two nodes with SIGTERM while bob is at one of them, with the
+// client of examples/chat. The client comes back at the other node by itself, and shows every line for
+// bob once and in order. He stays in his rooms.
+func TestRollingRestartLosesNothing(t *testing.T) {
+	servers().waitUntilHealthy(t)
+	flags, addrs := []string{"-resume", "-cluster", newCluster(t)}, []string{freeAddr(), freeAddr()}
+	first := start(t, servers().url(0), append(flags, "-addr", addrs[0])...)
+	second := start(t, servers().url(1), append(flags, "-addr", addrs[1])...)
+	alice, _ := start(t, servers().url(2), flags...).loginWithKey("alice")
+	alice.say("/join #go")
+	alice.expect("* alice joined #go")
+	bob := runClient(t, balance(t, addrs), "bob")
+	bob.say("/join #go")
+	bob.expect("* bob joined #go")
+	alice.expect("* bob joined #go")
+
+	stop := make(chan struct{})
+	var talking sync.WaitGroup
+	talking.Go(func() {
+		for n := 0; ; n++ {
+			fmt.Fprintf(alice.conn, "bob: %d\n", n)
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	heard := 0
+	hear := func(lines int) {
+		for range lines {
+			bob.expect(fmt.Sprintf("from alice: %d", heard))
+			heard++
+		}
+	}
+	for _, n := range []*node{first, second, first} {
+		hear(100)
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			n.stop()
+		}()
+		hear(100)
+		<-stopped
+		hear(100)
+		n.start()
+	}
+	close(stop)
+	talking.Wait()
+	for range 3 {
+		alice.expect("* bob is away", "* bob is back")
+	}
+	alice.until("/who #go", "names: alice, bob")
+	notes := bob.notes()
+	require.Equal(t, 3, strings.Count(notes, "back, "), notes)
+	require.NotContains(t, notes, "missing")
 }

@@ -19,7 +19,7 @@ func (s *Server) log(c *session, cause, err error) {
 		message = "connection without login ended"
 	case errors.Is(err, sendq.ErrTakenOver):
 		cause = err
-	case errors.Is(cause, io.EOF) && errors.Is(err, cause): // the user has gone, and may come back
+	case (errors.Is(cause, io.EOF) || cause == ErrStopped) && errors.Is(err, cause): // the user may come back
 	case err != nil:
 		level, message, cause = slog.LevelWarn, "connection lost", err
 	case errors.Is(cause, lines.ErrEnd) && !errors.Is(cause, io.EOF):

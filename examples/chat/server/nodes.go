@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"errors"
+	"sync"
+	"time"
 
 	"github.com/sendq-go/sendq"
 )
@@ -36,6 +38,43 @@ func (s *Server) tellHere(room, format string, args ...any) {
 		if w, isHere := s.core.Broker.Lookup(name); isHere {
 			_, _ = w.Write(line) // if it fails, the user has left too
 		}
+	}
+}
+
+// handsOver reports whether users can come back at other servers when this one stops.
+func (s *Server) handsOver() bool { return s.opts.Resume && s.opts.Broker.Relay != nil }
+
+// sendAway ends the connections over the time of Drain. Their users are away then, and come back at
+// other servers with everything that is kept for them.
+func (s *Server) sendAway() {
+	var writers []*sendq.Writer
+	s.connected.Range(func(w, _ any) bool {
+		writers = append(writers, w.(*sendq.Writer))
+		return true
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), s.opts.Drain+closeTimeout)
+	defer cancel()
+	var ending sync.WaitGroup
+	for i, w := range writers {
+		ending.Go(func() {
+			time.Sleep(s.opts.Drain * time.Duration(i) / time.Duration(len(writers)))
+			_ = w.Flush(ctx) // for clients that do not come back
+			_ = w.Fail(ErrStopped)
+		})
+	}
+	ending.Wait()
+}
+
+// awaitComebacks waits until no user is away, for at most comebackTimeout.
+func (s *Server) awaitComebacks() {
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		s.away.Wait()
+	}()
+	select {
+	case <-back:
+	case <-time.After(comebackTimeout):
 	}
 }
 

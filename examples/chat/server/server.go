@@ -30,12 +30,13 @@ import (
 )
 
 const (
-	closeTimeout  = 10 * time.Second // for the delivery of queued lines at the end of a session
-	refuseTimeout = time.Second      // the same for a refused client
-	maxPending    = 64 << 20         // bytes queued for a user, by default
-	maxPendingAll = 1 << 30          // bytes queued for all users
-	maxReplay     = 256 << 10        // bytes of a room's last lines
-	linger        = time.Minute      // for which a name waits for its user, by default
+	closeTimeout    = 10 * time.Second // for the delivery of queued lines at the end of a session
+	refuseTimeout   = time.Second      // the same for a refused client
+	maxPending      = 64 << 20         // bytes queued for a user, by default
+	maxPendingAll   = 1 << 30          // bytes queued and kept for all users
+	maxReplay       = 256 << 10        // bytes of a room's last lines
+	linger          = time.Minute      // for which a name waits for its user, by default
+	comebackTimeout = 5 * time.Second  // for users of a server that stops to come back at others
 )
 
 // Options configure a Server. The zero value of each field is its default.
@@ -46,8 +47,8 @@ type Options struct {
 	Log      *slog.Logger // gets a line at the end of each connection; nil: slog.Default()
 
 	// Resume gives each user a key to come back with after a broken connection. The user then gets what
-	// has not arrived, in order and once. The name waits for Linger; 0: a minute. Tickets store the
-	// keys; nil: in memory. Resume excludes Takeover.
+	// has not arrived, in order and once. The name waits for Linger; 0: a minute. Tickets store hashes
+	// of the keys; nil: in memory. Resume excludes Takeover.
 	Resume  bool
 	Linger  time.Duration
 	Tickets Tickets
@@ -57,7 +58,8 @@ type Options struct {
 	MaxPending int // bytes queued for a user before they are disconnected; 0: 64 MiB
 
 	// Drain is the time over which the sessions end when the server stops, so that not all clients
-	// come back at the same moment. 0: all at once.
+	// come back at the same moment. 0: all at once. With Resume and a Relay, users come back at other
+	// servers, with everything that is kept for them.
 	Drain time.Duration
 
 	// Frame, unless nil, encodes each line with its end, once for all connections.
@@ -135,7 +137,8 @@ func (s *Server) Broker() *sendq.Broker { return s.core.Broker }
 
 // Serve accepts connections until ctx is done, and closes l. Then it ends the sessions over the time of
 // Drain, delivers the queued lines, for at most 10 seconds, and returns after the last session. Nobody
-// can log in after that.
+// can log in after that. If users can come back at other servers, Serve waits for them, for at most 5
+// seconds.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.opts.Broker.Relay != nil {
 		go s.watch(ctx)
@@ -147,6 +150,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	s.handled.Lock() // waits for the sessions of Handle
 	defer s.handled.Unlock()
+	if s.handsOver() {
+		s.awaitComebacks()
+	}
 	bound, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	failed, _ := errors.AsType[*sendq.ShutdownError](s.core.Broker.Shutdown(bound))
@@ -162,7 +168,10 @@ func (s *Server) stop(l net.Listener) {
 	defer s.end()
 	s.stopping.Store(true)
 	l.Close()
-	if s.opts.Drain > 0 {
+	switch {
+	case s.handsOver():
+		s.sendAway()
+	case s.opts.Drain > 0:
 		bound, cancel := context.WithTimeout(context.Background(), s.opts.Drain+closeTimeout)
 		defer cancel()
 		_ = s.core.Broker.Drain(bound, s.opts.Drain, nil) // each session logs what is lost

@@ -1,11 +1,16 @@
 package server
 
 import (
+	"context"
+	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sendq-go/sendq/examples/chat/internal/chattest"
 )
 
 func TestStopDeliversWhatIsQueued(t *testing.T) {
@@ -73,4 +78,34 @@ func TestDrainSpreadsTheEnds(t *testing.T) {
 	bob.ExpectEnd()
 	require.GreaterOrEqual(t, time.Since(began), time.Second, "the second turn comes after half of the time")
 	require.NotContains(t, <-stopped, "lost")
+}
+
+// A key outlives the server of its user, unless the user has said goodbye.
+func TestStopKeepsTickets(t *testing.T) {
+	t.Parallel()
+	all := &localTickets{byUser: make(map[string]Ticket)}
+	s := New(Options{Resume: true, Tickets: all, Log: slog.New(slog.DiscardHandler)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error)
+	go func() { served <- s.Serve(ctx, l) }()
+	for _, user := range []string{"alice", "bob", "carol"} {
+		c := chattest.Login(t, l.Addr().String(), user)
+		switch user {
+		case "bob":
+			c.Reset()
+			require.Eventually(t, func() bool { return s.Broker().Stats().Away == 1 }, chattest.Patience, time.Millisecond)
+		case "carol":
+			c.Say("/quit")
+			c.ExpectEnd()
+		}
+	}
+	stop()
+	require.NoError(t, <-served)
+	for user, keeps := range map[string]bool{"alice": true, "bob": true, "carol": false} {
+		ticket, err := all.Get(t.Context(), user)
+		require.NoError(t, err)
+		require.Equal(t, keeps, ticket.Hash != nil, user)
+	}
 }
