@@ -74,13 +74,6 @@ func (c *chatClient) expect(want string) {
 	require.Equal(c.t, want, strings.TrimSuffix(line, "\n"))
 }
 
-// notes returns what the client has said so far.
-func (c *chatClient) notes() string {
-	c.said.mu.Lock()
-	defer c.said.mu.Unlock()
-	return c.said.b.String()
-}
-
 // balance forwards connections to the first of the addresses that accepts them, and returns the address
 // for clients.
 func balance(t *testing.T, addrs []string) (addr string) {

@@ -62,14 +62,16 @@ func (l *logBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 // logs waits until the node has logged each of the messages.
 func (n *node) logs(messages ...string) {
 	for _, m := range messages {
-		eventually(n.t, func() bool {
-			n.log.mu.Lock()
-			defer n.log.mu.Unlock()
-			return strings.Contains(n.log.b.String(), m)
-		})
+		eventually(n.t, func() bool { return strings.Contains(n.log.String(), m) })
 	}
 }
 

@@ -244,6 +244,7 @@ func TestResumeAfterNATS(t *testing.T) {
 	_, key := n.loginWithKey("bob")
 	stop(s)
 	n.dial("bob " + key + " 1 0").expect("error: nobody can log in at the moment, try again later")
+	n.logs("WARN login failed user=bob error=")
 	defer stop(run())
 	carol, answer := n.comeBack("carol")
 	require.Contains(t, answer, "* your key is ")
@@ -305,7 +306,7 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 		alice.expect("* bob is away", "* bob is back")
 	}
 	alice.until("/who #go", "names: alice, bob")
-	notes := bob.notes()
+	notes := bob.said.String()
 	require.Equal(t, 3, strings.Count(notes, "back, "), notes)
 	require.NotContains(t, notes, "missing")
 }

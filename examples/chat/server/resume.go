@@ -41,13 +41,17 @@ func (c *session) giveKey() error {
 	var key string
 	c.ticket, key = newTicket()
 	if err := c.armour.tickets.Put(c.Ctx, c.Name, c.ticket); err != nil {
-		return errNotNow
+		return c.notNow(c.Name, err)
 	}
 	c.Reply("* your key is %s", key)
 	return nil
 }
 
-var errNotNow = errors.New("nobody can log in at the moment, try again later")
+// notNow logs an error, and returns one for the user.
+func (c *session) notNow(user string, err error) error {
+	c.armour.opts.Log.Warn("login failed", "user", user, "error", err)
+	return errors.New("nobody can log in at the moment, try again later")
+}
 
 // A comeback is the first line of a user who comes back: NAME KEY N T. N is the number of lines received
 // on the last connection, and T the number of answers to earlier comebacks. With T, the server knows
@@ -82,7 +86,7 @@ func (c *session) comeBack(b *comeback) error {
 	t, err := c.armour.tickets.Get(c.Ctx, b.name)
 	switch {
 	case err != nil:
-		return errNotNow
+		return c.notNow(b.name, err)
 	case !t.hasKey(b.key):
 		return fmt.Errorf("the login %s is taken, choose another one", b.name)
 	}
@@ -95,7 +99,7 @@ func (c *session) comeBack(b *comeback) error {
 	case errors.Is(err, sendq.ErrWrongCount):
 		return errors.New("it is unknown which lines you have received, log in anew when the login is free")
 	case err != nil:
-		return errNotNow
+		return c.notNow(b.name, err)
 	}
 	c.Name, c.Rooms = b.name, slices.Collect(c.Broker.RoomsOf(b.name))
 	return c.Conn.SetReadDeadline(time.Time{})
