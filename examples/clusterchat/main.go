@@ -7,9 +7,22 @@
 // In production, run NATS servers with JetStream and give every node their addresses, such as
 // -nats nats://a:4222,nats://b:4222,nats://c:4222.
 //
-// With -resume, a user may come back at any node. Hashes of the keys are in a bucket of JetStream, whose name is
-// that of the cluster with "-tickets". It needs the same rights as the bucket of the cluster. If the
-// node of the user has died, lines are missing.
+// With -resume, a user may come back at any node. If the node of the user has died, lines are missing.
+// If it stops, its users come back at the others, and it waits for them, for at most 5 seconds.
+//
+// # Rights
+//
+// With -resume, a node keeps hashes of its users' keys in a bucket of JetStream. Besides the rights in
+// natsrelay/README.md, it needs these to publish, here with sendq as the -cluster:
+//
+//	"$KV.sendq-tickets.>"
+//	"$JS.API.STREAM.CREATE.KV_sendq-tickets"
+//	"$JS.API.STREAM.INFO.KV_sendq-tickets"
+//	"$JS.API.STREAM.MSG.GET.KV_sendq-tickets"
+//	"$JS.API.STREAM.PURGE.KV_sendq-tickets"
+//
+// Whoever can write to the bucket can take any user over. Whoever can only read it cannot, because the
+// hashes are no keys.
 package main
 
 import (

@@ -25,9 +25,28 @@ type tickets struct {
 
 var _ server.Tickets = (*tickets)(nil)
 
+// newTickets fails if a right is missing.
 func newTickets(nc *nats.Conn, cluster string) (*tickets, error) {
 	js, err := jetstream.New(nc)
-	return &tickets{js, cluster, cluster + "-tickets"}, err
+	if err != nil {
+		return nil, err
+	}
+	t := &tickets{js, cluster, cluster + "-tickets"}
+	t.useRights()
+	if err := nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) {
+		return nil, fmt.Errorf("-resume needs a right at NATS, see Rights in the documentation: %w", err)
+	}
+	return t, nil
+}
+
+// useRights uses each right once, because NATS reports a missing one only on the connection. It ignores
+// all other errors, because they may pass.
+func (t *tickets) useRights() {
+	const nobody = " " // not the name of a user
+	ticket := server.Ticket{Hash: []byte{0}, Bases: []int64{0}}
+	if t.Put(context.Background(), nobody, ticket) == nil {
+		_ = t.Delete(context.Background(), nobody, ticket, 0)
+	}
 }
 
 // open returns the bucket. It creates the bucket if there is none, because NATS keeps it in memory and
