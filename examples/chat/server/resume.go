@@ -15,7 +15,8 @@ import (
 
 // With Resume, the last keptBytes of a user's lines are kept, because the kernels may lose what they
 // hold of a broken connection. Each line counts 64 bytes more. The kernel here holds at most twice the
-// send buffer. The rest is for the user's kernel, and for new lines while the user is away.
+// send buffer. The rest is for the user's kernel, and for new lines while the user is away. The protocol
+// has no acknowledgement, so they are kept until the user comes back or leaves.
 const (
 	keptBytes  = 2 << 20
 	sendBuffer = 64 << 10

@@ -15,8 +15,8 @@ import (
 func (o *Options) AddFlags(f *flag.FlagSet) {
 	f.StringVar(&o.Addr, "addr", cmp.Or(o.Addr, "127.0.0.1:8080"), "serve on this `address`; port 0 takes a free one")
 	f.BoolVar(&o.Takeover, "takeover", o.Takeover, "let a second login take the name over, and get the lines not yet written to the first")
-	f.BoolVar(&o.Resume, "resume", o.Resume, "give each user a key to come back with after a broken connection, and to get what has not arrived")
-	f.DurationVar(&o.Linger, "linger", cmp.Or(o.Linger, linger), "with -resume, keep the login of a user whose connection broke for this `time`")
+	f.BoolVar(&o.Resume, "resume", o.Resume, "give each user a key to come back with after a broken connection, and to get what has not arrived; takes up to 2 MiB for each user")
+	f.DurationVar(&o.Linger, "linger", cmp.Or(o.Linger, linger), "with -resume, keep the login of a user whose connection broke for this `time`, unless the server stops; then it is free, and the key is worth nothing")
 	f.IntVar(&o.Replay, "replay", o.Replay, "send the last `N` lines of a room to each new member")
 	f.IntVar(&o.PerAddress, "per-address", o.PerAddress, "allow at most `N` connections from an IP address; 0: any number")
 	f.IntVar(&o.Rate, "rate", o.Rate, "allow at most `N` lines a second from a user, after a burst of 4N; 0: any number")
