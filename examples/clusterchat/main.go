@@ -8,7 +8,7 @@
 // -nats nats://a:4222,nats://b:4222,nats://c:4222.
 //
 // With -resume, a user may come back at any node. If the node of the user has died, lines are missing.
-// If it stops, its users come back at the others, and it waits for them, for at most 5 seconds.
+// If it stops, its users come back at the others, and it waits for them, for at most 10 seconds.
 //
 // # Rights
 //

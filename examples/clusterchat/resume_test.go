@@ -107,7 +107,7 @@ func TestResumeAtAnotherNode(t *testing.T) {
 func TestResumeAfterAStop(t *testing.T) {
 	servers().waitUntilHealthy(t)
 	cluster := newCluster(t)
-	flags := []string{"-resume", "-linger", "10s", "-cluster", cluster}
+	flags := []string{"-resume", "-linger", "8s", "-cluster", cluster}
 	first, second := start(t, servers().url(0), flags...), start(t, servers().url(1), flags...)
 	alice, aliceKey := first.loginWithKey("alice")
 	bob, bobKey := first.loginWithKey("bob")

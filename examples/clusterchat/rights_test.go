@@ -52,7 +52,7 @@ func furtherRights(t *testing.T) []string {
 // stop.
 func TestRights(t *testing.T) {
 	url := startWithRights(t, furtherRights(t))
-	first, second := start(t, url, "-resume", "-linger", "10s"), start(t, url, "-resume", "-linger", "10s")
+	first, second := start(t, url, "-resume", "-linger", "8s"), start(t, url, "-resume", "-linger", "8s")
 	alice, aliceKey := first.loginWithKey("alice")
 	bob, bobKey := first.loginWithKey("bob")
 	require.NoError(t, bob.conn.Close())

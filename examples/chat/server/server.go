@@ -36,7 +36,7 @@ const (
 	maxPendingAll   = 1 << 30          // bytes queued and kept for all users
 	maxReplay       = 256 << 10        // bytes of a room's last lines
 	linger          = time.Minute      // for which a name waits for its user, by default
-	comebackTimeout = 5 * time.Second  // for users of a server that stops to come back at others
+	comebackTimeout = 10 * time.Second // for users of a server that stops to come back at others
 )
 
 // Options configure a Server. The zero value of each field is its default.
@@ -137,7 +137,7 @@ func (s *Server) Broker() *sendq.Broker { return s.core.Broker }
 
 // Serve accepts connections until ctx is done, and closes l. Then it ends the sessions over the time of
 // Drain, delivers the queued lines, for at most 10 seconds, and returns after the last session. Nobody
-// can log in after that. If users can come back at other servers, Serve waits for them, for at most 5
+// can log in after that. If users can come back at other servers, Serve waits for them, for at most 10
 // seconds.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.opts.Broker.Relay != nil {
