@@ -113,7 +113,7 @@ func (s *status) now() snapshot {
 	stats := s.chat.Broker().Stats()
 	n := snapshot{
 		Time:        time.Now().UnixMilli(),
-		Connections: max(0, stats.Writers-stats.Away), // a Writer may end between the two counts
+		Connections: stats.Writers,
 		Away:        stats.Away, Names: stats.Names, Rooms: stats.Rooms,
 		Accepted: stats.Accepted, Written: stats.Written, Dropped: stats.Dropped, Undelivered: stats.Undelivered,
 		PendingBytes: stats.PendingBytes,
