@@ -6,8 +6,8 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// linger lets the heir of a failed Writer have the name, and reports whether the name needs nothing
-// else. mu is held.
+// linger lets the heir of a failed Writer have the name. It reports whether the name is dealt with,
+// because it lingers or because the heir had no room. mu is held.
 func (b *Broker) linger(n *member, w *Writer) bool {
 	heir := w.currentHeir()
 	h := n.holder(w)
@@ -28,6 +28,7 @@ func (b *Broker) linger(n *member, w *Writer) bool {
 	n.remove(h)
 	n.add(next)
 	n.changed()
+	b.pressedBy(n, heir)
 	b.pressedBy(n, w)
 	b.announce(relay.Event{Kind: relay.EventAway, Name: n.name, Cause: w.Err()})
 	if b.closed {

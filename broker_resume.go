@@ -115,11 +115,16 @@ func (w *Writer) resumption() (r resumption) {
 	return r
 }
 
-// setResumption notes what the peer is told. mu is not held.
-func (w *Writer) setResumption(r resumption) {
+// setResumption notes what the peer is told, and how many messages it can have received before. w may
+// have failed, and its heir may have adopted. mu is not held.
+func (w *Writer) setResumption(r resumption, most int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.keeper().resumed = r
+	k := w.keeper()
+	k.resumed, k.most = r, max(k.most, most)
+	if k.heir != nil {
+		k.heir.setResumption(r, most)
+	}
 }
 
 // A successor is a Writer that gets a name, perhaps with the messages of its predecessor.
@@ -131,6 +136,11 @@ type successor struct {
 	answer    func(Resumed) []byte
 	resumed   Resumed
 	reply     []byte // by answer
+
+	// most is how many messages the Writer before may have brought the peer, and s has not written
+	// yet. The Resume of s may be late, after that of a later connection. It is 0 if messages are
+	// gone, because then s numbers its messages anew.
+	most int64
 }
 
 // mayResume returns an error if the peer cannot have received so much from old.
@@ -150,17 +160,11 @@ func (s *successor) estateOf(old *Writer) *queue.Queue {
 		return estate
 	}
 	estate, _, gone := old.estate(s.received)
-	s.setMost(old.currentMost())
+	if gone == 0 {
+		s.most = old.currentMost()
+	}
 	s.resumed = Resumed{Messages: estate.Len(), Missed: gone}
 	return estate
-}
-
-// setMost lets the peer count what the Writer before may have brought it, although s has not written that
-// yet. The Resume of s may be late, after that of a later connection.
-func (s *successor) setMost(most int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.keeper().most = most
 }
 
 // estateFrom returns the messages for s of a Writer on another node.
@@ -170,12 +174,14 @@ func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
 		s.resumed = Resumed{Messages: len(h.Undelivered) - int(kept), Missed: -1}
 		return queue.Of(h.Undelivered[kept:])
 	}
-	s.setMost(h.Most)
 	received, first := s.received, h.Written-kept
 	if h.Apart {
 		received = min(received, h.Written)
 	}
 	estate := queue.Of(h.Undelivered[min(max(0, received-first), int64(len(h.Undelivered))):])
+	if first <= received {
+		s.most = h.Most
+	}
 	before := resumption{h.ResumedAt, h.Missed}
 	s.resumed = Resumed{Messages: estate.Len(), Missed: before.missed(max(0, first-received), received)}
 	return estate
@@ -184,13 +190,17 @@ func (s *successor) estateFrom(h relay.Handover) *queue.Queue {
 // inherit makes the estate the first messages of s, behind the answer to its peer. If s has ended, it
 // returns false.
 func (s *successor) inherit(estate *queue.Queue) bool {
-	return s.Writer.inherit(estate, s.reply)
+	ok := s.Writer.inherit(estate, s.reply)
+	if !ok && s.resumes { // another Resume may come before s has ended
+		s.setResumption(resumption{s.received, -1}, 0)
+	}
+	return ok
 }
 
 // prepare lets the program make the answer to the peer. No lock is held.
 func (s *successor) prepare() {
 	if s.resumes {
-		s.setResumption(resumption{s.received, s.resumed.Missed})
+		s.setResumption(resumption{s.received, s.resumed.Missed}, s.most)
 	}
 	if s.answer != nil {
 		s.reply = s.answer(s.resumed)

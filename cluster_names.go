@@ -12,7 +12,7 @@ import (
 // claimName registers a name after the transport has made this node its owner. No Writer here has
 // it. If Transport.Claim panics, the claim fails. b.mu is not held.
 func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err error) {
-	c := claim{successor: s, name: t.name, err: errNoAnswer}
+	c := claim{successor: s, err: errNoAnswer}
 	if err := b.beginClaim(t, &c); err != nil {
 		return err
 	}
@@ -28,7 +28,6 @@ func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err erro
 // A claim is the result of Transport.Claim.
 type claim struct {
 	*successor
-	name   string
 	holder *holder // so the Writer leaves an heir if it fails before the name is here
 	token  uint64
 	rooms  []string
@@ -42,18 +41,18 @@ var errNoAnswer = errors.New("sendq: no answer from the transport")
 func (b *Broker) beginClaim(t *turn, c *claim) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, _, isElsewhere := b.cluster.directory.Where(c.name)
+	_, _, isElsewhere := b.cluster.directory.Where(t.name)
 	if b.closed {
-		return errShutDown(c.name)
+		return errShutDown(t.name)
 	}
 	if isElsewhere && c.takesOver && c.currentState() != open {
-		return errWriterClosed(c.name)
+		return errWriterClosed(t.name)
 	}
-	if c.holder = (&member{name: c.name, broker: b}).expect(c.Writer, c.addEndHooks); c.holder == nil {
-		return errWriterClosed(c.name)
+	if c.holder = (&member{name: t.name, broker: b}).expect(c.Writer, c.addEndHooks); c.holder == nil {
+		return errWriterClosed(t.name)
 	}
 	t.isLost = false
-	b.cluster.directory.Claim(c.name)
+	b.cluster.directory.Claim(t.name)
 	b.cluster.claims.Add(1)
 	return nil
 }
@@ -67,19 +66,19 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 	isOwner, err := c.err == nil, c.err
 	switch {
 	case isOwner && t.isLost:
-		err = failed(ErrNameLost, "register %q", c.name)
+		err = failed(ErrNameLost, "register %q", t.name)
 	case isOwner:
 		err = b.enter(c)
 	}
 	// The old owner may have announced that the name moves here.
-	events := []relay.Event{{Kind: relay.EventLeft, Name: c.name, Token: c.token, Cause: ErrTakenOver}}
+	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: c.token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = []relay.Event{{Kind: relay.EventJoined, Name: c.name, Token: c.token}}
+		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token}}
 		for _, room := range c.rooms {
-			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: c.name, Room: room})
+			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
 		}
 	}
-	b.cluster.directory.EndClaim(c.name)
+	b.cluster.directory.EndClaim(t.name)
 	b.applyOwn(events)
 	if err == nil || c.token != 0 {
 		b.cluster.transport.Announce(events)
@@ -94,10 +93,10 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 		c.endUnneeded(c.currentHeir())
 	}
 	if c.estate != nil {
-		b.handBackEstate(c.name, c.estate)
+		b.handBackEstate(t.name, c.estate)
 	}
 	if isOwner && err != nil {
-		b.cluster.transport.Release(c.name)
+		b.cluster.transport.Release(t.name)
 	}
 	return err
 }
@@ -109,11 +108,11 @@ func (b *Broker) enter(c *claim) error {
 	hasEstate := !c.estate.Empty() || c.reply != nil
 	switch {
 	case b.closed:
-		return errShutDown(c.name)
+		return errShutDown(n.name)
 	case c.pause():
 		defer c.resume()
 	case c.currentHeir() == nil && (hasEstate || c.currentState() >= parting):
-		return errWriterClosed(c.name)
+		return errWriterClosed(n.name)
 	}
 	b.tally.Add(c.Writer)
 	b.enterName(n, c.holder)
@@ -167,6 +166,10 @@ func (b *Broker) takeAway(name, by string, token uint64) (w *Writer, rooms []str
 		return nil, nil
 	}
 	w, rooms = n.first.writer, b.cluster.directory.RoomsOf(name)
+	if b.slow.Get(n) != nil { // no EventLeft follows
+		b.slow.Remove(n)
+		b.notify(Event{Kind: EventSteady, Name: name})
+	}
 	b.detach(n, w)
 	b.vacate(n, relay.Event{Kind: relay.EventMoved, Name: name, Token: token, To: by})
 	return w, rooms

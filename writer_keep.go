@@ -18,7 +18,7 @@ type keeper struct {
 	messages     int64 // in written
 	acknowledged int64 // by the peer; perhaps more than are written, if a write has not returned
 	most         int64 // that the peer can have received from the Writers before
-	apart        bool  // the message after position that the peer may count is not for another connection
+	apart        bool  // after position, the peer may count a message that no other connection gets, as a farewell
 	tracker      queue.Tracker
 	inheritance
 }
@@ -66,7 +66,7 @@ func (w *Writer) keepWritten(r queue.Removed) (gone queue.Removed) {
 func (w *Writer) letGo() (gone queue.Removed) {
 	k, most := w.limits.keeper, int64(w.limits.Keep)
 	if k.isHeir {
-		most -= w.queuedAmount().cost
+		most -= w.queuedAmount().plus(w.staleAmount()).cost
 	}
 	for k.messages > 0 && (w.position()-k.messages < k.acknowledged || k.cost() > most) {
 		gone.Add(k.written.AdvanceMessage(true))
@@ -142,10 +142,8 @@ func (w *Writer) mostReceived() int64 {
 		return most
 	case k.isHeir:
 		return k.most
-	case k.apart:
-		most = w.position() + 1
-	case w.state >= aborting && w.messageFramed && w.err != nil && !w.queue.Empty():
-		most = w.position() + 1 // the write of the last one has failed, but may have reached the peer
+	case k.apart || w.state >= aborting && w.messageFramed && w.err != nil && !w.queue.Empty():
+		most = w.position() + 1 // a farewell, or the write of the message has failed but may have reached the peer
 	}
 	return max(most, k.most, k.acknowledged) // it is more before the answer of Resume is written
 }
@@ -162,12 +160,12 @@ func (w *Writer) beginFarewell() {
 // isApart reports whether the peer may have counted a message after the first n that is not for another
 // connection. The Writer has ended.
 func (w *Writer) isApart(n int64) bool {
-	if w.keeper().apart || w.mostReceived() <= n {
-		return w.keeper().apart
+	if k := w.keeper(); k.apart || k.isHeir {
+		return k.apart
 	}
 	var pending queue.Queue
 	addAfter(&pending, &w.queue, n-w.position())
-	return pending.IsBound()
+	return w.mostReceived() > n && pending.IsBound()
 }
 
 // UndeliveredAfter is like Undelivered, but yields everything after the first received messages,
@@ -210,6 +208,7 @@ func (w *Writer) estate(received int64) (rest *queue.Queue, written int, gone in
 func (w *Writer) leftovers() *queue.Queue {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.queueAllStale()
 	rest := new(queue.Queue)
 	if w.err != nil {
 		w.addKept(rest, 0)
@@ -222,6 +221,10 @@ func (w *Writer) leftovers() *queue.Queue {
 // connection. mu is held.
 func (w *Writer) portableAfter(received int64) *queue.Queue {
 	var pending queue.Queue
+	if w.isHeir() {
+		addAfter(&pending, w.queue.Portable(), received-w.position())
+		return &pending
+	}
 	addAfter(&pending, &w.queue, received-w.position())
 	return pending.Portable()
 }

@@ -107,6 +107,9 @@ func (w *Writer) keep(m *payload, old *list.Element) error {
 		}
 	}
 	w.limits.setStale(s.amount.plus(kept.amount()))
+	if w.isHeir() {
+		w.limits.Budget.release(w, w.letGo()) // the oldest that is kept makes room
+	}
 	if old != nil {
 		old.Value = kept
 		w.notifyWaiters() // the new message may be shorter

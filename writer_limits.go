@@ -281,7 +281,7 @@ func (w *Writer) give(messages [][]byte, idle *wakeList) int {
 		}
 		return 0
 	}
-	isExempt := w.limits != nil && w.limits.exempt == amount{}
+	isExempt := w.limits != nil && w.limits.exempt == amount{} && !w.isHeir()
 	if w.limits != nil {
 		if !isExempt {
 			messages = w.lastWithRoom(messages)
