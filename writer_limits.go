@@ -17,26 +17,26 @@ import (
 // beyond its size. It is about the cost of queueing a message by reference.
 const messageOverhead = 64
 
-// limits holds what only a Writer with limits needs. Writer.mu guards it.
+// limits holds what only a Writer with limits needs. Writer.mu guards it. What a send reads comes
+// close together, because a fan-out to many Writers waits mostly for memory.
 type limits struct {
 	WriterOptions // never changed
 
 	dropped, droppedBytes int64
-	blocked               list.List // of *blockedSend, in order; empty unless the Writer is open
-	deadlines             deadlines
-	backlog               backlog // what the Budget counts; its lock guards it
-	tracker               queue.Tracker
+	bound                 amount // MaxMessages and MaxPending, or unbounded where they are 0
+	most                  amount // that may be in the queue: bound, with Disconnect also exempt, without stale
 
 	// exempt is the messages at the front that the library itself has queued, in a takeover or
 	// by JoinReplay, and all before them. With Disconnect they do not count at MaxPending and
 	// MaxMessages. While there are some, these limits hold for a replay; see give.
 	exempt amount
 
-	bound amount // MaxMessages and MaxPending, or unbounded where they are 0
-	most  amount // that may be in the queue: bound, with Disconnect also exempt, without stale
-
-	pressure *pressure // nil without HighMark; beside bound, because sends read both
-	keeper   *keeper   // nil without Keep
+	pressure  *pressure // nil without HighMark
+	keeper    *keeper   // nil without Keep
+	blocked   list.List // of *blockedSend, in order; empty unless the Writer is open
+	deadlines deadlines
+	backlog   backlog // what the Budget counts; its lock guards it
+	tracker   queue.Tracker
 
 	// These limit one conn.Write.
 	maxWrite         int // in bytes

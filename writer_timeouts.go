@@ -20,9 +20,9 @@ import (
 // from the first check after it began, and only a check ends the Writer. So the Writer ends at
 // most a quarter late, and never early.
 type deadlines struct {
+	running  bool
 	timer    *time.Timer // nil until it is needed
 	interval time.Duration
-	running  bool
 
 	begun   int64         // number of writes begun so far
 	silence time.Duration // of the peer, as of the last check
