@@ -94,7 +94,7 @@ func (w *Writer) tryEnqueue(m *payload, idle *wakeList) (accepted int, err error
 	case m.run.Block != nil && w.limits.Budget.isSmallFor(m.run.Block):
 		accepted, err = w.offerCopies(m)
 	case m.len() == 1:
-		if err = w.offer(m); err == nil {
+		if err = w.offerLimited(m); err == nil {
 			accepted = 1
 		}
 	case w.hasRoom(amountOf(m.len(), m.size())) && !w.limits.isBlocked():

@@ -269,9 +269,6 @@ func (w *Writer) send(ctx context.Context, m *payload, notify func(error)) error
 // The caller must wake the flusher. mu is held.
 func (w *Writer) offer(m *payload) error {
 	if w.limits != nil {
-		if m.key != nil {
-			return w.offerLatest(m)
-		}
 		return w.offerLimited(m)
 	}
 	if w.state != open {
@@ -299,11 +296,7 @@ func (w *Writer) accept(messages, size int) {
 	w.accepted += int64(messages)
 	w.acceptedBytes += int64(size)
 	if w.limits != nil {
-		w.limits.startDeadlines(w)
-		w.checkHigh()
-		if w.isHeir() {
-			w.limits.Budget.release(w, w.letGo()) // the oldest that is kept makes room
-		}
+		w.grown()
 	}
 }
 

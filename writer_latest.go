@@ -70,12 +70,12 @@ func (w *Writer) pendingBytes() int64 {
 	return w.queue.Bytes() + s.cost - messageOverhead*s.messages
 }
 
-// offerLatest is offer for a message with a key.
-func (w *Writer) offerLatest(m *payload) error {
+// offerStale is offer for a message with a key, but returns false if the message is to be queued.
+func (w *Writer) offerStale(m *payload) (isStale bool, err error) {
 	l, p := w.limits, w.limits.pressure
 	need := amountOf(1, m.size())
 	if p == nil || !p.slow || w.state != open || l.Budget != nil && need.cost > int64(l.Budget.limit) {
-		return w.offerLimited(m)
+		return false, nil
 	}
 	old := p.stale.keys[*m.key]
 	var replaced amount
@@ -83,9 +83,9 @@ func (w *Writer) offerLatest(m *payload) error {
 		replaced = old.Value.(*staleMessage).amount()
 	}
 	if !w.hasRoom(need.minus(replaced)) || old == nil && l.blocked.Len() > 0 {
-		return w.offerLimited(m)
+		return false, nil
 	}
-	return w.keep(m, old)
+	return true, w.keep(m, old)
 }
 
 // keep makes m the stale message of its key, instead of old unless that is nil.

@@ -82,6 +82,15 @@ func newLimits(conn net.Conn, o WriterOptions) *limits {
 	return l
 }
 
+// grown is called when the queue has grown by accepted messages. mu is held.
+func (w *Writer) grown() {
+	w.limits.startDeadlines(w)
+	w.checkHigh()
+	if w.isHeir() {
+		w.limits.Budget.release(w, w.letGo()) // the oldest that is kept makes room
+	}
+}
+
 // track tells the Budget and the keeper what happens to the messages of w.
 func (l *limits) track(w *Writer) {
 	l.backlog.writer = w
@@ -116,6 +125,11 @@ func (w *Writer) queuedAmount() amount {
 // offerLimited is offer for a Writer with limits.
 func (w *Writer) offerLimited(m *payload) error {
 	l := w.limits
+	if m.key != nil {
+		if isStale, err := w.offerStale(m); isStale {
+			return err
+		}
+	}
 	all := amountOf(1, m.size()) // once, because a run computes its size from its block
 	need := m.needOf(all)
 	switch {

@@ -37,7 +37,14 @@ func (w *Writer) reachesHigh(size int) bool {
 
 // checkHigh is called when the queue has grown.
 func (w *Writer) checkHigh() {
-	if p := w.limits.pressure; p != nil && !p.slow && w.queuedAmount().cost > p.high {
+	if p := w.limits.pressure; p != nil && !p.slow {
+		w.compareHigh(p)
+	}
+}
+
+// compareHigh makes the Writer slow if the queue exceeds the high mark of p.
+func (w *Writer) compareHigh(p *pressure) {
+	if w.queuedAmount().cost > p.high {
 		p.slow = true
 		w.tellPressure()
 	}

@@ -41,9 +41,13 @@ const timersLate = 20 * time.Millisecond
 
 // startDeadlines starts the timer if there is a time limit and it does not run. mu is held.
 func (l *limits) startDeadlines(w *Writer) {
-	if l.deadlines.running || l.MaxAge == 0 && l.WriteTimeout == 0 {
-		return
+	if !l.deadlines.running && (l.MaxAge > 0 || l.WriteTimeout > 0) {
+		l.startTimer(w)
 	}
+}
+
+// startTimer starts the timer of the deadlines. mu is held.
+func (l *limits) startTimer(w *Writer) {
 	l.deadlines.running = true
 	l.deadlines.peer, l.deadlines.silence, l.deadlines.checkedAt = sock.State{}, 0, queue.Now()
 	if l.deadlines.timer != nil {
