@@ -12,8 +12,10 @@ import (
 // A target identifies the recipients of a message.
 type target struct {
 	relay.Target
-	here bool    // only those on this node
-	key  *string // of PublishLatest, or nil
+	here   bool    // only those on this node
+	origin string  // the node that sends it, if it is here only
+	number uint64  // of the fan-out on that node
+	key    *string // of PublishLatest, or nil
 }
 
 func toName(name string) target { return target{Target: relay.Target{Name: name}} }
@@ -99,27 +101,41 @@ func (b *Broker) use(t target) *group {
 	return g
 }
 
-// recipients returns the members of g, the member to leave out, and the other nodes with
-// recipients, and counts a fan-out of that many messages. mu is not held.
-func (b *Broker) recipients(g *group, t target, messages int) (members []*member, except *member, nodes []string) {
+// recipients returns the members of g and the members to leave out, and counts a fan-out. It sends the
+// messages to the other nodes with recipients. mu is not held.
+func (b *Broker) recipients(g *group, t target, runs []queue.Run) (members []*member, except exception) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t.Except {
-		if except = b.names.Get(t.Sender); !g.Has(except) {
-			except = nil
+		if sender := b.names.Get(t.Sender); g.Has(sender) {
+			except.sender = sender
 		}
 	}
-	recipients := g.Len()
-	if except != nil {
+	recipients, messages := g.Len(), 0
+	if except.sender != nil {
 		recipients--
 	}
-	b.fanOuts.count(messages, recipients)
-	nodes = b.cluster.nodesOf(t)
-	if g.isJoined && !t.here {
-		g.isJoined, nodes = false, b.cluster.directory.Nodes()
+	for _, r := range runs {
+		messages += r.Len()
 	}
-	return g.Snapshot(), except, nodes
+	b.fanOuts.count(messages, recipients)
+	switch {
+	case b.cluster == nil:
+	case t.here:
+		except.behind = b.cluster.hear(t)
+	default:
+		b.postAll(g, t, runs)
+	}
+	return g.Snapshot(), except
 }
+
+// An exception is the members of a group that a fan-out leaves out.
+type exception struct {
+	sender *member
+	behind map[*member]bool // another node will catch them up
+}
+
+func (e *exception) has(n *member) bool { return n == e.sender || e.behind != nil && e.behind[n] }
 
 // done ends what use began. It forgets a room without members. That must not happen while a
 // message is under way: a member that comes back could make a new room, and see the next
@@ -159,15 +175,17 @@ func (b *Broker) publish(t target, messages [][]byte, idle *wakeList, refused *[
 	defer b.done(g)
 	g.order.Lock()
 	defer g.order.Unlock()
-	members, except, nodes := b.recipients(g, t, len(messages))
+	var few [1]queue.Run
+	runs := few[:0]
 	for len(messages) > 0 {
-		m := payload{run: g.copyOf(messages, t.key), key: t.key}
-		messages = messages[m.len():]
-		if len(nodes) > 0 { // before a member here can move there
-			b.postAll(nodes, t, m.run)
-		}
+		runs = append(runs, g.copyOf(messages, t.key))
+		messages = messages[runs[len(runs)-1].Len():]
+	}
+	members, except := b.recipients(g, t, runs)
+	for _, r := range runs {
+		m := payload{run: r, key: t.key}
 		for _, n := range members {
-			if n == except {
+			if except.has(n) {
 				continue
 			}
 			took, err := n.deliver(&m, idle)
@@ -190,11 +208,26 @@ func (g *group) copyOf(messages [][]byte, key *string) queue.Run {
 	return g.log.Append(messages)
 }
 
-// postAll sends r, which is for t, to other nodes.
-func (b *Broker) postAll(nodes []string, t target, r queue.Run) {
-	d := relay.Delivery{To: t.Target, Messages: r.Messages()}
-	for _, node := range nodes {
-		b.cluster.transport.Post(node, d, nil)
+// postAll sends the messages to other nodes with recipients. mu is held, so that the numbers of fan-outs
+// increase, and no member moves in between.
+func (b *Broker) postAll(g *group, t target, runs []queue.Run) {
+	c := b.cluster
+	nodes := c.nodesOf(t)
+	if g.isJoined {
+		g.isJoined, nodes = false, c.directory.Nodes()
+	}
+	for _, r := range runs {
+		c.sent.number++
+		if !c.directory.IsAlone() {
+			c.sent.add(loggedFanOut{to: t.Target, run: r})
+		}
+		if len(nodes) == 0 {
+			continue
+		}
+		d := relay.Delivery{To: t.Target, Messages: r.Messages(), Number: c.sent.number}
+		for _, node := range nodes {
+			c.transport.Post(node, d, nil)
+		}
 	}
 }
 

@@ -71,6 +71,7 @@ type member struct {
 	first, last *holder                    // more than one only with NameAttach, none when the name is free again
 	index       *set.Map[*Writer, *holder] // of all holders, once there were several
 	rooms       set.Set[*group]            // those it is a member of
+	isMoving    bool                       // to another node; it is in no group any longer
 }
 
 // A holder is a Writer of a name. The holders of a name are a list, the oldest first, so each
@@ -352,13 +353,18 @@ func (b *Broker) remove(n *member, w *Writer, cause error) bool {
 // vacate makes a name without Writers free and announces left.
 func (b *Broker) vacate(n *member, left relay.Event) {
 	b.names.Remove(n.name)
-	b.all.Remove(n)
+	if !n.isMoving {
+		b.all.Remove(n)
+	}
 	for _, g := range n.rooms.Members() {
 		g.Remove(n)
 		b.forgetIfEmpty(g)
 		if b.cluster == nil { // otherwise left includes that
 			b.notify(Event{Kind: EventRoomLeft, Name: n.name, Room: g.room})
 		}
+	}
+	if b.cluster != nil {
+		b.cluster.forgetBehind(n)
 	}
 	if b.cluster != nil && left.Kind == relay.EventLeft {
 		_, left.Token, _ = b.cluster.directory.Where(n.name)

@@ -17,6 +17,9 @@ type cluster struct {
 	moves     set.Map[string, *move] // of the names that are arriving
 	learned   uint                   // for Broker.learn
 	claims    sync.WaitGroup         // calls of Transport.Claim; none begins once the Broker is closed
+	sent      fanOutLog
+	heard     map[string]uint64             // the number of the last fan-out of each other node
+	behind    map[string]map[*member]uint64 // the names that each other node has to catch up, and what they have heard of it
 
 	// For Broker.closeTransport.
 	closing atomic.Bool
@@ -32,6 +35,8 @@ func newCluster(t relay.Transport) *cluster {
 	return &cluster{
 		transport: t,
 		directory: directory.New(),
+		heard:     make(map[string]uint64),
+		behind:    make(map[string]map[*member]uint64),
 		bound:     bound,
 		cancel:    cancel,
 		done:      make(chan struct{}),

@@ -14,15 +14,28 @@ type node struct{ *Broker }
 func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.cluster.closed {
-		b.cluster.directory.Apply(node, events, snapshot, b.learn)
+	if b.cluster.closed {
+		return
 	}
+	b.cluster.directory.Apply(node, events, snapshot, func(name string, changes []directory.Change) {
+		for len(events) > 0 && events[0].Name != name {
+			events = events[1:]
+		}
+		if len(events) > 0 && events[0].Heard != nil {
+			b.sendCatchUp(node, events[0])
+		}
+		b.learn(name, changes)
+	})
 }
 
 // NodeGone implements [relay.Node].
 func (b node) NodeGone(node string, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for n := range b.cluster.behind[node] {
+		n.missed()
+	}
+	delete(b.cluster.behind, node)
 	b.cluster.directory.Drop(node, cause, b.learn)
 }
 
@@ -30,7 +43,13 @@ func (b node) NodeGone(node string, cause error) {
 func (b node) Snapshot(f func(events []relay.Event)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f(b.cluster.directory.Snapshot())
+	events := b.cluster.directory.Snapshot()
+	for i, e := range events {
+		if e.Kind == relay.EventJoined {
+			events[i].Heard = b.cluster.heardBy(b.names.Get(e.Name))
+		}
+	}
+	f(events)
 }
 
 // MessagesLost implements [relay.Node].
@@ -56,6 +75,7 @@ func (b *Broker) report(name string, changes []directory.Change) {
 		b.notify(eventOf(change.Event, change.Node))
 	}
 	c := b.cluster
+	c.sent.addJoins(name, changes)
 	token, isArriving := c.directory.Arrival(name)
 	m := c.moves.Get(name)
 	if m != nil && isArriving && m.token == token {

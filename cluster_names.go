@@ -18,7 +18,7 @@ func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err erro
 	}
 	defer func() { err = b.endClaim(t, &c) }()
 	token, h, err := b.cluster.transport.Claim(ctx, t.name, s.takesOver)
-	c.token, c.rooms, c.estate, c.err = token, h.Rooms, s.estateFrom(h), err
+	c.token, c.rooms, c.heard, c.estate, c.err = token, h.Rooms, h.Heard, s.estateFrom(h), err
 	if err == nil {
 		s.prepare()
 	}
@@ -31,6 +31,7 @@ type claim struct {
 	holder *holder // so the Writer leaves an heir if it fails before the name is here
 	token  uint64
 	rooms  []string
+	heard  map[string]uint64
 	estate *queue.Queue // nil if there was no answer, or the successor has taken it
 	err    error
 }
@@ -73,7 +74,7 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 	// The old owner may have announced that the name moves here.
 	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: c.token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token}}
+		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token, Heard: c.heard}}
 		for _, room := range c.rooms {
 			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
 		}
@@ -119,6 +120,9 @@ func (b *Broker) enter(c *claim) error {
 	for _, room := range c.rooms {
 		b.insert(n, b.makeRoom(room))
 	}
+	if c.heard != nil {
+		b.arrive(c)
+	}
 	if c.inherit(c.estate) {
 		c.estate = nil
 	}
@@ -143,14 +147,16 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	if ctx.Err() != nil { // the node by may have given up
 		return h, false
 	}
+	h.Heard = b.leaveGroups(name, token)
 	w, rooms := b.takeAway(name, by, token)
 	if w == nil {
-		return h, false
+		return relay.Handover{}, false
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
-	if isTaken {
+	if heard := h.Heard; isTaken {
 		h = w.settle(ErrTakenOver).handover()
+		h.Heard = heard
 	}
 	h.Rooms = rooms
 	return h, true

@@ -167,14 +167,19 @@ func (b *Broker) awaitAll(ctx context.Context, qs requests, r *Report) {
 }
 
 // Deliver implements [relay.Node]. Deliveries in a row to the same room are one pass.
-func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
+func (b node) Deliver(node string, ds []relay.Delivery) []relay.Outcome {
 	outcomes := make([]relay.Outcome, len(ds))
 	idle := newWakeList()
 	defer idle.done()
 	var row [][]byte
 	for i := 0; i < len(ds); {
 		to := ds[i].To
-		if to.Kind == relay.TargetName {
+		switch {
+		case ds[i].CatchUp != 0:
+			b.catchUp(node, ds[i], idle)
+			i++
+			continue
+		case to.Kind == relay.TargetName:
 			outcomes[i] = b.deliverHere(to.Name, ds[i].Messages, idle)
 			i++
 			continue
@@ -183,7 +188,7 @@ func (b node) Deliver(ds []relay.Delivery) []relay.Outcome {
 		for ; i < len(ds) && ds[i].To == to; i++ {
 			row = append(row, ds[i].Messages...)
 		}
-		b.publish(target{Target: to, here: true}, row, idle, nil)
+		b.publish(target{Target: to, here: true, origin: node, number: ds[i-1].Number}, row, idle, nil)
 	}
 	return outcomes
 }

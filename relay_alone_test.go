@@ -266,7 +266,7 @@ func TestFirstMessageAfterJoin(t *testing.T) {
 	for _, name := range []string{"alice", "bob"} {
 		register(t, b, name, readingPeer())
 		require.NoError(t, b.Room("room").Join(name))
-		transport.node.Deliver([]relay.Delivery{{To: relay.Target{Kind: relay.TargetRoom, Name: "room"}, Messages: [][]byte{[]byte("hi")}}})
+		transport.node.Deliver("other", []relay.Delivery{{To: relay.Target{Kind: relay.TargetRoom, Name: "room"}, Messages: [][]byte{[]byte("hi")}}})
 		for _, want := range [][]string{{"one", "two"}, {"two"}} {
 			require.NoError(t, b.Room("room").Join(name))
 			b.Room("room").Publish([]byte("hello"))

@@ -193,7 +193,7 @@ func (l *link) carry(to relay.Node, things []thing) {
 	for _, th := range things {
 		ds = append(ds, *th.delivery)
 	}
-	outcomes := to.Deliver(ds)
+	outcomes := to.Deliver(l.from, ds)
 	for _, d := range ds {
 		for _, p := range d.Messages {
 			clear(p) // it may be reused

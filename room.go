@@ -52,7 +52,7 @@ func (r *Room) Join(name string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.names.Get(name)
-	if n == nil {
+	if n == nil || n.isMoving {
 		return errUnknownName(name)
 	}
 	b.join(n, b.makeRoom(r.name))

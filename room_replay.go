@@ -67,7 +67,7 @@ func (r *Room) JoinReplayContext(ctx context.Context, name string, messages int)
 func (b *Broker) joinIfHere(n *member, g *group) (joined bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n.first == nil {
+	if n.first == nil || n.isMoving {
 		return false, errUnknownName(n.name)
 	}
 	return b.join(n, g), nil

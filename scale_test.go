@@ -98,7 +98,7 @@ func TestCostIsNoSquare(t *testing.T) {
 					Messages: [][]byte{make([]byte, 50)},
 				}
 			}
-			return func() { node.Deliver(ds) }
+			return func() { node.Deliver("other", ds) }
 		},
 		"Writers attach to a name": func(t *testing.T, n int) func() {
 			b, writers := sendq.NewBroker(&sendq.BrokerOptions{NamePolicy: sendq.NameAttach}), idleWriters(t, n)

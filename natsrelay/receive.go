@@ -197,7 +197,7 @@ func (p *peer) deliver() {
 	if len(p.deliveries) == 0 {
 		return
 	}
-	outcomes := p.relay.node.Deliver(p.deliveries)
+	outcomes := p.relay.node.Deliver(p.id, p.deliveries)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, id := range p.deliveryIDs {

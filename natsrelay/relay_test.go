@@ -38,7 +38,7 @@ type calls struct {
 	handedBack []string
 }
 
-func (n *fakeNode) Deliver(ds []relay.Delivery) (os []relay.Outcome) {
+func (n *fakeNode) Deliver(_ string, ds []relay.Delivery) (os []relay.Outcome) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, d := range ds {

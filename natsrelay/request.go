@@ -22,6 +22,7 @@ type response struct {
 	kept                     int
 	written, most, resumedAt uint64
 	missed                   int64
+	heard                    map[string]uint64
 }
 
 func appendResponse(b []byte, a response) []byte {
@@ -30,7 +31,8 @@ func appendResponse(b []byte, a response) []byte {
 	b = appendList(b, a.rooms, appendBytes)
 	b = appendUint(appendBool(appendBool(b, a.hasCount), a.apart), a.kept)
 	b = appendUint(appendUint(b, a.written), a.most)
-	return appendUint(appendUint(b, a.resumedAt), uint64(a.missed+1))
+	b = appendUint(appendUint(b, a.resumedAt), uint64(a.missed+1))
+	return appendHeard(b, a.heard)
 }
 
 func (p *parser) response() (a response) {
@@ -40,6 +42,7 @@ func (p *parser) response() (a response) {
 	a.hasCount, a.apart, a.kept = p.bool(), p.bool(), p.int()
 	a.written, a.most = p.uint(), p.uint()
 	a.resumedAt, a.missed = p.uint(), int64(p.uint())-1
+	a.heard = p.heard()
 	if a.kept > len(a.messages) || max(a.written, a.most, a.resumedAt) > math.MaxInt64 || a.missed < -1 {
 		p.fail()
 	}
@@ -51,7 +54,7 @@ func (a *response) handover() relay.Handover {
 	return relay.Handover{
 		Undelivered: a.messages, Kept: a.kept,
 		Written: int64(a.written), Most: int64(a.most), Apart: a.apart, HasCount: a.hasCount,
-		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms,
+		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms, Heard: a.heard,
 	}
 }
 
@@ -60,7 +63,7 @@ func (a *response) handover() relay.Handover {
 func (a *response) append(later response) {
 	if later.found {
 		messages := slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
-		*a = response{found: true, messages: messages, rooms: later.rooms}
+		*a = response{found: true, messages: messages, rooms: later.rooms, heard: later.heard}
 	}
 }
 

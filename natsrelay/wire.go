@@ -117,6 +117,8 @@ func appendDelivery(b []byte, d relay.Delivery) []byte {
 	b = appendBytes(b, d.To.Name)
 	b = appendBool(b, d.To.Except)
 	b = appendBytes(b, d.To.Sender)
+	b = appendUint(appendUint(b, d.Number), d.CatchUp)
+	b = appendBool(b, d.HasGap)
 	return appendList(b, d.Messages, appendBytes)
 }
 
@@ -125,18 +127,21 @@ func (p *parser) delivery() (d relay.Delivery) {
 	d.To.Name = p.string()
 	d.To.Except = p.bool()
 	d.To.Sender = p.string()
+	d.Number, d.CatchUp = p.uint(), p.uint()
+	d.HasGap = p.bool()
 	d.Messages = list(p, p.bytes)
 	return d
 }
 
 // minEvent is the size of the shortest event.
-const minEvent = 6
+const minEvent = 7
 
 func appendEvent(b []byte, e relay.Event) []byte {
 	b = append(b, byte(e.Kind))
 	b = appendUint(appendBytes(b, e.Name), e.Token)
 	b = appendBytes(b, e.Room)
 	b = appendBytes(b, e.To)
+	b = appendHeard(b, e.Heard)
 	return appendError(b, e.Cause)
 }
 
@@ -145,8 +150,38 @@ func (p *parser) event() (e relay.Event) {
 	e.Name, e.Token = p.string(), p.uint()
 	e.Room = p.string()
 	e.To = p.string()
+	e.Heard = p.heard()
 	e.Cause = p.error()
 	return e
+}
+
+// appendHeard appends 0 if heard is nil, and otherwise 1 more than its length and its elements.
+func appendHeard(b []byte, heard map[string]uint64) []byte {
+	if heard == nil {
+		return append(b, 0)
+	}
+	b = appendUint(b, len(heard)+1)
+	for node, number := range heard {
+		b = appendUint(appendBytes(b, node), number)
+	}
+	return b
+}
+
+func (p *parser) heard() map[string]uint64 {
+	n := p.uint()
+	if n == 0 {
+		return nil
+	}
+	if n-1 > uint64(len(p.b))/2 {
+		p.fail()
+		return nil
+	}
+	heard := make(map[string]uint64)
+	for range n - 1 {
+		node := p.string()
+		heard[node] = p.uint()
+	}
+	return heard
 }
 
 func (p *parser) events() []relay.Event { return listOf(p, minEvent, p.event) }

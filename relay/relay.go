@@ -101,13 +101,13 @@ type Transport interface {
 // A Node is the side of a Broker that its transport calls. Any goroutine may call any method.
 // Evict and Replay may wait. The other methods queue messages and take locks for a short time.
 type Node interface {
-	// Deliver queues messages from another node for recipients here and returns one Outcome
+	// Deliver queues messages of another node for recipients here and returns one Outcome
 	// for each Delivery. Outcomes of deliveries to a room or to all are empty.
 	//
 	// A transport should deliver messages together if they arrive together: each recipient
 	// is woken once, and deliveries in a row to the same room are one pass over its members.
 	// The messages may be reused when Deliver returns.
-	Deliver(ds []Delivery) []Outcome
+	Deliver(node string, ds []Delivery) []Outcome
 
 	// Apply applies the announcements of another node. If snapshot is true, events is the
 	// result of Snapshot on that node, and everything it has announced before is void.
@@ -153,7 +153,17 @@ type Node interface {
 // A Delivery holds messages from one node to another.
 type Delivery struct {
 	To       Target
-	Messages [][]byte // at least one
+	Messages [][]byte // at least one, unless it is a CatchUp
+
+	// Number is the number of the fan-out, if To is a room or all, and otherwise 0. The fan-outs of
+	// a node have increasing numbers.
+	Number uint64
+
+	// CatchUp is not 0 if Messages are what a name that has moved has missed of the fan-outs up to
+	// Number. It is the token of the grant to the receiving node. HasGap says that the name may have
+	// missed more.
+	CatchUp uint64
+	HasGap  bool
 }
 
 // A Target identifies recipients on the receiving node: a name, the members of a room, or all
@@ -202,6 +212,9 @@ type Handover struct {
 	ResumedAt, Missed int64
 
 	Rooms []string // the name stays a member of them
+
+	// Heard holds the number of the last fan-out of each node that the name may have got.
+	Heard map[string]uint64
 }
 
 // An Event is a change of a name on the announcing node.
@@ -218,6 +231,10 @@ type Event struct {
 
 	// To is the node of EventMoved.
 	To string
+
+	// Heard is not nil if the name of an EventJoined has moved, and has not been caught up by all
+	// nodes yet. It holds the number of the last fan-out of each node that the name may have got.
+	Heard map[string]uint64
 
 	// Cause is the cause of EventLeft and EventAway, for observers of a Broker. It may be nil.
 	Cause error

@@ -90,6 +90,9 @@ func (d *Directory) Len(t relay.Target) int { return d.group(t).found.Len() }
 // the name is not found. The slice never changes.
 func (d *Directory) NodesOf(t relay.Target) []string { return d.group(t).nodes }
 
+// IsAlone reports whether there are no other nodes.
+func (d *Directory) IsAlone() bool { return len(d.nodes) == 0 }
+
 // Nodes returns all other nodes.
 func (d *Directory) Nodes() []string { return slices.Sorted(maps.Keys(d.nodes)) }
 

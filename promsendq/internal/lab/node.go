@@ -55,8 +55,8 @@ type busyNode struct {
 	busy *sync.Mutex
 }
 
-func (n busyNode) Deliver(ds []relay.Delivery) []relay.Outcome {
+func (n busyNode) Deliver(node string, ds []relay.Delivery) []relay.Outcome {
 	n.busy.Lock()
 	defer n.busy.Unlock()
-	return n.Node.Deliver(ds)
+	return n.Node.Deliver(node, ds)
 }
