@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bytes"
 	"net"
 	"sync/atomic"
 	"time"
@@ -16,16 +17,17 @@ func Text(p []byte) []byte { return ws.MustCompileFrame(ws.NewTextFrame(p)) }
 // A frameConn is a connection for a Writer of frames. It ends with the close handshake.
 type frameConn struct {
 	net.Conn
-	answered atomic.Bool   // the peer has closed first, and the answer is in the queue
-	read     chan struct{} // closed when reading has ended
+	goodbye atomic.Pointer[[]byte] // the last frame; nil means code 1000
+	read    chan struct{}          // closed when reading has ended
 }
+
+// sayGoodbye makes frame the last one, unless there is another.
+func (c *frameConn) sayGoodbye(frame []byte) { c.goodbye.CompareAndSwap(nil, &frame) }
 
 // CloseWrite is called after all frames have arrived. It says goodbye, and waits for the answer.
 func (c *frameConn) CloseWrite() error {
-	if c.answered.Load() {
-		return nil
-	}
-	_, err := c.Write(ws.CompiledCloseNormalClosure)
+	c.sayGoodbye(ws.CompiledCloseNormalClosure)
+	_, err := c.Write(*c.goodbye.Load())
 	<-c.read
 	return err
 }
@@ -33,21 +35,25 @@ func (c *frameConn) CloseWrite() error {
 // NetConn lets sendq see the acknowledgements of the peer.
 func (c *frameConn) NetConn() net.Conn { return c.Conn }
 
-// A queuedConn is the connection for a library. The library's own frames are queued like all others:
-// pongs, and the answer to a close.
+// A queuedConn is the connection for a library. The library's pongs are queued like all other
+// frames. Its goodbye comes after the queue, and is not for another Writer that takes over.
 type queuedConn struct {
 	*frameConn
-	w *sendq.Writer
+	w *sendq.Writer // nil during the handshake
 }
 
-func (c queuedConn) Write(p []byte) (int, error) {
-	_, err := c.w.Write(p)
-	if err == nil && p[0] == ws.CompiledClose[0] {
-		c.answered.Store(true)
+func (c *queuedConn) Write(p []byte) (int, error) {
+	switch {
+	case c.w == nil:
+		return c.Conn.Write(p)
+	case p[0] == ws.CompiledClose[0]:
+		c.sayGoodbye(bytes.Clone(p))
+	default:
+		// A closing Writer accepts no more frames. Reading goes on.
+		_, _ = c.w.Write(p)
 	}
-	// A closing Writer accepts no more frames. Reading goes on.
 	return len(p), nil
 }
 
 // SetWriteDeadline does nothing: a queue takes everything at once.
-func (queuedConn) SetWriteDeadline(time.Time) error { return nil }
+func (*queuedConn) SetWriteDeadline(time.Time) error { return nil }

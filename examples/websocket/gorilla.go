@@ -1,9 +1,12 @@
 package websocket
 
 import (
+	"cmp"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gorilla/websocket"
 
@@ -12,9 +15,10 @@ import (
 
 // A gorillaConn is a net.Conn. Each Write sends a text message.
 type gorillaConn struct {
-	net.Conn // beneath ws
-	ws       *websocket.Conn
-	read     chan struct{} // closed when reading ws has ended
+	net.Conn  // beneath ws
+	ws        *websocket.Conn
+	closeCode atomic.Int32  // of the goodbye; 0 means 1000
+	read      chan struct{} // closed when reading ws has ended
 }
 
 func (c *gorillaConn) Write(p []byte) (int, error) {
@@ -26,7 +30,8 @@ func (c *gorillaConn) Write(p []byte) (int, error) {
 
 // CloseWrite is called after all messages have arrived. It says goodbye, and waits for the answer.
 func (c *gorillaConn) CloseWrite() error {
-	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
+	code := cmp.Or(int(c.closeCode.Load()), websocket.CloseNormalClosure)
+	bye := websocket.FormatCloseMessage(code, "")
 	err := c.ws.WriteControl(websocket.CloseMessage, bye, time.Time{})
 	<-c.read
 	return err
@@ -51,7 +56,7 @@ func Gorilla(b *sendq.Broker) http.HandlerFunc {
 			_ = ws.WriteControl(websocket.PongMessage, []byte(data), time.Time{})
 			return nil
 		})
-		conn := &gorillaConn{ws.NetConn(), ws, make(chan struct{})}
+		conn := &gorillaConn{Conn: ws.NetConn(), ws: ws, read: make(chan struct{})}
 		w := sendq.NewWriter(conn, &sendq.WriterOptions{MessageFramed: true, MaxPending: 4 << 20})
 		defer w.Close()
 		defer close(conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
@@ -61,8 +66,16 @@ func Gorilla(b *sendq.Broker) http.HandlerFunc {
 			return
 		}
 		for {
-			_, p, err := ws.ReadMessage()
-			if err != nil || w.Err() != nil {
+			kind, p, err := ws.ReadMessage()
+			switch {
+			case err != nil || w.Err() != nil:
+				conn.closeCode.Store(websocket.CloseProtocolError) // unless the library has said goodbye
+				return
+			case kind != websocket.TextMessage:
+				conn.closeCode.Store(websocket.CloseUnsupportedData)
+				return
+			case !utf8.Valid(p):
+				conn.closeCode.Store(websocket.CloseInvalidFramePayloadData)
 				return
 			}
 			b.Broadcast(p)

@@ -4,14 +4,18 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+	"github.com/gorilla/websocket"
 
 	"github.com/sendq-go/sendq"
 )
 
-// A hijacker hijacks a connection, and puts a Writer in front of it.
+// A hijacker hijacks a connection, and queues what the library writes after the handshake.
 type hijacker struct {
 	http.ResponseWriter
-	conn queuedConn
+	conn *queuedConn
 }
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -19,8 +23,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	conn := &frameConn{Conn: socket, read: make(chan struct{})}
-	h.conn = queuedConn{conn, sendq.NewWriter(conn, &sendq.WriterOptions{MaxPending: 4 << 20})}
+	h.conn = &queuedConn{frameConn: &frameConn{Conn: socket, read: make(chan struct{})}}
 	return h.conn, buf, nil
 }
 
@@ -28,21 +31,31 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func GorillaFrames(b *sendq.Broker) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		h := &hijacker{ResponseWriter: rw}
-		ws, err := gorillaUpgrader.Upgrade(h, r, nil)
+		conn, err := gorillaUpgrader.Upgrade(h, r, nil)
 		if err != nil {
 			return // Upgrade has answered the client
 		}
-		defer h.conn.w.Close()
+		w := sendq.NewWriter(h.conn.frameConn, &sendq.WriterOptions{MaxPending: 4 << 20})
+		h.conn.w = w
+		defer w.Close()
 		defer close(h.conn.read) // before w.Close, because otherwise Close would wait for an answer in vain
 
-		ws.SetReadLimit(32 << 10)
-		if err := b.Register(r.FormValue("name"), h.conn.w); err != nil {
-			h.conn.w.Write(Text([]byte(err.Error())))
+		conn.SetReadLimit(32 << 10)
+		if err := b.Register(r.FormValue("name"), w); err != nil {
+			w.Write(Text([]byte(err.Error())))
 			return
 		}
 		for {
-			_, p, err := ws.ReadMessage()
-			if err != nil || h.conn.w.Err() != nil {
+			kind, p, err := conn.ReadMessage()
+			switch {
+			case err != nil || w.Err() != nil:
+				h.conn.sayGoodbye(ws.CompiledCloseProtocolError)
+				return
+			case kind != websocket.TextMessage:
+				h.conn.sayGoodbye(ws.CompiledCloseUnsupportedData)
+				return
+			case !utf8.Valid(p):
+				h.conn.sayGoodbye(ws.CompiledCloseInvalidFramePayloadData)
 				return
 			}
 			b.Broadcast(Text(p))
