@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -235,4 +236,30 @@ func TestOrigin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzFrames sends bytes after the handshake. Another client is untouched.
+func FuzzFrames(f *testing.F) {
+	for i, a := range attacks() {
+		f.Add(i, a.send)
+	}
+	names := slices.Sorted(maps.Keys(libraries))
+	var servers []*server
+	var witnesses []*witness
+	for _, name := range names {
+		s := serve(f, libraries[name])
+		servers = append(servers, s)
+		witnesses = append(witnesses, s.witness())
+	}
+	clients := 0
+	f.Fuzz(func(t *testing.T, i int, p []byte) {
+		i = int(uint(i) % uint(len(servers)))
+		clients++
+		c := dialAttacker(t, servers[i].url+fmt.Sprint(clients))
+		defer c.Close()
+		_, _ = c.Write(p)
+		c.closeWrite()
+		c.closeCode()
+		witnesses[i].heard(t)
+	})
 }
