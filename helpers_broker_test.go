@@ -229,6 +229,7 @@ func observe(b *sendq.Broker) (stop func() []sendq.Event) {
 type presence struct {
 	rooms map[string]map[string]bool
 	slow  map[string]bool // names
+	away  map[string]bool // names
 	err   error           // that no event may cause
 }
 
@@ -243,6 +244,7 @@ func (p *presence) see(e sendq.Event) {
 		allowed = here && len(rooms) == 0
 		delete(p.rooms, e.Name)
 		delete(p.slow, e.Name)
+		delete(p.away, e.Name)
 	case sendq.EventRoomJoined:
 		if allowed = here && !rooms[e.Room]; allowed {
 			rooms[e.Room] = true
@@ -260,6 +262,12 @@ func (p *presence) see(e sendq.Event) {
 	case sendq.EventSteady:
 		allowed = here && p.slow[e.Name]
 		delete(p.slow, e.Name)
+	case sendq.EventAway:
+		allowed = here && !p.away[e.Name]
+		p.away[e.Name] = true
+	case sendq.EventBack:
+		allowed = here && p.away[e.Name]
+		delete(p.away, e.Name)
 	}
 	if !allowed && p.err == nil {
 		p.err = fmt.Errorf("an event that cannot be: %+v", e)
@@ -290,7 +298,7 @@ func (p *presence) requireEqual(t *testing.T, b *sendq.Broker, rooms []string) {
 
 // watchPresence follows the events of b. The presence is current after synctest.Wait.
 func watchPresence(t *testing.T, b *sendq.Broker) *presence {
-	p := &presence{rooms: make(map[string]map[string]bool), slow: make(map[string]bool)}
+	p := &presence{rooms: make(map[string]map[string]bool), slow: make(map[string]bool), away: make(map[string]bool)}
 	go func() {
 		for e := range b.Events(t.Context()) {
 			p.see(e)
