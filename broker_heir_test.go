@@ -16,27 +16,6 @@ import (
 	"github.com/sendq-go/sendq/sendqtest"
 )
 
-// The Resume of an abandoned connection may come after that of the next one.
-func TestLateResume(t *testing.T) {
-	b := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Hour})
-	require.NoError(t, b.Register("bob", sendq.NewWriter(sendqtest.NewConn(), keeping)))
-	for _, line := range linesFrom(0, 5) {
-		require.NoError(t, b.Send("bob", line))
-	}
-	flushAll(t, b)
-	next := sendq.NewWriter(sendqtest.NewConn(), keeping)
-	require.NoError(t, second(b.Resume(t.Context(), "bob", next, 3, nil)))
-	require.NoError(t, next.Flush(t.Context()))      // the peer has 5
-	first := sendq.NewWriter(stalledPeer(), keeping) // began before next, but its login was late
-	require.NoError(t, second(b.Resume(t.Context(), "bob", first, 3, nil)))
-	first.Fail(io.EOF)
-	peer := sendqtest.NewConn()
-	w := sendq.NewWriter(peer, keeping)
-	resumed, err := b.Resume(t.Context(), "bob", w, 5, nil)
-	require.NoError(t, err)
-	require.Equal(t, sendq.Resumed{}, resumed)
-}
-
 // An urgent message does not overtake the answer of Resume.
 func TestUrgentAfterTheAnswer(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -140,6 +119,23 @@ func TestHeirOfTwoBrokers(t *testing.T) {
 	})
 }
 
+// If nobody comes back, the messages are handed back although only the other Broker has OnUndelivered.
+func TestHeirOfTwoBrokersExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var returned handBacks
+		b1 := sendq.NewBroker(&sendq.BrokerOptions{Linger: time.Minute})
+		b2 := sendq.NewBroker(&sendq.BrokerOptions{OnUndelivered: returned.add})
+		old := sendq.NewWriter(stalledPeer(), keeping)
+		require.NoError(t, b1.Register("a", old))
+		require.NoError(t, b2.Register("a", old))
+		require.NoError(t, b1.Send("a", []byte("line 0\n")))
+		require.NoError(t, old.Fail(errReset))
+		time.Sleep(2 * time.Minute)
+		require.Len(t, returned.all(), 1)
+		require.Equal(t, []string{"line 0\n"}, returned.all()[0].messages)
+	})
+}
+
 // Unregister of one name does not end the wait of another.
 func TestUnregisterOneOfTwoNames(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -177,6 +173,25 @@ func TestUnregisterHeir(t *testing.T) {
 		require.True(t, b.Unregister("bob", heir))
 		synctest.Wait()
 		require.True(t, hasEnded(heir))
+	})
+}
+
+// A message may be acknowledged before its write has returned. No urgent message to the heir is taken for
+// it.
+func TestUrgentMessageToAnHeir(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := sendq.NewBroker(&sendq.BrokerOptions{Linger: linger})
+		old := sendq.NewWriter(stalledPeer(), keeping)
+		require.NoError(t, b.Register("bob", old))
+		require.NoError(t, b.Send("bob", []byte("line 0\n")))
+		synctest.Wait()
+		require.NoError(t, old.Acknowledge(1))
+		require.NoError(t, old.Fail(errReset))
+		require.NoError(t, b.Send("bob", []byte("line 1\n")))
+		heir, _ := b.Lookup("bob")
+		require.NoError(t, second(heir.WriteUrgent([]byte("urgent\n"))))
+		requireResumes(t, b, 1, lines(1, 2))
+		b.CloseNow()
 	})
 }
 

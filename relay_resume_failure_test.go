@@ -151,6 +151,54 @@ func TestRelayResumeWithMoreThanWritten(t *testing.T) {
 	}
 }
 
+// The same, if urgent messages are sent while the name is away.
+func TestRelayUrgentMessageToAnAwayName(t *testing.T) {
+	for at := range 2 {
+		t.Run(fmt.Sprint("node ", at), func(t *testing.T) {
+			inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+				arrives := func([]byte) error { return errReset }
+				old := sendq.NewWriter(sendq.MessageConn(arrives, func() error { return nil }), keeping)
+				require.NoError(t, bs[0].Register("bob", old))
+				require.NoError(t, bs[0].Send("bob", []byte("line 0\n")))
+				<-old.Done()
+				require.NoError(t, bs[0].Send("bob", []byte("line 1\n")))
+				settle()
+				heir, _ := bs[0].Lookup("bob")
+				require.NoError(t, second(heir.WriteUrgent([]byte("urgent\n"))))
+				requireResumes(t, bs[at], 1, lines(1, 2))
+			})
+		})
+	}
+}
+
+// A Writer with another name may fail while it takes a name over from another node. The peer is told on the
+// next connection what is gone.
+func TestRelayResumeOfABrokenConnectionTellsAgain(t *testing.T) {
+	inCluster(t, 2, sendq.BrokerOptions{Linger: time.Minute}, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		conn, releaseClose := stalledClose()
+		conn.Release()
+		old := sendq.NewWriter(conn, &sendq.WriterOptions{Keep: 5 * 71})
+		require.NoError(t, bs[0].Register("bob", old))
+		for _, line := range linesFrom(0, 9) {
+			require.NoError(t, bs[0].Send("bob", line))
+		}
+		require.NoError(t, old.Flush(t.Context()))
+		settle()
+		w := sendq.NewWriter(readingPeer(), keeping)
+		require.NoError(t, bs[1].Register("inbox", w))
+		resumed := async(func() error { return second(bs[1].Resume(t.Context(), "bob", w, 0, nil)) })
+		settle()
+		require.NoError(t, w.Fail(io.EOF))
+		settle()
+		releaseClose()
+		require.NoError(t, <-resumed)
+		settle()
+		again, err := bs[1].Resume(t.Context(), "bob", sendq.NewWriter(readingPeer(), keeping), 0, nil)
+		require.NoError(t, err)
+		require.Equal(t, sendq.Resumed{Messages: 5, Missed: 4}, again)
+	})
+}
+
 // requireResumes lets bob come back and requires that he gets exactly want.
 func requireResumes(t *testing.T, b *sendq.Broker, received int64, want string) {
 	t.Helper()

@@ -235,3 +235,18 @@ func TestRelayHandBack(t *testing.T) {
 		require.Equal(t, []handBack{{"bob", []string{"one", "two"}, sendq.ErrTakenOver}}, returned.all())
 	})
 }
+
+// If another node takes over a slow name, it is steady at this node, because no EventLeft follows.
+func TestRelayTakeoverOfASlowName(t *testing.T) {
+	opts := sendq.BrokerOptions{NamePolicy: sendq.NameTakeover}
+	inCluster(t, 2, opts, func(t *testing.T, _ *hub, bs []*sendq.Broker) {
+		stop := observe(bs[0])
+		w := sendq.NewWriter(stalledPeer(), &sendq.WriterOptions{HighMark: 100})
+		require.NoError(t, bs[0].Register("bob", w))
+		require.NoError(t, bs[0].Send("bob", counted(500)))
+		settle()
+		register(t, bs[1], "bob", readingPeer())
+		settle()
+		require.Equal(t, []sendq.EventKind{sendq.EventJoined, sendq.EventSlow, sendq.EventSteady}, kindsOf(stop()))
+	})
+}
