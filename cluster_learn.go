@@ -17,12 +17,19 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 	if b.cluster.closed {
 		return
 	}
-	b.cluster.directory.Apply(node, events, snapshot, func(name string, changes []directory.Change) {
-		for len(events) > 0 && events[0].Name != name {
-			events = events[1:]
+	var moved map[string]relay.Event
+	for _, e := range events {
+		if e.Heard == nil {
+			continue
 		}
-		if len(events) > 0 && events[0].Heard != nil {
-			b.sendCatchUp(node, events[0])
+		if moved == nil {
+			moved = make(map[string]relay.Event)
+		}
+		moved[e.Name] = e
+	}
+	b.cluster.directory.Apply(node, events, snapshot, func(name string, changes []directory.Change) {
+		if e, hasMoved := moved[name]; hasMoved {
+			b.sendCatchUp(node, e)
 		}
 		b.learn(name, changes)
 	})

@@ -147,18 +147,17 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	if ctx.Err() != nil { // the node by may have given up
 		return h, false
 	}
-	h.Heard = b.leaveGroups(name, token)
+	heard := b.leaveGroups(name, token)
 	w, rooms := b.takeAway(name, by, token)
 	if w == nil {
-		return relay.Handover{}, false
+		return h, false
 	}
 	isTaken := w.takeLeftovers() // before its end, which other names of w hear of too
 	_ = w.abort(ErrTakenOver)
-	if heard := h.Heard; isTaken {
+	if isTaken {
 		h = w.settle(ErrTakenOver).handover()
-		h.Heard = heard
 	}
-	h.Rooms = rooms
+	h.Rooms, h.Heard = rooms, heard
 	return h, true
 }
 

@@ -130,6 +130,29 @@ func TestRelayCatchUpIsLost(t *testing.T) {
 	})
 }
 
+// A node that hears of the move by a snapshot catches the name up too.
+func TestRelayCatchUpAfterASnapshot(t *testing.T) {
+	opts := sendq.BrokerOptions{Linger: time.Minute}
+	inCluster(t, 3, opts, func(t *testing.T, h *hub, bs []*sendq.Broker) {
+		require.NoError(t, bs[0].Register("bob", sendq.NewWriter(readingPeer(), keeping)))
+		require.NoError(t, bs[0].Room("room").Join("bob"))
+		alice := register(t, bs[1], "alice", readingPeer())
+		settle()
+		heal := h.lose("b", "c")
+		peer := readingPeer()
+		w := sendq.NewWriter(peer, keeping)
+		require.NoError(t, second(bs[1].Resume(t.Context(), "bob", w, 0, nil)))
+		require.NoError(t, alice.Close()) // c hears of that by the snapshot too
+		bs[2].Room("room").Publish([]byte("line 0\n"))
+		settle()
+		heal()
+		settle()
+		bs[2].Room("room").Publish([]byte("line 1\n"))
+		settle()
+		require.Equal(t, lines(0, 2), string(peer.Bytes()))
+	})
+}
+
 // If a node has sent more than it can keep before it hears of the move, the name is told.
 func TestRelayCatchUpIsTooLong(t *testing.T) {
 	opts := sendq.BrokerOptions{Linger: time.Minute}
