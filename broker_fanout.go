@@ -92,7 +92,7 @@ func (b *Broker) use(t target) *group {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	g := b.group(t)
-	if g == nil && len(b.cluster.nodesOf(t)) > 0 {
+	if g == nil && b.cluster.hasRecipients(t) {
 		g = b.makeRoom(t.Name) // for its order
 	}
 	if g != nil {

@@ -121,7 +121,9 @@ func (w *Writer) setResumption(r resumption, most int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := w.keeper()
-	k.resumed, k.most = r, max(k.most, most)
+	if k.most = max(k.most, most); k.resumed != unknownLoss { // noted since r was computed
+		k.resumed = r
+	}
 	if k.heir != nil {
 		k.heir.setResumption(r, most)
 	}

@@ -72,6 +72,11 @@ func (c *cluster) nodesOf(t target) []string {
 	return c.directory.NodesOf(t.Target)
 }
 
+// hasRecipients reports whether t has recipients on other nodes, or names that arrive here.
+func (c *cluster) hasRecipients(t target) bool {
+	return c != nil && !t.here && (len(c.nodesOf(t)) > 0 || c.directory.Len(t.Target) > 0)
+}
+
 // closeTransport leaves the cluster. Afterwards no other node is known, and nobody waits for one.
 // If there are several calls, the earliest end of a ctx counts. mu is not held.
 func (b *Broker) closeTransport(ctx context.Context) error {
@@ -86,6 +91,7 @@ func (b *Broker) closeTransport(ctx context.Context) error {
 		return c.err
 	}
 	defer close(c.done)
+	b.awaitMoves()
 	if err := c.transport.Close(c.bound); err != nil {
 		c.err = failed(err, "closing the Relay")
 	}
@@ -97,4 +103,26 @@ func (b *Broker) closeTransport(ctx context.Context) error {
 		c.directory.Drop(node, ErrClosed, b.learn)
 	}
 	return c.err
+}
+
+// awaitMoves waits until no name is arriving at a node, so that this one has caught up those that have
+// left it. mu is not held.
+func (b *Broker) awaitMoves() {
+	for {
+		b.mu.Lock()
+		var settled <-chan struct{}
+		for _, m := range b.cluster.moves.All() {
+			settled = m.settled
+			break
+		}
+		b.mu.Unlock()
+		if settled == nil {
+			return
+		}
+		select {
+		case <-settled:
+		case <-b.cluster.bound.Done():
+			return
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
@@ -25,8 +26,10 @@ import (
 type fanOutLog struct {
 	number  uint64 // of the last fan-out
 	entries []loggedFanOut
-	bytes   int
-	lost    uint64 // number of the newest fan-out that left the log too early
+	bare    int           // how many of the first entries no longer have their messages
+	bytes   int           // of the messages of the others
+	lost    uint64        // number of the newest fan-out that left the log too early
+	lostAt  time.Duration // when that was sent
 }
 
 // A loggedFanOut is messages for to. If joined is not empty, it is the fact that this name is new among
@@ -35,33 +38,42 @@ type loggedFanOut struct {
 	number uint64
 	at     time.Duration
 	to     relay.Target
-	run    queue.Run
+	run    queue.Run // Block is nil if the log was too long
 	joined string
 }
 
-// maxLog bounds the bytes that a fanOutLog holds. Its entries leave after maxMove, because by then each
-// node that has the name has got them.
-const maxLog = 4 << 20
+// maxLog bounds the bytes that a fanOutLog holds, and maxLogged its entries. Entries leave after maxLate,
+// because by then they have arrived, or the other node has given this one up.
+const (
+	maxLog    = 4 << 20
+	maxLogged = 1 << 15
+	maxLate   = 30 * time.Second
+)
 
 func (l *fanOutLog) add(e loggedFanOut) {
 	e.number, e.at = l.number, queue.Now()
 	l.entries = append(l.entries, e)
 	l.bytes += e.size()
-	old := 0
-	for ; old < len(l.entries) && (l.entries[old].at < e.at-maxMove || l.bytes > maxLog); old++ {
-		first := &l.entries[old]
-		l.bytes -= first.size()
-		if first.at >= e.at-maxMove && first.joined == "" {
-			l.lost = first.number
-		}
-		*first = loggedFanOut{}
+	for l.bytes > maxLog {
+		l.bytes -= l.entries[l.bare].size()
+		l.entries[l.bare].run = queue.Run{}
+		l.bare++
 	}
-	l.entries = l.entries[old:]
+	for len(l.entries) > maxLogged || l.entries[0].at < e.at-maxLate {
+		first := &l.entries[0]
+		if first.at >= e.at-maxLate && first.joined == "" {
+			l.lost, l.lostAt = first.number, first.at
+		}
+		l.bytes -= first.size()
+		l.bare = max(l.bare-1, 0)
+		*first = loggedFanOut{}
+		l.entries = l.entries[1:]
+	}
 }
 
 func (e *loggedFanOut) size() int {
 	if e.run.Block == nil {
-		return messageOverhead
+		return 0
 	}
 	return e.run.Size() + messageOverhead*e.run.Len()
 }
@@ -70,9 +82,10 @@ func (e *loggedFanOut) size() int {
 // reports whether some may be missing.
 func (l *fanOutLog) after(number uint64, name string, rooms map[string]bool) (messages [][]byte, hasGap bool) {
 	var found []loggedFanOut
-	for _, e := range l.entries {
+	first, _ := slices.BinarySearchFunc(l.entries, number+1, func(e loggedFanOut, n uint64) int { return cmp.Compare(e.number, n) })
+	for _, e := range l.entries[first:] {
 		switch {
-		case e.number <= number || e.to.Kind == relay.TargetRoom && !rooms[e.to.Name] || e.to.Except && e.to.Sender == name:
+		case e.to.Kind == relay.TargetRoom && !rooms[e.to.Name] || e.to.Except && e.to.Sender == name:
 		case e.joined == "":
 			found = append(found, e)
 		case e.joined == name: // what came before was not for it
@@ -85,10 +98,15 @@ func (l *fanOutLog) after(number uint64, name string, rooms map[string]bool) (me
 			found = kept
 		}
 	}
+	hasGap = l.lost > number && l.lostAt >= queue.Now()-maxLate
 	for _, f := range found {
+		if f.run.Block == nil {
+			hasGap = true
+			continue
+		}
 		messages = append(messages, f.run.Messages()...)
 	}
-	return messages, l.lost > number
+	return messages, hasGap
 }
 
 // addJoins notes the rooms in which the name is new. mu is held, here and below unless stated otherwise.
@@ -175,17 +193,48 @@ func (g *group) waitForFanOut() {
 }
 
 // arrive makes the other nodes catch the name up, and adds what it has missed of this one to its estate.
+// The handover may include a node that this one does not know, or no longer.
 func (b *Broker) arrive(c *claim) {
-	cl := b.cluster
-	self := cl.directory.Self
+	cl, n := b.cluster, c.holder.member
 	for _, node := range cl.directory.Nodes() {
-		if cl.behind[node] == nil {
-			cl.behind[node] = make(map[*member]uint64)
-		}
-		cl.behind[node][c.holder.member] = c.heard[node]
+		cl.expectCatchUp(n, node, c.heard[node])
 	}
-	messages, _ := cl.sent.after(c.heard[self], c.holder.member.name, roomSet(c.rooms))
+	for node, number := range c.heard {
+		if node != cl.directory.Self && !slices.Contains(cl.directory.Nodes(), node) {
+			cl.expectCatchUp(n, node, number)
+			time.AfterFunc(maxMove, func() { b.giveUpCatchUp(n, node) })
+		}
+	}
+	messages, hasGap := cl.sent.after(c.heard[cl.directory.Self], n.name, roomSet(c.rooms))
+	if hasGap {
+		b.missed(n, cl.directory.Self)
+	}
 	addAfter(c.estate, queue.Of(messages), 0)
+}
+
+func (c *cluster) expectCatchUp(n *member, node string, number uint64) {
+	if c.behind[node] == nil {
+		c.behind[node] = make(map[*member]uint64)
+	}
+	c.behind[node][n] = number
+}
+
+// giveUpCatchUp no longer expects a node to catch the name up unless the node is known by now. mu is
+// not held.
+func (b *Broker) giveUpCatchUp(n *member, node string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c := b.cluster
+	if _, isBehind := c.behind[node][n]; isBehind && !slices.Contains(c.directory.Nodes(), node) {
+		delete(c.behind[node], n)
+		b.missed(n, node)
+	}
+}
+
+// missed reports that a name has missed an unknown number of messages of a node.
+func (b *Broker) missed(n *member, node string) {
+	n.missed()
+	b.notify(Event{Kind: EventGap, Node: node, Missed: -1})
 }
 
 func roomSet(rooms []string) map[string]bool {
@@ -196,10 +245,13 @@ func roomSet(rooms []string) map[string]bool {
 	return s
 }
 
-// sendCatchUp catches up the name of an EventJoined at another node.
+// sendCatchUp catches up a name at another node.
 func (b *Broker) sendCatchUp(node string, e relay.Event) {
 	c, name := b.cluster, e.Name
-	number := e.Heard[c.directory.Self]
+	number, isBehind := e.Heard[c.directory.Self]
+	if !isBehind {
+		return
+	}
 	messages, hasGap := c.sent.after(number, name, roomSet(c.directory.RoomsOf(name)))
 	d := relay.Delivery{To: toName(name).Target, Messages: messages, Number: c.sent.number, CatchUp: e.Token, HasGap: hasGap}
 	c.transport.Post(node, d, func(o relay.Outcome) {
@@ -238,8 +290,7 @@ func (b *Broker) catchUp(node string, d relay.Delivery, idle *wakeList) {
 		delete(c.behind[node], n)
 	}
 	if isBehind && d.HasGap {
-		n.missed()
-		b.notify(Event{Kind: EventGap, Node: node, Missed: -1})
+		b.missed(n, node)
 	}
 	b.mu.Unlock()
 	if !isBehind {
@@ -259,10 +310,13 @@ func (n *member) missed() {
 	}
 }
 
+// unknownLoss is what a peer must still be told.
+var unknownLoss = resumption{math.MaxInt64, -1}
+
 func (w *Writer) missed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if k := w.keeper(); k != nil {
-		k.resumed = resumption{math.MaxInt64, -1}
+		k.resumed = unknownLoss
 	}
 }

@@ -39,11 +39,11 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 func (b node) NodeGone(node string, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for n := range b.cluster.behind[node] {
+	b.cluster.directory.Drop(node, cause, b.learn)
+	for n := range b.cluster.behind[node] { // now, because a name may have arrived during Drop
 		n.missed()
 	}
 	delete(b.cluster.behind, node)
-	b.cluster.directory.Drop(node, cause, b.learn)
 }
 
 // Snapshot implements [relay.Node].

@@ -74,7 +74,7 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 	// The old owner may have announced that the name moves here.
 	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: c.token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token, Heard: c.heard}}
+		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token, Heard: b.cluster.heardBy(c.holder.member)}}
 		for _, room := range c.rooms {
 			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
 		}

@@ -1,6 +1,9 @@
 package set
 
-import "maps"
+import (
+	"iter"
+	"maps"
+)
 
 // A Map is a map that gives memory back. Go's maps keep room for the most entries they ever
 // had. The zero Map is empty. A Map is not safe for concurrent use.
@@ -37,6 +40,9 @@ func (m *Map[K, V]) Remove(key K) {
 		m.entries, m.peak = entries, remaining
 	}
 }
+
+// All yields the keys and their values, in no particular order.
+func (m *Map[K, V]) All() iter.Seq2[K, V] { return maps.All(m.entries) }
 
 // Len returns the number of keys.
 func (m *Map[K, V]) Len() int { return len(m.entries) }

@@ -63,26 +63,45 @@ func TestFanOutLog(t *testing.T) {
 	}
 }
 
-// A fanOutLog forgets what is old, and says so if it forgets more.
+// A fanOutLog forgets what is old, and the messages of what is too much. It says so if a name has missed
+// something, and only then.
 func TestFanOutLogForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var l fanOutLog
-		add := func(size int) {
+		room := relay.Target{Kind: relay.TargetRoom, Name: "room"}
+		add := func(to relay.Target, size int) {
 			l.number++
-			l.add(loggedFanOut{to: toAll.Target, run: queue.Shared(make([]byte, size))})
+			l.add(loggedFanOut{to: to, run: queue.Shared(make([]byte, size))})
 		}
-		add(1)
-		time.Sleep(maxMove + time.Second)
-		add(1)
-		messages, hasGap := l.after(0, "bob", nil)
-		require.Len(t, messages, 1)
-		require.False(t, hasGap, "whoever is still to hear of the first one has waited too long")
-		add(maxLog) // with its 64 bytes it is too large
-		messages, hasGap = l.after(2, "bob", nil)
-		require.Empty(t, messages)
-		require.True(t, hasGap)
-		_, hasGap = l.after(3, "bob", nil)
-		require.False(t, hasGap)
+		find := func(number uint64, rooms ...string) (found int, hasGap bool) {
+			messages, hasGap := l.after(number, "bob", roomSet(rooms))
+			return len(messages), hasGap
+		}
+		check := func(wantFound int, wantGap bool, number uint64, rooms ...string) {
+			t.Helper()
+			found, hasGap := find(number, rooms...)
+			require.Equal(t, wantFound, found)
+			require.Equal(t, wantGap, hasGap)
+		}
+		add(room, 1)
+		time.Sleep(maxLate + time.Second)
+		add(toAll.Target, 1)
+		check(1, false, 0, "room") // whoever is still to hear of the first one has waited too long
+		add(room, maxLog)          // with its 64 bytes it is too large
+		check(0, true, 0, "room")
+		check(0, false, 2)
+		check(0, true, 2, "room")
+		check(0, false, 3, "room")
 		require.Zero(t, l.bytes)
+		add(toAll.Target, 1)
+		check(1, true, 2, "room")
+		check(1, false, 3, "room")
+		for range maxLogged {
+			add(toAll.Target, 1)
+		}
+		require.Len(t, l.entries, maxLogged)
+		check(maxLogged, true, 3)
+		check(maxLogged, false, 4)
+		require.Equal(t, maxLogged*(1+messageOverhead), l.bytes)
 	})
 }
