@@ -72,6 +72,7 @@ type member struct {
 	index       *set.Map[*Writer, *holder] // of all holders, once there were several
 	rooms       set.Set[*group]            // those it is a member of
 	isMoving    bool                       // to another node; it is in no group any longer
+	since       uint64                     // token of the grant since which the name only moves between nodes
 }
 
 // A holder is a Writer of a name. The holders of a name are a list, the oldest first, so each

@@ -157,12 +157,12 @@ func (c *cluster) forgetBehind(n *member) {
 
 // leaveGroups takes the name out of its groups, because it moves to another node, and returns what it has
 // heard. It waits until fan-outs under way have reached the name. mu is not held.
-func (b *Broker) leaveGroups(name string, token uint64) (heard map[string]uint64) {
+func (b *Broker) leaveGroups(name string, token uint64) (heard map[string]uint64, since uint64) {
 	b.mu.Lock()
 	n := b.names.Get(name)
 	if _, newer, _ := b.cluster.directory.Where(name); n == nil || newer > token {
 		b.mu.Unlock()
-		return nil
+		return nil, 0
 	}
 	c := b.cluster
 	heard = make(map[string]uint64)
@@ -184,7 +184,7 @@ func (b *Broker) leaveGroups(name string, token uint64) (heard map[string]uint64
 		g.waitForFanOut() // one under way has the name among its members
 		b.done(g)
 	}
-	return heard
+	return heard, n.since
 }
 
 func (g *group) waitForFanOut() {

@@ -25,6 +25,9 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 		if moved == nil {
 			moved = make(map[string]relay.Event)
 		}
+		if _, token, isKnown := b.cluster.directory.Where(e.Name); !isKnown || token < e.Since {
+			e.Heard = map[string]uint64{b.cluster.directory.Self: b.cluster.sent.number} // nothing was for it
+		}
 		moved[e.Name] = e
 	}
 	b.cluster.directory.Apply(node, events, snapshot, func(name string, changes []directory.Change) {
@@ -53,7 +56,8 @@ func (b node) Snapshot(f func(events []relay.Event)) {
 	events := b.cluster.directory.Snapshot()
 	for i, e := range events {
 		if e.Kind == relay.EventJoined {
-			events[i].Heard = b.cluster.heardBy(b.names.Get(e.Name))
+			n := b.names.Get(e.Name)
+			events[i].Heard, events[i].Since = b.cluster.heardBy(n), n.since
 		}
 	}
 	f(events)

@@ -1,6 +1,7 @@
 package sendq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -18,7 +19,8 @@ func (b *Broker) claimName(ctx context.Context, t *turn, s *successor) (err erro
 	}
 	defer func() { err = b.endClaim(t, &c) }()
 	token, h, err := b.cluster.transport.Claim(ctx, t.name, s.takesOver)
-	c.token, c.rooms, c.heard, c.estate, c.err = token, h.Rooms, h.Heard, s.estateFrom(h), err
+	c.token, c.rooms, c.heard, c.since = token, h.Rooms, h.Heard, cmp.Or(h.Since, token)
+	c.estate, c.err = s.estateFrom(h), err
 	if err == nil {
 		s.prepare()
 	}
@@ -32,6 +34,7 @@ type claim struct {
 	token  uint64
 	rooms  []string
 	heard  map[string]uint64
+	since  uint64
 	estate *queue.Queue // nil if there was no answer, or the successor has taken it
 	err    error
 }
@@ -74,7 +77,7 @@ func (b *Broker) endClaim(t *turn, c *claim) error {
 	// The old owner may have announced that the name moves here.
 	events := []relay.Event{{Kind: relay.EventLeft, Name: t.name, Token: c.token, Cause: ErrTakenOver}}
 	if err == nil {
-		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token, Heard: b.cluster.heardBy(c.holder.member)}}
+		events = []relay.Event{{Kind: relay.EventJoined, Name: t.name, Token: c.token, Heard: b.cluster.heardBy(c.holder.member), Since: c.since}}
 		for _, room := range c.rooms {
 			events = append(events, relay.Event{Kind: relay.EventRoomJoined, Name: t.name, Room: room})
 		}
@@ -120,6 +123,7 @@ func (b *Broker) enter(c *claim) error {
 	for _, room := range c.rooms {
 		b.insert(n, b.makeRoom(room))
 	}
+	n.since = c.since
 	if c.heard != nil {
 		b.arrive(c)
 	}
@@ -147,7 +151,7 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	if ctx.Err() != nil { // the node by may have given up
 		return h, false
 	}
-	heard := b.leaveGroups(name, token)
+	heard, since := b.leaveGroups(name, token)
 	w, rooms := b.takeAway(name, by, token)
 	if w == nil {
 		return h, false
@@ -157,7 +161,7 @@ func (b node) Evict(ctx context.Context, name, by string, token uint64) (h relay
 	if isTaken {
 		h = w.settle(ErrTakenOver).handover()
 	}
-	h.Rooms, h.Heard = rooms, heard
+	h.Rooms, h.Heard, h.Since = rooms, heard, since
 	return h, true
 }
 

@@ -216,7 +216,7 @@ func TestRelayEvictMeetsRegister(t *testing.T) {
 		require.Empty(t, evicted)
 		release()
 		require.NoError(t, <-registered)
-		require.Equal(t, relay.Handover{Undelivered: [][]byte{[]byte("old")}, HasCount: true, Rooms: []string{"room"}, Heard: map[string]uint64{"a": 0, "b": 0, "c": 0}}, <-evicted)
+		require.Equal(t, relay.Handover{Undelivered: [][]byte{[]byte("old")}, HasCount: true, Rooms: []string{"room"}, Heard: map[string]uint64{"a": 0, "b": 0, "c": 0}, Since: 1}, <-evicted)
 		require.ErrorIs(t, w.Err(), sendq.ErrTakenOver)
 		_, ok := h.port("a").node.Evict(context.Background(), "bob", "c", newest)
 		require.False(t, ok)

@@ -36,7 +36,7 @@ func (g *registry) evict(ctx context.Context, name, by string, token uint64) res
 	if !own.claiming || own.revision < token {
 		h, found := g.relay.node.Evict(ctx, name, by, token)
 		a = response{
-			found: found, messages: h.Undelivered, rooms: h.Rooms, heard: h.Heard,
+			found: found, messages: h.Undelivered, rooms: h.Rooms, heard: h.Heard, since: h.Since,
 			hasCount: h.HasCount, kept: h.Kept,
 			written: uint64(h.Written), most: uint64(h.Most), apart: h.Apart,
 			resumedAt: uint64(h.ResumedAt), missed: h.Missed,

@@ -23,6 +23,7 @@ type response struct {
 	written, most, resumedAt uint64
 	missed                   int64
 	heard                    map[string]uint64
+	since                    uint64
 }
 
 func appendResponse(b []byte, a response) []byte {
@@ -32,7 +33,7 @@ func appendResponse(b []byte, a response) []byte {
 	b = appendUint(appendBool(appendBool(b, a.hasCount), a.apart), a.kept)
 	b = appendUint(appendUint(b, a.written), a.most)
 	b = appendUint(appendUint(b, a.resumedAt), uint64(a.missed+1))
-	return appendHeard(b, a.heard)
+	return appendUint(appendHeard(b, a.heard), a.since)
 }
 
 func (p *parser) response() (a response) {
@@ -42,7 +43,7 @@ func (p *parser) response() (a response) {
 	a.hasCount, a.apart, a.kept = p.bool(), p.bool(), p.int()
 	a.written, a.most = p.uint(), p.uint()
 	a.resumedAt, a.missed = p.uint(), int64(p.uint())-1
-	a.heard = p.heard()
+	a.heard, a.since = p.heard(), p.uint()
 	if a.kept > len(a.messages) || max(a.written, a.most, a.resumedAt) > math.MaxInt64 || a.missed < -1 {
 		p.fail()
 	}
@@ -54,7 +55,7 @@ func (a *response) handover() relay.Handover {
 	return relay.Handover{
 		Undelivered: a.messages, Kept: a.kept,
 		Written: int64(a.written), Most: int64(a.most), Apart: a.apart, HasCount: a.hasCount,
-		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms, Heard: a.heard,
+		ResumedAt: int64(a.resumedAt), Missed: a.missed, Rooms: a.rooms, Heard: a.heard, Since: a.since,
 	}
 }
 
@@ -63,7 +64,7 @@ func (a *response) handover() relay.Handover {
 func (a *response) append(later response) {
 	if later.found {
 		messages := slices.Concat(a.messages[a.kept:], later.messages[later.kept:])
-		*a = response{found: true, messages: messages, rooms: later.rooms, heard: later.heard}
+		*a = response{found: true, messages: messages, rooms: later.rooms, heard: later.heard, since: later.since}
 	}
 }
 

@@ -134,14 +134,14 @@ func (p *parser) delivery() (d relay.Delivery) {
 }
 
 // minEvent is the size of the shortest event.
-const minEvent = 7
+const minEvent = 8
 
 func appendEvent(b []byte, e relay.Event) []byte {
 	b = append(b, byte(e.Kind))
 	b = appendUint(appendBytes(b, e.Name), e.Token)
 	b = appendBytes(b, e.Room)
 	b = appendBytes(b, e.To)
-	b = appendHeard(b, e.Heard)
+	b = appendUint(appendHeard(b, e.Heard), e.Since)
 	return appendError(b, e.Cause)
 }
 
@@ -150,7 +150,7 @@ func (p *parser) event() (e relay.Event) {
 	e.Name, e.Token = p.string(), p.uint()
 	e.Room = p.string()
 	e.To = p.string()
-	e.Heard = p.heard()
+	e.Heard, e.Since = p.heard(), p.uint()
 	e.Cause = p.error()
 	return e
 }

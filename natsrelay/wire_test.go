@@ -92,10 +92,10 @@ func TestItems(t *testing.T) {
 	}
 	in := parser{b: appendDelivery(nil, d)}
 	assert.Equal(t, d, in.delivery())
-	e := relay.Event{Kind: relay.EventRoomLeft, Name: "n", Token: 1 << 40, Room: "r", To: "by", Heard: map[string]uint64{"n": 7}, Cause: nil}
+	e := relay.Event{Kind: relay.EventRoomLeft, Name: "n", Token: 1 << 40, Room: "r", To: "by", Heard: map[string]uint64{"n": 7}, Since: 1 << 40, Cause: nil}
 	in = parser{b: appendEvent(nil, e)}
 	assert.Equal(t, e, in.event())
-	a := response{true, false, [][]byte{[]byte("m")}, []string{"r", ""}, true, true, 1, 1 << 40, 1 << 41, 1 << 39, -1, map[string]uint64{"n": 1 << 40, "": 0}}
+	a := response{true, false, [][]byte{[]byte("m")}, []string{"r", ""}, true, true, 1, 1 << 40, 1 << 41, 1 << 39, -1, map[string]uint64{"n": 1 << 40, "": 0}, 1 << 41}
 	in = parser{b: appendResponse(nil, a)}
 	assert.Equal(t, a, in.response())
 	assert.False(t, in.bad)
@@ -126,7 +126,7 @@ func FuzzReceive(f *testing.F) {
 	events := appendList([]byte{itemSnapshot, 0}, []relay.Event{{Name: "x", Cause: io.EOF}}, appendEvent)
 	f.Add(envelope(1, post), envelope(2, events))
 	f.Add(envelope(1, events), envelope(3, post))
-	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, false, [][]byte{[]byte("m")}, []string{"r"}, true, false, 1, 9, 9, 5, -1, nil})), envelope(2, []byte{itemBye}))
+	f.Add(envelope(1, appendResponse([]byte{itemHandover, 1, 1, 'x'}, response{true, false, [][]byte{[]byte("m")}, []string{"r"}, true, false, 1, 9, 9, 5, -1, nil, 0})), envelope(2, []byte{itemBye}))
 	f.Add(envelope(1, []byte{itemEvict, 1, 1, 'x', 0}), envelope(2, []byte{itemReplay, 1, 1, 'r', 3}))
 	f.Add(binary.AppendUvarint(envelope(1, nil), 1<<40), envelope(2, post))
 	f.Add(envelope(1, appendError([]byte{itemOutcome, 1, 1}, sendq.ErrClosed)), []byte{newestVersion})

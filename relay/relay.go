@@ -213,8 +213,10 @@ type Handover struct {
 
 	Rooms []string // the name stays a member of them
 
-	// Heard holds the number of the last fan-out of each node that the name may have got.
+	// Heard holds the number of the last fan-out of each node that the name may have got. Since is
+	// the token of the grant since which the name only moves.
 	Heard map[string]uint64
+	Since uint64
 }
 
 // An Event is a change of a name on the announcing node.
@@ -234,7 +236,10 @@ type Event struct {
 
 	// Heard is not nil if the name of an EventJoined has moved, and has not been caught up by all
 	// nodes yet. It holds the number of the last fan-out of each node that the name may have got.
+	// Since is the token of the grant since which the name only moves. Fan-outs of a node that knows
+	// of no such grant were not for the name.
 	Heard map[string]uint64
+	Since uint64
 
 	// Cause is the cause of EventLeft and EventAway, for observers of a Broker. It may be nil.
 	Cause error
