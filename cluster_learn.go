@@ -31,6 +31,7 @@ func (b node) Apply(node string, events []relay.Event, snapshot bool) {
 		moved[e.Name] = e
 	}
 	b.cluster.directory.Apply(node, events, snapshot, func(name string, changes []directory.Change) {
+		b.cluster.sent.addJoins(name, changes)
 		if e, hasMoved := moved[name]; hasMoved {
 			b.sendCatchUp(node, e)
 		}
@@ -86,7 +87,6 @@ func (b *Broker) report(name string, changes []directory.Change) {
 		b.notify(eventOf(change.Event, change.Node))
 	}
 	c := b.cluster
-	c.sent.addJoins(name, changes)
 	token, isArriving := c.directory.Arrival(name)
 	m := c.moves.Get(name)
 	if m != nil && isArriving && m.token == token {
