@@ -238,7 +238,7 @@ func (l *simLedger) answered(u *simUser, line string, isUnknown bool) {
 }
 
 // checkResumed checks that it is unknown what a user has missed only if a node may have lost it, or the
-// name had left, or if the user may not have heard that yet.
+// name had left, or if the user may not have heard that yet. Each node may have lost what it sent to many.
 func (s *simulation) checkResumed(u *simUser, session *simSession) {
 	if !session.isUnknown {
 		return
@@ -262,7 +262,11 @@ func (s *simulation) checkResumed(u *simUser, session *simSession) {
 	}
 	from := before.began.Add(-2 * s.relayOptions.Lease)
 	hasLeft := !before.ended.IsZero() && time.Since(before.ended) >= s.linger
-	l.check(hasLeft || s.isDisturbed(before.process.machine, from, time.Now()) || s.isDisturbed(session.process.machine, from, time.Now()),
+	isDisturbed := false
+	for i := range s.machines {
+		isDisturbed = isDisturbed || s.isDisturbed(i, from, time.Now())
+	}
+	l.check(hasLeft || isDisturbed,
 		"%s is back at %s, was at %s, and what it has missed is unknown", u.name, session.process.id, before.process.id)
 }
 
