@@ -200,9 +200,8 @@ Broker:
     order, but may see messages of different nodes in another sequence.
   - A message to a name is delivered, or its sender gets an error.
   - A message to a room or to everyone goes to the members this node knows. Each gets it at most
-    once, also while its name moves between nodes. If the message is lost in transit, the receiving
-    node emits an [EventGap]. A name that moves several times in a moment may get it after a later
-    message to the name alone.
+    once, also while its name moves between nodes; a later message to the name alone may overtake
+    it then. If the message is lost in transit, the receiving node emits an [EventGap].
   - A node's view of the others may lag. Events from one node arrive in order; there is no order
     between nodes.
   - While nodes cannot reach each other, each serves its own names, and a name may be registered

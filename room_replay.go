@@ -22,7 +22,9 @@ import (
 // nothing. A node keeps the messages of a room while the room has members there. The first member
 // on a node gets the history of another node. JoinReplay asks the nodes with members one after the
 // other until one replies, and waits up to the Relay's timeout for each. If none replies, it
-// replays nothing of theirs. Messages published during that wait may be delivered twice.
+// replays nothing of theirs. Messages published during that wait may be delivered twice. For a moment
+// after name has come here from another node, messages from other nodes may be missing in a room that it
+// joins.
 func (r *Room) JoinReplay(name string, messages int) (replayed int, err error) {
 	return r.JoinReplayContext(context.Background(), name, messages)
 }

@@ -18,8 +18,8 @@ once and in order, also while NATS servers stop and restart. Nodes number their 
 each one until the other node acknowledges it, and send again what NATS loses. There are two
 exceptions: a full queue, see below, and a NATS server that comes back with a max_payload below
 64 KiB that is smaller than before (TestSmallerPayload). The node learns how many messages it has
-missed in both. Messages from one sender to one recipient are in order. If the recipient moves several
-times in a moment, one to a room or to everyone may be late. (TestServersAreRestarted, TestGap)
+missed in both. Messages from one sender to one recipient are in order. While the recipient moves, a message
+to it alone may overtake one to a room or to everyone. (TestServersAreRestarted, TestGap)
 
 There is no order between nodes: members of a room on different nodes may see the messages of
 several senders in different orders.
