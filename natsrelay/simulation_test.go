@@ -177,6 +177,7 @@ func (s *simulation) run() {
 	s.wait("the faults end", &s.chaos)
 	close(s.stop)
 	s.wait("the clients have answers", &clients)
+	s.endAway()
 	s.ledger.quietAt = time.Now()
 	s.ledger.tell("quiet")
 	time.Sleep(2*s.relayOptions.Lease + time.Second)
@@ -322,6 +323,19 @@ func (s *simulation) endFault(f *simFault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.to = time.Now()
+}
+
+// endAway ends the names that wait for a user who no longer comes.
+func (s *simulation) endAway() {
+	for _, p := range s.upProcesses() {
+		for _, u := range s.users {
+			w, exists := p.broker.Lookup(u.name)
+			isConnected := slices.ContainsFunc(s.ledger.sessions, func(session *simSession) bool { return session.writer == w })
+			if exists && !isConnected {
+				_ = w.CloseNow()
+			}
+		}
+	}
 }
 
 // leave ends all sessions.
