@@ -13,27 +13,26 @@ import (
 	"github.com/sendq-go/sendq/relay"
 )
 
-// A name that moves between nodes gets each fan-out once, and those of one node in order. Each node
-// numbers its fan-outs. The old node notes how many it has heard of each node when the name leaves its
-// groups. The new node announces that with the name. Each other node then sends the name what follows,
-// from its log: it catches the name up. Until then, the new node leaves the name out of the fan-outs of
-// that node.
+// A moving name gets each fan-out once, and the fan-outs of one node in order. Each node numbers its
+// fan-outs. When the name leaves the groups of its old node, that node notes the last numbers of all
+// nodes. The new node announces them with the name. Each other node then catches the name up: it sends
+// the later fan-outs from its log. Until then, the new node leaves the name out of its fan-outs.
 //
-// Messages that are for a name alone wait instead; see route.
+// Messages for the name alone wait instead; see route.
 
-// fanOutLog holds the last fan-outs of this node, and the names that it has learned to be new in a
-// room since. Broker.mu guards it.
+// A fanOutLog holds the last fan-outs of this node, and the names that came to the recipients in between.
+// Broker.mu guards it.
 type fanOutLog struct {
 	number  uint64 // of the last fan-out
 	entries []loggedFanOut
-	bare    int           // how many of the first entries no longer have their messages
+	bare    int           // the number of first entries without their messages
 	bytes   int           // of the messages of the others
-	lost    uint64        // number of the newest fan-out that left the log too early
-	lostAt  time.Duration // when that was sent
+	lost    uint64        // number of the newest fan-out to leave the log too early
+	lostAt  time.Duration // when it was sent
 }
 
-// A loggedFanOut is messages for to. If joined is not empty, it is the fact that this name is new among
-// the recipients of to.
+// A loggedFanOut is messages for to. If joined is not empty, it says instead that this name is a new
+// recipient of to.
 type loggedFanOut struct {
 	number uint64
 	at     time.Duration
@@ -42,8 +41,8 @@ type loggedFanOut struct {
 	joined string
 }
 
-// maxLog bounds the bytes that a fanOutLog holds, and maxLogged its entries. Entries leave after maxLate,
-// because by then they have arrived, or the other node has given this one up.
+// maxLog bounds the bytes of a fanOutLog, and maxLogged its entries. Entries leave after maxLate, because
+// by then they have arrived, or the other node has given this one up.
 const (
 	maxLog    = 4 << 20
 	maxLogged = 1 << 15
@@ -78,8 +77,8 @@ func (e *loggedFanOut) size() int {
 	return e.run.Size() + messageOverhead*e.run.Len()
 }
 
-// after returns the messages of the fan-outs after number for the name, which is in these rooms, and
-// reports whether some may be missing.
+// after returns the messages of the fan-outs after number for a name in these rooms, and reports whether
+// some may be missing.
 func (l *fanOutLog) after(number uint64, name string, rooms map[string]bool) (messages [][]byte, hasGap bool) {
 	var found []loggedFanOut
 	first, _ := slices.BinarySearchFunc(l.entries, number+1, func(e loggedFanOut, n uint64) int { return cmp.Compare(e.number, n) })
@@ -88,7 +87,7 @@ func (l *fanOutLog) after(number uint64, name string, rooms map[string]bool) (me
 		case e.to.Kind == relay.TargetRoom && !rooms[e.to.Name] || e.to.Except && e.to.Sender == name:
 		case e.joined == "":
 			found = append(found, e)
-		case e.joined == name: // what came before was not for it
+		case e.joined == name: // earlier messages were not for it
 			kept := found[:0]
 			for _, f := range found {
 				if f.to.Kind != e.to.Kind || f.to.Name != e.to.Name {
@@ -109,7 +108,7 @@ func (l *fanOutLog) after(number uint64, name string, rooms map[string]bool) (me
 	return messages, hasGap
 }
 
-// addJoins notes the rooms in which the name is new. mu is held, here and below unless stated otherwise.
+// addJoins notes the new rooms of the name. mu is held, here and below unless stated otherwise.
 func (l *fanOutLog) addJoins(name string, changes []directory.Change) {
 	for _, change := range changes {
 		switch {
@@ -122,8 +121,7 @@ func (l *fanOutLog) addJoins(name string, changes []directory.Change) {
 	}
 }
 
-// hear notes the number of a fan-out of another node, and returns the names that this node still has to
-// catch up.
+// hear notes the number of a fan-out of another node, and returns the names it still has to catch up.
 func (c *cluster) hear(t target) (behind map[*member]bool) {
 	c.heard[t.origin] = max(c.heard[t.origin], t.number)
 	for n := range c.behind[t.origin] {
@@ -135,7 +133,7 @@ func (c *cluster) hear(t target) (behind map[*member]bool) {
 	return behind
 }
 
-// heardBy returns what a name has heard of the nodes that still have to catch it up, or nil.
+// heardBy returns the last numbers of the nodes that still have to catch the name up, or nil.
 func (c *cluster) heardBy(n *member) (heard map[string]uint64) {
 	for node, names := range c.behind {
 		if number, isBehind := names[n]; isBehind {
@@ -155,8 +153,8 @@ func (c *cluster) forgetBehind(n *member) {
 	}
 }
 
-// leaveGroups takes the name out of its groups, because it moves to another node, and returns what it has
-// heard. It waits until fan-outs under way have reached the name. mu is not held.
+// leaveGroups takes a name out of its groups, because it moves to another node, and returns the last number
+// that it has heard of each node. It waits until fan-outs under way have reached the name. mu is not held.
 func (b *Broker) leaveGroups(name string, token uint64) (heard map[string]uint64, since uint64) {
 	b.mu.Lock()
 	n := b.names.Get(name)
@@ -192,8 +190,8 @@ func (g *group) waitForFanOut() {
 	defer g.order.Unlock()
 }
 
-// arrive makes the other nodes catch the name up, and adds what it has missed of this one to its estate.
-// The handover may include a node that this one does not know, or no longer.
+// arrive makes the other nodes catch the name up, and adds the fan-outs of this one to its estate. The
+// handover may include a node unknown here.
 func (b *Broker) arrive(c *claim) {
 	cl, n := b.cluster, c.holder.member
 	for _, node := range cl.directory.Nodes() {
@@ -231,7 +229,7 @@ func (b *Broker) giveUpCatchUp(n *member, node string) {
 	}
 }
 
-// missed reports that a name has missed an unknown number of messages of a node.
+// missed tells the peer of a name and observers that messages of a node are missing.
 func (b *Broker) missed(n *member, node string) {
 	n.missed()
 	b.notify(Event{Kind: EventGap, Node: node, Missed: -1})
@@ -275,8 +273,8 @@ func (b *Broker) sendCatchUpAgain(node string, e relay.Event) {
 	}
 }
 
-// catchUp is called when another node catches up a name of this one. It holds the order of all names, so
-// that leaveGroups waits for it. mu is not held.
+// catchUp delivers the later fan-outs of another node to a name here. It holds the order of all names, so
+// leaveGroups waits for it. mu is not held.
 func (b *Broker) catchUp(node string, d relay.Delivery, idle *wakeList) {
 	b.all.order.Lock()
 	defer b.all.order.Unlock()
@@ -302,15 +300,15 @@ func (b *Broker) catchUp(node string, d relay.Delivery, idle *wakeList) {
 	}
 }
 
-// missed makes the peer of a name learn, when it comes back, that it has missed an unknown number of
-// messages. Broker.mu is held.
+// missed lets the next Resume of the name say that the number of missing messages is unknown. Broker.mu is
+// held.
 func (n *member) missed() {
 	for h := n.first; h != nil; h = h.next {
 		h.writer.missed()
 	}
 }
 
-// unknownLoss is what a peer must still be told.
+// unknownLoss is still to be told to a peer.
 var unknownLoss = resumption{math.MaxInt64, -1}
 
 func (w *Writer) missed() {
