@@ -244,7 +244,7 @@ func TestAnnouncedTokens(t *testing.T) {
 	w := register(t, b, "bob", readingPeer())
 	require.NoError(t, b.Room("room").Join("bob"))
 	want := []relay.Event{
-		{Kind: relay.EventJoined, Name: "bob", Token: 1},
+		{Kind: relay.EventJoined, Name: "bob", Token: 1, Since: 1},
 		{Kind: relay.EventRoomJoined, Name: "bob", Room: "room"},
 	}
 	require.Equal(t, want, transport.told)
