@@ -69,9 +69,14 @@ func (c *chatClient) say(line string) {
 
 func (c *chatClient) expect(want string) {
 	c.t.Helper()
+	require.Equal(c.t, want, c.hear())
+}
+
+func (c *chatClient) hear() string {
+	c.t.Helper()
 	line, err := c.shown.ReadString('\n')
 	require.NoError(c.t, err)
-	require.Equal(c.t, want, strings.TrimSuffix(line, "\n"))
+	return strings.TrimSuffix(line, "\n")
 }
 
 // balance forwards connections to the first of the addresses that accepts them, and returns the address

@@ -261,19 +261,20 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 	flags, addrs := []string{"-resume", "-cluster", newCluster(t)}, []string{freeAddr(), freeAddr()}
 	first := start(t, servers().url(0), append(flags, "-addr", addrs[0])...)
 	second := start(t, servers().url(1), append(flags, "-addr", addrs[1])...)
-	alice, _ := start(t, servers().url(2), flags...).loginWithKey("alice")
-	alice.say("/join #go")
-	alice.expect("* alice joined #go")
+	third := start(t, servers().url(2), flags...)
+	alice, _ := third.loginWithKey("alice")
+	carol, _ := third.loginWithKey("carol")
 	bob := runClient(t, balance(t, addrs), "bob")
 	bob.say("/join #go")
 	bob.expect("* bob joined #go")
-	alice.expect("* bob joined #go")
+	carol.until("/who #go", "names: bob")
 
 	stop := make(chan struct{})
 	var talking sync.WaitGroup
 	talking.Go(func() {
 		for n := 0; ; n++ {
-			fmt.Fprintf(alice.conn, "%s: %d\n", []string{"bob", "#go"}[n%2], n)
+			fmt.Fprintf(alice.conn, "bob: %d\n", n)
+			fmt.Fprintf(carol.conn, "#go: %d\n", n)
 			select {
 			case <-stop:
 				return
@@ -281,11 +282,17 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 			}
 		}
 	})
-	heard := 0
+	var direct, toRoom int
 	hear := func(lines int) {
 		for range lines {
-			bob.expect(fmt.Sprintf("%s: %d", []string{"from alice", "from alice in #go"}[heard%2], heard))
-			heard++
+			switch line := bob.hear(); line {
+			case fmt.Sprintf("from alice: %d", direct):
+				direct++
+			case fmt.Sprintf("from carol in #go: %d", toRoom):
+				toRoom++
+			default:
+				t.Fatalf("%q, not line %d of alice or %d of carol", line, direct, toRoom)
+			}
 		}
 	}
 	for _, n := range []*node{first, second, first} {
@@ -302,7 +309,7 @@ func TestRollingRestartLosesNothing(t *testing.T) {
 	}
 	close(stop)
 	talking.Wait()
-	alice.until("/who #go", "names: alice, bob")
+	alice.until("/who #go", "names: bob")
 	notes := bob.said.String()
 	require.Equal(t, 3, strings.Count(notes, "back, "), notes)
 	require.NotContains(t, notes, "missing")
