@@ -53,10 +53,11 @@ var trials = map[string]trial{
 	"curl -N http://127.0.0.1:8080/events":         testedBy("examples/sse/sse_test.go", "TestCurl"),
 	"curl -d 'hello' http://127.0.0.1:8080/events": testedBy("examples/sse/sse_test.go", "TestCurl"),
 
-	"go run ./bench":         testedBy("bench/sections_test.go", "TestFanoutSection"),
-	"go run ./bench -quick":  testedBy("bench/sections_test.go", "TestFanoutSection"),
-	"go run ./bench -write":  testedBy("bench/report_test.go", "TestResultsAreWritten"),
-	"go run ./internal/soak": testedBy("internal/soak/soak_test.go", "TestSoak"),
+	"go run ./bench":                 testedBy("bench/sections_test.go", "TestFanoutSection"),
+	"go run ./bench -quick":          testedBy("bench/sections_test.go", "TestFanoutSection"),
+	"go run ./bench -only reconnect": testedBy("bench/sections_test.go", "TestReconnectSection"),
+	"go run ./bench -write":          testedBy("bench/report_test.go", "TestResultsAreWritten"),
+	"go run ./internal/soak":         testedBy("internal/soak/soak_test.go", "TestSoak"),
 
 	"go test work":              endsCI,
 	"go test -race -run NAME .": hasKnownFlags,
