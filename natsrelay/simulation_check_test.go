@@ -269,7 +269,7 @@ func (s *simulation) mayBeTwice(at time.Time) bool {
 
 // checkRooms checks that a member that stayed got every message to its room, except those that its node
 // has missed. A gap of unknown size stands for all before. A node publishes to the members that it has
-// heard of, and a new node may meet another one only after a fault.
+// heard of. After a fault that takes a moment, and a new node may meet another one only then.
 func (s *simulation) checkRooms() {
 	type stream struct {
 		session *simSession
@@ -288,8 +288,9 @@ func (s *simulation) checkRooms() {
 				slices.ContainsFunc(m.returned, func(r simReturn) bool { return r.name == name }) {
 				continue
 			}
-			since := session.joined[m.room].Add(s.relayOptions.Lease + 3*time.Second)
-			isNew := since.After(m.sentAt) || m.process != session.process && !m.process.view.hasMet(session.process.id, m.sentAt)
+			const moment = 3 * time.Second
+			lag := s.relayOptions.Lease + moment
+			isNew := session.joined[m.room].Add(lag).After(m.sentAt) || s.isDisturbed(m.process.machine, m.sentAt.Add(-lag), m.sentAt) || m.process != session.process && !m.process.view.hasMet(session.process.id, m.sentAt)
 			if !slices.Contains(m.members, name) && isNew || m.sentAt.Before(session.process.unknown[m.process.id]) {
 				continue
 			}
