@@ -141,7 +141,7 @@ type successor struct {
 
 	// most is how many messages the Writer before may have brought the peer, and s has not written
 	// yet. The Resume of s may be late, after that of a later connection. It is 0 if messages are
-	// gone, because then s numbers its messages anew.
+	// gone, because then the numbers of s differ.
 	most int64
 }
 

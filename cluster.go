@@ -105,8 +105,8 @@ func (b *Broker) closeTransport(ctx context.Context) error {
 	return c.err
 }
 
-// awaitMoves waits until no name is arriving at a node, so that this one has caught up those that have
-// left it. mu is not held.
+// awaitMoves waits until no name is arriving at a node. By then this node has caught up its former names.
+// mu is not held.
 func (b *Broker) awaitMoves() {
 	for {
 		b.mu.Lock()
